@@ -1,0 +1,65 @@
+"""What every script shares: --config and --set, and errors that end in one clear line.
+
+In: the command line. Out: a `Config`, or an exit code other than 0 with a line on stderr.
+"""
+
+import argparse
+import errno
+import logging
+import sys
+from collections.abc import Callable
+
+from kronos.errors import KitError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def parser(description: str, default_config: str = "configs/kaggle.yaml") -> argparse.ArgumentParser:
+    """An argument parser that already knows --config F and --set section.key=value."""
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    result.add_argument(
+        "--config", default=default_config, metavar="F", help=f"YAML or JSON configuration (default: {default_config})"
+    )
+    result.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="override one setting, e.g. training.batch_size=64; may be repeated",
+    )
+    return result
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Call `main` and leave the process: its return value or 0, 2 on a user's error, 130 on Ctrl-C.
+
+    Only errors a user can mend become one line; a bug keeps its traceback.
+    """
+    try:
+        code = main() or 0
+    except KitError as error:
+        code = _fail(str(error))
+    except KeyboardInterrupt:
+        code = _fail("interrupted; nothing half-written was left behind", EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            code = _fail(f"no space left on the device while writing {error.filename or 'a file'}; free some and rerun")
+        elif isinstance(error, PermissionError):
+            code = _fail(f"no permission for {error.filename}: expected a path this user may use; mend its rights")
+        else:
+            raise
+    sys.exit(code)
+
+
+def setup_logging() -> None:
+    """One plain logger on stdout: level and message, as the run's log file shows them."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+
+
+def _fail(message: str, code: int = EXIT_USER_ERROR) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,270 @@
+"""Every setting of the kit, its type and its default, in one place.
+
+In: nothing. Out: frozen dataclasses that the rest of the kit reads. Standard library only, so that a GPU machine
+needs no parser: `from_dict` rebuilds a resolved configuration saved beside the weights. Reading and checking a user's
+file is `kronos.configfile`.
+"""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kronos.errors import KitError
+
+Precision = Literal["auto", "no", "fp16", "bf16"]
+Preset = Literal["nano", "mini", "small", "base"]
+
+
+@dataclass(frozen=True)
+class CleaningConfig:
+    """What to do with each kind of dirty row (see docs/data.md); every action is counted in the store's manifest."""
+
+    missing_price: Literal["drop", "stop"] = "drop"
+    """A price is missing or infinite. drop: leave the row out; stop: refuse the file."""
+    non_positive_price: Literal["repair", "drop", "stop"] = "repair"
+    """A price is <= 0. repair: Open, High or Low from the row's other prices; the row is dropped when Close is bad."""
+    inconsistent_bar: Literal["repair", "drop", "stop"] = "repair"
+    """High < Low, or Open or Close outside [Low, High]. repair: widen High and Low around the four prices."""
+    bad_volume: Literal["zero", "drop", "stop"] = "zero"
+    """Volume is missing, negative or infinite. zero: set it (and the amount) to 0."""
+    duplicate: Literal["last", "first", "drop", "stop"] = "last"
+    """Several rows of one ticker and date. last / first: keep that one in file order; drop: keep none."""
+    jump: Literal["split", "keep", "drop"] = "keep"
+    """A close moves by more than max_jump. split: windows do not cross it; drop: leave the row out."""
+    illiquid: Literal["split", "keep"] = "keep"
+    """More than illiquid_run zero-volume bars in a row. split: windows never contain them."""
+    stagnant: Literal["split", "keep"] = "keep"
+    """More than stagnant_run equal closes in a row. split: windows never contain them."""
+    max_jump: float | None = None
+    """Largest |close/previous close - 1| that is taken as real. None: the paper's value for the bar frequency."""
+    illiquid_run: int | None = None
+    """None: the paper's value for the bar frequency."""
+    stagnant_run: int | None = None
+    """None: the paper's value for the bar frequency."""
+    min_length: int | None = None
+    """Runs of bars shorter than this give no training windows. None: one window."""
+    max_gap: int = 10
+    """A window does not cross a gap of more than this many trading days (bars of the common calendar)."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the prices are, and how they are cut into windows and parts."""
+
+    data_path: str | list[str] = ""
+    """CSV, .csv.gz or Parquet file, a list of them, or a folder with one file per ticker."""
+    test_path: str = ""
+    """The competition's test.csv (ID, Date)."""
+    sample_submission_path: str = ""
+    """The competition's sample_submission.csv (ID, Pred); empty: the order of the test file."""
+    store: str = ""
+    """Folder of the prepared data; empty: base_path/stores/NAME of data_path."""
+    lookback_window: int = 256
+    predict_window: int = 1
+    max_context: int = 512
+    """Most tokens that the predictor sees at once."""
+    clip: float = 5.0
+    """Normalised values are cut to +-clip."""
+    norm_epsilon: Literal["absolute", "relative"] = "absolute"
+    """absolute: std + 1e-5, as the published weights saw it; relative: 1e-5 of the feature's magnitude."""
+    train_ratio: float = 0.9
+    val_ratio: float = 0.1
+    test_ratio: float = 0.0
+    """Shares of the trading days, oldest first; days beyond their sum are left out."""
+    embargo: int | None = None
+    """Trading days left out between two parts; None: predict_window, the least that is honest."""
+    calendar: Literal["NYSE", "XSHG", "XHKG", "24/7"] = "NYSE"
+    """Trading days after the last one in the data."""
+    frequency: Literal["auto", "1min", "5min", "15min", "30min", "60min", "daily", "weekly"] = "auto"
+    """Bar length; auto: the commonest step between bars."""
+    ticker_weighting: Literal["length", "equal"] = "length"
+    """length: every window is equally likely; equal: every ticker is."""
+    cleaning: CleaningConfig = field(default_factory=CleaningConfig)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Both training stages."""
+
+    tokenizer_epochs: int = 20
+    basemodel_epochs: int = 15
+    batch_size: int = 32
+    """Windows per process and micro-batch."""
+    accumulation_steps: int = 1
+    """Micro-batches per optimiser step."""
+    log_interval: int = 50
+    """Optimiser steps between two logged lines."""
+    num_workers: int = 2
+    """Loader processes per training process."""
+    seed: int = 42
+    tokenizer_learning_rate: float = 2e-4
+    predictor_learning_rate: float = 4e-5
+    warmup_ratio: float = 0.03
+    """Share of all steps in which the learning rate rises (OneCycle)."""
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_weight_decay: float = 0.1
+    tokenizer_grad_clip: float = 2.0
+    predictor_grad_clip: float = 3.0
+    mixed_precision: Precision = "auto"
+    """auto: bf16 on GPUs that have it, fp16 on older ones, none on CPU."""
+    teacher_forcing: bool = True
+    """Condition the fine token on the true coarse one; false: on a sampled one, as the original training does."""
+    history_loss_weight: float = 1.0
+    """Weight of the positions inside the lookback in the predictor's loss; the predicted bars weigh 1."""
+    samples_per_epoch: int | None = None
+    """Windows per epoch, over all processes; None: every window once. Epochs continue where the last one ended."""
+    validation_samples: int | None = None
+    """Windows of the validation part that are scored, evenly spread; None: all."""
+    max_steps: int | None = None
+    """Stop a stage after this many optimiser steps."""
+    checkpoint_steps: int = 1000
+    """Optimiser steps between two resumable checkpoints."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between two resumable checkpoints, whichever comes first."""
+
+
+@dataclass(frozen=True)
+class ModelPathsConfig:
+    """Where networks come from and go to. Empty paths are derived from base_path/exp_name."""
+
+    pretrained_tokenizer: str = ""
+    """Hub id or folder."""
+    pretrained_predictor: str = ""
+    """Hub id or folder."""
+    exp_name: str = "kronos"
+    base_path: str = "runs"
+    base_save_path: str = ""
+    """The run's folder; empty: base_path/exp_name."""
+    finetuned_tokenizer: str = ""
+    """Tokenizer that the predictor is trained on; empty: the run's own."""
+    tokenizer_save_name: str = "tokenizer"
+    basemodel_save_name: str = "basemodel"
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """What this run does."""
+
+    name: str = ""
+    """Empty: model_paths.exp_name."""
+    description: str = ""
+    train_tokenizer: bool = True
+    train_basemodel: bool = True
+    skip_existing: bool = False
+    """Skip complete stages and resume interrupted ones; false: start anew."""
+    pre_trained: bool = True
+    """Start from the pretrained pair; false: from random weights of `preset`."""
+    pre_trained_tokenizer: bool | None = None
+    """None: as pre_trained."""
+    pre_trained_predictor: bool | None = None
+    """None: as pre_trained."""
+    preset: Preset = "small"
+    """Size of a network that starts from random weights."""
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    use_cuda: bool = True
+    """Use GPUs when there are any; false: CPU."""
+    device_id: int = 0
+    """The GPU of a one-process run."""
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    use_ddp: bool = False
+    ddp_backend: Literal["nccl", "gloo"] = "nccl"
+    """Processes on CPU always use gloo."""
+    num_processes: int = 1
+    """Over all machines."""
+    num_machines: int = 1
+    machine_rank: int = 0
+    main_process_ip: str = "127.0.0.1"
+    main_process_port: int = 0
+    """0: a free port (one machine only)."""
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How test rows are forecast and decided."""
+
+    horizon: int | None = None
+    """Trading days from the last observed bar; None: as many as lie before each row's Date."""
+    sample_count: int = 32
+    """Sampled paths per row."""
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    decode_rope: Literal["trained", "original"] = "trained"
+    batch_size: int = 64
+    """Series forecast at once."""
+    threshold: float = 0.5
+    """Rise when P(rise) is above this."""
+    seed: int = 42
+    max_fallback_ratio: float = 0.2
+    """The run fails when a larger share of the rows had to be answered without a forecast."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration. Paths are as given; `derived_paths` fills the empty ones."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    model_paths: ModelPathsConfig = field(default_factory=ModelPathsConfig)
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+    # -- one owner per path ------------------------------------------------------------------------------------
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.model_paths.base_save_path)
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        return self.run_dir / self.model_paths.tokenizer_save_name
+
+    @property
+    def basemodel_dir(self) -> Path:
+        return self.run_dir / self.model_paths.basemodel_save_name
+
+    @property
+    def resolved_path(self) -> Path:
+        return self.run_dir / "pipeline_config.json"
+
+    @property
+    def window(self) -> int:
+        """Bars in a training window."""
+        return self.data.lookback_window + self.data.predict_window
+
+    @property
+    def embargo(self) -> int:
+        """Trading days between two parts."""
+        return self.data.predict_window if self.data.embargo is None else self.data.embargo
+
+    @property
+    def tokenizer_is_pretrained(self) -> bool:
+        own = self.experiment.pre_trained_tokenizer
+        return self.experiment.pre_trained if own is None else own
+
+    @property
+    def predictor_is_pretrained(self) -> bool:
+        own = self.experiment.pre_trained_predictor
+        return self.experiment.pre_trained if own is None else own
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dictionaries, ready for JSON."""
+    return asdict(config)
+
+
+def from_dict(tree: dict[str, Any], kind: type = Config) -> Any:
+    """Rebuild a *resolved* configuration (see `configfile.load` for a user's file). Unknown keys are refused."""
+    nested = {f.name: f.default_factory for f in fields(kind) if is_dataclass(f.default_factory)}
+    unknown = sorted(set(tree) - {f.name for f in fields(kind)})
+    if unknown:
+        raise KitError(f"saved configuration: {kind.__name__} has no key {unknown[0]!r}; it was written by another version")
+    return kind(**{k: from_dict(v, nested[k]) if k in nested else v for k, v in tree.items()})

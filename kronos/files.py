@@ -1,0 +1,62 @@
+"""Writing files so that a reader sees the old content or the new, never half of it.
+
+In: a path and what to write. Out: the file, or an error and the old file untouched.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed to disk and takes `path`'s place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, tree: Any) -> None:
+    """Write a tree as indented JSON, atomically; NaN and infinity are refused (ValueError)."""
+    write_text(path, json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def folder_digest(path: str | Path) -> str:
+    """SHA-256 over the names and bytes of the files directly in a folder (a saved network)."""
+    total = hashlib.sha256()
+    for item in sorted(p for p in Path(path).iterdir() if p.is_file()):
+        total.update(f"{item.name}:{digest(item)};".encode())
+    return total.hexdigest()
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
