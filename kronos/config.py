@@ -57,6 +57,8 @@ class DataConfig:
     """The competition's test.csv (ID, Date)."""
     sample_submission_path: str = ""
     """The competition's sample_submission.csv (ID, Pred); empty: the order of the test file."""
+    solution_path: str = ""
+    """Known answers (ID, Label) of the test rows, where there are any: read for a score only, after the submission is written."""
     store: str = ""
     """Folder of the prepared data; empty: base_path/stores/NAME of data_path."""
     lookback_window: int = 256
@@ -207,6 +209,17 @@ class InferenceConfig:
 
 
 @dataclass(frozen=True)
+class MarketConfig:
+    """The synthetic market that stands in for a competition when there is none at hand (the demo, the tests)."""
+
+    generate: bool = False
+    """Write the files of data_path, test_path, sample_submission_path and solution_path when data_path is missing."""
+    tickers: int = 120
+    days: int = 700
+    seed: int = 7
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole configuration. Paths are as given; `derived_paths` fills the empty ones."""
 
@@ -217,6 +230,7 @@ class Config:
     device: DeviceConfig = field(default_factory=DeviceConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+    market: MarketConfig = field(default_factory=MarketConfig)
 
     # -- one owner per path ------------------------------------------------------------------------------------
     @property
