@@ -7,9 +7,16 @@ file is `kronos.configfile`.
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from kronos.errors import KitError
+
+# A string beside a type is the range that `kronos.configfile` holds a user's value to.
+PositiveInt = Annotated[int, "> 0"]
+PositiveFloat = Annotated[float, "> 0"]
+CountInt = Annotated[int, ">= 0"]
+CountFloat = Annotated[float, ">= 0"]
+Share = Annotated[float, "0 to 1"]
 
 Precision = Literal["auto", "no", "fp16", "bf16"]
 Preset = Literal["nano", "mini", "small", "base"]
@@ -35,15 +42,15 @@ class CleaningConfig:
     """More than illiquid_run zero-volume bars in a row. split: windows never contain them."""
     stagnant: Literal["split", "keep"] = "keep"
     """More than stagnant_run equal closes in a row. split: windows never contain them."""
-    max_jump: float | None = None
+    max_jump: PositiveFloat | None = None
     """Largest |close/previous close - 1| that is taken as real. None: the paper's value for the bar frequency."""
-    illiquid_run: int | None = None
+    illiquid_run: PositiveInt | None = None
     """None: the paper's value for the bar frequency."""
-    stagnant_run: int | None = None
+    stagnant_run: PositiveInt | None = None
     """None: the paper's value for the bar frequency."""
-    min_length: int | None = None
+    min_length: PositiveInt | None = None
     """Runs of bars shorter than this give no training windows. None: one window."""
-    max_gap: int = 10
+    max_gap: CountInt = 10
     """A window does not cross a gap of more than this many trading days (bars of the common calendar)."""
 
 
@@ -61,19 +68,19 @@ class DataConfig:
     """Known answers (ID, Label) of the test rows, where there are any: read for a score only, after the submission is written."""
     store: str = ""
     """Folder of the prepared data; empty: base_path/stores/NAME of data_path."""
-    lookback_window: int = 256
-    predict_window: int = 1
-    max_context: int = 512
+    lookback_window: PositiveInt = 256
+    predict_window: PositiveInt = 1
+    max_context: PositiveInt = 512
     """Most tokens that the predictor sees at once."""
-    clip: float = 5.0
+    clip: PositiveFloat = 5.0
     """Normalised values are cut to +-clip."""
     norm_epsilon: Literal["absolute", "relative"] = "absolute"
     """absolute: std + 1e-5, as the published weights saw it; relative: 1e-5 of the feature's magnitude."""
-    train_ratio: float = 0.9
-    val_ratio: float = 0.1
-    test_ratio: float = 0.0
+    train_ratio: Share = 0.9
+    val_ratio: Share = 0.1
+    test_ratio: Share = 0.0
     """Shares of the trading days, oldest first; days beyond their sum are left out."""
-    embargo: int | None = None
+    embargo: CountInt | None = None
     """Trading days left out between two parts; None: predict_window, the least that is honest."""
     calendar: Literal["NYSE", "XSHG", "XHKG", "24/7"] = "NYSE"
     """Trading days after the last one in the data."""
@@ -88,41 +95,41 @@ class DataConfig:
 class TrainingConfig:
     """Both training stages."""
 
-    tokenizer_epochs: int = 20
-    basemodel_epochs: int = 15
-    batch_size: int = 32
+    tokenizer_epochs: PositiveInt = 20
+    basemodel_epochs: PositiveInt = 15
+    batch_size: PositiveInt = 32
     """Windows per process and micro-batch."""
-    accumulation_steps: int = 1
+    accumulation_steps: PositiveInt = 1
     """Micro-batches per optimiser step."""
-    log_interval: int = 50
+    log_interval: PositiveInt = 50
     """Optimiser steps between two logged lines."""
-    num_workers: int = 2
+    num_workers: CountInt = 2
     """Loader processes per training process."""
-    seed: int = 42
-    tokenizer_learning_rate: float = 2e-4
-    predictor_learning_rate: float = 4e-5
-    warmup_ratio: float = 0.03
+    seed: CountInt = 42
+    tokenizer_learning_rate: PositiveFloat = 2e-4
+    predictor_learning_rate: PositiveFloat = 4e-5
+    warmup_ratio: Share = 0.03
     """Share of all steps in which the learning rate rises (OneCycle)."""
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.95
-    adam_weight_decay: float = 0.1
-    tokenizer_grad_clip: float = 2.0
-    predictor_grad_clip: float = 3.0
+    adam_beta1: Share = 0.9
+    adam_beta2: Share = 0.95
+    adam_weight_decay: CountFloat = 0.1
+    tokenizer_grad_clip: PositiveFloat = 2.0
+    predictor_grad_clip: PositiveFloat = 3.0
     mixed_precision: Precision = "auto"
     """auto: bf16 on GPUs that have it, fp16 on older ones, none on CPU."""
     teacher_forcing: bool = True
     """Condition the fine token on the true coarse one; false: on a sampled one, as the original training does."""
-    history_loss_weight: float = 1.0
+    history_loss_weight: CountFloat = 1.0
     """Weight of the positions inside the lookback in the predictor's loss; the predicted bars weigh 1."""
-    samples_per_epoch: int | None = None
+    samples_per_epoch: PositiveInt | None = None
     """Windows per epoch, over all processes; None: every window once. Epochs continue where the last one ended."""
-    validation_samples: int | None = None
+    validation_samples: PositiveInt | None = None
     """Windows of the validation part that are scored, evenly spread; None: all."""
-    max_steps: int | None = None
+    max_steps: PositiveInt | None = None
     """Stop a stage after this many optimiser steps."""
-    checkpoint_steps: int = 1000
+    checkpoint_steps: PositiveInt = 1000
     """Optimiser steps between two resumable checkpoints."""
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: PositiveFloat = 10.0
     """Minutes between two resumable checkpoints, whichever comes first."""
 
 
@@ -169,7 +176,7 @@ class ExperimentConfig:
 class DeviceConfig:
     use_cuda: bool = True
     """Use GPUs when there are any; false: CPU."""
-    device_id: int = 0
+    device_id: CountInt = 0
     """The GPU of a one-process run."""
 
 
@@ -178,12 +185,12 @@ class DistributedConfig:
     use_ddp: bool = False
     ddp_backend: Literal["nccl", "gloo"] = "nccl"
     """Processes on CPU always use gloo."""
-    num_processes: int = 1
+    num_processes: PositiveInt = 1
     """Over all machines."""
-    num_machines: int = 1
-    machine_rank: int = 0
+    num_machines: PositiveInt = 1
+    machine_rank: CountInt = 0
     main_process_ip: str = "127.0.0.1"
-    main_process_port: int = 0
+    main_process_port: CountInt = 0
     """0: a free port (one machine only)."""
 
 
@@ -191,20 +198,20 @@ class DistributedConfig:
 class InferenceConfig:
     """How test rows are forecast and decided."""
 
-    horizon: int | None = None
+    horizon: PositiveInt | None = None
     """Trading days from the last observed bar; None: as many as lie before each row's Date."""
-    sample_count: int = 32
+    sample_count: PositiveInt = 32
     """Sampled paths per row."""
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: CountFloat = 1.0
+    top_k: CountInt = 0
+    top_p: Share = 1.0
     decode_rope: Literal["trained", "original"] = "trained"
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Series forecast at once."""
-    threshold: float = 0.5
+    threshold: Share = 0.5
     """Rise when P(rise) is above this."""
-    seed: int = 42
-    max_fallback_ratio: float = 0.2
+    seed: CountInt = 42
+    max_fallback_ratio: Share = 0.2
     """The run fails when a larger share of the rows had to be answered without a forecast."""
 
 
@@ -214,9 +221,9 @@ class MarketConfig:
 
     generate: bool = False
     """Write the files of data_path, test_path, sample_submission_path and solution_path when data_path is missing."""
-    tickers: int = 120
-    days: int = 700
-    seed: int = 7
+    tickers: PositiveInt = 120
+    days: PositiveInt = 700
+    seed: CountInt = 7
 
 
 @dataclass(frozen=True)

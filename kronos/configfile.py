@@ -5,11 +5,12 @@ reported at once, each with what was expected and the nearest right key. pydanti
 """
 
 import difflib
+import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -25,9 +26,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     tree = _read(Path(path))
     problems = [p for text in overrides if (p := _override(tree, text))]
     problems += _unknown_keys(tree)
-    checked = _validate(tree, problems) if not problems else None
+    checked, wrong_types = _validate(tree)
+    problems += wrong_types
     if checked is not None:
-        problems += _impossible(checked)
+        problems += list(_out_of_range(checked)) or _impossible(checked)
     if problems or checked is None:
         raise KitError(f"{path}: " + "; ".join(problems))
     return derived_paths(checked)
@@ -112,14 +114,13 @@ def _sections() -> list[str]:
     return [f.name for f in fields(Config)]
 
 
-def _known(kind: type = Config, prefix: str = "") -> Iterator[str]:
-    """Every `section.key` there is."""
-    for f in fields(kind):
-        nested = f.default_factory
-        if isinstance(nested, type) and is_dataclass(nested):
-            yield from _known(nested, f"{prefix}{f.name}.")
+def _known(kind: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every `section.key` there is, with its annotated type."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if is_dataclass(hint):
+            yield from _known(hint, f"{prefix}{name}.")
         else:
-            yield prefix + f.name
+            yield prefix + name, hint
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -131,7 +132,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _unknown_keys(tree: dict[str, Any]) -> list[str]:
-    known = list(_known())
+    known = [name for name, _ in _known()]
     problems = []
     for name in _flatten(tree):
         if name in known:
@@ -143,123 +144,96 @@ def _unknown_keys(tree: dict[str, Any]) -> list[str]:
 
 
 def _adapter() -> TypeAdapter[Config]:
-    strict = ConfigDict(extra="forbid", allow_inf_nan=False)
-    for name in dir(settings):
-        kind = getattr(settings, name)
-        if name.endswith("Config") and is_dataclass(kind):
-            kind.__pydantic_config__ = strict  # type: ignore[attr-defined]
+    """pydantic over the plain dataclasses. Extra keys are `_unknown_keys`' business, which knows the nearest right one."""
+    for kind in [Config, *(hint for _, hint in _dataclasses(Config))]:
+        kind.__pydantic_config__ = ConfigDict(extra="ignore", allow_inf_nan=False)
     return TypeAdapter(Config)
 
 
-def _validate(tree: dict[str, Any], problems: list[str]) -> Config | None:
+def _dataclasses(kind: Any) -> Iterator[tuple[str, Any]]:
+    for name, hint in get_type_hints(kind).items():
+        if is_dataclass(hint):
+            yield name, hint
+            yield from _dataclasses(hint)
+
+
+def _validate(tree: dict[str, Any]) -> tuple[Config | None, list[str]]:
+    known = {name for name, _ in _known()}
     try:
-        return _adapter().validate_python(tree)
+        return _adapter().validate_python(tree), []
     except ValidationError as error:
+        problems: dict[str, str] = {}  # one line per key, though a union reports each of its branches
         for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"] if str(part) in ".".join(_known()))
-            problems.append(f"{where}: {item['msg'].lower()}, found {item['input']!r}")
-        return None
+            path = [str(part) for part in item["loc"]]
+            name = next((n for i in range(len(path), 0, -1) if (n := ".".join(path[:i])) in known), ".".join(path))
+            expected = item["msg"].removeprefix("Input should be ").removeprefix("a valid ").split(",")[0]
+            problems.setdefault(name, f"{name}: expected {expected}, found {_shown(item['input'])}")
+        return None, list(problems.values())
 
 
-_POSITIVE = [
-    "data.lookback_window",
-    "data.predict_window",
-    "data.max_context",
-    "data.clip",
-    "training.batch_size",
-    "training.accumulation_steps",
-    "training.log_interval",
-    "training.tokenizer_epochs",
-    "training.basemodel_epochs",
-    "training.tokenizer_learning_rate",
-    "training.predictor_learning_rate",
-    "training.checkpoint_steps",
-    "training.checkpoint_minutes",
-    "training.tokenizer_grad_clip",
-    "training.predictor_grad_clip",
-    "distributed.num_processes",
-    "distributed.num_machines",
-    "inference.sample_count",
-    "inference.batch_size",
-]
-_POSITIVE_OR_NONE = [
-    "training.samples_per_epoch",
-    "training.validation_samples",
-    "training.max_steps",
-    "inference.horizon",
-    "data.cleaning.max_jump",
-    "data.cleaning.illiquid_run",
-    "data.cleaning.stagnant_run",
-    "data.cleaning.min_length",
-]
-_NOT_NEGATIVE = [
-    "training.num_workers",
-    "training.seed",
-    "training.adam_weight_decay",
-    "training.history_loss_weight",
-    "data.train_ratio",
-    "data.val_ratio",
-    "data.test_ratio",
-    "data.embargo",
-    "data.cleaning.max_gap",
-    "device.device_id",
-    "distributed.machine_rank",
-    "distributed.main_process_port",
-    "inference.temperature",
-    "inference.top_k",
-    "inference.seed",
-]
-_SHARES = [
-    "training.warmup_ratio",
-    "training.adam_beta1",
-    "training.adam_beta2",
-    "inference.threshold",
-    "inference.max_fallback_ratio",
-]
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_RANGES: dict[str, Callable[[float], bool]] = {
+    "> 0": lambda value: value > 0,
+    ">= 0": lambda value: value >= 0,
+    "0 to 1": lambda value: 0 <= value <= 1,
+}
+
+
+def _range(hint: Any) -> str | None:
+    """The range that an annotation carries, itself or in one branch of `X | None`."""
+    parts = [hint, *getattr(hint, "__args__", ())]
+    return next((text for part in parts for text in getattr(part, "__metadata__", ()) if text in _RANGES), None)
 
 
 def _value(config: Config, name: str) -> Any:
-    node: Any = config
-    for part in name.split("."):
-        node = getattr(node, part)
-    return node
+    return functools.reduce(getattr, name.split("."), config)
+
+
+def _out_of_range(config: Config) -> Iterator[str]:
+    for name, hint in _known():
+        allowed, value = _range(hint), _value(config, name)
+        if allowed and value is not None and not _RANGES[allowed](value):
+            yield f"{name}: expected {allowed}, found {value:g}"
 
 
 def _impossible(config: Config) -> list[str]:
-    """Ranges, and settings that cannot hold together."""
-    bad = [f"{n}: expected > 0, found {_value(config, n)}" for n in _POSITIVE if _value(config, n) <= 0]
-    bad += [f"{n}: expected > 0, found {v}" for n in _POSITIVE_OR_NONE if (v := _value(config, n)) is not None and v <= 0]
-    bad += [f"{n}: expected >= 0, found {v}" for n in _NOT_NEGATIVE if (v := _value(config, n)) is not None and v < 0]
-    bad += [f"{n}: expected 0 to 1, found {v}" for n in _SHARES if not 0 <= (v := _value(config, n)) <= 1]
-    return bad + _impossible_together(config)
-
-
-def _impossible_together(config: Config) -> list[str]:
+    """Settings that are right alone and cannot hold together."""
     data, run, paths, spread = config.data, config.experiment, config.model_paths, config.distributed
-    bad = []
     shares = data.train_ratio + data.val_ratio + data.test_ratio
-    if shares > 1 + 1e-9:
-        bad.append(f"data.train_ratio + val_ratio + test_ratio: expected at most 1, found {shares:g}")
-    if data.train_ratio <= 0 or data.val_ratio <= 0:
-        bad.append("data.train_ratio and data.val_ratio: expected > 0 (the best model is chosen on the validation part)")
-    if config.window - 1 > data.max_context:
-        bad.append(
-            f"data.lookback_window + predict_window - 1: expected at most max_context {data.max_context}, found {config.window - 1}"
-        )
-    if data.embargo is not None and data.embargo < data.predict_window:
-        bad.append(f"data.embargo: expected at least predict_window {data.predict_window}, found {data.embargo}")
-    if config.tokenizer_is_pretrained and not paths.pretrained_tokenizer:
-        bad.append("model_paths.pretrained_tokenizer: expected a hub id or folder, or experiment.pre_trained: false")
-    if config.predictor_is_pretrained and not paths.pretrained_predictor:
-        bad.append("model_paths.pretrained_predictor: expected a hub id or folder, or experiment.pre_trained: false")
-    if run.pre_trained_predictor and not config.tokenizer_is_pretrained:
-        bad.append("experiment.pre_trained_predictor: its tokens come from its own tokenizer; set pre_trained_tokenizer too")
-    if spread.num_processes > 1 and not spread.use_ddp:
-        bad.append(f"distributed.num_processes {spread.num_processes}: expected distributed.use_ddp: true beside it")
-    if spread.num_machines > 1 and spread.num_processes % spread.num_machines:
-        bad.append(f"distributed.num_processes {spread.num_processes}: expected a multiple of num_machines {spread.num_machines}")
-    if spread.machine_rank >= spread.num_machines:
-        bad.append(f"distributed.machine_rank: expected below num_machines {spread.num_machines}, found {spread.machine_rank}")
-    if spread.num_machines > 1 and not spread.main_process_port:
-        bad.append("distributed.main_process_port: expected a fixed port with several machines")
-    return bad
+    machines, processes = spread.num_machines, spread.num_processes
+    rules = {
+        f"data.train_ratio + val_ratio + test_ratio: expected at most 1, found {shares:g}": shares > 1 + 1e-9,
+        "data.train_ratio and data.val_ratio: expected > 0 (the best model is chosen on the validation part)": (
+            data.train_ratio == 0 or data.val_ratio == 0
+        ),
+        f"data.lookback_window + predict_window - 1: expected at most max_context {data.max_context}, found {config.window - 1}": (
+            config.window - 1 > data.max_context
+        ),
+        f"data.embargo: expected at least predict_window {data.predict_window}, found {data.embargo}": (
+            data.embargo is not None and data.embargo < data.predict_window
+        ),
+        "model_paths.pretrained_tokenizer: expected a hub id or folder, or experiment.pre_trained: false": (
+            config.tokenizer_is_pretrained and not paths.pretrained_tokenizer
+        ),
+        "model_paths.pretrained_predictor: expected a hub id or folder, or experiment.pre_trained: false": (
+            config.predictor_is_pretrained and not paths.pretrained_predictor
+        ),
+        "experiment.pre_trained_predictor: its tokens come from its own tokenizer; set pre_trained_tokenizer too": (
+            config.predictor_is_pretrained and not config.tokenizer_is_pretrained
+        ),
+        f"distributed.num_processes: expected 1 without distributed.use_ddp, found {processes}": (
+            processes > 1 and not spread.use_ddp
+        ),
+        f"distributed.num_processes: expected a multiple of num_machines {machines}, found {processes}": processes % machines > 0,
+        f"distributed.machine_rank: expected below num_machines {machines}, found {spread.machine_rank}": (
+            spread.machine_rank >= machines
+        ),
+        "distributed.main_process_port: expected a fixed port with several machines, found 0": (
+            machines > 1 and spread.main_process_port == 0
+        ),
+    }
+    return [text for text, broken in rules.items() if broken]
