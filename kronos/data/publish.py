@@ -1,0 +1,100 @@
+"""Writing a folder so that readers see the old one or the new one, by one process at a time, killed or not.
+
+In: the folder's final path and the file names it may hold. Out: a temporary sibling to fill, renamed at the end.
+POSIX locks on a file beside it: the kernel drops them with the process, so a killed writer blocks nobody.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from kronos.errors import KitError
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the only right to write `path`; waits, with a log line, while another process has it. Not reentrant."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.parent / f".{path.name}.lock"
+    handle = _acquire(lock, path)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # before the lock is dropped: whoever waits for it then takes a new file
+        os.close(handle)
+
+
+def _acquire(lock: Path, path: Path) -> int:
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another process is preparing %s: waiting for it", path)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        # The last holder may have removed the file between our open and our lock: then the lock guards nothing.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), lock.stat()):
+                return handle
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def published(path: Path, names: frozenset[str]) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; when the block ends without an error it takes the place of `path`.
+
+    names: the files that belong to such a folder. Raises KitError when `path` holds anything else. Call it under `locked`.
+    """
+    recover(path)
+    _refuse_foreign(path, names)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
+    try:
+        yield temporary
+        _flush(temporary)
+        _replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover(path: Path) -> None:
+    """Clear away what a killed writer left; put the old folder back when it died between the two renames."""
+    old = _old(path)
+    if old.exists() and not path.exists():
+        old.rename(path)
+    for leftover in [old, *path.parent.glob(f".{path.name}.new-*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _old(path: Path) -> Path:
+    return path.parent / f".{path.name}.old"
+
+
+def _replace(new: Path, path: Path) -> None:
+    new.chmod(0o755)
+    if path.exists():
+        path.rename(_old(path))
+    new.rename(path)
+    shutil.rmtree(_old(path), ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Contents before names: after a power cut the new name must not show empty files."""
+    for item in folder.iterdir():
+        with item.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _refuse_foreign(path: Path, names: frozenset[str]) -> None:
+    if path.is_file():
+        raise KitError(f"{path}: expected a folder for the prepared data, found a file; choose another data.store")
+    foreign = sorted(p.name for p in path.iterdir() if p.name not in names) if path.is_dir() else []
+    if foreign:
+        raise KitError(f"{path}: expected prepared data or nothing, found {foreign[0]!r}; choose another data.store")

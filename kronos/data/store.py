@@ -1,0 +1,260 @@
+"""The prepared data: a folder of memory-mapped arrays that reopens at once, whatever its size.
+
+In: cleaned bars in ticker-major order (`write_store`, `store_from_dict`, or a `StoreWriter` filled piece by piece).
+Out: `BarStore`, read-only. A store appears under its name complete or not at all, one process writes it at a time, and a
+folder that is damaged or of another version is refused. Layout: docs/architecture.md. NumPy only.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronos import files
+from kronos.bars import FEATURES
+from kronos.data.publish import locked, published
+from kronos.errors import KitError
+
+SCHEMA_VERSION = 1
+ARRAYS = {"bars": "<f4", "session": "<i4", "sessions": "<M8[s]", "offsets": "<i8", "segments": "<i8"}
+MAPPED = ("bars", "session")  # one entry per row; the others are small and are read into memory
+MANIFEST, TICKERS = "manifest.json", "tickers.json"
+STORE_FILES = frozenset({*(f"{name}.npy" for name in ARRAYS), MANIFEST, TICKERS})
+SMALL_BYTES = 8 << 20
+"""Stores up to this size are checked against their digests at every opening: it takes a few milliseconds."""
+
+
+@dataclass(frozen=True, eq=False)
+class BarStore:
+    """Bars of many tickers, oldest first within each ticker.
+
+    N rows, K tickers, D distinct dates, M segments. Arrays are read-only.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    bars: NDArray[np.float32]
+    """(N, 6), `bars.FEATURES` order."""
+    session: NDArray[np.int32]
+    """(N,) position of the row's date in `sessions`."""
+    sessions: NDArray[np.datetime64]
+    """(D,) datetime64[s], exchange-local, sorted: every date on which any ticker has a bar."""
+    offsets: NDArray[np.int64]
+    """(K + 1,) rows of ticker k are offsets[k]:offsets[k + 1]."""
+    segments: NDArray[np.int64]
+    """(M, 2) first row and end (exclusive) of each run of bars that a training window may not leave."""
+    tickers: list[str]
+    """K names, sorted."""
+
+    @classmethod
+    def open(cls, path: str | Path, verify: bool = False) -> "BarStore":
+        """Open a prepared store. verify: compare every array with its digest (small stores: always).
+
+        Raises KitError when there is none, when it is of another version, or when it is damaged.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        total = sum(entry["bytes"] for entry in manifest["arrays"].values())
+        for name, entry in manifest["arrays"].items():
+            _check_file(path / name, entry, verify or total <= SMALL_BYTES)
+        arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r" if name in MAPPED else None) for name in ARRAYS}
+        tickers = json.loads((path / TICKERS).read_text(encoding="utf-8"))
+        return cls(path=path, manifest=manifest, tickers=tickers, **arrays)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker process opens the files again: pickling the maps would copy every row.
+        return BarStore.open, (self.path,)
+
+    def __len__(self) -> int:
+        return len(self.session)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the digests of all arrays and of the ticker names: equal for equal content, wherever it lies."""
+        return self.manifest["digest"]
+
+    @property
+    def frequency(self) -> str:
+        """Bar length, one of the names in `DataConfig.frequency` but 'auto'."""
+        return self.manifest["frequency"]
+
+    def index_of(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Positions of tickers in the store, (n,) int64; -1 where there is no such ticker."""
+        known = {name: k for k, name in enumerate(self.tickers)}
+        return np.array([known.get(name, -1) for name in names], dtype=np.int64)
+
+    def dates(self, rows: NDArray[np.integer]) -> NDArray[np.datetime64]:
+        """Dates of rows, same shape, datetime64[s] in the exchange's local time."""
+        return self.sessions[self.session[rows]]
+
+    def end_before(self, tickers: NDArray[np.int64], dates: NDArray[np.datetime64]) -> NDArray[np.int64]:
+        """The row after each ticker's last bar that is dated strictly before the date: what was known then.
+
+        tickers (n,) store positions, dates (n,) datetime64 -> (n,) int64; offsets[k] where the ticker has no such bar.
+        """
+        tickers = np.asarray(tickers, dtype=np.int64)
+        if (tickers < 0).any():
+            raise ValueError("end_before: a ticker is not in the store (index -1)")
+        cut = np.searchsorted(self.sessions, np.asarray(dates).astype("datetime64[s]"), side="left")
+        low, high = self.offsets[tickers], self.offsets[tickers + 1]
+        while (open_ := low < high).any():  # one bisection for all tickers at once
+            middle = (low + high) // 2
+            before = np.zeros(len(low), dtype=bool)
+            before[open_] = self.session[middle[open_]] < cut[open_]
+            low, high = np.where(open_ & before, middle + 1, low), np.where(open_ & ~before, middle, high)
+        return low
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a store, checked for form and version. Raises KitError."""
+    if not (path / MANIFEST).is_file():
+        raise KitError(f"{path}: expected prepared data, found none; run kaggle/prepare_data.py")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path / MANIFEST, "is not readable") from error
+    if version != SCHEMA_VERSION:
+        raise KitError(
+            f"{path}: expected prepared data of version {SCHEMA_VERSION}, found {version}; run kaggle/prepare_data.py again"
+        )
+    return manifest
+
+
+def _check_file(path: Path, entry: Mapping[str, Any], verify: bool) -> None:
+    path = path if path.suffix == ".json" else path.with_name(f"{path.name}.npy")
+    if not path.is_file():
+        raise _damaged(path, "is missing")
+    if (found := path.stat().st_size) != entry["bytes"]:
+        raise _damaged(path, f"has {found:,} bytes, the manifest says {entry['bytes']:,}")
+    if verify and files.digest(path) != entry["sha256"]:
+        raise _damaged(path, "does not match its digest in the manifest")
+
+
+def _damaged(path: Path, what: str) -> KitError:
+    return KitError(f"{path} {what}: the prepared data is damaged; delete {path.parent} and run kaggle/prepare_data.py again")
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+class StoreWriter:
+    """The store of a `writing` block: arrays are created here, filled in any order, and closed by `finish`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.finished = False
+
+    def create(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """A writable map of the array `name`, to be filled in pieces."""
+        return np.lib.format.open_memmap(self._path(name), mode="w+", dtype=ARRAYS[name], shape=shape)
+
+    def save(self, name: str, values: NDArray[Any]) -> None:
+        """Write a whole array."""
+        np.save(self._path(name), values.astype(ARRAYS[name], copy=False))
+
+    def finish(self, tickers: Sequence[str], manifest: Mapping[str, Any]) -> None:
+        """Write names and manifest, with the size and digest of every array. Nothing may be written after it."""
+        files.write_text(self.folder / TICKERS, json.dumps(list(tickers), ensure_ascii=False))
+        entries = {name: self._entry(self._path(name)) for name in ARRAYS}
+        entries[TICKERS] = self._entry(self.folder / TICKERS)
+        digest = hashlib.sha256("".join(e["sha256"] for e in entries.values()).encode()).hexdigest()
+        own = {"schema_version": SCHEMA_VERSION, "digest": digest, "tickers": len(tickers), "arrays": entries}
+        files.write_json(self.folder / MANIFEST, {**manifest, **own})
+        self.finished = True
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    @staticmethod
+    def _entry(path: Path) -> dict[str, Any]:
+        return {"bytes": path.stat().st_size, "sha256": files.digest(path)}
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[StoreWriter]:
+    """Write a store next to `path` and put it there when the block ends without an error. The caller holds the lock."""
+    with published(Path(path), STORE_FILES) as folder:
+        writer = StoreWriter(folder)
+        yield writer
+        assert writer.finished, "a store needs its manifest: call finish"
+
+
+def write_store(
+    path: str | Path,
+    *,
+    bars: NDArray[Any],
+    session: NDArray[Any],
+    sessions: NDArray[Any],
+    offsets: NDArray[Any],
+    tickers: Sequence[str],
+    segments: NDArray[Any] | None = None,
+    manifest: Mapping[str, Any] | None = None,
+) -> BarStore:
+    """Write a store from arrays in memory and open it. Shapes: see `BarStore`; segments None: one per ticker.
+
+    Raises ValueError when the arrays contradict each other; KitError when `path` holds something else.
+    """
+    offsets = np.asarray(offsets, dtype=np.int64)
+    if segments is None:
+        segments = np.stack([offsets[:-1], offsets[1:]], axis=1)
+    arrays = {"bars": bars, "session": session, "sessions": sessions, "offsets": offsets, "segments": segments}
+    arrays = {name: np.asarray(values).astype(ARRAYS[name]) for name, values in arrays.items()}
+    check_arrays(tickers=tickers, **arrays)
+    with locked(Path(path)), writing(path) as writer:
+        for name, values in arrays.items():
+            writer.save(name, values)
+        writer.finish(tickers, {"frequency": "daily", "rows": {"read": len(bars), "kept": len(bars)}, **(manifest or {})})
+    return BarStore.open(path)
+
+
+def store_from_dict(path: str | Path, series: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], **manifest: Any) -> BarStore:
+    """A small store from {ticker: (dates (n,) datetime64, bars (n, 6))}, without cleaning; for tests and tools."""
+    names = sorted(series)
+    dates = [np.asarray(series[name][0]).astype("datetime64[s]") for name in names]
+    sessions, session = np.unique(np.concatenate(dates), return_inverse=True)
+    return write_store(
+        path,
+        bars=np.concatenate([np.asarray(series[name][1]) for name in names]),
+        session=session,
+        sessions=sessions,
+        offsets=np.cumsum([0, *(len(d) for d in dates)]),
+        tickers=names,
+        manifest=manifest,
+    )
+
+
+def check_arrays(
+    *, bars: NDArray, session: NDArray, sessions: NDArray, offsets: NDArray, segments: NDArray, tickers: Sequence[str]
+) -> None:
+    """What every store keeps to. Raises ValueError naming the first rule that is broken."""
+    rows, first = len(bars), offsets[:-1]
+    later = np.ones(rows, dtype=bool)
+    if len(session) == rows and rows:
+        later[1:] = session[1:] > session[:-1]
+        later[first[first < rows]] = True
+    rules = {
+        f"bars are (N, {len(FEATURES)})": bars.ndim == 2 and bars.shape[1] == len(FEATURES),
+        "session has one entry per bar": session.shape == (rows,),
+        "sessions are sorted and unique": bool((sessions[1:] > sessions[:-1]).all()),
+        "session points into sessions": not rows or (session.min() >= 0 and session.max() < len(sessions)),
+        "offsets are (K + 1,), from 0 to N, rising": len(offsets) == len(tickers) + 1
+        and offsets[0] == 0
+        and offsets[-1] == rows
+        and bool((np.diff(offsets) >= 0).all()),
+        "tickers are sorted and unique": all(a < b for a, b in itertools.pairwise(tickers)),
+        "dates rise within a ticker": bool(later.all()),
+        "segments are (M, 2), in order, inside [0, N]": segments.ndim == 2
+        and segments.shape[1] == 2
+        and bool((np.diff(segments.ravel()) >= 0).all())
+        and (not len(segments) or (segments[0, 0] >= 0 and segments[-1, 1] <= rows)),
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise ValueError(f"store: {rule}; these arrays break that")
