@@ -223,6 +223,11 @@ class MarketConfig:
     """Write the files of data_path, test_path, sample_submission_path and solution_path when data_path is missing."""
     tickers: PositiveInt = 120
     days: PositiveInt = 700
+    """Trading days of the training file."""
+    horizon: PositiveInt = 3
+    """Trading days from the last training day to the test day."""
+    signal: CountFloat = 0.4
+    """Mean of a day's return on known volume, in standard deviations; 0: a driftless random walk."""
     seed: CountInt = 7
 
 
@@ -284,7 +289,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(tree: dict[str, Any], kind: type = Config) -> Any:
     """Rebuild a *resolved* configuration (see `configfile.load` for a user's file). Unknown keys are refused."""
-    nested = {f.name: f.default_factory for f in fields(kind) if is_dataclass(f.default_factory)}
+    nested: dict[str, Any] = {f.name: f.default_factory for f in fields(kind) if is_dataclass(f.default_factory)}
     unknown = sorted(set(tree) - {f.name for f in fields(kind)})
     if unknown:
         raise KitError(f"saved configuration: {kind.__name__} has no key {unknown[0]!r}; it was written by another version")

@@ -1,0 +1,213 @@
+"""The synthetic market: its files have the competition's layout, and its stated truth is the truth."""
+
+import hashlib
+import json
+import math
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from kronos.config import DataConfig, MarketConfig
+from kronos.data import market
+from kronos.errors import KitError
+
+SMALL = MarketConfig(generate=True, tickers=12, days=60, horizon=2, seed=3)
+LARGE = MarketConfig(tickers=60, days=4000, horizon=3, seed=5)
+
+
+def paths(folder: Path) -> DataConfig:
+    return DataConfig(
+        data_path=str(folder / "train.csv"),
+        test_path=str(folder / "test.csv"),
+        sample_submission_path=str(folder / "sample_submission.csv"),
+        solution_path=str(folder / "solution.csv"),
+    )
+
+
+@pytest.fixture(scope="module")
+def large() -> market.Market:
+    return market.simulate(LARGE)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+def test_files_have_the_competitions_layout(tmp_path: Path) -> None:
+    """Keeps out: a demo that exercises another layout than the one users bring (columns, order of rows, order of IDs)."""
+    data = paths(tmp_path)
+    truth = market.write_market(SMALL, data)
+    train = pl.read_csv(data.data_path)
+    names = [f"ticker_{i}" for i in range(1, 13)]
+    assert train.columns == ["Ticker", "Date", "Open", "High", "Low", "Close", "Volume", "Dividends", "Stock Splits"]
+    assert train.height == 12 * 60
+    assert train["Date"].is_sorted() and train["Date"].str.contains(r"^\d{4}-\d\d-\d\d$").all()
+    assert train["Volume"].dtype == pl.Float64
+    by_date = [group["Ticker"].to_list() for _, group in train.group_by("Date", maintain_order=True)]
+    assert all(sorted(order) == sorted(names) for order in by_date), "every ticker once on every date"
+    assert len({tuple(order) for order in by_date}) > 50, "tickers are unordered within a date"
+
+    test = pl.read_csv(data.test_path)
+    assert test.columns == ["ID", "Date"] and test["ID"].to_list() == sorted(names)
+    assert test["Date"].unique().to_list() == [truth["test_day"]]
+    sample = pl.read_csv(data.sample_submission_path)
+    assert sample.columns == ["ID", "Pred"] and sample["ID"].to_list() == sorted(names)
+    assert json.loads((tmp_path / "market.json").read_text()) == truth
+    assert not list(tmp_path.glob(".*")), "no temporary files stay behind"
+
+
+def test_solution_holds_the_labels_of_the_test_day(tmp_path: Path) -> None:
+    """Keeps out: labels that belong to another ticker or another day than test.csv names."""
+    data = paths(tmp_path)
+    market.write_market(SMALL, data)
+    world = market.simulate(SMALL)
+    solution = dict(pl.read_csv(data.solution_path).iter_rows())
+    last_close = dict(
+        pl.read_csv(data.data_path).group_by("Ticker", maintain_order=True).last().select("Ticker", "Close").iter_rows()
+    )
+    for i, name in enumerate(world.tickers):
+        assert last_close[name] == world.close[SMALL.days - 1, i]
+        assert solution[name] == int(world.close[-1, i] > last_close[name])
+
+
+def test_test_day_is_horizon_trading_days_after_the_last_one() -> None:
+    """Keeps out: a test Date that the submission would bridge with another number of steps than the truth is stated for."""
+    world = market.simulate(replace(SMALL, horizon=5))
+    assert len(world.sessions) == SMALL.days + 5
+    assert (np.diff(world.sessions) > np.timedelta64(0, "s")).all()
+    assert np.is_busday(world.sessions.astype("datetime64[D]")).all(), "NYSE never trades on a weekend"
+
+
+def test_bars_are_possible_candles(large: market.Market) -> None:
+    """Keeps out: High below Close, negative volume, or fractions of a share, which cleaning would then have to repair."""
+    assert (large.high >= np.maximum(large.open, large.close)).all()
+    assert (large.low <= np.minimum(large.open, large.close)).all()
+    assert (large.low > 0).all()
+    assert (large.volume > 0).all() and (large.volume % 1 == 0).all()
+
+
+def test_same_seed_same_bytes_and_other_seed_other_prices(tmp_path: Path) -> None:
+    """Keeps out: a demo whose score cannot be reproduced."""
+
+    def content(name: str, config: MarketConfig) -> dict[str, str]:
+        market.write_market(config, paths(tmp_path / name))
+        return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / name).iterdir()}
+
+    first = content("a", SMALL)
+    assert content("b", SMALL) == first
+    assert content("c", replace(SMALL, seed=4))["train.csv"] != first["train.csv"]
+
+
+def test_other_settings_rewrite_the_market_but_never_a_users_file(tmp_path: Path) -> None:
+    """Keeps out: a stale market under new settings, and the loss of a user's prices to market.generate."""
+    data = paths(tmp_path)
+    market.ensure_market(SMALL, data)
+    written = Path(data.data_path).stat().st_mtime_ns
+    market.ensure_market(SMALL, data)
+    assert Path(data.data_path).stat().st_mtime_ns == written, "an up-to-date market is kept"
+    assert market.ensure_market(replace(SMALL, days=50), data)["settings"]["days"] == 50
+    assert pl.read_csv(data.data_path).height == 12 * 50
+    (tmp_path / "market.json").unlink()
+    before = Path(data.data_path).read_bytes()
+    with pytest.raises(KitError, match="was not generated"):
+        market.ensure_market(SMALL, data)
+    assert Path(data.data_path).read_bytes() == before
+
+
+def test_several_data_files_cannot_be_generated() -> None:
+    """Keeps out: a traceback when data_path is a list or empty."""
+    for path in ("", ["a.csv", "b.csv"]):
+        with pytest.raises(KitError, match="expected the one CSV file"):
+            market.write_market(SMALL, DataConfig(data_path=path))
+
+
+# -- the truth ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("horizon", [1, 2, 4])
+def test_rise_probability_equals_the_sum_over_all_paths(horizon: int) -> None:
+    """Keeps out: an error in the inversion formula. The slow clear version adds up every path of (s, v)."""
+    table = market.rise_probability(0.4, horizon)
+    levels = len(market.VOLATILITY_LEVELS)
+    step = market._transition()
+    assert np.allclose(step.sum(axis=1), 1)
+    for start in range(2 * levels):
+        total = 0.0
+        for path in product(range(2 * levels), repeat=horizon - 1):
+            states = [start, *path]
+            weight = math.prod(step[a, b] for a, b in zip(states, states[1:], strict=False))
+            if weight == 0:
+                continue
+            volatility = market.VOLATILITY_LEVELS[[k % levels for k in states]]
+            sign = np.array([1 if k >= levels else -1 for k in states])
+            z = 0.4 * (sign * volatility).sum() / np.sqrt((volatility**2).sum())
+            total += weight * (1 + math.erf(z / math.sqrt(2))) / 2
+        assert table[start // levels, start % levels] == pytest.approx(total, abs=1e-9)
+
+
+def test_stated_probabilities_are_met_by_the_simulation(large: market.Market) -> None:
+    """Keeps out: a stated truth that the prices do not follow (a drift applied a day late, a state read a day early).
+
+    Dates are the independent unit, since the factor is shared; origins `horizon` apart do not overlap.
+    """
+    labels, prob = large.labels[:: LARGE.horizon], large.prob_up[: -LARGE.horizon : LARGE.horizon]
+    assert len(labels) > 1000
+    for state in (-1, 1):
+        chosen = large.state[: -LARGE.horizon : LARGE.horizon] == state
+        per_date = np.where(chosen, labels - prob, 0).sum(axis=1) / chosen.sum(axis=1)
+        assert abs(per_date.mean()) < 4 * per_date.std() / np.sqrt(len(per_date))
+    right = ((large.state[: -LARGE.horizon : LARGE.horizon] > 0) == labels).mean(axis=1)
+    stated = market.attainable(prob)
+    assert 0.65 < stated < 0.75
+    assert abs(right.mean() - stated) < 4 * right.std() / np.sqrt(len(right)), "the oracle scores what is stated"
+    assert abs(labels.mean() - 0.5) < 0.02, "a constant scores a half"
+
+
+def test_volume_alone_reveals_the_signal(large: market.Market) -> None:
+    """Keeps out: a signal that is hidden from a model which sees bars only: the attainable accuracy would be a fiction."""
+    middle = (large.volume.max(axis=0) * large.volume.min(axis=0)) ** 0.5
+    assert np.array_equal(large.volume > middle, large.state > 0)
+
+
+def test_no_past_return_beats_the_stated_accuracy(large: market.Market) -> None:
+    """Keeps out: an easier rule than the planted one, such as yesterday's sign, that would make the truth too low."""
+    horizon = LARGE.horizon
+    stated = market.attainable(large.prob_up)
+    log_close = np.log(large.close)
+    for lag in (1, 3, 10, 30):
+        past = log_close[lag:-horizon] - log_close[: -horizon - lag]
+        momentum = ((past > 0) == large.labels[lag:]).mean()
+        assert max(momentum, 1 - momentum) < stated - 0.04
+
+
+def test_within_date_accuracy_is_met_by_the_oracle(large: market.Market) -> None:
+    """Keeps out: a within-date figure that belongs to another rule than beating the date's median return."""
+    change = np.log(large.close[LARGE.horizon :] / large.close[: -LARGE.horizon])
+    above = change > np.median(change, axis=1, keepdims=True)
+    right = (above == (large.state[: -LARGE.horizon] > 0)).mean(axis=1)[:: LARGE.horizon]
+    stated, error = market.attainable_within_date(large)
+    assert error < 0.005
+    assert abs(right.mean() - stated) < 4 * np.hypot(error, right.std() / np.sqrt(len(right))) + 0.01
+
+
+def test_signal_zero_is_a_coin() -> None:
+    """Keeps out: a null market with something in it, on which a leak test would pass or fail for the wrong reason."""
+    config = replace(LARGE, signal=0.0)
+    world = market.simulate(config)
+    assert np.allclose(world.prob_up, 0.5, atol=1e-12)
+    assert market.attainable(world.prob_up) == pytest.approx(0.5)
+    right = ((world.state[: -config.horizon] > 0) == world.labels)[:: config.horizon].mean(axis=1)
+    assert abs(right.mean() - 0.5) < 4 * right.std() / np.sqrt(len(right))
+    daily = np.diff(np.log(world.close), axis=0)
+    today, tomorrow = daily[:-1].ravel(), daily[1:].ravel()
+    assert abs(np.corrcoef(today, tomorrow)[0, 1]) < 0.02, "a random walk has no serial correlation"
+
+
+def test_returns_look_like_a_market(large: market.Market) -> None:
+    """Keeps out: a market without clustered volatility, common moves or fat tails."""
+    daily = np.diff(np.log(large.close), axis=0)
+    scaled = (daily - daily.mean(axis=0)) / daily.std(axis=0)
+    assert 3.3 < (scaled**4).mean() < 8, "tails fatter than normal, within reason"
+    clustering = np.corrcoef(np.abs(scaled[:-1]).ravel(), np.abs(scaled[1:]).ravel())[0, 1]
+    assert clustering > 0.05
+    correlations = np.corrcoef(daily.T)[np.triu_indices(LARGE.tickers, 1)]
+    assert 0.04 < correlations.mean() < 0.2
