@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +134,7 @@ def test_rise_probability_equals_the_sum_over_all_paths(horizon: int) -> None:
         total = 0.0
         for path in product(range(2 * levels), repeat=horizon - 1):
             states = [start, *path]
-            weight = math.prod(step[a, b] for a, b in zip(states, states[1:], strict=False))
+            weight = math.prod(step[a, b] for a, b in pairwise(states))
             if weight == 0:
                 continue
             volatility = market.VOLATILITY_LEVELS[[k % levels for k in states]]

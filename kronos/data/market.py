@@ -53,8 +53,8 @@ FloatArray = NDArray[np.float64]
 class Market:
     """One simulated market. D = days + horizon trading days, N tickers; ticker i is called `ticker_{i+1}`.
 
-    sessions (D,) datetime64[s]; scale (N,) is c_i; open, high, low, close, volume (D, N); state (D, N) int8 is s; level (D, N) int8
-    indexes VOLATILITY_LEVELS; prob_up (D, N) is P(close[t + horizon] > close[t] | everything up to t).
+    sessions (D,) datetime64[s]; scale (N,) is c_i; open, high, low, close, volume (D, N); state (D, N) int8 is s; level
+    (D, N) int8 indexes VOLATILITY_LEVELS; prob_up (D, N) is P(close[t + horizon] > close[t] | everything up to t).
     """
 
     config: MarketConfig
