@@ -7,6 +7,7 @@ reported at once, each with what was expected and the nearest right key. pydanti
 import difflib
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -166,7 +167,7 @@ def _validate(tree: dict[str, Any]) -> tuple[Config | None, list[str]]:
         for item in error.errors():
             path = [str(part) for part in item["loc"]]
             name = next((n for i in range(len(path), 0, -1) if (n := ".".join(path[:i])) in known), ".".join(path))
-            expected = item["msg"].removeprefix("Input should be ").removeprefix("a valid ").split(",")[0]
+            expected = re.sub(r"^Input should be (a valid )?|, (unable|got|input).*", "", item["msg"])
             problems.setdefault(name, f"{name}: expected {expected}, found {_shown(item['input'])}")
         return None, list(problems.values())
 
@@ -202,16 +203,17 @@ def _out_of_range(config: Config) -> Iterator[str]:
 
 def _impossible(config: Config) -> list[str]:
     """Settings that are right alone and cannot hold together."""
-    data, run, paths, spread = config.data, config.experiment, config.model_paths, config.distributed
+    data, paths, spread = config.data, config.model_paths, config.distributed
     shares = data.train_ratio + data.val_ratio + data.test_ratio
     machines, processes = spread.num_machines, spread.num_processes
+    longest = data.max_context + 1
     rules = {
         f"data.train_ratio + val_ratio + test_ratio: expected at most 1, found {shares:g}": shares > 1 + 1e-9,
         "data.train_ratio and data.val_ratio: expected > 0 (the best model is chosen on the validation part)": (
             data.train_ratio == 0 or data.val_ratio == 0
         ),
-        f"data.lookback_window + predict_window - 1: expected at most max_context {data.max_context}, found {config.window - 1}": (
-            config.window - 1 > data.max_context
+        f"data.lookback_window + predict_window: expected at most {longest} (max_context + 1), found {config.window}": (
+            config.window > longest
         ),
         f"data.embargo: expected at least predict_window {data.predict_window}, found {data.embargo}": (
             data.embargo is not None and data.embargo < data.predict_window

@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""What a launch will do: checks the configuration against this machine and prints `key=value` lines for train_kaggle.sh."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+
+import torch
+
+from kronos import cli
+from kronos.launch import plan_launch
+
+
+def main() -> None:
+    arguments = cli.parser(__doc__ or "")
+    arguments.add_argument("--fast-mode", action="store_true", help="shorten every stage to a smoke run")
+    arguments.add_argument("--all-gpus", action="store_true", help="one process for each GPU of this machine")
+    arguments.add_argument("--dry-run", action="store_true", help="write nothing")
+    args = arguments.parse_args()
+    plan = plan_launch(
+        args.config,
+        args.overrides,
+        fast=args.fast_mode,
+        all_gpus=args.all_gpus,
+        gpus=torch.cuda.device_count(),
+        write=not args.dry_run,
+    )
+    print("\n".join(plan.lines()))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,138 @@
+"""From a configuration and the launcher's flags to what `train_kaggle.sh` runs.
+
+In: a configuration file, overrides, the machine's GPUs. Out: a checked `Config` saved for this launch, the stages to run, and
+the arguments of `accelerate launch` (every one explicit: a machine's saved accelerate defaults must not change a run).
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kronos import configfile, files
+from kronos.config import Config, to_dict
+from kronos.errors import KitError
+
+FAST_MODE = (
+    "training.tokenizer_epochs=1",
+    "training.basemodel_epochs=1",
+    "training.max_steps=20",
+    "training.validation_samples=128",
+    "training.log_interval=5",
+    "inference.sample_count=4",
+)
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """What a launch will do; `lines` is the form that the shell reads."""
+
+    config: Config
+    config_path: Path
+    log_path: Path
+    stages: tuple[str, ...]
+    accelerate: tuple[str, ...]
+    uses_gpu: bool
+
+    def lines(self) -> list[str]:
+        """`key=value` lines; list values repeat their key."""
+        head = [
+            f"run_dir={self.config.run_dir}",
+            f"config={self.config_path}",
+            f"log={self.log_path}",
+            f"gpu={int(self.uses_gpu)}",
+        ]
+        head.append(f"scored={int(bool(self.config.data.solution_path))}")
+        folders = {"tokenizer": self.config.tokenizer_dir, "basemodel": self.config.basemodel_dir}
+        stages = [line for s in self.stages for line in (f"stage={s}", f"summary={folders[s] / 'summary.json'}")]
+        return head + stages + [f"accelerate={a}" for a in self.accelerate]
+
+
+def fast_overrides(config: Config) -> list[str]:
+    """Overrides that shorten every stage to a smoke run, in a folder of its own so that no real run is touched."""
+    paths = config.model_paths
+    name = json.dumps(f"{paths.exp_name}-fast")
+    return [
+        *FAST_MODE,
+        f"model_paths.exp_name={name}",
+        f"model_paths.base_save_path={json.dumps(f'{paths.base_save_path}-fast')}",
+    ]
+
+
+def plan_launch(
+    path: str, overrides: Sequence[str], *, fast: bool, all_gpus: bool, gpus: int, write: bool, now: float | None = None
+) -> LaunchPlan:
+    """Check everything that can be checked before a long run starts.
+
+    gpus: GPUs that this machine has. write: save the resolved configuration under the run's logs/ (a dry run does not).
+    Raises KitError when the configuration cannot run here.
+    """
+    config = configfile.load(path, overrides)
+    extra = fast_overrides(config) if fast else []
+    if all_gpus:
+        extra += ["distributed.use_ddp=true", f"distributed.num_processes={max(gpus, 1) * config.distributed.num_machines}"]
+    if extra:
+        config = configfile.load(path, [*overrides, *extra])
+    check_devices(config, gpus, all_gpus)
+    check_inputs(config)
+    started = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+    log = config.run_dir / "logs" / f"train_{started}.log"
+    if write:
+        files.write_json(log.with_suffix(".json"), to_dict(config))
+    uses_gpu = config.device.use_cuda and gpus > 0
+    return LaunchPlan(config, log.with_suffix(".json"), log, _stages(config), _accelerate(config, uses_gpu), uses_gpu)
+
+
+def check_devices(config: Config, gpus: int, all_gpus: bool = False) -> None:
+    """Refuse to use more GPUs than there are: running on fewer would be a silent change of the run."""
+    here = config.distributed.num_processes // config.distributed.num_machines
+    if not config.device.use_cuda:
+        return
+    if all_gpus and gpus == 0:
+        raise KitError("--multi-gpu: expected GPUs, found none; use --cpu --num-processes N to train on the processor")
+    if config.distributed.use_ddp and here > 1 and here > gpus:
+        raise KitError(f"expected {here} GPUs on this machine, found {gpus}; ask for {gpus}, or use --cpu --num-processes {here}")
+    if gpus and here == 1 and config.device.device_id >= gpus:
+        raise KitError(f"device.device_id: expected below {gpus}, the number of GPUs here, found {config.device.device_id}")
+
+
+def check_inputs(config: Config) -> None:
+    """The files that a run reads are there, or will be generated."""
+    if not config.data.data_path:
+        raise KitError("data.data_path: expected the competition's train.csv (file, list of files or folder), found nothing")
+    paths = config.data.data_path if isinstance(config.data.data_path, list) else [config.data.data_path]
+    missing = [p for p in paths if not Path(p).exists()]
+    if missing and not config.market.generate:
+        raise KitError(
+            f"data.data_path: expected a file or folder at {missing[0]}, found none; download the data or mend the path"
+        )
+    for path in (config.data.test_path, config.data.sample_submission_path):
+        if path and not Path(path).is_file() and not config.market.generate:
+            raise KitError(f"expected a file at {path} (data.test_path, data.sample_submission_path), found none")
+
+
+def _stages(config: Config) -> tuple[str, ...]:
+    wanted = {"tokenizer": config.experiment.train_tokenizer, "basemodel": config.experiment.train_basemodel}
+    return tuple(stage for stage, run in wanted.items() if run)
+
+
+def _accelerate(config: Config, uses_gpu: bool) -> tuple[str, ...]:
+    spread = config.distributed
+    here = spread.num_processes // spread.num_machines
+    threads = max(1, (os.cpu_count() or 1) // max(1, here))
+    arguments = {
+        "num_processes": spread.num_processes,
+        "num_machines": spread.num_machines,
+        "machine_rank": spread.machine_rank,
+        "main_process_ip": spread.main_process_ip,
+        "main_process_port": spread.main_process_port,
+        "num_cpu_threads_per_process": threads,
+        "mixed_precision": "no",  # the trainer decides; the configuration is the authority
+        "dynamo_backend": "no",
+    }
+    flags = [part for key, value in arguments.items() for part in (f"--{key}", str(value))]
+    if spread.num_processes > 1:
+        return ("--multi_gpu", *flags)  # on CPU too, beside ACCELERATE_USE_CPU: --cpu would start one process only
+    return (*flags, "--gpu_ids", str(config.device.device_id)) if uses_gpu else ("--cpu", *flags)

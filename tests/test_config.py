@@ -1,0 +1,133 @@
+"""Configuration: every problem is reported at once with the nearest right key; every profile in the tree loads."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kronos import config as settings
+from kronos import configfile
+from kronos.config import Config
+from kronos.errors import KitError
+
+SCRATCH = ["experiment.pre_trained=false", "data.data_path=train.csv"]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    return write(tmp_path / "c.yaml", "")
+
+
+def problems(path: Path, *overrides: str) -> str:
+    with pytest.raises(KitError) as caught:
+        configfile.load(path, overrides)
+    return str(caught.value)
+
+
+def test_every_profile_in_the_tree_loads(root: Path) -> None:
+    """A profile with a key that no longer exists would fail on a user's machine only."""
+    profiles = sorted((root / "configs").glob("*.yaml"))
+    assert {"demo.yaml", "kaggle.yaml", "kaggle_quick.yaml", "kaggle_refine.yaml"} <= {p.name for p in profiles}
+    for profile in profiles:
+        configfile.load(profile)
+
+
+def test_profiles_state_only_differences(root: Path) -> None:
+    """A default repeated in a profile hides which settings a profile is about, and goes stale."""
+    defaults = settings.to_dict(Config())
+    for profile in (root / "configs").glob("*.yaml"):
+        for section, values in configfile._read(profile).items():
+            same = [k for k, v in values.items() if not isinstance(v, dict) and defaults[section][k] == v]
+            assert not same, f"{profile.name}: {section}.{same} repeats the default"
+
+
+def test_the_guides_defaults() -> None:
+    """The guide's values are the contract with its readers."""
+    c = Config()
+    assert (c.data.lookback_window, c.data.predict_window, c.data.max_context, c.data.clip) == (256, 1, 512, 5.0)
+    assert (c.data.train_ratio, c.data.val_ratio, c.training.tokenizer_epochs, c.training.basemodel_epochs) == (0.9, 0.1, 20, 15)
+    assert (c.training.batch_size, c.training.tokenizer_learning_rate, c.training.predictor_learning_rate) == (32, 2e-4, 4e-5)
+
+
+def test_all_problems_are_reported_together(tmp_path: Path) -> None:
+    """Mending one problem per attempt wastes a user's evening."""
+    path = write(tmp_path / "c.yaml", "data: {lookback: 3, norm_epsilon: abs}\ntraining: {batch_size: lots, seed: .inf}\n")
+    text = problems(path, "trainng.epochs=3", "training.num_workers=-1")
+    for part in (
+        "data.lookback (did you mean data.lookback_window?)",
+        "norm_epsilon: expected 'absolute' or 'relative', found 'abs'",
+        "batch_size: expected integer, found 'lots'",
+        "training.seed",
+        "unknown key trainng.epochs (did you mean training.",
+    ):
+        assert part in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.train_ratio=0.95", "expected at most 1"),
+        ("data.val_ratio=0", "best model is chosen"),
+        ("data.lookback_window=600", "max_context"),
+        ("data.embargo=0", "at least predict_window"),
+        ("distributed.num_processes=2", "use_ddp"),
+        ("training.batch_size=0", "expected > 0"),
+        ("data.cleaning.max_gap=-1", "expected >= 0"),
+        ("inference.top_p=1.5", "expected 0 to 1"),
+        ("experiment.pre_trained_predictor=true", "pretrained_predictor"),
+        ("distributed.machine_rank=1", "machine_rank"),
+        ("lookback=3", "expected section.key=value"),
+        ("data.lookback_window.x=3", "unknown key"),
+    ],
+)
+def test_impossible_settings_are_refused(empty: Path, override: str, expected: str) -> None:
+    """A combination that cannot work must not surface hours later."""
+    assert expected in problems(empty, *SCRATCH, override)
+
+
+def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
+    """YAML keeps the last of two equal keys and loses the first silently."""
+    assert "written twice" in problems(write(tmp_path / "c.yaml", "training:\n  seed: 1\n  seed: 2\n"))
+
+
+@pytest.mark.parametrize("text", ["- a\n", "data: 3\n", "data: [\n", "\tx: 1\n"])
+def test_text_that_is_no_configuration(tmp_path: Path, text: str) -> None:
+    """A parser's traceback is no answer."""
+    path = write(tmp_path / "c.yaml", text)
+    assert str(path) in problems(path)
+
+
+def test_a_missing_file_names_its_neighbours(empty: Path) -> None:
+    """The usual cause is a typing error in the name."""
+    assert "c.yaml" in problems(empty.with_name("d.yaml"))
+
+
+def test_json_is_read_and_a_resolved_configuration_loads_again(tmp_path: Path, empty: Path) -> None:
+    """A run's saved configuration must reproduce the run."""
+    first = configfile.load(empty, [*SCRATCH, "training.predictor_learning_rate=2e-5", "data.cleaning.jump=split"])
+    saved = write(tmp_path / "saved.json", json.dumps(settings.to_dict(first)))
+    assert configfile.load(saved) == first == settings.from_dict(json.loads(saved.read_text()))
+    assert first.training.predictor_learning_rate == 2e-5
+
+
+def test_empty_paths_are_derived(empty: Path) -> None:
+    """One owner per path: scripts that each derive a path drift apart."""
+    config = configfile.load(empty, [*SCRATCH, "model_paths.base_path=out", "model_paths.exp_name=x"])
+    assert config.run_dir == Path("out/x")
+    assert config.model_paths.finetuned_tokenizer == str(Path("out/x/tokenizer/best_model"))
+    assert config.experiment.name == "x"
+    kept = configfile.derived_paths(replace(config, model_paths=replace(config.model_paths, base_save_path="own")))
+    assert kept.run_dir == Path("own")
+
+
+def test_a_saved_configuration_of_another_version_is_refused() -> None:
+    """A key that this version does not know must not be dropped silently."""
+    with pytest.raises(KitError, match="another version"):
+        settings.from_dict({"data": {"gone": 1}})

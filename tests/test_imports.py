@@ -1,0 +1,84 @@
+"""The house's rules on imports: they point downwards, and light rooms stay light (docs/architecture.md)."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Top to bottom. A module may import from its own room and from rooms further down.
+ROOMS = ["launch", "submission", "scoring", "forecasting", "training", "data", "networks", "configfile", "cli", "config", "bars"]
+ROOMS += ["files", "errors"]
+WITHOUT_TORCH = [
+    "kronos",
+    "kronos.bars",
+    "kronos.config",
+    "kronos.configfile",
+    "kronos.forecasting.decide",
+    "kronos.data.prepare",
+]
+ON_A_GPU_MACHINE = ["kronos.training.stages", "kronos.forecasting.forecaster", "kronos.networks", "kronos.data.loader"]
+HEAVY = {"polars", "pandas", "pydantic", "kaggle", "yaml"}
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "kronos" and len(parts) > 1 else None
+
+
+def test_imports_point_downwards(root: Path) -> None:
+    """An upward import makes two rooms one: neither can be understood or tested alone."""
+    for path in sorted((root / "kronos").rglob("*.py")):
+        own = path.relative_to(root / "kronos").parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        assert own in ROOMS, f"{path.name}: say in tests/test_imports.py and docs/architecture.md where the room {own} stands"
+        for name in imported(path):
+            other = room(name)
+            if other in ROOMS:
+                assert ROOMS.index(other) >= ROOMS.index(own), f"{path}: imports {name}, which stands above it"
+
+
+def test_every_room_is_in_the_plan(root: Path) -> None:
+    """A plan that misses a room is not read twice."""
+    plan = (root / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in (root / "kronos").iterdir():
+        if path.is_dir() and any(path.glob("*.py")):
+            assert f"`kronos/{path.name}/`" in plan
+        elif path.suffix == ".py" and path.stem != "__init__":
+            assert f"{path.name}`" in plan, f"docs/architecture.md does not name {path.name}"
+
+
+def loaded_after(module: str) -> set[str]:
+    code = f"import sys, {module}; print(' '.join({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_light_rooms_load_without_torch(module: str) -> None:
+    """Preparing data must not wait seconds for torch, nor need it."""
+    assert "torch" not in loaded_after(module)
+
+
+@pytest.mark.parametrize("module", ON_A_GPU_MACHINE)
+def test_a_gpu_machine_needs_no_table_library(module: str) -> None:
+    """Rented GPU machines often hold torch and little else."""
+    assert not HEAVY & loaded_after(module)
+
+
+def test_no_module_edits_the_search_path(root: Path) -> None:
+    """Only scripts, which may run from a bare clone, may do so."""
+    for path in (root / "kronos").rglob("*.py"):
+        assert "sys.path" not in path.read_text(encoding="utf-8")

@@ -1,0 +1,228 @@
+#!/usr/bin/env bash
+# The recipe: environment, arguments, then one line per stage. `bash train_kaggle.sh -h` explains the flags.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+NAME
+    train_kaggle.sh - competition CSVs to a trained Kronos, and on to a submission
+
+SYNOPSIS
+    bash train_kaggle.sh [--config FILE] [options]
+
+WHAT RUNS
+    --config FILE            YAML or JSON configuration (default: configs/kaggle.yaml)
+    --set SECTION.KEY=VALUE  override one setting; may be repeated
+    --skip-tokenizer         train the predictor only, on the trained tokenizer
+    --skip-basemodel         train the tokenizer only (also --skip-predictor)
+    --skip-existing          skip complete stages and resume interrupted ones
+    --fast-mode              shorten every stage to a smoke run, in the folder NAME-fast
+    --submit                 write a submission file afterwards
+    --dry-run                check everything, print what would run, and end
+
+WHERE IT RUNS
+    --multi-gpu [N]          N GPUs of this machine (default: all)
+    --num-gpus N             the same, with the number always given
+    --cpu                    no GPU, also where there is one
+    --num-processes N        training processes, over all machines
+    --dist-backend NAME      nccl or gloo
+    --num-machines N, --machine-rank R, --main-process-ip IP, --main-process-port PORT
+                             one launch per machine, R from 0; all of them with the same IP and PORT
+
+    -h, --help               this page
+
+EXAMPLES
+    bash train_kaggle.sh --config configs/demo.yaml --submit
+    bash train_kaggle.sh --multi-gpu 8
+    bash train_kaggle.sh --skip-existing --multi-gpu 8 --set training.batch_size=64
+TEXT
+}
+
+start_dir=$PWD
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=scripts/env.sh
+source "$root/scripts/env.sh"
+
+# ---- arguments: every flag becomes a configuration override, so that the saved configuration tells the whole run --------
+config="$root/configs/kaggle.yaml"
+overrides=()
+plan_flags=()
+all_gpus=0
+wants_gpu=0
+wants_cpu=0
+submit=0
+dry_run=0
+
+put() { overrides+=(--set "$1"); }
+value_of() { # FLAG VALUE-OR-NOTHING
+  [ $# -ge 2 ] && [ "${2#--}" = "$2" ] || kit_fail "$1: expected a value after it"
+  printf '%s' "$2"
+}
+count_of() {
+  local value
+  value=$(value_of "$@") || exit 2
+  [[ $value =~ ^[1-9][0-9]*$ ]] || kit_fail "$1: expected a whole number above 0, found $value"
+  printf '%s' "$value"
+}
+processes() {
+  put "distributed.num_processes=$1"
+  if [ "$1" -gt 1 ]; then put distributed.use_ddp=true; else put distributed.use_ddp=false; fi
+}
+
+process_count() {
+  local number
+  number=$(count_of "$@") || exit 2
+  processes "$number"
+}
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) usage; exit 0 ;;
+    --config) config=$(value_of "$@"); shift ;;
+    --set) [ $# -ge 2 ] || kit_fail "--set: expected section.key=value after it"; put "$2"; shift ;;
+    --multi-gpu)
+      wants_gpu=1
+      if [[ ${2:-} =~ ^[0-9]+$ ]]; then process_count "$@"; shift; else all_gpus=1; fi ;;
+    --num-gpus) wants_gpu=1; all_gpus=0; process_count "$@"; shift ;;
+    --cpu) wants_cpu=1 ;;
+    --num-processes) process_count "$@"; shift ;;
+    --skip-tokenizer) put experiment.train_tokenizer=false ;;
+    --skip-basemodel | --skip-predictor) put experiment.train_basemodel=false ;;
+    --skip-existing) put experiment.skip_existing=true ;;
+    --fast-mode) plan_flags+=(--fast-mode) ;;
+    --submit) submit=1 ;;
+    --dist-backend) put "distributed.ddp_backend=$(value_of "$@")"; shift ;;
+    --num-machines) put "distributed.num_machines=$(count_of "$@")"; shift ;;
+    --machine-rank) put "distributed.machine_rank=$(value_of "$@")"; shift ;;
+    --main-process-ip) put "distributed.main_process_ip=\"$(value_of "$@")\""; shift ;;
+    --main-process-port) put "distributed.main_process_port=$(count_of "$@")"; shift ;;
+    --dry-run) dry_run=1; plan_flags+=(--dry-run) ;;
+    *) kit_fail "unknown argument $1; see bash train_kaggle.sh -h" ;;
+  esac
+  shift
+done
+[ $((wants_gpu + wants_cpu)) -lt 2 ] || kit_fail "--cpu and --multi-gpu (or --num-gpus) exclude each other; choose one"
+[ $wants_gpu = 0 ] || put device.use_cuda=true
+[ $wants_cpu = 0 ] || put device.use_cuda=false
+[ $all_gpus = 0 ] || plan_flags+=(--all-gpus)
+case $config in
+  /*) ;;
+  *) if [ -f "$start_dir/$config" ]; then config=$start_dir/$config; else config=$root/$config; fi ;;
+esac
+
+# ---- environment and plan ---------------------------------------------------------------------------------------------
+cd "$root" # relative paths of a configuration start here
+kit_environment runtime
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+
+plan=$("$PY" kaggle/plan_launch.py --config "$config" ${overrides[@]+"${overrides[@]}"} ${plan_flags[@]+"${plan_flags[@]}"})
+stages=()
+summaries=()
+launch=("$PY" -m accelerate.commands.launch)
+while IFS='=' read -r key value; do
+  case $key in
+    run_dir) run_dir=$value ;;
+    config) resolved=$value ;;
+    log) log=$value ;;
+    gpu) gpu=$value ;;
+    scored) scored=$value ;;
+    stage) stages+=("$value") ;;
+    summary) summaries+=("$value") ;;
+    accelerate) launch+=("$value") ;;
+  esac
+done <<<"$plan"
+[ "$gpu" = 1 ] || export ACCELERATE_USE_CPU=true # without it, several processes on CPU would each train alone
+submission="submissions/$(basename "$run_dir")-$(basename "$log" .log | sed 's/^train_//').csv"
+
+# ---- running: one step at a time, in a process group of its own, so that a signal reaches what runs and leaves nothing behind --
+child=
+signal=
+started=$SECONDS
+
+forward() { # SIGNAL: the first one asks the trainers to save; the next one ends everything at once
+  if [ -n "$child" ] && [ -z "$signal" ]; then
+    echo "SIG$1: saving a resumable state (send it again to stop at once)"
+    # The trainers are the children of accelerate's launcher; were it signalled too, it would not wait for their save.
+    "$PY" - "$child" "SIG$1" <<'PYTHON' || true
+import os, signal, sys
+import psutil
+launcher = psutil.Process(int(sys.argv[1]))
+for process in launcher.children() or [launcher]:
+    os.kill(process.pid, getattr(signal, sys.argv[2]))
+PYTHON
+  elif [ -n "$child" ]; then
+    kill -KILL -- "-$child" 2>/dev/null || true
+  fi
+  signal=$1
+}
+
+run() { # COMMAND...: wait for it through signals; its exit status
+  local status=0
+  if [ $dry_run = 1 ]; then
+    printf '  '
+    printf '%q ' "$@"
+    printf '\n'
+    return
+  fi
+  set -m
+  "$@" &
+  child=$!
+  set +m
+  wait "$child" || status=$?
+  while kill -0 "$child" 2>/dev/null; do
+    status=0
+    wait "$child" || status=$?
+  done
+  kill -KILL -- "-$child" 2>/dev/null || true # a step that ended leaves no process behind
+  child=
+  [ -z "$signal" ] || stop_here
+  return "$status"
+}
+
+stop_here() {
+  echo "Interrupted. What was saved lies in $run_dir; go on with the same command and --skip-existing."
+  if [ "${signal:-TERM}" = INT ]; then exit 130; fi
+  exit 143
+}
+
+train() { # STAGE SUMMARY
+  run "${launch[@]}" kaggle/train_stage.py --config "$resolved" --stage "$1" || kit_fail "the $1 stage failed; its output is in $log"
+  [ $dry_run = 1 ] || "$PY" - "$2" <<'PYTHON' || stop_here
+import json, pathlib, sys
+sys.exit(json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))["status"] != "complete")
+PYTHON
+}
+
+flush_log() { # keeps the exit status of the script
+  exec >&- 2>&-
+  wait "$tee_pid" || true
+}
+
+if [ $dry_run = 1 ]; then
+  echo "Would run, from $root:"
+else
+  [ ! -t 1 ] || export KIT_PROGRESS=1 # the log takes the terminal away from the steps; progress bars are still wanted
+  exec > >(trap '' INT TERM; tee >(trap '' INT TERM; sed -u 's/.*\r//' >>"$log")) 2>&1
+  tee_pid=$!
+  trap flush_log EXIT
+fi
+trap 'forward INT' INT
+trap 'forward TERM' TERM
+
+# ---- the recipe ---------------------------------------------------------------------------------------------------------
+run "$PY" kaggle/prepare_data.py --config "$resolved" || kit_fail "preparing the data failed; its output is in $log"
+for index in "${!stages[@]}"; do
+  train "${stages[$index]}" "${summaries[$index]}"
+done
+if [ $submit = 1 ]; then
+  run "$PY" scripts/make_submission.py --config "$resolved" --output "$submission" || kit_fail "the submission failed; its output is in $log"
+  [ "$scored" = 0 ] || run "$PY" scripts/score_submission.py --config "$resolved" --file "$submission"
+fi
+
+if [ $dry_run = 1 ]; then
+  echo "Nothing was run or written."
+else
+  echo
+  echo "Done in $((SECONDS - started)) s. Models: $run_dir   Log: $log"
+  if [ $submit = 1 ]; then echo "Submission: $submission"; else echo "Next: python scripts/make_submission.py --config $resolved"; fi
+fi
