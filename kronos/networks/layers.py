@@ -1,0 +1,221 @@
+"""Building blocks of both networks: RMSNorm, rotary positions, causal attention with a shared-prefix cache, SwiGLU.
+
+In: hidden states (B, T, D). Out: hidden states of the same shape. Attribute names are the published checkpoints'.
+Source: Kronos paper (arXiv 2508.02739) and its published weights; RoFormer (arXiv 2104.09864) for the rotation.
+
+Letters: B series, T time steps, S sample paths, D width, H heads, E = D / H width of a head.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROPE_BASE = 10000.0
+NORM_EPSILON = 1e-5
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in float32, cast back to x's type, times the weight. (..., D) -> (..., D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPSILON).type_as(x) * self.weight
+
+
+# -- rotary positions --------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Rope:
+    """Cosines and sines of consecutive positions; each (T, E) float32. One table serves all blocks of a forward."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Rotate (..., T, E) by the table's positions: x cos + (-b, a) sin, with (a, b) the halves of x."""
+        a, b = x.float().chunk(2, dim=-1)
+        return (x * self.cos + torch.cat((-b, a), dim=-1) * self.sin).type_as(x)
+
+    def __getitem__(self, positions: slice) -> "Rope":
+        return Rope(self.cos[positions], self.sin[positions])
+
+
+class RotaryEmbedding(nn.Module):
+    """Angles position x 10000^(-2i/E).
+
+    `inv_freq` (E/2,) is a buffer because published checkpoints hold it. The tables are computed from the formula and
+    not from the buffer: a network cast to bfloat16 would round the frequencies, and late positions would be wrong.
+    """
+
+    def __init__(self, head_width: int) -> None:
+        super().__init__()
+        self.head_width = head_width
+        self.inv_freq: Tensor
+        self.register_buffer("inv_freq", self._frequencies(torch.device("cpu")))
+
+    def _frequencies(self, device: torch.device) -> Tensor:
+        exponent = torch.arange(0, self.head_width, 2, dtype=torch.float32, device=device) / self.head_width
+        return 1.0 / ROPE_BASE**exponent
+
+    def table(self, length: int) -> Rope:
+        """Rope of positions 0..length-1, float32 whatever the network's type or autocast."""
+        device = self.inv_freq.device
+        positions = torch.arange(length, dtype=torch.float32, device=device)
+        angles = positions[:, None] * self._frequencies(device)
+        angles = torch.cat((angles, angles), dim=-1)
+        return Rope(angles.cos(), angles.sin())
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+@dataclass
+class SharedPrefixCache:
+    """Keys and values of one attention while S paths of each series are decoded.
+
+    The context is held once per series, whatever S: `keys`, `values` (B, H, T, E). What the paths add is held per
+    path in buffers of fixed size: `own_keys`, `own_values` (B, H, S, steps, E), of which the first `filled` are valid.
+    """
+
+    keys: Tensor
+    values: Tensor
+    own_keys: Tensor
+    own_values: Tensor
+    filled: int = 0
+
+    @classmethod
+    def of(cls, keys: Tensor, values: Tensor, paths: int, steps: int) -> "SharedPrefixCache":
+        batch, heads, _, width = keys.shape
+        own = keys.new_empty(2, batch, heads, paths, steps, width)
+        return cls(keys, values, own[0], own[1])
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Add one position of every path; keys, values (B, H, S, E)."""
+        self.own_keys[..., self.filled, :] = keys
+        self.own_values[..., self.filled, :] = values
+        self.filled += 1
+
+    def attend(self, query: Tensor) -> Tensor:
+        """Softmax attention of (B, H, S, E) queries over the context and each path's own positions; same shape.
+
+        All cached positions are visible: they are the query's past. One matrix product serves the S queries of a
+        series against their common context, so that the context is read once instead of S times.
+        """
+        query = query * query.shape[-1] ** -0.5
+        own_keys, own_values = self.own_keys[..., : self.filled, :], self.own_values[..., : self.filled, :]
+        shared_scores = query @ self.keys.transpose(-1, -2)
+        own_scores = (own_keys @ query.unsqueeze(-1)).squeeze(-1)
+        weights = torch.cat((shared_scores, own_scores), dim=-1).softmax(dim=-1).type_as(self.values)
+        shared, own = weights.split((self.keys.shape[-2], self.filled), dim=-1)
+        return shared @ self.values + (own.unsqueeze(-2) @ own_values).squeeze(-2)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with biased projections, rotary positions and dropout on weights and output."""
+
+    def __init__(self, width: int, heads: int, attn_dropout_p: float, resid_dropout_p: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attn_dropout_p = attn_dropout_p
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        self.rotary = RotaryEmbedding(width // heads)
+        self.resid_dropout = nn.Dropout(resid_dropout_p)
+
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor, rope: Rope) -> Tensor:
+        """Causal attention of (B, T, D) over the `keys_values` of the same T positions; (B, T, D)."""
+        mixed = F.scaled_dot_product_attention(
+            rope.rotate(self._split(self.q_proj(query))),
+            keys,
+            values,
+            dropout_p=self.attn_dropout_p if self.training else 0.0,
+            is_causal=True,
+        )
+        return self._merge(mixed)
+
+    def keys_values(self, memory: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
+        """Keys, rotated unless `rope` is None, and values of (B, T, D); each (B, H, T, E)."""
+        keys, values = self._split(self.k_proj(memory)), self._split(self.v_proj(memory))
+        return (keys if rope is None else rope.rotate(keys)), values
+
+    def attend_cached(self, query: Tensor, cache: SharedPrefixCache, rope: Rope | None) -> Tensor:
+        """One query per path, (B, S, D) -> (B, S, D), over everything in the cache; `rope` of its one position."""
+        split = self._split(self.q_proj(query))
+        return self._merge(cache.attend(split if rope is None else rope.rotate(split)))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _merge(self, x: Tensor) -> Tensor:
+        return self.resid_dropout(self.out_proj(x.transpose(1, 2).flatten(-2)))
+
+
+# -- block -------------------------------------------------------------------------------------------------------------
+class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x), without biases, dropout on the output."""
+
+    def __init__(self, width: int, ff_dim: int, dropout_p: float) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width, ff_dim, bias=False)
+        self.w3 = nn.Linear(width, ff_dim, bias=False)
+        self.w2 = nn.Linear(ff_dim, width, bias=False)
+        self.dropout = nn.Dropout(dropout_p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm block: x += attention(norm1(x)); x += feed-forward(norm2(x)). (B, T, D) -> (B, T, D), causal."""
+
+    def __init__(
+        self, width: int, heads: int, ff_dim: int, ffn_dropout_p: float, attn_dropout_p: float, resid_dropout_p: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = RMSNorm(width)
+        self.self_attn = Attention(width, heads, attn_dropout_p, resid_dropout_p)
+        self.norm2 = RMSNorm(width)
+        self.ffn = FeedForward(width, ff_dim, ffn_dropout_p)
+
+    def forward(self, x: Tensor, rope: Rope) -> Tensor:
+        return self.with_keys_values(x, rope)[0]
+
+    def with_keys_values(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """The output (B, T, D) and the attention's keys and values (B, H, T, E), which a cache may keep."""
+        normed = self.norm1(x)
+        keys, values = self.self_attn.keys_values(normed, rope)
+        x = x + self.self_attn(normed, keys, values, rope)
+        return x + self.ffn(self.norm2(x)), keys, values
+
+    def decode_one(self, x: Tensor, cache: SharedPrefixCache, rope: Rope) -> Tensor:
+        """The next position of every path, (B, S, D) -> (B, S, D); `rope` of that one position."""
+        normed = self.norm1(x)
+        keys, values = self.self_attn.keys_values(normed, rope)
+        cache.append(keys, values)
+        x = x + self.self_attn.attend_cached(normed, cache, rope)
+        return x + self.ffn(self.norm2(x))
+
+
+class BlockStack(nn.ModuleList):
+    """`TransformerBlock`s one after another, (B, T, D) -> (B, T, D); one rotary table serves them all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self) == 0:
+            return x
+        rope = self.rope(x.shape[1])
+        for block in self.blocks():
+            x = block(x, rope)
+        return x
+
+    def blocks(self) -> Iterator[TransformerBlock]:
+        return cast(Iterator[TransformerBlock], iter(self))
+
+    def rope(self, length: int) -> Rope:
+        """The blocks' rotary table for positions 0..length-1."""
+        return next(self.blocks()).self_attn.rotary.table(length)

@@ -1,0 +1,280 @@
+"""Kronos: the next pair of tokens from the pairs so far and their calendar.
+
+In: tokens s1, s2 (B, T) int64, calendar stamps (B, T, 5). Out: logits of the next s1 and, given it, of the next s2.
+Source: Kronos paper (arXiv 2508.02739), section 3.2; state-dict names of the published checkpoints.
+
+Letters: B series, T time steps, S sample paths, D width, V1 = 2^s1_bits, V2 = 2^s2_bits.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kronos.bars import STAMP_FIELDS
+from kronos.networks.hub import Pretrained, check_geometry
+from kronos.networks.layers import Attention, BlockStack, RMSNorm, Rope, SharedPrefixCache, TransformerBlock
+
+CALENDAR_SIZES = dict(zip(STAMP_FIELDS, (60, 24, 7, 32, 13), strict=True))
+DEPENDENCY_HEADS = 4  # whatever n_heads says: the published networks were trained so
+
+DecodeRope = Literal["trained", "original"]
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """The keys of a predictor's config.json. Raises KitError on a geometry that cannot be built."""
+
+    s1_bits: int
+    s2_bits: int
+    n_layers: int
+    d_model: int
+    n_heads: int
+    ff_dim: int
+    ffn_dropout_p: float
+    attn_dropout_p: float
+    resid_dropout_p: float
+    token_dropout_p: float
+    learn_te: bool
+    """Calendar embeddings are learned; false: fixed sinusoids."""
+
+    def __post_init__(self) -> None:
+        d = self.d_model
+        check_geometry(
+            self,
+            {
+                f"d_model divisible by 2 x n_heads ({2 * self.n_heads}), found {d}": self.n_heads > 0
+                and d % (2 * self.n_heads) == 0,
+                f"d_model divisible by {2 * DEPENDENCY_HEADS} (the dependency layer's heads), found {d}": d
+                % (2 * DEPENDENCY_HEADS)
+                == 0,
+            },
+        )
+
+
+class PredictorLoss(NamedTuple):
+    """The training loss and its parts, each a scalar mean over bars, in nats; log(2^bits) is the loss of knowing nothing."""
+
+    total: Tensor
+    s1: Tensor
+    s2: Tensor
+
+
+# -- parts, named as in the published checkpoints ----------------------------------------------------------------------
+class TokenEmbedding(nn.Module):
+    """A pair of tokens as one vector: fusion_proj(concat(emb_s1 sqrt(D), emb_s2 sqrt(D)))."""
+
+    def __init__(self, s1_bits: int, s2_bits: int, width: int) -> None:
+        super().__init__()
+        self.emb_s1 = nn.Embedding(2**s1_bits, width)
+        self.emb_s2 = nn.Embedding(2**s2_bits, width)
+        self.fusion_proj = nn.Linear(2 * width, width)
+        self.scale = width**0.5
+
+    def forward(self, s1: Tensor, s2: Tensor) -> Tensor:
+        return self.fusion_proj(torch.cat((self.emb_s1(s1), self.emb_s2(s2)), dim=-1) * self.scale)
+
+
+class FixedEmbedding(nn.Module):
+    """Sinusoids: sin on even, cos on odd columns, base 10000. A parameter without gradient, as in the checkpoints."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        position = torch.arange(size, dtype=torch.float32)[:, None]
+        angles = position * 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
+        self.emb = nn.Embedding(size, width)
+        self.emb.weight = nn.Parameter(torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1), requires_grad=False)
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.emb(index)
+
+
+class CalendarEmbedding(nn.Module):
+    """Sum of the embeddings of minute, hour, weekday, day and month. stamp (..., 5) -> (..., D)."""
+
+    def __init__(self, width: int, learned: bool) -> None:
+        super().__init__()
+        kind = nn.Embedding if learned else FixedEmbedding
+        for name, size in CALENDAR_SIZES.items():
+            setattr(self, f"{name}_embed", kind(size, width))
+
+    def forward(self, stamp: Tensor) -> Tensor:
+        fields = stamp.long().unbind(-1)
+        embedded = [getattr(self, f"{name}_embed")(index) for name, index in zip(CALENDAR_SIZES, fields, strict=True)]
+        return torch.stack(embedded).sum(0)
+
+
+class DependencyLayer(nn.Module):
+    """Lets the fine token know the coarse one: norm(h + attention(query = coarse token, memory = h)), causal."""
+
+    def __init__(self, width: int, attn_dropout_p: float, resid_dropout_p: float) -> None:
+        super().__init__()
+        self.cross_attn = Attention(width, DEPENDENCY_HEADS, attn_dropout_p, resid_dropout_p)
+        self.norm = RMSNorm(width)
+
+    def forward(self, h: Tensor, query: Tensor) -> Tensor:
+        rope = self.cross_attn.rotary.table(h.shape[1])
+        keys, values = self.cross_attn.keys_values(h, rope)
+        return self.norm(h + self.cross_attn(query, keys, values, rope))
+
+
+class TokenHead(nn.Module):
+    """Logits of both tokens."""
+
+    def __init__(self, s1_bits: int, s2_bits: int, width: int) -> None:
+        super().__init__()
+        self.proj_s1 = nn.Linear(width, 2**s1_bits)
+        self.proj_s2 = nn.Linear(width, 2**s2_bits)
+
+
+# -- the network -------------------------------------------------------------------------------------------------------
+@dataclass
+class DecodeState:
+    """Everything that decoding S paths of B series keeps between two steps."""
+
+    blocks: list[SharedPrefixCache]
+    dependency: SharedPrefixCache
+    ropes: Rope
+    """of the blocks, for all positions of context and steps"""
+    dependency_ropes: Rope | None
+    """of the dependency layer; None: 'original' decoding, nothing is rotated there"""
+    position: int
+    """of the last token"""
+    hidden: Tensor
+    """(B, S, D) context of the last position of every path"""
+
+
+class Kronos(Pretrained[PredictorConfig], nn.Module):
+    """Causal transformer over token pairs, with a dependency-aware second head.
+
+    Parameters are the keys of `PredictorConfig`. A new network: Linear Xavier-normal with zero bias, embeddings normal
+    with standard deviation D^-1/2, norms 1.
+    """
+
+    config_class = PredictorConfig
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        c = self.config = PredictorConfig(**settings)
+        dropouts = (c.ffn_dropout_p, c.attn_dropout_p, c.resid_dropout_p)
+        self.embedding = TokenEmbedding(c.s1_bits, c.s2_bits, c.d_model)
+        self.time_emb = CalendarEmbedding(c.d_model, c.learn_te)
+        self.token_dropout = nn.Dropout(c.token_dropout_p)
+        self.transformer = BlockStack(TransformerBlock(c.d_model, c.n_heads, c.ff_dim, *dropouts) for _ in range(c.n_layers))
+        self.norm = RMSNorm(c.d_model)
+        self.dep_layer = DependencyLayer(c.d_model, c.attn_dropout_p, c.resid_dropout_p)
+        self.head = TokenHead(c.s1_bits, c.s2_bits, c.d_model)
+        self.apply(self._initialise)
+
+    def _initialise(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding) and module.weight.requires_grad:
+            nn.init.normal_(module.weight, std=self.config.d_model**-0.5)
+
+    # -- training ------------------------------------------------------------------------------------------------------
+    def forward(
+        self, s1: Tensor, s2: Tensor, stamp: Tensor, s1_query: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of the pair that follows each position. Causal in training and in evaluation mode.
+
+        s1, s2: (B, T) int64; stamp: (B, T, 5). s1_query: (B, T) int64, the s1 that follows each position (teacher
+        forcing); None: sampled from its own softmax, without gradient, with `generator`. Returns (B, T, V1), (B, T, V2).
+        """
+        h = self.context(s1, s2, stamp)
+        s1_logits = self.s1_logits(h)
+        if s1_query is None:
+            s1_query = sample_categorical(s1_logits.detach(), generator)
+        return s1_logits, self.s2_logits(h, s1_query)
+
+    def context(self, s1: Tensor, s2: Tensor, stamp: Tensor) -> Tensor:
+        """Hidden states h (B, T, D) after the last norm, positions counted from 0 at the first token given."""
+        x = self.token_dropout(self.embedding(s1, s2) + self.time_emb(stamp))
+        return self.norm(self.transformer(x))
+
+    def s1_logits(self, h: Tensor) -> Tensor:
+        """(..., D) -> (..., V1)."""
+        return self.head.proj_s1(h)
+
+    def s2_logits(self, h: Tensor, s1_query: Tensor) -> Tensor:
+        """Logits (B, T, V2) of s2 given h (B, T, D) and the s1 (B, T) that follows each position."""
+        return self.head.proj_s2(self.dep_layer(h, self.embedding.emb_s1(s1_query)))
+
+    def nll(
+        self, s1: Tensor, s2: Tensor, stamp: Tensor, *, teacher_forcing: bool = True, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihoods of s1 and s2 of bars 1..T-1, each (B, T-1) float32, in nats.
+
+        Bar t is predicted from bars 0..t-1. s1, s2: (B, T) int64; stamp: (B, T, 5). teacher_forcing: s2 is conditioned
+        on the true s1; otherwise on a sampled one, as in the published training.
+        """
+        target1, target2 = s1[:, 1:], s2[:, 1:]
+        query = target1 if teacher_forcing else None
+        logits1, logits2 = self(s1[:, :-1], s2[:, :-1], stamp[:, :-1], query, generator)
+        return _cross_entropy(logits1, target1), _cross_entropy(logits2, target2)
+
+    def loss(
+        self, s1: Tensor, s2: Tensor, stamp: Tensor, *, teacher_forcing: bool = True, generator: torch.Generator | None = None
+    ) -> PredictorLoss:
+        """The published training loss, (CE(s1) + CE(s2)) / 2; arguments of `nll`."""
+        nll1, nll2 = self.nll(s1, s2, stamp, teacher_forcing=teacher_forcing, generator=generator)
+        mean1, mean2 = nll1.mean(), nll2.mean()
+        return PredictorLoss((mean1 + mean2) / 2, mean1, mean2)
+
+    # -- decoding with a cache -----------------------------------------------------------------------------------------
+    def prefill(
+        self, s1: Tensor, s2: Tensor, stamp: Tensor, *, paths: int, steps: int, decode_rope: DecodeRope = "trained"
+    ) -> DecodeState:
+        """Run the context once and make room for `steps` more positions of `paths` sample paths per series.
+
+        s1, s2: (B, T) int64; stamp: (B, T, 5). decode_rope: how the dependency layer turns; 'trained' as in training,
+        'original' not at all, as the published generation does.
+        """
+        length = s1.shape[1]
+        ropes = self.transformer.rope(length + steps)
+        attention = self.dep_layer.cross_attn
+        dependency_ropes = attention.rotary.table(length + steps) if decode_rope == "trained" else None
+        x = self.token_dropout(self.embedding(s1, s2) + self.time_emb(stamp))
+        caches = []
+        for block in self.transformer.blocks():
+            x, keys, values = block.with_keys_values(x, ropes[:length])
+            caches.append(SharedPrefixCache.of(keys, values, paths, steps))
+        h = self.norm(x)
+        keys, values = attention.keys_values(h, dependency_ropes and dependency_ropes[:length])
+        dependency = SharedPrefixCache.of(keys, values, paths, steps)
+        hidden = h[:, -1:].expand(-1, paths, -1)
+        return DecodeState(caches, dependency, ropes, dependency_ropes, length - 1, hidden)
+
+    def decode_s2_logits(self, state: DecodeState, s1: Tensor) -> Tensor:
+        """Logits (B, S, V2) of the next s2 of every path, given its next s1 (B, S)."""
+        query = self.embedding.emb_s1(s1)
+        here = slice(state.position, state.position + 1)
+        rope = state.dependency_ropes and state.dependency_ropes[here]
+        mixed = self.dep_layer.cross_attn.attend_cached(query, state.dependency, rope)
+        return self.head.proj_s2(self.dep_layer.norm(state.hidden + mixed))
+
+    def decode_one(self, state: DecodeState, s1: Tensor, s2: Tensor, stamp: Tensor) -> None:
+        """Append one pair of tokens to every path and advance `state`. s1, s2: (B, S) int64; stamp: (B, 5) of that bar."""
+        state.position += 1
+        here = slice(state.position, state.position + 1)
+        x = self.token_dropout(self.embedding(s1, s2) + self.time_emb(stamp)[:, None])
+        for block, cache in zip(self.transformer.blocks(), state.blocks, strict=True):
+            x = block.decode_one(x, cache, state.ropes[here])
+        state.hidden = self.norm(x)
+        rope = state.dependency_ropes and state.dependency_ropes[here]
+        state.dependency.append(*self.dep_layer.cross_attn.keys_values(state.hidden, rope))
+
+
+def sample_categorical(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One draw per softmax of (..., V) logits: (...,) int64. Unlike torch.multinomial it never waits for the device."""
+    waiting = torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator)
+    waiting = waiting.clamp_min(2.0**-25)  # a drawn 0 would win against any logit
+    return (logits.float() - waiting.log()).argmax(-1)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none").view(target.shape)
