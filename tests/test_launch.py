@@ -1,0 +1,132 @@
+"""The launcher: its arguments become overrides, its plan is explicit, and a mistake is one clear line before anything runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kronos import launch
+from kronos.errors import KitError
+
+MARKET = ["market.generate=true", "experiment.pre_trained=false", "data.data_path=train.csv"]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    (tmp_path / "c.yaml").write_text(f"model_paths: {{base_path: {tmp_path}/runs}}\n")
+    return str(tmp_path / "c.yaml")
+
+
+def plan(config: str, *overrides: str, gpus: int = 0, **flags: bool) -> launch.LaunchPlan:
+    options = {"fast": False, "all_gpus": False, "write": False} | flags
+    return launch.plan_launch(config, [*MARKET, *overrides], gpus=gpus, now=0, **options)
+
+
+def argument(arguments: tuple[str, ...], name: str) -> str:
+    return arguments[arguments.index(name) + 1]
+
+
+def test_two_cpu_processes_are_asked_for_the_way_that_works(config: str) -> None:
+    """`accelerate launch --cpu --num_processes 2` silently runs one process."""
+    found = plan(config, "device.use_cuda=false", "distributed.use_ddp=true", "distributed.num_processes=2")
+    assert "--multi_gpu" in found.accelerate and "--cpu" not in found.accelerate
+    assert argument(found.accelerate, "--num_processes") == "2"
+    assert not found.uses_gpu
+
+
+def test_one_process_names_its_device(config: str) -> None:
+    """device.device_id must reach accelerate, and a CPU run must not take a GPU."""
+    assert argument(plan(config, "device.device_id=1", gpus=2).accelerate, "--gpu_ids") == "1"
+    assert "--cpu" in plan(config, "device.use_cuda=false", gpus=2).accelerate
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus", "expected"),
+    [
+        (["distributed.use_ddp=true", "distributed.num_processes=8"], 2, "expected 8 GPUs on this machine, found 2"),
+        (["distributed.use_ddp=true", "distributed.num_processes=2"], 0, "found 0"),
+        (["device.device_id=3"], 2, "device_id"),
+        (["market.generate=false"], 0, "expected a file or folder at train.csv"),
+        (["market.generate=false", "data.data_path=''"], 0, "found nothing"),
+    ],
+)
+def test_what_cannot_run_here_is_refused(config: str, overrides: list[str], gpus: int, expected: str) -> None:
+    """More GPUs than there are must be an error, not a silent change of the run."""
+    with pytest.raises(KitError, match=expected):
+        plan(config, *overrides, gpus=gpus)
+
+
+def test_all_gpus(config: str) -> None:
+    """--multi-gpu without a number takes what is there, and refuses when nothing is."""
+    assert argument(plan(config, gpus=4, all_gpus=True).accelerate, "--num_processes") == "4"
+    with pytest.raises(KitError, match="found none"):
+        plan(config, all_gpus=True)
+
+
+def test_fast_mode_has_a_folder_of_its_own(config: str) -> None:
+    """A smoke run must never take the place of a real model."""
+    slow, fast = plan(config), plan(config, fast=True)
+    assert fast.config.run_dir == slow.config.run_dir.with_name("kronos-fast")
+    assert fast.config.training.max_steps == 20
+
+
+def test_the_resolved_configuration_is_saved_for_the_launch(config: str) -> None:
+    """And a dry run writes nothing."""
+    assert not plan(config).config_path.exists()
+    found = plan(config, write=True)
+    assert json.loads(found.config_path.read_text())["model_paths"]["exp_name"] == "kronos"
+
+
+# -- the shell script itself ------------------------------------------------------------------------------------------------
+def shell(root: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    command = ["bash", str(root / "train_kaggle.sh"), *arguments]
+    return subprocess.run(command, cwd=cwd or root, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--frobnicate"], "unknown argument --frobnicate"),
+        (["--config"], "--config: expected a value"),
+        (["--num-gpus", "two"], "expected a whole number above 0, found two"),
+        (["--num-processes", "0"], "expected a whole number above 0, found 0"),
+        (["--cpu", "--multi-gpu", "2"], "exclude each other"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+        (["--config", "configs/demo.yaml", "--set", "training.batchsize=3"], "did you mean training.batch_size"),
+        (["--config", "configs/demo.yaml", "--multi-gpu", "512"], "expected 512 GPUs"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(root: Path, tmp_path: Path, arguments: list[str], expected: str) -> None:
+    """Not a usage page, not a traceback, and not exit status 0."""
+    done = shell(root, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert expected in done.stderr and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+
+
+def test_help_fits_one_screen(root: Path) -> None:
+    """A man page of one screen, without setting anything up."""
+    done = shell(root, "-h")
+    assert done.returncode == 0 and done.stdout.startswith("NAME") and done.stdout.count("\n") < 50
+
+
+def test_dry_run_prints_the_commands_and_writes_nothing(root: Path, tmp_path: Path) -> None:
+    """From any directory, with a space in a path."""
+    base = tmp_path / "my runs"
+    done = shell(
+        root, "--config", "configs/demo.yaml", "--dry-run", "--cpu", "--num-processes", "2", "--submit", "--fast-mode",
+        "--set", f"model_paths.base_path={base}", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for part in (
+        "prepare_data.py",
+        "--stage tokenizer",
+        "--stage basemodel",
+        "--num_processes 2",
+        "make_submission.py",
+        "my\\ runs",
+    ):
+        assert part in done.stdout
+    assert not base.exists()

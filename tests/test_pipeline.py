@@ -1,0 +1,136 @@
+"""The main job through the real launcher: CSV files to a valid submission, stopped and resumed, on one process and on two."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+
+TOKENIZER_KEYS = {"d_in", "d_model", "n_heads", "ff_dim", "n_enc_layers", "n_dec_layers", "ffn_dropout_p", "attn_dropout_p"}
+TOKENIZER_KEYS |= {"resid_dropout_p", "s1_bits", "s2_bits", "beta", "gamma0", "gamma", "zeta", "group_size"}
+PREDICTOR_KEYS = {"s1_bits", "s2_bits", "n_layers", "d_model", "n_heads", "ff_dim", "ffn_dropout_p", "attn_dropout_p"}
+PREDICTOR_KEYS |= {"resid_dropout_p", "token_dropout_p", "learn_te"}
+
+
+def environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "KIT_PROGRESS"}}
+    return kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def command(root: Path, *arguments: str) -> list[str]:
+    return ["bash", str(root / "train_kaggle.sh"), "--cpu", *arguments]
+
+
+def launch(root: Path, *arguments: str) -> str:
+    done = subprocess.run(command(root, *arguments), env=environment(), capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def demo(base: Path, *more: str) -> list[str]:
+    """The demo, made small, under `base`."""
+    settings = {
+        "model_paths.base_path": base,
+        "data.data_path": base / "demo" / "train.csv",
+        "data.test_path": base / "demo" / "test.csv",
+        "data.sample_submission_path": base / "demo" / "sample_submission.csv",
+        "data.solution_path": base / "demo" / "solution.csv",
+        "data.store": base / "store",
+        "market.tickers": 12,
+        "market.days": 400,
+        "training.num_workers": 0,
+    }
+    return ["--config", "configs/demo.yaml", *(part for k, v in settings.items() for part in ("--set", f"{k}={v}")), *more]
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(newline="") as handle:
+        return list(csv.reader(handle))
+
+
+def check_submission(text: str, root: Path, sample: Path) -> None:
+    line = next(line for line in text.splitlines() if line.startswith("Submission: "))
+    path = root / line.removeprefix("Submission: ")
+    found, expected = rows(path), rows(sample)
+    assert found[0] == ["ID", "Pred"]
+    assert [r[0] for r in found] == [r[0] for r in expected]
+    assert {r[1] for r in found[1:]} <= {"0", "1"}
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    assert manifest["rows"] == len(found) - 1
+    for leftover in path.parent.glob(f"{path.stem}*"):
+        leftover.unlink()
+
+
+def test_demo_market_from_nothing_to_a_scored_submission(root: Path, tmp_path: Path) -> None:
+    """The README's first command, shortened."""
+    text = launch(root, *demo(tmp_path, "--fast-mode", "--submit"))
+    check_submission(text, root, tmp_path / "demo" / "sample_submission.csv")
+    assert "attainable" in text and "all rise" in text
+    run = tmp_path / "demo-fast"
+    for stage, keys in (("tokenizer", TOKENIZER_KEYS), ("basemodel", PREDICTOR_KEYS)):
+        best = run / stage / "best_model"
+        assert set(json.loads((best / "config.json").read_text())) == keys
+        assert (best / "model.safetensors").is_file()
+        assert json.loads((run / stage / "summary.json").read_text())["status"] == "complete"
+        assert (run / stage / "metrics.jsonl").read_text().count("\n") >= 2
+    assert json.loads((run / "pipeline_config.json").read_text())["training"]["max_steps"] == 20
+    assert list((run / "logs").glob("train_*.log"))
+    again = launch(root, *demo(tmp_path, "--fast-mode", "--skip-existing"))
+    assert again.count("complete") >= 2, "complete stages are skipped, and said so"
+
+
+def test_real_prices_on_two_processes(root: Path, tmp_path: Path, shared_data: Path) -> None:
+    """Real CSVs in the competition's layout, two real gloo ranks, a sample to match."""
+    folder = shared_data / "sp500"
+    paths = {"data_path": "train.csv", "test_path": "test.csv", "sample_submission_path": "sample_submission.csv"}
+    sets = [f"data.{key}={folder / name}" for key, name in paths.items()]
+    sets += [
+        f"model_paths.base_path={tmp_path}",
+        "market.generate=false",
+        "data.solution_path=",
+        f"data.store={tmp_path / 'store'}",
+    ]
+    arguments = [part for text in sets for part in ("--set", text)]
+    text = launch(
+        root, "--config", "configs/demo.yaml", *arguments, "--num-processes", "2", "--fast-mode", "--submit"
+    )  # fmt: skip
+    check_submission(text, root, folder / "sample_submission.csv")
+    assert json.loads((tmp_path / "demo-fast" / "basemodel" / "summary.json").read_text())["processes"] == 2
+
+
+def trainers(base: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if any("train_stage.py" in w for w in words) and any(str(base) in w for w in words):
+            found.append(process)
+    return found
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_stopped_launcher_saves_leaves_nothing_running_and_resumes(root: Path, tmp_path: Path, name: str, code: int) -> None:
+    """accelerate's launcher, told to stop, leaves its trainer running; an interrupted stage was once taken for a finished one."""
+    arguments = demo(tmp_path, "--skip-existing", "--set", "training.log_interval=1", "--set", "training.max_steps=400")
+    with (tmp_path / "out.txt").open("w") as out:
+        running = subprocess.Popen(command(root, *arguments), env=environment(), stdout=out, stderr=out)
+        metrics = tmp_path / "demo" / "tokenizer" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.is_file() and metrics.read_text().count("\n") > 3):
+            assert running.poll() is None and time.monotonic() < deadline, (tmp_path / "out.txt").read_text()
+            time.sleep(0.1)
+        running.send_signal(getattr(signal, name))
+        assert running.wait(timeout=60) == code, (tmp_path / "out.txt").read_text()
+    assert not trainers(tmp_path)
+    summary = json.loads((tmp_path / "demo" / "tokenizer" / "summary.json").read_text())
+    assert summary["status"] == "interrupted" and 0 < summary["step"] < summary["total_steps"]
+    text = launch(root, *arguments)
+    assert "resum" in text.lower()
+    assert json.loads((tmp_path / "demo" / "basemodel" / "summary.json").read_text())["status"] == "complete"
