@@ -1,0 +1,101 @@
+"""From windows on disk to batches of tensors: whole micro-batches read in worker processes, in an order that is arithmetic.
+
+In: a store, a `WindowIndex` and a plan (which windows when). Out: a `DataLoader` whose items are ready batches for one
+process of the run; do not let accelerate prepare it, the plan has already divided the work between processes.
+The only file of `data` with torch.
+"""
+
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from kronos.bars import EpsilonKind
+from kronos.data.sampling import BatchPlan, ScoringPlan
+from kronos.data.store import BarStore
+from kronos.data.windows import WindowIndex, WindowReader
+
+Batch = dict[str, torch.Tensor]
+
+
+class MicroBatches(Dataset[Batch]):
+    """Item i is micro-batch i of a run for one rank: step i div accumulation, micro-batch i mod accumulation.
+
+    Tensors, B = batch_size: x (B, T, 6), stamp (B, T, 5), weight (B, T), mean and scale (B, 6) float32; ticker, row (B,)
+    int64; real (B,) bool. Padding entries have real False and weight 0; they repeat other windows of the step.
+    """
+
+    def __init__(
+        self, store: BarStore, index: WindowIndex, plan: BatchPlan | ScoringPlan, rank: int, *, clip: float, epsilon: EpsilonKind
+    ):
+        self.index, self.plan, self.rank = index, plan, rank
+        self.read = WindowReader(store, index.lookback, index.predict, clip=clip, epsilon=epsilon, first_session=index.part.first)
+
+    def __len__(self) -> int:
+        return self.plan.total_steps * self.plan.accumulation
+
+    def __getitem__(self, item: int) -> Batch:
+        step, micro = divmod(item, self.plan.accumulation)
+        positions, real = self.plan.positions(step, micro, self.rank)
+        windows = self.read(self.index.rows(self.plan.windows_at(positions)))
+        windows.weight[~real] = 0
+        batch = {name: torch.from_numpy(values) for name, values in vars(windows).items()}
+        batch["mean"], batch["scale"] = batch["mean"].float(), batch["scale"].float()  # some devices have no float64
+        batch["real"] = torch.from_numpy(real)
+        return batch
+
+
+def window_loader(
+    store: BarStore,
+    index: WindowIndex,
+    plan: BatchPlan,
+    rank: int,
+    start_step: int = 0,
+    *,
+    clip: float,
+    epsilon: EpsilonKind,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """Training batches of one rank from optimiser step `start_step` to the end: `plan.accumulation` items per step.
+
+    The order is a function of the plan and the step alone: equal for any number of workers, and when resumed.
+    """
+    data = MicroBatches(store, index, plan, rank, clip=clip, epsilon=epsilon)
+    return _loader(data, range(start_step * plan.accumulation, len(data)), workers, pin_memory)
+
+
+def validation_loader(
+    store: BarStore,
+    index: WindowIndex,
+    *,
+    batch_size: int,
+    samples: int | None,
+    rank: int,
+    processes: int,
+    clip: float,
+    epsilon: EpsilonKind,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """A fixed list of windows, each real exactly once over all ranks; every rank has the same number of batches.
+
+    samples: that many, evenly spread over the index; None: all. Sums over real entries do not depend on batch_size or
+    processes. The loader can be iterated again and keeps its workers.
+    """
+    plan = ScoringPlan(len(index), batch_size, processes, samples)
+    data = MicroBatches(store, index, plan, rank, clip=clip, epsilon=epsilon)
+    return _loader(data, range(len(data)), workers, pin_memory)
+
+
+def _loader(data: MicroBatches, items: range, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    more: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
+    return DataLoader(
+        data,
+        batch_size=None,  # an item is already a batch
+        sampler=items,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # else every new iterator draws from the global state, and a resumed run differs
+        **more,
+    )

@@ -1,0 +1,75 @@
+"""Parts of history by date, the same for all tickers: train, then validation, then test, with days left out between.
+
+In: the number of trading days, their shares, the embargo. Out: `Splits`, with a printable account of the boundaries.
+NumPy only. Why by date and with an embargo: a label that ends inside a later part has seen it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronos.errors import KitError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range of trading days, as inclusive positions in the store's `sessions`."""
+
+    name: str
+    first: int
+    last: int
+    whole: bool = False
+    """True: every bar of a window lies in the part. False: its predicted bars do, and the lookback may begin before it."""
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first + 1)
+
+    def dates(self, sessions: NDArray[np.datetime64]) -> tuple[str, str]:
+        """First and last day of the part as YYYY-MM-DD, from the store's sessions (D,)."""
+        return str(sessions[self.first].astype("datetime64[D]")), str(sessions[self.last].astype("datetime64[D]"))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a store, oldest first, and the trading days between two of them."""
+
+    train: Part
+    validation: Part
+    test: Part | None
+    embargo: int
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (self.train, self.validation) + ((self.test,) if self.test else ())
+
+    def describe(self, sessions: NDArray[np.datetime64]) -> str:
+        """A line per part: dates, trading days; and what lies between and after them."""
+        lines = []
+        for part in self.parts:
+            first, last = part.dates(sessions)
+            lines.append(f"{part.name:<10} {first} to {last}  {len(part):>7,} trading days")
+        left_over = len(sessions) - 1 - self.parts[-1].last
+        unused = f"; {left_over:,} at the end unused" if left_over else ""
+        lines.append(f"{self.embargo:,} trading days left out between two parts{unused}")
+        return "\n".join(lines)
+
+
+def split_sessions(n_sessions: int, train: float, val: float, test: float, embargo: int) -> Splits:
+    """Cut `n_sessions` trading days by shares, oldest first; `embargo` days are taken from the start of a later part.
+
+    A training window lies wholly in its part, so that its last label + embargo < the first validation label, counted in
+    trading days. test 0: no test part. Raises KitError when a part that was asked for has no day.
+    """
+    ends = [round(n_sessions * share) for share in (train, train + val, train + val + test)]
+    parts = [Part("train", 0, ends[0] - 1, whole=True), Part("validation", ends[0] + embargo, ends[1] - 1)]
+    if test > 0:
+        parts.append(Part("test", ends[1] + embargo, ends[2] - 1))
+    for part, key in zip(parts, ("train_ratio", "val_ratio", "test_ratio"), strict=False):
+        if not len(part):
+            raise KitError(
+                f"{part.name} part: expected at least one trading day, found none in {n_sessions:,} trading days with shares "
+                f"{train:g} / {val:g} / {test:g} and an embargo of {embargo:,}; raise data.{key}, lower data.embargo or bring "
+                "a longer history"
+            )
+    return Splits(parts[0], parts[1], parts[2] if test > 0 else None, embargo)
