@@ -128,14 +128,17 @@ class Attention(nn.Module):
         self.rotary = RotaryEmbedding(width // heads)
         self.resid_dropout = nn.Dropout(resid_dropout_p)
 
-    def forward(self, query: Tensor, keys: Tensor, values: Tensor, rope: Rope) -> Tensor:
-        """Causal attention of (B, T, D) over the `keys_values` of the same T positions; (B, T, D)."""
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor, rope: Rope | None, causal: bool = True) -> Tensor:
+        """Attention of queries (B, T, D), rotated unless `rope` is None, over `keys_values`; (B, T, D).
+
+        causal: queries and keys stand at the same T positions and see none that follow; otherwise all keys are seen.
+        """
         mixed = F.scaled_dot_product_attention(
-            rope.rotate(self._split(self.q_proj(query))),
+            self._queries(query, rope),
             keys,
             values,
             dropout_p=self.attn_dropout_p if self.training else 0.0,
-            is_causal=True,
+            is_causal=causal,
         )
         return self._merge(mixed)
 
@@ -146,8 +149,11 @@ class Attention(nn.Module):
 
     def attend_cached(self, query: Tensor, cache: SharedPrefixCache, rope: Rope | None) -> Tensor:
         """One query per path, (B, S, D) -> (B, S, D), over everything in the cache; `rope` of its one position."""
-        split = self._split(self.q_proj(query))
-        return self._merge(cache.attend(split if rope is None else rope.rotate(split)))
+        return self._merge(cache.attend(self._queries(query, rope)))
+
+    def _queries(self, x: Tensor, rope: Rope | None) -> Tensor:
+        queries = self._split(self.q_proj(x))
+        return queries if rope is None else rope.rotate(queries)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -119,6 +119,11 @@ class DependencyLayer(nn.Module):
         keys, values = self.cross_attn.keys_values(h, rope)
         return self.norm(h + self.cross_attn(query, keys, values, rope))
 
+    def last_unrotated(self, h: Tensor, query: Tensor) -> Tensor:
+        """The last position as the published generation computes it: one query (B, 1, D), nothing rotated; (B, 1, D)."""
+        keys, values = self.cross_attn.keys_values(h, None)
+        return self.norm(h[:, -1:] + self.cross_attn(query, keys, values, None, causal=False))
+
 
 class TokenHead(nn.Module):
     """Logits of both tokens."""
@@ -204,6 +209,16 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         """Logits (B, T, V2) of s2 given h (B, T, D) and the s1 (B, T) that follows each position."""
         return self.head.proj_s2(self.dep_layer(h, self.embedding.emb_s1(s1_query)))
 
+    def last_s2_logits(self, h: Tensor, s1_query: Tensor, decode_rope: DecodeRope) -> Tensor:
+        """Logits (B, V2) of the s2 that follows the last position, without a cache.
+
+        h: (B, T, D); s1_query: (B, T), the s1 that follows each position. decode_rope: see `prefill`.
+        """
+        if decode_rope == "trained":
+            return self.s2_logits(h, s1_query)[:, -1]
+        query = self.embedding.emb_s1(s1_query[:, -1:])
+        return self.head.proj_s2(self.dep_layer.last_unrotated(h, query))[:, -1]
+
     def nll(
         self, s1: Tensor, s2: Tensor, stamp: Tensor, *, teacher_forcing: bool = True, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -231,8 +246,8 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
     ) -> DecodeState:
         """Run the context once and make room for `steps` more positions of `paths` sample paths per series.
 
-        s1, s2: (B, T) int64; stamp: (B, T, 5). decode_rope: how the dependency layer turns; 'trained' as in training,
-        'original' not at all, as the published generation does.
+        s1, s2: (B, T) int64; stamp: (B, T, 5). decode_rope: how the dependency layer rotates; 'trained': as in training,
+        'original': not at all, as the published generation does.
         """
         length = s1.shape[1]
         ropes = self.transformer.rope(length + steps)

@@ -1,0 +1,150 @@
+"""Sampling the tokens that follow: the fast way with a cache, and the slow clear way that it is compared with.
+
+In: tokens of the context (B, T), calendar stamps of context and future. Out: tokens of S paths, (B, S, H).
+Source: Kronos paper (arXiv 2508.02739), section 3.3, autoregressive inference; the published generation loop.
+
+Both ways make the same steps (`Step`) and differ in what they compute them from. `decode` runs the context once per
+series, whatever the number of paths, and keeps its keys and values; it is exact while the window does not slide.
+`decode_reference` runs the whole window again for every token of every path.
+
+Letters: B series, T context steps, S sample paths, H horizon steps.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kronos.errors import KitError
+from kronos.forecasting.sampling import COARSE, FINE, Sampling, draw, draw_keys
+from kronos.networks import Kronos
+
+
+class Step(NamedTuple):
+    """One bar of every path."""
+
+    s1: Tensor
+    """(B, S) int64"""
+    s2: Tensor
+    """(B, S) int64"""
+    s1_logits: Tensor
+    """(B, S, V1), before temperature and filters"""
+    s2_logits: Tensor
+    """(B, S, V2), given s1"""
+
+
+@torch.inference_mode()
+def generate(
+    model: Kronos,
+    s1: Tensor,
+    s2: Tensor,
+    stamp: Tensor,
+    future_stamp: Tensor,
+    *,
+    sampling: Sampling,
+    series: Tensor,
+    max_context: int,
+) -> tuple[Tensor, Tensor]:
+    """Sample S paths of H bars for every series, with a key/value cache.
+
+    s1, s2: (B, T) int64 tokens of the context; stamp: (B, T, 5), future_stamp: (B, H, 5) calendar fields.
+    series: (B,) int64, names each series' random numbers: equal keys give equal paths. max_context: most tokens that
+    the network sees at once. Returns s1, s2 (B, S, H) int64. Raises KitError when the window would have to slide,
+    T + H - 1 > max_context, before any work.
+    """
+    check_fits(s1.shape[1], future_stamp.shape[1], max_context)
+    with _evaluating(model):
+        return _collect(decode(model, s1, s2, stamp, future_stamp, sampling=sampling, series=series))
+
+
+@torch.inference_mode()
+def generate_reference(
+    model: Kronos,
+    s1: Tensor,
+    s2: Tensor,
+    stamp: Tensor,
+    future_stamp: Tensor,
+    *,
+    sampling: Sampling,
+    series: Tensor,
+    max_context: int,
+) -> tuple[Tensor, Tensor]:
+    """`generate` by the slow clear loop. A window longer than max_context slides: its oldest tokens are left out."""
+    with _evaluating(model):
+        steps = decode_reference(model, s1, s2, stamp, future_stamp, sampling=sampling, series=series, max_context=max_context)
+        return _collect(steps)
+
+
+def check_fits(context: int, horizon: int, max_context: int) -> None:
+    """Raise KitError unless `context` tokens and `horizon` steps fit into one window (the last token is not read)."""
+    if context + horizon - 1 > max_context:
+        raise KitError(
+            f"forecast: expected context + horizon - 1 <= max_context {max_context}, found {context} + {horizon} - 1; "
+            f"shorten the context to {max(max_context - horizon + 1, 0)} bars or the horizon"
+        )
+
+
+@torch.inference_mode()
+def decode(
+    model: Kronos, s1: Tensor, s2: Tensor, stamp: Tensor, future_stamp: Tensor, *, sampling: Sampling, series: Tensor
+) -> Iterator[Step]:
+    """The steps of `generate`, H of them."""
+    paths, horizon = sampling.sample_count, future_stamp.shape[1]
+    state = model.prefill(s1, s2, stamp, paths=paths, steps=horizon - 1, decode_rope=sampling.decode_rope)
+    for step in range(horizon):
+        s1_logits = model.s1_logits(state.hidden)
+        next1 = draw(s1_logits, sampling, draw_keys(sampling.seed, series, paths, step, COARSE))
+        s2_logits = model.decode_s2_logits(state, next1)
+        next2 = draw(s2_logits, sampling, draw_keys(sampling.seed, series, paths, step, FINE))
+        yield Step(next1, next2, s1_logits, s2_logits)
+        if step + 1 < horizon:
+            model.decode_one(state, next1, next2, future_stamp[:, step])
+
+
+@torch.inference_mode()
+def decode_reference(
+    model: Kronos,
+    s1: Tensor,
+    s2: Tensor,
+    stamp: Tensor,
+    future_stamp: Tensor,
+    *,
+    sampling: Sampling,
+    series: Tensor,
+    max_context: int,
+) -> Iterator[Step]:
+    """The steps of `generate_reference`, H of them."""
+    paths, shape = sampling.sample_count, (len(s1), sampling.sample_count)
+    s1, s2 = s1.repeat_interleave(paths, 0), s2.repeat_interleave(paths, 0)
+    stamps = torch.cat((stamp, future_stamp), dim=1).repeat_interleave(paths, 0)
+    for step in range(future_stamp.shape[1]):
+        end = s1.shape[1]
+        window = slice(max(end - max_context, 0), end)
+        h = model.context(s1[:, window], s2[:, window], stamps[:, window])
+        s1_logits = model.s1_logits(h[:, -1]).unflatten(0, shape)
+        next1 = draw(s1_logits, sampling, draw_keys(sampling.seed, series, paths, step, COARSE))
+        # What followed every position of the window: its tokens but for the first, and the one just drawn.
+        s1 = torch.cat((s1, next1.view(-1, 1)), dim=1)
+        queries = s1[:, window.start + 1 :]
+        s2_logits = model.last_s2_logits(h, queries, sampling.decode_rope).unflatten(0, shape)
+        next2 = draw(s2_logits, sampling, draw_keys(sampling.seed, series, paths, step, FINE))
+        s2 = torch.cat((s2, next2.view(-1, 1)), dim=1)
+        yield Step(next1, next2, s1_logits, s2_logits)
+
+
+@contextlib.contextmanager
+def _evaluating(model: Kronos) -> Iterator[None]:
+    """Evaluation mode for a while: with dropout on, a forecast would differ from call to call."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _collect(steps: Iterator[Step]) -> tuple[Tensor, Tensor]:
+    taken = [(step.s1, step.s2) for step in steps]
+    return torch.stack([s1 for s1, _ in taken], dim=-1), torch.stack([s2 for _, s2 in taken], dim=-1)
