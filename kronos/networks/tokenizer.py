@@ -111,7 +111,7 @@ class KronosTokenizer(Pretrained[TokenizerConfig], nn.Module):
 
     def forward(self, x: Tensor) -> TokenizerOutput:
         """Reconstruct normalised bars. x: (B, T, 6)."""
-        z, code = self._quantize(x)
+        z, code = self.quantize(x)
         c = code.type_as(self.post_quant_embed.weight)
         coarse = self.post_quant_embed_pre(c[..., : self.config.s1_bits])
         # The decoder is the same for both, so one pass over a doubled batch gives both.
@@ -120,7 +120,7 @@ class KronosTokenizer(Pretrained[TokenizerConfig], nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens s1, s2 (B, T) int64 of normalised bars (B, T, 6). Causal: a token depends on its bar and earlier ones."""
-        return self.quantizer.indices(self._quantize(x)[0])
+        return self.quantizer.indices(self.quantize(x)[0])
 
     def decode(self, s1: Tensor, s2: Tensor) -> Tensor:
         """Normalised bars (B, T, 6) float32 of tokens (B, T) int64. Causal."""
@@ -138,7 +138,8 @@ class KronosTokenizer(Pretrained[TokenizerConfig], nn.Module):
         quantizer = self.quantizer.loss(self.quantizer.terms(out.z, out.code))
         return TokenizerLoss((coarse + full + quantizer) / 2, coarse, full, quantizer)
 
-    def _quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors and codes (B, T, K) float32 of normalised bars (B, T, 6): `forward` without the reconstructions."""
         hidden = self.encoder(self.embed(x.type_as(self.embed.weight)))
         return self.quantizer(self.quant_embed(hidden))
 
