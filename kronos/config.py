@@ -200,19 +200,21 @@ class InferenceConfig:
 
     horizon: PositiveInt | None = None
     """Trading days from the last observed bar; None: as many as lie before each row's Date."""
-    sample_count: PositiveInt = 32
-    """Sampled paths per row."""
+    sample_count: PositiveInt = 33
+    """Sampled paths per row; odd, so that P(rise) is never exactly one half."""
     temperature: CountFloat = 1.0
     top_k: CountInt = 0
     top_p: Share = 1.0
     decode_rope: Literal["trained", "original"] = "trained"
     batch_size: PositiveInt = 64
-    """Series forecast at once."""
+    """Series forecast at once; no answer depends on it."""
     threshold: Share = 0.5
     """Rise when P(rise) is above this."""
     seed: CountInt = 42
     max_fallback_ratio: Share = 0.2
     """The run fails when a larger share of the rows had to be answered without a forecast."""
+    competition: str = "predicting-stock-trends-rise-or-fall"
+    """Kaggle's name of the competition, for the line that submits the file."""
 
 
 @dataclass(frozen=True)

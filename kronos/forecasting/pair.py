@@ -1,0 +1,161 @@
+"""Which two networks a configuration forecasts with: the run's trained predictor and the tokenizer of its tokens.
+
+In: a `Config` and the run folder (docs/architecture.md). Out: a `Pair` that names both and says what is known about them,
+and a `Forecaster` made of it. A predictor is never paired with a tokenizer that it was not trained on.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kronos import files
+from kronos.config import Config
+from kronos.errors import KitError
+from kronos.forecasting.forecaster import Forecaster
+from kronos.forecasting.sampling import Sampling
+from kronos.networks import Kronos, KronosTokenizer
+from kronos.networks.hub import CONFIG_FILE
+from kronos.training.runtime import precision
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A tokenizer and a predictor, each a folder or a hub id."""
+
+    tokenizer: str
+    predictor: str
+    trained: bool
+    """The run's own predictor; False: the pretrained pair as it was published."""
+    incomplete: tuple[str, ...] = ()
+    """Stages that are not complete, in words."""
+    train_end: str | None = None
+    """Last day that the predictor was trained on, YYYY-MM-DD, where it is known."""
+
+
+def find_pair(config: Config, allow_incomplete: bool = False) -> Pair:
+    """The networks of `config`. Raises KitError when there are none, when they do not belong together, or when a stage is
+    not complete (unless `allow_incomplete`)."""
+    summary = _summary(config.basemodel_dir)
+    if summary is not None:
+        return _trained(config, summary, allow_incomplete)
+    paths = config.model_paths
+    if config.experiment.train_basemodel:
+        raise KitError(
+            f"{config.basemodel_dir}: expected a trained predictor with its summary.json, found none; train it first "
+            "(bash train_kaggle.sh), or set experiment.train_basemodel=false to forecast with the pretrained pair"
+        )
+    if not (paths.pretrained_tokenizer and paths.pretrained_predictor):
+        raise KitError(
+            f"{config.basemodel_dir}: expected a trained predictor, or model_paths.pretrained_tokenizer and "
+            "pretrained_predictor to forecast with; found neither"
+        )
+    return Pair(paths.pretrained_tokenizer, paths.pretrained_predictor, trained=False)
+
+
+def load_forecaster(config: Config, pair: Pair) -> Forecaster:
+    """Load both networks and put them on the device that `config` names."""
+    device = pick_device(config)
+    own = config.inference
+    return Forecaster(
+        Kronos.from_pretrained(pair.predictor),
+        KronosTokenizer.from_pretrained(pair.tokenizer),
+        device=device,
+        max_context=config.data.max_context,
+        clip=config.data.clip,
+        epsilon=config.data.norm_epsilon,
+        sampling=Sampling(
+            temperature=own.temperature,
+            top_k=own.top_k,
+            top_p=own.top_p,
+            sample_count=own.sample_count,
+            seed=own.seed,
+            decode_rope=own.decode_rope,
+        ),
+        batch_size=own.batch_size,
+        autocast=pick_autocast(config, device),
+    )
+
+
+def pick_device(config: Config) -> torch.device:
+    """The GPU that `device` names where there is one and it is wanted, else the processor."""
+    if not (config.device.use_cuda and torch.cuda.is_available()):
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if config.device.device_id >= count:
+        raise KitError(f"device.device_id: expected below {count}, the number of GPUs here, found {config.device.device_id}")
+    return torch.device("cuda", config.device.device_id)
+
+
+def pick_autocast(config: Config, device: torch.device) -> torch.dtype | None:
+    """The type that a predictor computes in on a GPU, as in training; None: float32, always on the processor."""
+    if device.type == "cpu":
+        return None
+    return {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision(config.training.mixed_precision, on_cpu=False)]
+
+
+def network_digest(source: str) -> str:
+    """Digest of a saved network: of its folder, or of the folder in the hub client's cache."""
+    if Path(source).is_dir():
+        return files.folder_digest(source)
+    from huggingface_hub import hf_hub_download
+
+    return files.folder_digest(Path(hf_hub_download(source, CONFIG_FILE)).parent)
+
+
+# -- the run folder ----------------------------------------------------------------------------------------------------
+def _trained(config: Config, summary: dict[str, Any], allow_incomplete: bool) -> Pair:
+    predictor = config.basemodel_dir / "best_model"
+    incomplete = list(_incomplete("basemodel", summary))
+    if not predictor.is_dir():
+        raise KitError(f"{predictor}: expected the trained predictor, found none ({summary['status']}); finish the training")
+    tokenizer = _tokenizer_of(config, summary["tokenizer_digest"])
+    if (own := _summary(config.tokenizer_dir)) and Path(tokenizer) == config.tokenizer_dir / "best_model":
+        incomplete += _incomplete("tokenizer", own)
+    if incomplete and not allow_incomplete:
+        raise KitError(
+            f"{config.run_dir}: expected complete stages, found {'; '.join(incomplete)}; resume with "
+            "bash train_kaggle.sh --skip-existing, or forecast with what is there: --allow-incomplete"
+        )
+    if not incomplete and files.folder_digest(predictor) != summary["model_digest"]:
+        raise KitError(f"{predictor}: expected the network that summary.json describes, found another one; train again")
+    _check_settings(config, summary["config"]["data"])
+    return Pair(tokenizer, str(predictor), True, tuple(incomplete), summary["train_end"])
+
+
+def _tokenizer_of(config: Config, digest: str) -> str:
+    """The tokenizer with the digest that the predictor's summary names."""
+    paths = config.model_paths
+    candidates = [p for p in (paths.finetuned_tokenizer, paths.pretrained_tokenizer) if p]
+    for source in candidates:
+        if Path(source).is_dir() and files.folder_digest(source) == digest:
+            return source
+    raise KitError(
+        f"{config.basemodel_dir}: expected the tokenizer it was trained on (digest {digest[:12]}), found another or none in "
+        f"{', '.join(candidates)}; train the predictor again, or name its tokenizer in model_paths.finetuned_tokenizer"
+    )
+
+
+def _check_settings(config: Config, trained: dict[str, Any]) -> None:
+    """What a window looks like is part of the network: refuse to change it between training and forecasting."""
+    for key in ("clip", "norm_epsilon"):
+        if trained[key] != (found := getattr(config.data, key)):
+            raise KitError(f"data.{key}: expected {trained[key]}, as the predictor was trained, found {found}")
+
+
+def _incomplete(stage: str, summary: dict[str, Any]) -> list[str]:
+    if summary["status"] == "complete":
+        return []
+    return [f"the {stage} is {summary['status']} at step {summary['step']} of {summary['total_steps']}"]
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    path = folder / "summary.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise KitError(f"{path}: not readable as JSON ({error}); train the stage again") from error

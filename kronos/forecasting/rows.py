@@ -1,0 +1,206 @@
+"""What is asked of the forecaster: for each (ticker, date) the bars that were known, and how many steps lie ahead.
+
+In: a store, tickers and target dates. Out: `RowPlan`: where each row's context lies, its horizon, and why a row cannot be
+forecast. Nothing dated on or after a row's date is read: neither bars nor trading days. NumPy only.
+Rows are independent of each other and keyed by their ID, so any subset may be forecast anywhere.
+"""
+
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronos.bars import CLOSE, FloatArray, calendar_stamps
+from kronos.data.calendar import TradingCalendar
+from kronos.data.store import BarStore
+
+MIN_BARS = 32
+"""Fewest known bars that are forecast (or the lookback, where that is shorter): statistics over fewer are noise."""
+
+UNKNOWN, NO_BAR, FEW_BARS, NO_DAY, TOO_FAR, BAD_BARS, BAD_FORECAST = (
+    "unknown ID",
+    "no bar before the date",
+    "too few bars",
+    "no trading day up to the date",
+    "horizon does not fit max_context",
+    "non-finite bars",
+    "non-finite forecast",
+)
+SHORT_HISTORY, LONG_HORIZON = "short history", "cut to fit max_context"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of equal length and horizon, ready for `Forecaster.forecast`."""
+
+    rows: NDArray[np.int64]
+    """(B,) positions in the plan."""
+    bars: FloatArray
+    """(B, L, 6)"""
+    stamps: FloatArray
+    """(B, L, 5)"""
+    future_stamps: FloatArray
+    """(B, H, 5)"""
+    series: NDArray[np.int64]
+    """(B,) keys."""
+
+    def only(self, which: NDArray[np.int64]) -> "Batch":
+        """The rows at the positions `which`."""
+        return Batch(self.rows[which], self.bars[which], self.stamps[which], self.future_stamps[which], self.series[which])
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """n rows; `reason` is '' for those that are forecast."""
+
+    store: BarStore
+    calendar: str
+    ids: list[str]
+    dates: NDArray[np.datetime64]
+    """(n,) the day whose close is asked for."""
+    end: NDArray[np.int64]
+    """(n,) store row after the last known bar; meaningless where there is none."""
+    length: NDArray[np.int64]
+    """(n,) known bars that are used."""
+    known: NDArray[np.int64]
+    """(n,) known bars that there are."""
+    horizon: NDArray[np.int64]
+    """(n,) steps from the last known bar to the day asked for."""
+    last: NDArray[np.datetime64]
+    """(n,) date of the last known bar; of the market's last known day for a row without bars."""
+    reason: NDArray[np.str_]
+    """(n,) why the row is not forecast."""
+    shortened: dict[str, int]
+    """Forecast rows whose context is shorter than the lookback, by cause."""
+
+    def fallbacks(self) -> dict[str, int]:
+        """Rows that are not forecast, by reason."""
+        return dict(sorted(Counter(r for r in self.reason.tolist() if r).items()))
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """The rows to forecast, in an order that does not depend on the order of the rows asked for."""
+        todo = np.flatnonzero(self.reason == "")
+        keys = series_keys([self.ids[i] for i in todo])
+        order = np.lexsort((keys, self.length[todo], self.horizon[todo]))
+        todo, keys = todo[order], keys[order]
+        shape = np.stack([self.length[todo], self.horizon[todo]])
+        starts = np.flatnonzero((np.diff(shape, axis=1) != 0).any(axis=0)) + 1
+        for group in np.split(np.arange(len(todo)), starts):
+            for first in range(0, len(group), batch_size):
+                part = group[first : first + batch_size]
+                yield self._batch(todo[part], keys[part])
+
+    def _batch(self, rows: NDArray[np.int64], keys: NDArray[np.int64]) -> Batch:
+        length = int(self.length[rows[0]])
+        where = self.end[rows][:, None] + np.arange(-length, 0)
+        return Batch(rows, self.store.bars[where], calendar_stamps(self.store.dates(where)), self._future_stamps(rows), keys)
+
+    def _future_stamps(self, rows: NDArray[np.int64]) -> FloatArray:
+        """Stamps of the trading days after each row's last known bar, (B, H, 5)."""
+        horizon = int(self.horizon[rows[0]])
+        known = np.stack([self.dates[rows].astype(np.int64), self.last[rows].astype(np.int64)], axis=1)
+        distinct, inverse = np.unique(known, axis=0, return_inverse=True)
+        days = [
+            _calendar(self.store, date, self.calendar).future(last, horizon) for date, last in distinct.astype("datetime64[s]")
+        ]
+        return calendar_stamps(np.stack(days)[inverse.reshape(-1)])
+
+
+def series_keys(ids: Sequence[str]) -> NDArray[np.int64]:
+    """A number per ID that fixes its random numbers wherever it stands in a file; (n,) int64 >= 0."""
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids]
+    return np.array([int.from_bytes(d, "little") >> 1 for d in digests], dtype=np.int64)
+
+
+def plan_rows(
+    store: BarStore,
+    tickers: Sequence[str],
+    dates: NDArray[np.datetime64],
+    *,
+    calendar: str,
+    lookback: int,
+    max_context: int,
+    horizon: int | None = None,
+    ids: Sequence[str] | None = None,
+) -> RowPlan:
+    """Decide what each row's forecast starts from and how far it reaches.
+
+    tickers and dates (n,): the row asks for the close of that ticker on that date. calendar: the exchange whose days count
+    after the last known one. horizon: the same number of steps for all rows; None: the trading days in (last bar, date].
+    A context is cut so that context + horizon - 1 tokens fit max_context.
+    """
+    dates = np.asarray(dates).astype("datetime64[s]")
+    ticker = store.index_of(list(tickers))
+    first, end = _known_rows(store, ticker, dates)
+    have = end - first
+    last = _last_known(store, end, have, dates)
+    steps = np.full(len(dates), horizon, np.int64) if horizon else _steps(store, last, dates, calendar)
+    length = np.minimum(np.minimum(have, lookback), max_context + 1 - steps)
+    least = min(MIN_BARS, lookback)
+    reason = np.select(
+        [ticker < 0, have == 0, steps < 1, have < least, length < least], [UNKNOWN, NO_BAR, NO_DAY, FEW_BARS, TOO_FAR], ""
+    )
+    reason = reason.astype(f"<U{max(map(len, (BAD_BARS, BAD_FORECAST, TOO_FAR, NO_DAY, NO_BAR)))}")
+    used = reason == ""
+    shortened = {
+        SHORT_HISTORY: int((used & (have < lookback)).sum()),
+        LONG_HORIZON: int((used & (length < np.minimum(have, lookback))).sum()),
+    }
+    return RowPlan(store, calendar, list(ids or tickers), dates, end, length, have, steps, last, reason, shortened)
+
+
+def base_rate(store: BarStore, date: np.datetime64, horizon: int) -> tuple[float, int]:
+    """Share of rises over `horizon` bars among all pairs of bars of one ticker dated before `date`, and their number.
+
+    0.5 where there is no such pair. Ties are no rises. A row without any trading day ahead (horizon 0) is given one.
+    """
+    horizon = max(horizon, 1)
+    everyone = np.arange(len(store.tickers))
+    first = store.offsets[:-1]
+    end = store.end_before(everyone, np.broadcast_to(date, len(everyone)))
+    pairs = np.maximum(end - first - horizon, 0)
+    total = int(pairs.sum())
+    if total == 0:
+        return 0.5, 0
+    close = np.ascontiguousarray(store.bars[:, CLOSE])
+    rises = np.concatenate([[0], np.cumsum(close[horizon:] > close[:-horizon])])
+    some = pairs > 0  # an empty range may start beyond the last pair
+    return float((rises[first[some] + pairs[some]] - rises[first[some]]).sum() / total), total
+
+
+# -- what was known ----------------------------------------------------------------------------------------------------
+def _known_rows(store: BarStore, ticker: NDArray[np.int64], dates: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First row of each ticker and the row after its last bar before the date; equal where there is none."""
+    known = ticker >= 0
+    first, end = np.zeros(len(ticker), np.int64), np.zeros(len(ticker), np.int64)
+    first[known] = store.offsets[ticker[known]]
+    end[known] = store.end_before(ticker[known], dates[known])
+    return first, end
+
+
+def _last_known(store: BarStore, end: NDArray[np.int64], have: NDArray[np.int64], dates: NDArray) -> NDArray[np.datetime64]:
+    """Date of each row's last bar; of the market's last day before the date (or that date) where it has none."""
+    day = np.searchsorted(store.sessions, dates, side="left") - 1
+    last = np.where(day >= 0, store.sessions[np.maximum(day, 0)], dates)
+    last[have > 0] = store.dates(end[have > 0] - 1)
+    return last
+
+
+def _steps(store: BarStore, last: NDArray, dates: NDArray, calendar: str) -> NDArray[np.int64]:
+    """Trading days in (last, date] of each row; 0 where nothing was known."""
+    steps = np.zeros(len(dates), np.int64)
+    for date in np.unique(dates[last < dates]):
+        rows = (dates == date) & (last < dates)
+        steps[rows] = _calendar(store, date, calendar).steps_between(last[rows], dates[rows])
+    return steps
+
+
+@functools.lru_cache(maxsize=256)
+def _calendar(store: BarStore, date: np.datetime64, name: str) -> TradingCalendar:
+    """The calendar as it was known before `date`: later days of the data must not change a forecast."""
+    before = store.sessions[: np.searchsorted(store.sessions, date, side="left")]
+    return TradingCalendar(before, name, store.frequency)

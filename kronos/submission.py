@@ -1,0 +1,353 @@
+"""From test rows to a submission file that is checked, reproducible and explained.
+
+In: a configuration (test file, sample, store, trained networks). Out: NAME.csv (`ID,Pred`), NAME.json (the manifest) and
+NAME-prob.csv (probability, horizon and context of every row; not submitted). Nothing dated on or after a row's Date is read.
+See docs/forecasting.md for the rules; the format is the competition's.
+"""
+
+import csv
+import io
+import logging
+import os
+import platform
+import re
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from kronos import files
+from kronos.config import Config, to_dict
+from kronos.data.prepare import prepare
+from kronos.data.store import BarStore
+from kronos.errors import KitError
+from kronos.forecasting.decide import decide
+from kronos.forecasting.forecaster import Forecaster
+from kronos.forecasting.pair import Pair, find_pair, load_forecaster, network_digest
+from kronos.forecasting.rows import BAD_BARS, BAD_FORECAST, Batch, RowPlan, base_rate, plan_rows
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path("submissions")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was found for each row of a plan."""
+
+    prob_up: NDArray[np.float64]
+    """(n,) P(rise); the base rate for a row that was not forecast."""
+    pred: NDArray[np.int64]
+    """(n,) 0 or 1."""
+    reason: NDArray[np.str_]
+    """(n,) '' for a forecast row, else why not."""
+    base_rates: list[dict[str, Any]]
+    """Each rate that answered a row: date, horizon, rate, pairs it was counted over."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A written file and what a person wants to know about it."""
+
+    path: Path
+    manifest: dict[str, Any]
+    command: str
+    """The line that submits it."""
+
+    def table(self) -> str:
+        """The summary, one fact per line."""
+        m = self.manifest
+        horizons = ", ".join(f"{count} x {steps}" for steps, count in m["horizons"].items())
+        lines = {
+            "rows": f"{m['rows']} ({m['forecast']} forecast)",
+            "rises": f"{m['share_of_rises']:.1%} (mean probability {m['mean_probability']:.3f})",
+            "horizon": f"{horizons} trading days",
+            "shortened": _counts(m["shortened"]),
+            "fallbacks": _counts(m["fallbacks"]),
+            "digest": f"sha256 {m['sha256'][:16]}",
+            "time": f"{m['seconds']:.1f} s",
+        }
+        return "\n".join(f"  {name:<10} {value}" for name, value in lines.items())
+
+
+def make_submission(config: Config, output: str | Path | None = None, allow_incomplete: bool = False) -> Submission:
+    """Forecast every test row and write the submission, its manifest and its probabilities.
+
+    output: the file to write, replaced if it exists; None: a new file in submissions/. allow_incomplete: forecast with a
+    network whose training has not ended. Raises KitError, with nothing written, when the inputs are missing or do not fit
+    together, when the IDs are not the sample's, or when too many rows could not be forecast.
+    """
+    started = time.monotonic()
+    target = _target(config, output)
+    ids, dates = read_rows(config)
+    store = open_store(config)
+    pair = find_pair(config, allow_incomplete)
+    plan = plan_test_rows(config, store, ids, dates)
+    _check_fallbacks(config, plan.fallbacks(), len(ids))  # before the long part
+    answers = answer_rows(config, plan, load_forecaster(config, pair))
+    _check_fallbacks(config, _by_reason(answers.reason), len(ids))
+    manifest = _manifest(config, plan, answers, pair) | {"seconds": round(time.monotonic() - started, 1)}
+    target = target if output else _free(target)
+    manifest = _write(target, plan, answers, manifest)
+    return Submission(target, manifest, submit_command(config, target, manifest))
+
+
+# -- what is asked -----------------------------------------------------------------------------------------------------
+def read_rows(config: Config) -> tuple[list[str], NDArray[np.datetime64]]:
+    """IDs and dates of the test file in the order of the sample (of the test file where there is no sample).
+
+    Raises KitError when an ID is missing, unknown or there twice.
+    """
+    ids, dates = _read_test(config.data.test_path)
+    _no_duplicates(ids, config.data.test_path)
+    if not config.data.sample_submission_path:
+        return ids, dates
+    wanted = _read_sample(config.data.sample_submission_path)
+    check_ids(ids, wanted, config.data.test_path, config.data.sample_submission_path)
+    position = {name: i for i, name in enumerate(ids)}
+    return wanted, dates[[position[name] for name in wanted]]
+
+
+def check_ids(found: Sequence[str], wanted: Sequence[str], found_path: str | Path, wanted_path: str | Path) -> None:
+    """Raise KitError unless `found` holds exactly the IDs of `wanted`, each once, in any order."""
+    _no_duplicates(wanted, wanted_path)
+    _no_duplicates(found, found_path)
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or extra:
+        parts = [f"{len(names)} {what} ({_some(names)})" for what, names in (("missing", missing), ("extra", extra)) if names]
+        raise KitError(f"{found_path}: expected the {len(wanted)} IDs of {wanted_path}, found {' and '.join(parts)}")
+
+
+def open_store(config: Config) -> BarStore:
+    """The prepared data, prepared now where it is missing or out of date.
+
+    On a machine that has the store but not the price files it was made from, it is taken as it is.
+    """
+    given = config.data.data_path
+    sources = given if isinstance(given, list) else [given]
+    if config.market.generate or all(path and Path(path).exists() for path in sources):
+        return prepare(config)
+    store = BarStore.open(config.data.store)
+    log.info("%s: taken as it is, since its price files (data.data_path) are not here", store.path)
+    return store
+
+
+def plan_test_rows(config: Config, store: BarStore, ids: list[str], dates: NDArray[np.datetime64]) -> RowPlan:
+    """`plan_rows` with the settings of a configuration; in the competition an ID is a ticker."""
+    return plan_rows(
+        store,
+        ids,
+        dates,
+        calendar=config.data.calendar,
+        lookback=config.data.lookback_window,
+        max_context=config.data.max_context,
+        horizon=config.inference.horizon,
+    )
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+def answer_rows(config: Config, plan: RowPlan, forecaster: Forecaster) -> Answers:
+    """P(rise) and the answer of every row; a row that cannot be forecast gets the base rate of rises before its date."""
+    prob, reason = forecast_rows(plan, forecaster, config.inference.batch_size)
+    rates: dict[tuple[np.datetime64, int], tuple[float, int]] = {}
+    for row in np.flatnonzero(reason != ""):
+        key = (plan.dates[row], int(plan.horizon[row]))
+        if key not in rates:
+            rates[key] = base_rate(plan.store, *key)
+        prob[row] = rates[key][0]
+    used = [
+        {"date": str(date), "horizon": steps, "rate": rate, "pairs": pairs}
+        for (date, steps), (rate, pairs) in sorted(rates.items())
+    ]
+    return Answers(prob, decide(prob, config.inference.threshold), reason, used)
+
+
+def forecast_rows(plan: RowPlan, forecaster: Forecaster, batch_size: int) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
+    """P(rise) of the rows that can be forecast, NaN for the others, and the completed reasons; each (n,)."""
+    prob, reason = np.full(len(plan.ids), np.nan), plan.reason.copy()
+    shown = sys.stderr.isatty() or "KIT_PROGRESS" in os.environ
+    with tqdm(total=int((reason == "").sum()), desc="forecast", unit="row", disable=not shown) as bar:
+        for batch in plan.batches(batch_size):
+            prob[batch.rows], reason[batch.rows] = _forecast_batch(batch, forecaster)
+            bar.update(len(batch.rows))
+    return prob, reason
+
+
+def _forecast_batch(batch: Batch, forecaster: Forecaster) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
+    """P(rise) and reason of each row, (B,); a value that is not finite, going in or coming out, is a reason and no answer."""
+    prob = np.full(len(batch.rows), np.nan)
+    sound = np.isfinite(batch.bars).all(axis=(1, 2))
+    finite = sound.copy()
+    if sound.any():
+        part = batch.only(np.flatnonzero(sound))
+        forecast = forecaster.forecast(part.bars, part.stamps, part.future_stamps, part.series)
+        finite[sound] = np.isfinite(forecast.paths).all(axis=(1, 2, 3))
+        prob[finite] = forecast.only(np.flatnonzero(finite[sound])).prob_up()
+    return prob, np.select([~sound, ~finite], [BAD_BARS, BAD_FORECAST], "")
+
+
+def _check_fallbacks(config: Config, fallbacks: dict[str, int], rows: int) -> None:
+    limit = config.inference.max_fallback_ratio
+    if (count := sum(fallbacks.values())) > limit * rows:
+        raise KitError(
+            f"{count} of {rows} rows cannot be forecast ({_counts(fallbacks)}): expected at most {limit:.0%} "
+            "(inference.max_fallback_ratio); check that test and training files belong together"
+        )
+
+
+# -- what is written ---------------------------------------------------------------------------------------------------
+def submit_command(config: Config, path: Path, manifest: dict[str, Any]) -> str:
+    """The line that submits `path`; its message holds nothing that a shell would read."""
+    message = re.sub(r"[^\w .,:%()+-]", "", f"{config.model_paths.exp_name}: {manifest['share_of_rises']:.1%} rises")
+    return f'kaggle competitions submit -c {shlex.quote(config.inference.competition)} -f {shlex.quote(str(path))} -m "{message}"'
+
+
+def _target(config: Config, output: str | Path | None) -> Path:
+    if output is None:
+        return FOLDER / f"{config.model_paths.exp_name}-{time.strftime('%Y%m%d-%H%M%S')}.csv"
+    path = Path(output)
+    if path.suffix != ".csv" or path.is_dir():
+        raise KitError(f"--output {path}: expected the name of a .csv file")
+    return path
+
+
+def _free(path: Path) -> Path:
+    """`path`, or the next free name after it: a file that nobody named is never replaced."""
+    names = [path, *(path.with_stem(f"{path.stem}-{n}") for n in range(2, 100))]
+    return next(name for name in names if not any(p.exists() for p in _companions(name)))
+
+
+def _companions(path: Path) -> tuple[Path, Path, Path]:
+    """The submission, its probabilities and its manifest."""
+    return path, path.with_name(f"{path.stem}-prob.csv"), path.with_suffix(".json")
+
+
+def _write(target: Path, plan: RowPlan, answers: Answers, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write the three files: all of them aside first, so that a failure leaves what was there. Returns the manifest."""
+    submission = _csv(["ID", "Pred"], zip(plan.ids, answers.pred.tolist(), strict=True))
+    with ExitStack() as stack:
+        csv_file, prob_file, json_file = (stack.enter_context(files.atomic(path)) for path in _companions(target))
+        csv_file.write_text(submission, encoding="utf-8")
+        prob_file.write_text(_probabilities(plan, answers), encoding="utf-8")
+        manifest = manifest | {"file": target.name, "sha256": files.digest(csv_file)}
+        files.write_json(json_file, manifest)
+    return manifest
+
+
+def _probabilities(plan: RowPlan, answers: Answers) -> str:
+    days = plan.dates.astype(str), plan.last.astype(str)
+    columns = (plan.ids, days[0], answers.prob_up.tolist(), plan.horizon.tolist(), plan.length.tolist(), days[1], answers.reason)
+    return _csv(["ID", "Date", "ProbUp", "Horizon", "Context", "LastBar", "Fallback"], zip(*columns, strict=True))
+
+
+def _csv(header: list[str], rows: Any) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _manifest(config: Config, plan: RowPlan, answers: Answers, pair: Pair) -> dict[str, Any]:
+    forecast = answers.reason == ""
+    known = plan.last[forecast] if forecast.any() else plan.last
+    seen = int((plan.dates.astype("datetime64[D]") <= np.datetime64(pair.train_end)).sum()) if pair.train_end else 0
+    if seen:
+        log.warning("%d rows are dated up to %s, the last day of training: a score on them is no test", seen, pair.train_end)
+    return {
+        "rows": len(plan.ids),
+        "forecast": int(forecast.sum()),
+        "share_of_rises": float(answers.pred.mean()),
+        "mean_probability": float(answers.prob_up.mean()),
+        "horizons": {str(steps): count for steps, count in sorted(Counter(plan.horizon[forecast].tolist()).items())},
+        "shortened": plan.shortened,
+        "fallbacks": _by_reason(answers.reason),
+        "base_rates": answers.base_rates,
+        "seed": config.inference.seed,
+        "dates": {"first": str(plan.dates.min()), "last": str(plan.dates.max())},
+        "last_bars": {"first": str(known.min()), "last": str(known.max())},
+        "train_end": pair.train_end,
+        "rows_not_after_train_end": seen,
+        "incomplete_stages": list(pair.incomplete),
+        "model": {"path": pair.predictor, "digest": network_digest(pair.predictor), "trained": pair.trained},
+        "tokenizer": {"path": pair.tokenizer, "digest": network_digest(pair.tokenizer)},
+        "data": {"path": str(plan.store.path), "digest": plan.store.digest},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "polars": pl.__version__,
+        },
+        "config": to_dict(config),
+    }
+
+
+# -- competition files -------------------------------------------------------------------------------------------------
+def read_answers(path: str | Path, column: str) -> tuple[list[str], NDArray[np.int64]]:
+    """IDs and the 0/1 values of `column` of a CSV file, in file order. Raises KitError on anything else."""
+    table = _read_csv(path, ["ID", column])
+    wrong = table.filter(~pl.col(column).is_in(["0", "1"]))
+    if len(wrong):
+        raise KitError(f"{path}: expected 0 or 1 in {column}, found {wrong[column][0]!r} for {wrong['ID'][0]}")
+    return table["ID"].to_list(), table[column].cast(pl.Int64).to_numpy()
+
+
+def _read_test(path: str) -> tuple[list[str], NDArray[np.datetime64]]:
+    if not path:
+        raise KitError("data.test_path: expected the competition's test.csv (ID, Date), found no path")
+    table = _read_csv(path, ["ID", "Date"])
+    dates = table["Date"].str.slice(0, 19).str.to_datetime(strict=False)
+    if dates.null_count():
+        bad = table.filter(dates.is_null())
+        raise KitError(f"{path}: expected dates as YYYY-MM-DD, found {bad['Date'][0]!r} for {bad['ID'][0]}")
+    return table["ID"].to_list(), dates.to_numpy().astype("datetime64[s]")
+
+
+def _read_sample(path: str) -> list[str]:
+    return _read_csv(path, ["ID", "Pred"])["ID"].to_list()
+
+
+def _read_csv(path: str | Path, columns: list[str]) -> pl.DataFrame:
+    """The named columns as text. Raises KitError when the file is missing, empty or of another form."""
+    if not Path(path).is_file():
+        raise KitError(f"{path}: expected a CSV file with the columns {', '.join(columns)}, found none")
+    try:
+        table = pl.read_csv(path, infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        raise KitError(f"{path}: not readable as CSV: {' '.join(str(error).split())[:200]}") from error
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise KitError(f"{path}: expected the columns {', '.join(columns)}, found {', '.join(table.columns)}")
+    if not len(table):
+        raise KitError(f"{path}: expected rows, found none")
+    return table.select(columns)
+
+
+# -- small things ------------------------------------------------------------------------------------------------------
+def _by_reason(reason: NDArray[np.str_]) -> dict[str, int]:
+    return dict(sorted(Counter(r for r in reason.tolist() if r).items()))
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _no_duplicates(ids: Sequence[str], path: str | Path) -> None:
+    double = sorted(name for name, count in Counter(ids).items() if count > 1)
+    if double:
+        raise KitError(f"{path}: expected every ID once, found {len(double)} of them several times ({_some(double)})")

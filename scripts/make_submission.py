@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""Forecast the test rows with the trained networks and write a submission file with its manifest.
+
+The file goes to submissions/EXP_NAME-TIME.csv unless --output names it; the line that submits it is printed.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+
+from kronos import cli
+
+
+def main() -> None:
+    arguments = cli.parser(__doc__ or "")
+    arguments.add_argument("--output", metavar="PATH", help="write this .csv file, replacing it if it exists")
+    arguments.add_argument("--horizon", metavar="N", help="trading days from the last known bar; sets inference.horizon")
+    arguments.add_argument("--allow-incomplete", action="store_true", help="use networks whose training has not ended")
+    args = arguments.parse_args()
+    cli.setup_logging()
+
+    from kronos import configfile
+    from kronos.submission import make_submission
+
+    overrides = [*args.overrides, *([f"inference.horizon={args.horizon}"] if args.horizon else [])]
+    made = make_submission(configfile.load(args.config, overrides), args.output, args.allow_incomplete)
+    print(f"{made.path}\n{made.table()}\nSubmit it with:\n  {made.command}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,179 @@
+"""Bars to paths, on tiny real networks."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kronos.bars import CLOSE, FEATURES, calendar_stamps, denormalise, normalise, window_stats
+from kronos.errors import KitError
+from kronos.forecasting import forecaster as module
+from kronos.forecasting.forecaster import Forecast, Forecaster
+from kronos.forecasting.generate import generate_reference
+from kronos.forecasting.sampling import Sampling
+from kronos.networks import Kronos, KronosTokenizer, preset
+
+LENGTH, HORIZON, SERIES = 20, 4, 5
+
+
+def tiny_networks(dropout: float = 0.0, seed: int = 0) -> tuple[Kronos, KronosTokenizer]:
+    torch.manual_seed(seed)
+    tokenizer, predictor = preset("nano")
+    drop = {name: dropout for name in ("ffn_dropout_p", "attn_dropout_p", "resid_dropout_p")}
+    tokenizer |= {"d_model": 16, "n_heads": 2, "ff_dim": 16, "n_enc_layers": 2, "n_dec_layers": 2} | drop
+    predictor |= {"d_model": 16, "n_heads": 2, "ff_dim": 16, "n_layers": 1, "token_dropout_p": dropout} | drop
+    return Kronos(**predictor), KronosTokenizer(**tokenizer)
+
+
+def make(sample_count: int = 6, dropout: float = 0.0, seed: int = 11, **settings: Any) -> Forecaster:
+    settings = {"max_context": 64, "batch_size": 3} | settings
+    return Forecaster(*tiny_networks(dropout), sampling=Sampling(sample_count=sample_count, seed=seed), **settings)
+
+
+def make_bars(count: int = SERIES, length: int = LENGTH, seed: int = 3) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    close = 50 * np.exp(np.cumsum(0.02 * rng.standard_normal((count, length)), axis=1))
+    spread = 1 + 0.01 * rng.random((2, count, length))
+    volume = 1e5 * rng.random((count, length))
+    bars = np.stack([close, close * spread[0], close / spread[1], close, volume, volume * close], axis=-1)
+    return bars.astype(np.float32)
+
+
+def inputs(count: int = SERIES, length: int = LENGTH, horizon: int = HORIZON) -> dict[str, np.ndarray]:
+    days = np.datetime64("2024-01-01T00:00:00") + np.arange(length + horizon) * np.timedelta64(86400, "s")
+    stamps = np.broadcast_to(calendar_stamps(days), (count, length + horizon, 5))
+    return {
+        "bars": make_bars(count, length),
+        "stamps": stamps[:, :length],
+        "future_stamps": stamps[:, length:],
+        "series": np.arange(count, dtype=np.int64) * 7919,
+    }
+
+
+def some(given: dict[str, np.ndarray], rows: list[int]) -> dict[str, np.ndarray]:
+    return {name: values[rows] for name, values in given.items()}
+
+
+def test_paths_are_those_of_the_slow_clear_way() -> None:
+    """Tokens, decoding and de-normalising, each a series and a path at a time, without cache, batches or chunks."""
+    own, given = make(), inputs()
+    result = own.forecast(**given)
+    assert result.paths.shape == (SERIES, 6, HORIZON, 6) and result.paths.dtype == np.float32
+    for row in range(SERIES):
+        bars = given["bars"][[row]]
+        stats = window_stats(bars)
+        s1, s2 = own.tokenizer.encode(torch.from_numpy(normalise(bars, stats, 5.0)))
+        stamps = [torch.from_numpy(np.ascontiguousarray(given[name][[row]])) for name in ("stamps", "future_stamps")]
+        keys = torch.from_numpy(given["series"][[row]])
+        future = generate_reference(own.model, s1, s2, *stamps, sampling=own.sampling, series=keys, max_context=64)
+        for path in range(6):
+            both = [torch.cat([known, drawn[:, path]], dim=1) for known, drawn in zip((s1, s2), future, strict=True)]
+            with torch.no_grad():
+                scaled = own.tokenizer.decode(*both)[:, -HORIZON:].numpy()
+            np.testing.assert_allclose(result.paths[row, path], denormalise(scaled, stats)[0], rtol=1e-4)
+    np.testing.assert_array_equal(result.last_close, given["bars"][:, -1, CLOSE])
+
+
+def test_no_series_depends_on_its_batch_mates_or_the_batch_size() -> None:
+    """One random stream for a batch made an answer depend on who shared the batch."""
+    given = inputs()
+    whole = make(batch_size=5).forecast(**given).paths
+    for size in (1, 2, 64):
+        np.testing.assert_allclose(make(batch_size=size).forecast(**given).paths, whole, rtol=1e-4)
+    shuffled = [3, 0, 4, 2, 1]
+    np.testing.assert_allclose(make().forecast(**some(given, shuffled)).paths, whole[shuffled], rtol=1e-4)
+    np.testing.assert_allclose(make().forecast(**some(given, [2])).paths, whole[[2]], rtol=1e-4)
+
+
+def test_decoding_in_small_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded by decoding in chunks; a chunk's border must not show."""
+    given = inputs()
+    whole = make().forecast(**given).paths
+    monkeypatch.setattr(module, "DECODE_TOKENS", 1)
+    np.testing.assert_allclose(make().forecast(**given).paths, whole, rtol=1e-4)
+
+
+def test_answers_do_not_change_from_call_to_call() -> None:
+    """Dropout was left on in inference elsewhere: two calls gave two answers. Each call puts it off again."""
+    own, given = make(dropout=0.5), inputs()
+    first = own.forecast(**given).paths
+    own.model.train()
+    own.tokenizer.train()
+    torch.manual_seed(99)  # the global generator plays no part
+    np.testing.assert_array_equal(own.forecast(**given).paths, first)
+    assert not own.model.training and not own.tokenizer.training
+
+
+def test_another_seed_gives_other_paths() -> None:
+    """A seed that nobody reads would make every run look reproducible."""
+    given = inputs()
+    assert (make(seed=1).forecast(**given).paths != make(seed=2).forecast(**given).paths).any()
+
+
+def test_more_paths_keep_the_first_ones() -> None:
+    """Paths are keyed one by one: raising sample_count refines an answer and does not redraw it."""
+    given = inputs()
+    np.testing.assert_allclose(make(sample_count=9).forecast(**given).paths[:, :6], make().forecast(**given).paths, rtol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20, 1e-6, 1e6])
+def test_forecast_scales_with_the_prices(factor: float) -> None:
+    """An absolute epsilon distorts cheap series; with the relative one forecast(c x) = c forecast(x)."""
+    given = inputs()
+    plain = make(epsilon="relative").forecast(**given)
+    scaled = make(epsilon="relative").forecast(**given | {"bars": given["bars"] * np.float32(factor)})
+    np.testing.assert_allclose(scaled.paths, plain.paths * np.float32(factor), rtol=2e-3)
+    np.testing.assert_array_equal(scaled.prob_up(), plain.prob_up())
+
+
+def test_a_constant_series_stays_where_it_is() -> None:
+    """Zero variance once became a division by zero, or noise blown up to the size of the price."""
+    given = inputs(count=2)
+    given["bars"] = np.full_like(given["bars"], 25.0)
+    for epsilon in ("absolute", "relative"):
+        paths = make(epsilon=epsilon).forecast(**given).paths
+        np.testing.assert_allclose(paths, 25.0, rtol=1e-3)
+
+
+def test_views_agree_with_the_paths() -> None:
+    """Earlier code kept the mean only; every view is computed from the same kept paths."""
+    rng = np.random.default_rng(0)
+    result = Forecast(rng.random((3, 7, 2, len(FEATURES)), dtype=np.float32), np.full(3, 0.5, np.float32))
+    np.testing.assert_allclose(result.mean(), result.paths.mean(1))
+    np.testing.assert_allclose(result.median(), result.quantile(0.5), rtol=1e-6)
+    assert (result.quantile(0.1) <= result.quantile(0.9)).all() and result.quantile(0.1).shape == (3, 2, 6)
+    np.testing.assert_allclose(result.prob_up(0), (result.paths[:, :, 0, CLOSE] > 0.5).mean(1))
+
+
+def test_the_longest_context_that_fits() -> None:
+    """One token too many would slide the window: refused before any work; the longest that fits is forecast."""
+    own = make(max_context=LENGTH + HORIZON - 1)
+    assert np.isfinite(own.forecast(**inputs()).paths).all()
+    with pytest.raises(KitError, match=r"max_context 23.* 21 \+ 4"):
+        own.forecast(**inputs(length=LENGTH + 1))
+
+
+def test_bad_input_is_refused_before_any_work() -> None:
+    """NaN in, plausible numbers out: refused with the series that holds it."""
+    given = inputs()
+    given["bars"][3, 5, CLOSE] = np.nan
+    with pytest.raises(KitError, match="series 3"):
+        make().forecast(**given)
+    with pytest.raises(KitError, match="expected bars"):
+        make().forecast(**inputs() | {"series": np.arange(2)})
+
+
+def test_networks_that_do_not_fit_together_are_refused() -> None:
+    """A predictor read through another tokenizer's tokens gives numbers that mean nothing."""
+    model, _ = tiny_networks()
+    settings = preset("nano")[0] | {"s1_bits": 4, "s2_bits": 6}
+    with pytest.raises(KitError, match="do not fit"):
+        Forecaster(model, KronosTokenizer(**settings))
+
+
+def test_progress_counts_every_series() -> None:
+    """A bar that stops short of its total looks like a hang."""
+    seen: list[int] = []
+    make(batch_size=2).forecast(**inputs(), progress=seen.append)
+    assert seen == [2, 2, 1]
