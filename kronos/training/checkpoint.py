@@ -1,0 +1,173 @@
+"""Resumable states on disk: complete and checked, or not there.
+
+In: weights, optimiser state, the trainer's own few numbers. Out: `checkpoints/step_N/` with model.safetensors,
+optimizer.pt, trainer.json and checksums.json, written beside its name and renamed. No random state is kept: seeds, windows
+and learning rate are functions of the step (docs/architecture.md).
+"""
+
+import io
+import json
+import logging
+import os
+import pickle
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from kronos import files
+from kronos.errors import KitError
+
+log = logging.getLogger(__name__)
+
+KEEP = 2
+WEIGHTS, OPTIMIZER, TRAINER, CHECKSUMS = "model.safetensors", "optimizer.pt", "trainer.json", "checksums.json"
+
+
+@dataclass
+class Progress:
+    """What a run knows beside its weights."""
+
+    step: int = 0
+    """Optimiser steps done."""
+    validated: bool = False
+    """The validation that is due at this step has been made."""
+    best: dict[str, Any] | None = None
+    """step, value, metric of the best validation so far, and all its values."""
+    start_value: float | None = None
+    """The validation metric of pretrained weights before the first step."""
+    seconds: float = 0.0
+    """Spent in the loop, over all sittings."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Settings and digests that must not change between two sittings."""
+
+
+@dataclass
+class Checkpoint:
+    """A state read back from disk."""
+
+    folder: Path
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    progress: Progress
+
+
+def save(root: Path, weights: dict[str, Tensor], optimizer: dict[str, Any], progress: Progress) -> Path:
+    """Write `root/step_N`, make it durable, then remove all but the newest `KEEP`.
+
+    Raises KitError when it cannot be written (a full disk); older checkpoints are untouched then.
+    """
+    buffer = io.BytesIO()
+    torch.save(optimizer, buffer)
+    contents = {
+        WEIGHTS: save_tensors({name: t.detach().cpu().contiguous() for name, t in weights.items()}),
+        OPTIMIZER: buffer.getvalue(),
+        TRAINER: json.dumps(asdict(progress), indent=2, allow_nan=False).encode(),
+    }
+    target, temporary = root / f"step_{progress.step:09d}", root / f".step_{progress.step:09d}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        _fill(temporary, contents)
+        shutil.rmtree(target, ignore_errors=True)  # a damaged one of this step, which the run has passed by
+        temporary.rename(target)
+        _sync_folder(root)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        kept = [p.name for p in _folders(root)][-1:] or ["none"]
+        raise KitError(
+            f"{target}: could not write the checkpoint ({error.strerror or error}); the last good one is {kept[0]}; "
+            "free some space and rerun with --skip-existing to go on from there"
+        ) from error
+    for old in _folders(root)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load_newest(root: Path) -> Checkpoint | None:
+    """The newest checkpoint whose checksums hold; a damaged one is named in the log and the one before is taken.
+
+    None when there is none. Raises KitError when there are checkpoints and all are damaged.
+    """
+    folders = _folders(root)
+    for folder in reversed(folders):
+        problem = _problem(folder)
+        if problem is None:
+            return _read(folder)
+        log.warning("%s is damaged (%s): falling back to the checkpoint before it", folder, problem)
+    if folders:
+        raise KitError(
+            f"{root}: expected a good checkpoint, found {len(folders)} damaged; start the stage without --skip-existing"
+        )
+    return None
+
+
+def clear(root: Path) -> None:
+    """Remove every checkpoint under `root`."""
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def difference(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """`key: saved X, now Y` for every fact that changed."""
+    names = [*saved, *(name for name in now if name not in saved)]
+    pairs = ((name, saved.get(name), now.get(name)) for name in names)
+    return [f"{name}: saved {old!r}, now {new!r}" for name, old, new in pairs if old != new]
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+def _folders(root: Path) -> list[Path]:
+    """Checkpoint folders, oldest step first; temporary ones are hidden by their dot."""
+    return sorted(root.glob("step_*"))
+
+
+def _fill(folder: Path, contents: dict[str, bytes]) -> None:
+    for name, content in contents.items():
+        _write(folder / name, content)
+    sums = {name: files.digest(folder / name) for name in contents}
+    _write(folder / CHECKSUMS, json.dumps(sums, indent=2).encode())
+    _sync_folder(folder)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _problem(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        for name in (WEIGHTS, OPTIMIZER, TRAINER):
+            if files.digest(folder / name) != sums[name]:
+                return f"{name} does not match its checksum"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValueError, KeyError, TypeError):
+        return f"{CHECKSUMS} is not readable"
+    return None
+
+
+def _read(folder: Path) -> Checkpoint:
+    try:
+        optimizer = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+        progress = Progress(**json.loads((folder / TRAINER).read_text(encoding="utf-8")))
+    except (pickle.UnpicklingError, TypeError) as error:
+        raise KitError(
+            f"{folder}: expected a checkpoint of this version, found another one's; start the stage without --skip-existing"
+        ) from error
+    return Checkpoint(folder, load_tensors((folder / WEIGHTS).read_bytes()), optimizer, progress)

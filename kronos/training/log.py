@@ -1,0 +1,87 @@
+"""What a run tells while it runs: one line per logged step, a progress bar at a terminal, and metrics.jsonl.
+
+In: named numbers. Out: log lines through `logging` (main process only) and one JSON object per line in the run folder.
+"""
+
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from kronos import files
+
+log = logging.getLogger(__name__)
+
+
+class RunLog(AbstractContextManager["RunLog"]):
+    """Lines, bar and metrics file of one stage. On processes other than the main one it does nothing.
+
+    path: metrics.jsonl. step: where the run starts; records of later steps, left by a sitting that was cut off after
+    its last checkpoint, are removed, so that a step appears once.
+    """
+
+    def __init__(self, path: Path, stage: str, step: int, total_steps: int, active: bool) -> None:
+        self.path, self.stage, self.active = path, stage, active
+        self._stack = ExitStack()
+        self._bar: tqdm | None = None
+        if active:
+            _forget_after(path, step)
+            if sys.stderr.isatty() or os.environ.get("KIT_PROGRESS") == "1":  # set by the launcher at a terminal
+                self._bar = tqdm(total=total_steps, initial=step, desc=stage, unit="step", dynamic_ncols=True)
+                self._stack.enter_context(logging_redirect_tqdm())
+                self._stack.callback(self._bar.close)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def advance(self) -> None:
+        """One optimiser step is done."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def record(self, kind: str, step: int, values: Mapping[str, float], text: str) -> None:
+        """Log `text` and append the values to the metrics file; a value that is not finite is written as null."""
+        if not self.active:
+            return
+        log.info("%s", text)
+        finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        line = json.dumps({"kind": kind, "stage": self.stage, "step": step, **finite})
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(line + "\n")
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Keep the records up to `step`; a last line that was cut off half-written goes too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+    files.write_text(path, "".join(f"{line}\n" for line in kept if step))
+
+
+def _step_of(line: str) -> float:
+    try:
+        record: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return math.inf
+    return float(record["step"])
+
+
+def numbers(values: Mapping[str, float]) -> str:
+    """`name value` pairs for a log line, four significant digits."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss."""
+    whole = max(round(seconds), 0)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -1,0 +1,232 @@
+"""A network and its loss as one module: what accelerate prepares and what the loop calls. The loop knows no stage.
+
+In: a batch as the loader gives it (see docs/architecture.md, "window"). Out: weighted *sums* over the positions of a
+micro-batch; those of micro-batches and processes add up, and a mean is a sum divided by the summed weight.
+Source: Kronos paper (arXiv 2508.02739), sections 3.1 and 3.2; the quantiser's share in `networks/quantizer.py`.
+
+Letters: B windows, T bars of a window (lookback and predicted), K code bits, V tokens of a vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kronos.bars import CLOSE
+from kronos.networks.predictor import Kronos
+from kronos.networks.quantizer import QuantizerTerms
+from kronos.networks.tokenizer import KronosTokenizer
+
+Batch = Mapping[str, Tensor]
+Sums = dict[str, Tensor]
+Reduce = Callable[[Tensor], Tensor]
+"""From a micro-batch's joint statistics to those of the whole optimiser step over all processes."""
+
+
+class Objective(nn.Module):
+    """What the loop asks of a network with its loss. `forward(batch, reduce)` gives `Sums` with `loss` and `weight`."""
+
+    metric: str
+    """Name in `report` of the validation value that chooses the best network; lower is better."""
+    joint_size = 0
+    """Length of `joint`; 0: the loss of a step is a plain sum over its positions."""
+
+    def network(self) -> nn.Module:
+        """The network that is trained and saved."""
+        raise NotImplementedError
+
+    def weight(self, batch: Batch) -> float:
+        """Summed weight of a batch: what its sums are divided by."""
+        raise NotImplementedError
+
+    def joint(self, batch: Batch) -> Tensor:
+        """(joint_size,) what the loss of a micro-batch needs to know of all others, as sums; without gradient."""
+        raise NotImplementedError
+
+    def evaluate(self, batch: Batch) -> Sums:
+        """Validation sums of one batch, in float64; in eval mode and without gradient."""
+        raise NotImplementedError
+
+    def report(self, sums: Mapping[str, list[float]]) -> dict[str, float]:
+        """Named means from sums that were added up over batches and processes."""
+        raise NotImplementedError
+
+
+# -- tokenizer ---------------------------------------------------------------------------------------------------------
+class TokenizerObjective(Objective):
+    """(mse(coarse) + mse(full) + quantiser loss) / 2, every bar weighted by `batch['weight']`."""
+
+    metric = "full_mse"
+
+    def __init__(self, tokenizer: KronosTokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.joint_size = tokenizer.quantizer.bits + 1
+
+    def network(self) -> KronosTokenizer:
+        return self.tokenizer
+
+    def weight(self, batch: Batch) -> float:
+        return float(batch["weight"].sum(dtype=torch.float64))
+
+    def joint(self, batch: Batch) -> Tensor:
+        """(K + 1,) summed bit probabilities and weight, without gradient.
+
+        The codebook entropy is a function of the mean over the whole optimiser step, so that mean has to be known first.
+        """
+        with torch.no_grad():
+            return _pack(self._terms(batch, *self.tokenizer.quantize(batch["x"])))
+
+    def forward(self, batch: Batch, reduce: Reduce) -> Sums:
+        """Sums of one micro-batch; `loss` carries the gradient and divides by the step's weight like the others."""
+        x, weight = batch["x"], batch["weight"]
+        out = self.tokenizer(x)
+        terms = self._terms(batch, out.z, out.code)
+        joint = reduce(_pack(terms))
+        zero = joint.new_zeros(())
+        step = QuantizerTerms(zero, zero, joint[:-1], joint[-1])
+        quantizer = self.tokenizer.quantizer.loss(terms, step) * step.weight
+        coarse, full = (_weighted((y - x).square().mean(-1), weight) for y in (out.coarse, out.full))
+        loss = (coarse + full + quantizer) / 2
+        parts = {"coarse_mse": coarse, "full_mse": full, "quantizer": quantizer}
+        parts |= {"commitment": terms.commitment, "bit_entropy": terms.entropy, "weight": terms.weight}
+        return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}
+
+    def evaluate(self, batch: Batch) -> Sums:
+        """Validation sums of one batch (eval mode, no gradient), and how often each token was used."""
+        x, weight = batch["x"], _wide(batch["weight"])
+        out = self.tokenizer(x)
+        s1, s2 = self.tokenizer.quantizer.indices(out.z)
+        error = (out.full[..., CLOSE] - x[..., CLOSE]).abs() * batch["scale"][:, None, CLOSE].type_as(x)
+        price = batch["mean"][:, None, CLOSE].abs().type_as(x).clamp_min(1e-12)
+        sums = {
+            "coarse_mse": (_wide((out.coarse - x).square().mean(-1)) * weight).sum(),
+            "full_mse": (_wide((out.full - x).square().mean(-1)) * weight).sum(),
+            "close_mae": (_wide(error) * weight).sum(),
+            "close_mae_share": (_wide(error / price) * weight).sum(),
+            "weight": weight.sum(),
+        }
+        bits = self.tokenizer.config.s1_bits, self.tokenizer.config.s2_bits
+        used = weight.flatten() > 0
+        counts = (torch.bincount(s.flatten()[used], minlength=2**b) for s, b in zip((s1, s2), bits, strict=True))
+        return {**sums, **{f"{name}_counts": _wide(c) for name, c in zip(("s1", "s2"), counts, strict=True)}}
+
+    def report(self, sums: Mapping[str, list[float]]) -> dict[str, float]:
+        """Means from summed sums; of token counts the share of tokens used and the perplexity of their use."""
+        values = _means(sums)
+        for name in ("s1", "s2"):
+            if f"{name}_counts" in sums:
+                values |= _usage(name, sums[f"{name}_counts"])
+        return values
+
+    def _terms(self, batch: Batch, z: Tensor, code: Tensor) -> QuantizerTerms:
+        return self.tokenizer.quantizer.terms(z, code, batch["weight"].type_as(z))
+
+
+def _pack(terms: QuantizerTerms) -> Tensor:
+    return torch.cat((terms.probability, terms.weight[None])).detach()
+
+
+def _usage(name: str, counts: list[float]) -> dict[str, float]:
+    total = sum(counts)
+    entropy = -sum(c / total * math.log(c / total) for c in counts if c)
+    return {f"{name}_used": sum(c > 0 for c in counts) / len(counts), f"{name}_code_perplexity": math.exp(entropy)}
+
+
+# -- predictor ---------------------------------------------------------------------------------------------------------
+class PredictorObjective(Objective):
+    """(cross entropy of s1 + cross entropy of s2) / 2 of the next bar's tokens, from a frozen tokenizer.
+
+    A target weighs `batch['weight']` of its bar, times `history_loss_weight` while that bar lies inside the lookback: those
+    bars are normalised with statistics that saw what came after them, the predicted bars are not.
+    """
+
+    metric = "loss"
+
+    def __init__(
+        self,
+        predictor: Kronos,
+        tokenizer: KronosTokenizer,
+        *,
+        lookback: int,
+        history_loss_weight: float = 1.0,
+        teacher_forcing: bool = True,
+    ) -> None:
+        super().__init__()
+        self.predictor = predictor
+        self.tokenizer = tokenizer.requires_grad_(False).eval()
+        self.lookback = lookback
+        self.history_loss_weight = history_loss_weight
+        self.teacher_forcing = teacher_forcing
+
+    def network(self) -> Kronos:
+        return self.predictor
+
+    def train(self, mode: bool = True) -> "PredictorObjective":
+        """Train mode of the predictor; the frozen tokenizer stays in eval mode, its tokens must not be random."""
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def weight(self, batch: Batch) -> float:
+        return float(self._target_weight(batch).sum(dtype=torch.float64))
+
+    def forward(self, batch: Batch, reduce: Reduce) -> Sums:
+        """Sums of one micro-batch over its T - 1 targets; `loss` carries the gradient."""
+        s1, s2 = self.predictor.nll(*self._tokens(batch), batch["stamp"], teacher_forcing=self.teacher_forcing)
+        weight = self._target_weight(batch).type_as(s1)
+        s1, s2 = _weighted(s1, weight), _weighted(s2, weight)
+        return {"loss": (s1 + s2) / 2, "s1": s1.detach(), "s2": s2.detach(), "weight": weight.sum()}
+
+    def evaluate(self, batch: Batch) -> Sums:
+        """Validation sums of one batch: causal and teacher-forced.
+
+        `s1`, `s2` are of the predicted bars only, `history_*` of the lookback's: these the normalisation lets see ahead.
+        """
+        s1, s2 = self.predictor.nll(*self._tokens(batch), batch["stamp"])
+        weight = _wide(batch["weight"][:, 1:])
+        ahead = torch.arange(1, batch["x"].shape[1], device=weight.device) >= self.lookback
+        sums = {"weight": (weight * ahead).sum(), "history_weight": (weight * ~ahead).sum()}
+        for name, value in (("s1", _wide(s1)), ("s2", _wide(s2))):
+            sums[name] = (value * weight * ahead).sum()
+            sums[f"history_{name}"] = (value * weight * ~ahead).sum()
+        return sums
+
+    def report(self, sums: Mapping[str, list[float]]) -> dict[str, float]:
+        """Means in nats; of validation sums also perplexities, beside the 2^bits of a uniform guess."""
+        ahead = {k: v for k, v in sums.items() if not k.startswith("history_")}
+        values = _means(ahead)
+        values["loss"] = (values["s1"] + values["s2"]) / 2
+        if "history_weight" in sums:
+            past = _means({k.removeprefix("history_"): v for k, v in sums.items() if k.startswith("history_")})
+            values |= {f"history_{name}": past[name] for name in past}
+            bits = {"s1": self.tokenizer.config.s1_bits, "s2": self.tokenizer.config.s2_bits}
+            values |= {f"{name}_perplexity": math.exp(values[name]) for name in bits}
+            values |= {f"{name}_uniform": b * math.log(2) for name, b in bits.items()}
+        return values
+
+    def _tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        # Full precision: a bit whose entry is near zero would flip under bfloat16, and these are the targets.
+        with torch.no_grad(), torch.autocast(batch["x"].device.type, enabled=False):
+            return self.tokenizer.encode(batch["x"])
+
+    def _target_weight(self, batch: Batch) -> Tensor:
+        weight = batch["weight"][:, 1:]
+        inside = torch.arange(1, weight.shape[1] + 1, device=weight.device) < self.lookback
+        return weight * torch.where(inside, self.history_loss_weight, 1.0)
+
+
+def _weighted(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum()
+
+
+def _wide(values: Tensor) -> Tensor:
+    """float64, so that a sum does not depend on how windows were batched; MPS has none, there it is done on the CPU."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
+def _means(sums: Mapping[str, list[float]]) -> dict[str, float]:
+    """Every scalar sum divided by the summed weight; nan where nothing was weighed."""
+    total = sums["weight"][0]
+    return {k: v[0] / total if total else math.nan for k, v in sums.items() if k != "weight" and len(v) == 1}

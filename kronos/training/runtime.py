@@ -1,0 +1,156 @@
+"""The processes of one run: who is first, how they agree, and when they were asked to stop.
+
+In: the configuration and the environment that `accelerate launch` made. Out: `Runtime`. Agreement goes through the CPU
+(gloo), so that nothing waits for a GPU; traps of the launcher that were met are checked here, not trusted.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
+from torch import Tensor
+
+from kronos.config import Config
+from kronos.errors import KitError
+
+log = logging.getLogger(__name__)
+
+
+class PeerFailed(SystemExit):
+    """Another process of this run ended with an error and says which; this one leaves without a word of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
+class StopRequest:
+    """Remembers SIGTERM and SIGINT, so that the run can end at its next step boundary with everything saved."""
+
+    def __init__(self) -> None:
+        self.signal: int = 0
+
+    def install(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._remember)
+        return self
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+
+
+class Runtime:
+    """Rank, device and agreement of one process of a run.
+
+    rank, world: this process and how many there are. is_main: it writes files and logs.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.device = accelerator.device
+        self.rank = accelerator.process_index
+        self.world = accelerator.num_processes
+        self.is_main = accelerator.is_main_process
+        own = self.world > 1 and dist.get_backend() != "gloo"
+        self._control = dist.new_group(backend="gloo") if own else None
+        self.stop = StopRequest()
+
+    @classmethod
+    def start(cls, config: Config) -> "Runtime":
+        """Join the run's processes. Raises KitError when they are not the number that was asked for."""
+        asked = config.distributed.num_processes
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched != asked:
+            raise KitError(
+                f"expected {asked} processes (distributed.num_processes), the launcher started {launched}; start it with "
+                f"train_kaggle.sh, or with accelerate launch --multi_gpu --num_processes {asked}"
+            )
+        on_cpu = not (config.device.use_cuda and torch.cuda.is_available())
+        if config.device.use_cuda and asked > 1:
+            _check_gpus(config)
+        backend = "gloo" if on_cpu else config.distributed.ddp_backend
+        accelerator = Accelerator(
+            cpu=on_cpu and (asked > 1 or not config.device.use_cuda),
+            mixed_precision=precision(config.training.mixed_precision, on_cpu),
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop counts; the environment must not
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                *([InitProcessGroupKwargs(backend=backend)] if asked > 1 else []),
+            ],
+        )
+        if accelerator.num_processes != asked:
+            raise KitError(f"expected {asked} processes that know of each other, found {accelerator.num_processes}")
+        return cls(accelerator)
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    # -- agreement -----------------------------------------------------------------------------------------------------
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Sums over all processes, elementwise, in float64. Every process has to call it."""
+        if self.world == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, group=self._control)
+        return tensor.tolist()
+
+    def gather(self, thing: Any) -> list[Any]:
+        """`thing` of every process, by rank."""
+        if self.world == 1:
+            return [thing]
+        things: list[Any] = [None] * self.world
+        dist.all_gather_object(things, thing, group=self._control)
+        return things
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        """Sum of a tensor over all processes, on its device, without waiting for it."""
+        if self.world > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
+
+    def on_main(self, action: Callable[[], Any]) -> Any:
+        """Run `action` on the main process while the others wait; returns its (picklable) result everywhere.
+
+        A user's error there is raised there; the others leave with `PeerFailed` instead of waiting for ever.
+        """
+        result, error = None, None
+        if self.is_main:
+            try:
+                result = action()
+            except (KitError, OSError) as caught:
+                error = caught
+        outcome: list[Any] = [error is not None, result]
+        if self.world > 1:
+            dist.broadcast_object_list(outcome, src=0, group=self._control)
+        if error is not None:
+            raise error
+        if outcome[0]:
+            raise PeerFailed
+        return outcome[1]
+
+
+def precision(wanted: str, on_cpu: bool) -> str:
+    """The mixed precision that `auto` means here: by compute capability, since older GPUs claim bf16 by emulation."""
+    if wanted != "auto":
+        return wanted
+    if on_cpu:
+        return "no"
+    return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+
+
+def _check_gpus(config: Config) -> None:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", config.distributed.num_processes))
+    found = torch.cuda.device_count()
+    if found < here:
+        raise KitError(
+            f"expected {here} GPUs on this machine, one per process, found {found}; ask for fewer, or set device.use_cuda: false"
+        )
