@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 
 from kronos import files
 from kronos.config import DataConfig, MarketConfig
+from kronos.data.calendar import SessionRules
 from kronos.errors import KitError
 
 log = logging.getLogger(__name__)
 
-BEFORE_FIRST = np.datetime64("2021-01-01", "s")
+BEFORE_FIRST = np.datetime64("2021-01-01")
 """The market opens on the first trading day after this date."""
 STAY = 0.9
 COMMON = 0.1
@@ -109,9 +110,14 @@ def simulate(config: MarketConfig, calendar: str = "NYSE") -> Market:
 
 
 def _trading_days(calendar: str, days: int) -> NDArray[np.datetime64]:
-    """The first `days` trading days after BEFORE_FIRST."""
-    weekdays = np.busday_offset(BEFORE_FIRST.astype("datetime64[D]"), np.arange(1, days + 1), roll="backward")
-    return weekdays.astype("datetime64[s]")
+    """The first `days` trading days after BEFORE_FIRST, datetime64[s]. Raises KitError beyond what is known of the exchange."""
+    rules = SessionRules.load(calendar)
+    first = BEFORE_FIRST + np.timedelta64(1, "D")
+    last = min(BEFORE_FIRST + np.timedelta64(2 * days + 30, "D"), rules.last)
+    opened = rules.open_days(first, last)[:days]
+    if len(opened) < days:
+        raise rules.unknown(rules.last + np.timedelta64(1, "D"))
+    return opened.astype("datetime64[s]")
 
 
 def _states(rng: np.random.Generator, days: int, tickers: int) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
