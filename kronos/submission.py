@@ -29,8 +29,10 @@ from tqdm import tqdm
 
 from kronos import files
 from kronos.config import Config, to_dict
+from kronos.data import competition
 from kronos.data.prepare import prepare
 from kronos.data.store import BarStore
+from kronos.data.survey import date_text
 from kronos.errors import KitError
 from kronos.forecasting.decide import decide
 from kronos.forecasting.forecaster import Forecaster
@@ -109,20 +111,20 @@ def read_rows(config: Config) -> tuple[list[str], NDArray[np.datetime64]]:
 
     Raises KitError when an ID is missing, unknown or there twice.
     """
-    ids, dates = _read_test(config.data.test_path)
-    _no_duplicates(ids, config.data.test_path)
+    if not config.data.test_path:
+        raise KitError("data.test_path: expected the competition's test.csv (ID, Date), found no path")
+    test = competition.read_test(config.data.test_path)
+    ids, dates = test["ID"].to_list(), test["Date"].to_numpy().astype("datetime64[s]")
     if not config.data.sample_submission_path:
         return ids, dates
-    wanted = _read_sample(config.data.sample_submission_path)
+    wanted = competition.read_sample(config.data.sample_submission_path)["ID"].to_list()
     check_ids(ids, wanted, config.data.test_path, config.data.sample_submission_path)
     position = {name: i for i, name in enumerate(ids)}
     return wanted, dates[[position[name] for name in wanted]]
 
 
 def check_ids(found: Sequence[str], wanted: Sequence[str], found_path: str | Path, wanted_path: str | Path) -> None:
-    """Raise KitError unless `found` holds exactly the IDs of `wanted`, each once, in any order."""
-    _no_duplicates(wanted, wanted_path)
-    _no_duplicates(found, found_path)
+    """Raise KitError unless `found` holds exactly the IDs of `wanted`, in any order; both are free of repetitions."""
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
         parts = [f"{len(names)} {what} ({_some(names)})" for what, names in (("missing", missing), ("extra", extra)) if names]
@@ -167,7 +169,7 @@ def answer_rows(config: Config, plan: RowPlan, forecaster: Forecaster) -> Answer
             rates[key] = base_rate(plan.store, *key)
         prob[row] = rates[key][0]
     used = [
-        {"date": str(date), "horizon": steps, "rate": rate, "pairs": pairs}
+        {"date": date_text(date), "horizon": steps, "rate": rate, "pairs": pairs}
         for (date, steps), (rate, pairs) in sorted(rates.items())
     ]
     return Answers(prob, decide(prob, config.inference.threshold), reason, used)
@@ -187,7 +189,7 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, batch_size: int) -> tup
 def _forecast_batch(batch: Batch, forecaster: Forecaster) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
     """P(rise) and reason of each row, (B,); a value that is not finite, going in or coming out, is a reason and no answer."""
     prob = np.full(len(batch.rows), np.nan)
-    sound = np.isfinite(batch.bars).all(axis=(1, 2))
+    sound = np.logical_and.reduce(np.isfinite(batch.bars), axis=(1, 2))
     finite = sound.copy()
     if sound.any():
         part = batch.only(np.flatnonzero(sound))
@@ -246,7 +248,7 @@ def _write(target: Path, plan: RowPlan, answers: Answers, manifest: dict[str, An
 
 
 def _probabilities(plan: RowPlan, answers: Answers) -> str:
-    days = plan.dates.astype(str), plan.last.astype(str)
+    days = [[date_text(day) for day in column] for column in (plan.dates, plan.last)]
     columns = (plan.ids, days[0], answers.prob_up.tolist(), plan.horizon.tolist(), plan.length.tolist(), days[1], answers.reason)
     return _csv(["ID", "Date", "ProbUp", "Horizon", "Context", "LastBar", "Fallback"], zip(*columns, strict=True))
 
@@ -275,8 +277,8 @@ def _manifest(config: Config, plan: RowPlan, answers: Answers, pair: Pair) -> di
         "fallbacks": _by_reason(answers.reason),
         "base_rates": answers.base_rates,
         "seed": config.inference.seed,
-        "dates": {"first": str(plan.dates.min()), "last": str(plan.dates.max())},
-        "last_bars": {"first": str(known.min()), "last": str(known.max())},
+        "dates": {"first": date_text(plan.dates.min()), "last": date_text(plan.dates.max())},
+        "last_bars": {"first": date_text(known.min()), "last": date_text(known.max())},
         "train_end": pair.train_end,
         "rows_not_after_train_end": seen,
         "incomplete_stages": list(pair.incomplete),
@@ -293,45 +295,13 @@ def _manifest(config: Config, plan: RowPlan, answers: Answers, pair: Pair) -> di
     }
 
 
-# -- competition files -------------------------------------------------------------------------------------------------
 def read_answers(path: str | Path, column: str) -> tuple[list[str], NDArray[np.int64]]:
     """IDs and the 0/1 values of `column` of a CSV file, in file order. Raises KitError on anything else."""
-    table = _read_csv(path, ["ID", column])
+    table = competition.read_columns(Path(path), ("ID", column))
     wrong = table.filter(~pl.col(column).is_in(["0", "1"]))
     if len(wrong):
         raise KitError(f"{path}: expected 0 or 1 in {column}, found {wrong[column][0]!r} for {wrong['ID'][0]}")
     return table["ID"].to_list(), table[column].cast(pl.Int64).to_numpy()
-
-
-def _read_test(path: str) -> tuple[list[str], NDArray[np.datetime64]]:
-    if not path:
-        raise KitError("data.test_path: expected the competition's test.csv (ID, Date), found no path")
-    table = _read_csv(path, ["ID", "Date"])
-    dates = table["Date"].str.slice(0, 19).str.to_datetime(strict=False)
-    if dates.null_count():
-        bad = table.filter(dates.is_null())
-        raise KitError(f"{path}: expected dates as YYYY-MM-DD, found {bad['Date'][0]!r} for {bad['ID'][0]}")
-    return table["ID"].to_list(), dates.to_numpy().astype("datetime64[s]")
-
-
-def _read_sample(path: str) -> list[str]:
-    return _read_csv(path, ["ID", "Pred"])["ID"].to_list()
-
-
-def _read_csv(path: str | Path, columns: list[str]) -> pl.DataFrame:
-    """The named columns as text. Raises KitError when the file is missing, empty or of another form."""
-    if not Path(path).is_file():
-        raise KitError(f"{path}: expected a CSV file with the columns {', '.join(columns)}, found none")
-    try:
-        table = pl.read_csv(path, infer_schema=False)
-    except pl.exceptions.PolarsError as error:
-        raise KitError(f"{path}: not readable as CSV: {' '.join(str(error).split())[:200]}") from error
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise KitError(f"{path}: expected the columns {', '.join(columns)}, found {', '.join(table.columns)}")
-    if not len(table):
-        raise KitError(f"{path}: expected rows, found none")
-    return table.select(columns)
 
 
 # -- small things ------------------------------------------------------------------------------------------------------
@@ -345,9 +315,3 @@ def _counts(counts: dict[str, int]) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _no_duplicates(ids: Sequence[str], path: str | Path) -> None:
-    double = sorted(name for name, count in Counter(ids).items() if count > 1)
-    if double:
-        raise KitError(f"{path}: expected every ID once, found {len(double)} of them several times ({_some(double)})")
