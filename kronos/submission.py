@@ -36,8 +36,9 @@ from kronos.data.survey import date_text
 from kronos.errors import KitError
 from kronos.forecasting.decide import decide
 from kronos.forecasting.forecaster import Forecaster
-from kronos.forecasting.pair import Pair, find_pair, load_forecaster, network_digest
+from kronos.forecasting.pair import Pair, find_pair, load_forecaster
 from kronos.forecasting.rows import BAD_BARS, BAD_FORECAST, Batch, RowPlan, base_rate, plan_rows
+from kronos.training.stages import network_digest
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +98,12 @@ def make_submission(config: Config, output: str | Path | None = None, allow_inco
     pair = find_pair(config, allow_incomplete)
     plan = plan_test_rows(config, store, ids, dates)
     _check_fallbacks(config, plan.fallbacks(), len(ids))  # before the long part
-    answers = answer_rows(config, plan, load_forecaster(config, pair))
+    forecaster = load_forecaster(config, pair)
+    answers = answer_rows(config, plan, forecaster)
     _check_fallbacks(config, _by_reason(answers.reason), len(ids))
-    manifest = _manifest(config, plan, answers, pair) | {"seconds": round(time.monotonic() - started, 1)}
+    manifest = (
+        _manifest(config, plan, answers) | _networks(pair, plan, forecaster) | {"seconds": round(time.monotonic() - started, 1)}
+    )
     target = target if output else _free(target)
     manifest = _write(target, plan, answers, manifest)
     return Submission(target, manifest, submit_command(config, target, manifest))
@@ -261,12 +265,10 @@ def _csv(header: list[str], rows: Any) -> str:
     return text.getvalue()
 
 
-def _manifest(config: Config, plan: RowPlan, answers: Answers, pair: Pair) -> dict[str, Any]:
+def _manifest(config: Config, plan: RowPlan, answers: Answers) -> dict[str, Any]:
+    """What was asked, found and answered."""
     forecast = answers.reason == ""
-    known = plan.last[forecast] if forecast.any() else plan.last
-    seen = int((plan.dates.astype("datetime64[D]") <= np.datetime64(pair.train_end)).sum()) if pair.train_end else 0
-    if seen:
-        log.warning("%d rows are dated up to %s, the last day of training: a score on them is no test", seen, pair.train_end)
+    known = plan.last[forecast]
     return {
         "rows": len(plan.ids),
         "forecast": int(forecast.sum()),
@@ -277,13 +279,8 @@ def _manifest(config: Config, plan: RowPlan, answers: Answers, pair: Pair) -> di
         "fallbacks": _by_reason(answers.reason),
         "base_rates": answers.base_rates,
         "seed": config.inference.seed,
-        "dates": {"first": date_text(plan.dates.min()), "last": date_text(plan.dates.max())},
-        "last_bars": {"first": date_text(known.min()), "last": date_text(known.max())},
-        "train_end": pair.train_end,
-        "rows_not_after_train_end": seen,
-        "incomplete_stages": list(pair.incomplete),
-        "model": {"path": pair.predictor, "digest": network_digest(pair.predictor), "trained": pair.trained},
-        "tokenizer": {"path": pair.tokenizer, "digest": network_digest(pair.tokenizer)},
+        "dates": _range(plan.dates),
+        "last_bars": _range(known),
         "data": {"path": str(plan.store.path), "digest": plan.store.digest},
         "versions": {
             "python": platform.python_version(),
@@ -295,13 +292,28 @@ def _manifest(config: Config, plan: RowPlan, answers: Answers, pair: Pair) -> di
     }
 
 
-def read_answers(path: str | Path, column: str) -> tuple[list[str], NDArray[np.int64]]:
-    """IDs and the 0/1 values of `column` of a CSV file, in file order. Raises KitError on anything else."""
-    table = competition.read_columns(Path(path), ("ID", column))
-    wrong = table.filter(~pl.col(column).is_in(["0", "1"]))
-    if len(wrong):
-        raise KitError(f"{path}: expected 0 or 1 in {column}, found {wrong[column][0]!r} for {wrong['ID'][0]}")
-    return table["ID"].to_list(), table[column].cast(pl.Int64).to_numpy()
+def _networks(pair: Pair, plan: RowPlan, forecaster: Forecaster) -> dict[str, Any]:
+    """Which networks answered, and whether they have seen the days they were asked about."""
+    seen = int((plan.dates <= np.datetime64(pair.train_end, "s")).sum()) if pair.train_end else 0
+    if seen:
+        log.warning("%d rows are dated up to %s, the last day of training: a score on them is no test", seen, pair.train_end)
+    return {
+        "train_end": pair.train_end,
+        "rows_not_after_train_end": seen,
+        "incomplete_stages": list(pair.incomplete),
+        "model": {
+            "path": pair.predictor,
+            "digest": network_digest(forecaster.model, pair.predictor),
+            "trained": pair.trained,
+            "device": str(forecaster.device),
+            "precision": str(forecaster.autocast or torch.float32).removeprefix("torch."),
+        },
+        "tokenizer": {"path": pair.tokenizer, "digest": network_digest(forecaster.tokenizer, pair.tokenizer)},
+    }
+
+
+def _range(dates: NDArray[np.datetime64]) -> dict[str, str] | None:
+    return {"first": date_text(dates.min()), "last": date_text(dates.max())} if len(dates) else None
 
 
 # -- small things ------------------------------------------------------------------------------------------------------

@@ -295,7 +295,7 @@ def test_the_tokenizer_has_to_be_the_one_trained_on(world: World) -> None:
     """A tokenizer trained again after the predictor speaks another language: every answer would be noise."""
     save_networks(world.folder / "other", seed=5)
     world.set(model_paths={"finetuned_tokenizer": str(world.folder / "other" / "tokenizer" / "best_model")})
-    world.refuses("expected the tokenizer it was trained on")
+    world.refuses("expected the tokenizer that the predictor was trained on")
 
 
 def test_the_network_has_to_be_the_one_described(world: World) -> None:

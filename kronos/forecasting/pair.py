@@ -4,7 +4,6 @@ In: a `Config` and the run folder (docs/architecture.md). Out: a `Pair` that nam
 and a `Forecaster` made of it. A predictor is never paired with a tokenizer that it was not trained on.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from kronos.errors import KitError
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer
-from kronos.networks.hub import CONFIG_FILE
+from kronos.training.folder import read_summary
 from kronos.training.runtime import precision
 
 
@@ -38,7 +37,7 @@ class Pair:
 def find_pair(config: Config, allow_incomplete: bool = False) -> Pair:
     """The networks of `config`. Raises KitError when there are none, when they do not belong together, or when a stage is
     not complete (unless `allow_incomplete`)."""
-    summary = _summary(config.basemodel_dir)
+    summary = read_summary(config.basemodel_dir)
     if summary is not None:
         return _trained(config, summary, allow_incomplete)
     paths = config.model_paths
@@ -96,15 +95,6 @@ def pick_autocast(config: Config, device: torch.device) -> torch.dtype | None:
     return {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision(config.training.mixed_precision, on_cpu=False)]
 
 
-def network_digest(source: str) -> str:
-    """Digest of a saved network: of its folder, or of the folder in the hub client's cache."""
-    if Path(source).is_dir():
-        return files.folder_digest(source)
-    from huggingface_hub import hf_hub_download
-
-    return files.folder_digest(Path(hf_hub_download(source, CONFIG_FILE)).parent)
-
-
 # -- the run folder ----------------------------------------------------------------------------------------------------
 def _trained(config: Config, summary: dict[str, Any], allow_incomplete: bool) -> Pair:
     predictor = config.basemodel_dir / "best_model"
@@ -112,7 +102,7 @@ def _trained(config: Config, summary: dict[str, Any], allow_incomplete: bool) ->
     if not predictor.is_dir():
         raise KitError(f"{predictor}: expected the trained predictor, found none ({summary['status']}); finish the training")
     tokenizer = _tokenizer_of(config, summary["tokenizer_digest"])
-    if (own := _summary(config.tokenizer_dir)) and Path(tokenizer) == config.tokenizer_dir / "best_model":
+    if (own := read_summary(config.tokenizer_dir)) and Path(tokenizer) == config.tokenizer_dir / "best_model":
         incomplete += _incomplete("tokenizer", own)
     if incomplete and not allow_incomplete:
         raise KitError(
@@ -126,16 +116,15 @@ def _trained(config: Config, summary: dict[str, Any], allow_incomplete: bool) ->
 
 
 def _tokenizer_of(config: Config, digest: str) -> str:
-    """The tokenizer with the digest that the predictor's summary names."""
-    paths = config.model_paths
-    candidates = [p for p in (paths.finetuned_tokenizer, paths.pretrained_tokenizer) if p]
-    for source in candidates:
-        if Path(source).is_dir() and files.folder_digest(source) == digest:
-            return source
-    raise KitError(
-        f"{config.basemodel_dir}: expected the tokenizer it was trained on (digest {digest[:12]}), found another or none in "
-        f"{', '.join(candidates)}; train the predictor again, or name its tokenizer in model_paths.finetuned_tokenizer"
-    )
+    """The run's tokenizer, which has to be the one with the digest that the predictor's summary names."""
+    source = config.model_paths.finetuned_tokenizer
+    found = files.folder_digest(source)[:12] if Path(source).is_dir() else "none"
+    if found != digest[:12]:
+        raise KitError(
+            f"{source}: expected the tokenizer that the predictor was trained on ({digest[:12]}), found {found}; train the "
+            "predictor again, or name its tokenizer in model_paths.finetuned_tokenizer"
+        )
+    return source
 
 
 def _check_settings(config: Config, trained: dict[str, Any]) -> None:
@@ -149,13 +138,3 @@ def _incomplete(stage: str, summary: dict[str, Any]) -> list[str]:
     if summary["status"] == "complete":
         return []
     return [f"the {stage} is {summary['status']} at step {summary['step']} of {summary['total_steps']}"]
-
-
-def _summary(folder: Path) -> dict[str, Any] | None:
-    path = folder / "summary.json"
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise KitError(f"{path}: not readable as JSON ({error}); train the stage again") from error
