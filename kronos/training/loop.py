@@ -11,6 +11,7 @@ processes nor a short last batch changes what is optimised.
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -140,7 +141,9 @@ class Trainer:
             self.saved_step = self.progress.step
         accelerator = self.runtime.accelerator
         optimizer = build_optimizer(self.objective, self.settings)
-        self.module, self.optimizer = accelerator.prepare(self.objective.to(self.runtime.device), optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`broadcast_buffers`")  # its new name is unknown to torch 2.10
+            self.module, self.optimizer = accelerator.prepare(self.objective.to(self.runtime.device), optimizer)
         if resumed is not None:
             self.optimizer.load_state_dict(resumed.optimizer["optimizer"])
             if accelerator.scaler is not None and "scaler" in resumed.optimizer:
@@ -238,7 +241,7 @@ class Trainer:
             finite = finite & norm.isfinite()
         self.bad_step = torch.where((self.bad_step < 0) & ~finite, step, self.bad_step)
         if not scaled:
-            self.optimizer.optimizer.found_inf = (self.bad_step >= 0).float()
+            self.optimizer.optimizer.found_inf = (self.bad_step >= 0).to(torch.float32)
 
     def _check_finite(self) -> None:
         """Stop the run when a step since the last check was not finite. Every process has to call it."""
@@ -331,13 +334,10 @@ class Trainer:
             raise KitError(
                 f"{self.settings.stage}: the validation {self.objective.metric} at step {p.step} is {value}; check the data"
             )
-        best = p.best is None or value < p.best["value"]
-        if best:
+        if p.best is None or value < p.best["value"]:
             self.runtime.on_main(save_best)
             p.best = {"step": p.step, "value": value, "metric": self.objective.metric, "values": values}
-            note = "best so far"
-        else:
-            note = f"best was {p.best['value']:.6g} at step {p.best['step']}"
+        note = "best so far" if p.best["step"] == p.step else f"best was {p.best['value']:.6g} at step {p.best['step']}"
         self._log_validation(values, note)
         p.validated = True
         return True

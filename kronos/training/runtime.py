@@ -24,10 +24,13 @@ log = logging.getLogger(__name__)
 
 
 class PeerFailed(SystemExit):
-    """Another process of this run ended with an error and says which; this one leaves without a word of its own."""
+    """Another process of this run ended with an error and says which; this one leaves without a word of its own.
+
+    Its exit code is 0: at the first other one, the launcher would end the process that still has to say what went wrong.
+    """
 
     def __init__(self) -> None:
-        super().__init__(1)
+        super().__init__(0)
 
 
 class StopRequest:

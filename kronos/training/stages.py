@@ -50,8 +50,14 @@ def train(config: Config, stage: Stage) -> int:
     try:
         runtime.on_main(lambda: BarStore.open(config.data.store, verify=True) and None)
         status = run_stage(config, stage, BarStore.open(config.data.store), runtime)
-    finally:
-        runtime.close()
+    except RuntimeError as error:
+        if runtime.world > 1 and "by peer" in str(error):  # gloo's words for a process that is gone
+            raise KitError(
+                f"{stage}: another process of this run ended early; its own last lines, or the system's (out of memory?), say why; "
+                "go on from the last checkpoint with --skip-existing"
+            ) from error
+        raise
+    runtime.close()
     launched = "RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     return 0 if status == "complete" or launched else 128 + (runtime.stop.signal or signal.SIGTERM)
 

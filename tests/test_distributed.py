@@ -1,0 +1,92 @@
+"""Exact gradients: the same whatever the batch is cut into, over micro-batches and processes, in both stages."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_config, tiny_store
+from training_worker import record
+
+from kronos.config import Config, to_dict
+
+WORKER = Path(__file__).with_name("training_worker.py")
+STAGES = ["tokenizer", "basemodel"]
+
+
+def cut(folder: Path, batch: int, accumulation: int, processes: int, **settings: Any) -> Config:
+    """The same steps of 8 windows, the last of an epoch of 22 having 6, cut in another way."""
+    settings = {"training__history_loss_weight": 0.5, "training__checkpoint_steps": 1000, **settings}
+    return tiny_config(
+        folder,
+        training__batch_size=batch,
+        training__accumulation_steps=accumulation,
+        distributed__num_processes=processes,
+        distributed__use_ddp=processes > 1,
+        **settings,
+    )
+
+
+def recorded(config: Config, stage: str, out: Path) -> list[dict[str, Any]]:
+    """What each of the configuration's processes recorded, from real processes."""
+    out.mkdir()
+    (out / "spec.json").write_text(json.dumps({"config": to_dict(config), "stage": stage}))
+    command = [sys.executable, str(WORKER), "record", str(out / "spec.json"), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [torch.load(out / f"rank{r}.pt") for r in range(config.distributed.num_processes)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Each stage in one process, one batch per step: the reference, and the folder with the store."""
+    folder = tmp_path_factory.mktemp("whole")
+    tiny_store(folder / "store")
+    return {"folder": folder} | {s: record(cut(folder, 8, 1, 1), s, folder / s) for s in STAGES}
+
+
+def assert_same_training(ours: dict[str, Any], reference: dict[str, Any]) -> None:
+    assert len(ours["grads"]) == len(reference["grads"]) == 6
+    for step, (grads, expected) in enumerate(zip(ours["grads"], reference["grads"], strict=True)):
+        for a, b in zip(grads, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9, msg=f"gradient of step {step}")
+    for name, value in ours["weights"].items():
+        torch.testing.assert_close(value, reference["weights"][name], rtol=0, atol=1e-6, msg=name)
+    assert ours["best"]["value"] == pytest.approx(reference["best"]["value"], rel=1e-7)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("batch", "accumulation"), [(4, 2), (2, 4)])
+def test_accumulation_equals_one_joined_batch(
+    whole: dict[str, Any], tmp_path: Path, stage: str, batch: int, accumulation: int
+) -> None:
+    """Keeps out accumulation that slices a batch, weighs micro-batches equally (the tail of 6 in 4 + 2), or takes the
+    tokenizer's codebook entropy per micro-batch."""
+    ours = record(cut(whole["folder"], batch, accumulation, 1), stage, tmp_path)
+    assert ours["rows"] == whole[stage]["rows"]
+    assert_same_training(ours, whole[stage])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("batch", "accumulation"), [(4, 1), (2, 2)])
+def test_two_processes_equal_one_on_the_joined_batch(
+    whole: dict[str, Any], tmp_path: Path, stage: str, batch: int, accumulation: int
+) -> None:
+    """Keeps out gradients that stay on their own rank because the inner module was called, and sums scaled by the wrong
+    number of processes."""
+    first, second = recorded(cut(whole["folder"], batch, accumulation, 2), stage, tmp_path / "two")
+    assert all(a != b for a, b in zip(first["rows"], second["rows"], strict=True)), "both ranks saw the same windows"
+    joined = [sorted(a + b) for a, b in zip(first["rows"], second["rows"], strict=True)]
+    assert joined == whole[stage]["rows"]
+    for a, b in zip(first["grads"], second["grads"], strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)), "gradients differ between ranks"
+    assert_same_training(first, whole[stage])
+    assert first["best"] == second["best"]
+
+
+def test_the_tail_really_is_ragged(whole: dict[str, Any]) -> None:
+    """Guards the tests above: without a short last step they would not see a wrong normalisation."""
+    assert [len(rows) for rows in whole["tokenizer"]["rows"]] == [8, 8, 6, 8, 8, 6]
