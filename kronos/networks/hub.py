@@ -27,6 +27,10 @@ from kronos.errors import KitError
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
+# HfHubHTTPError derives from the errors of whichever HTTP library the hub client was built on; a connection that breaks
+# in the middle of a file raises those unwrapped. Its native downloader knows only RuntimeError.
+_HUB_ERRORS = (*HfHubHTTPError.__bases__, HFValidationError, OSError, RuntimeError)
+
 ConfigT = TypeVar("ConfigT")
 
 
@@ -122,11 +126,12 @@ def _looks_like_path(source: str) -> bool:
 def _download(repository: str, name: str, kind: str) -> Path:
     try:
         return Path(hf_hub_download(repository, name))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+    except _HUB_ERRORS as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise KitError(
             f"{repository}: expected a folder, or a hub repository with {name} of a {kind}; found no such folder, and the "
-            f"hub answered: {type(error).__name__}: {reason}. Download it where there is a connection and give its folder"
+            f"hub client failed with {type(error).__name__}: {reason}. Check the name and the connection, or download the "
+            "repository elsewhere and give its folder"
         ) from error
 
 

@@ -1,0 +1,332 @@
+"""Checkpoints: the published form both ways, one clear error for everything that is wrong, no network for a folder."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors.torch import load_file, save_file
+
+from kronos.errors import KitError
+from kronos.networks import Kronos, KronosTokenizer, check_pair
+
+GOLDEN = Path(__file__).parent / "golden"
+KINDS: list[tuple[str, Any]] = [("tokenizer", KronosTokenizer), ("predictor", Kronos)]
+
+
+@pytest.fixture(params=[(pair, *kind) for pair in "ab" for kind in KINDS], ids=lambda p: f"{p[0]}-{p[1]}")
+def published(request: pytest.FixtureRequest) -> tuple[Path, Any]:
+    pair, name, kind = request.param
+    return GOLDEN / pair / name, kind
+
+
+@pytest.fixture(params=KINDS, ids=lambda k: k[0])
+def copied(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any]:
+    """A checkpoint that a test may damage."""
+    name, kind = request.param
+    return Path(shutil.copytree(GOLDEN / "b" / name, tmp_path / name)), kind
+
+
+# -- the form ----------------------------------------------------------------------------------------------------------
+def test_saving_writes_what_was_published(published: tuple[Path, Any], tmp_path: Path) -> None:
+    """A key, name, type or shape that differs makes a checkpoint that only we can read."""
+    folder, kind = published
+    kind.from_pretrained(folder).save_pretrained(tmp_path / "new" / "network")
+    saved = tmp_path / "new" / "network"
+    assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
+    assert [p.name for p in saved.parent.iterdir()] == ["network"], "no temporary file stays"
+    assert list(json.loads((saved / "config.json").read_text()).items()) == list(
+        json.loads((folder / "config.json").read_text()).items()
+    )
+    ours, theirs = load_file(saved / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert list(ours) == list(theirs)
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
+
+
+def test_a_fresh_network_has_the_published_names(published: tuple[Path, Any]) -> None:
+    """Buffers and parameters in the published order of types: int64 powers of two, float32 frequencies."""
+    folder, kind = published
+    fresh = kind(**json.loads((folder / "config.json").read_text())).state_dict()
+    theirs = load_file(folder / "model.safetensors")
+    assert {n: (t.shape, t.dtype) for n, t in fresh.items()} == {n: (t.shape, t.dtype) for n, t in theirs.items()}
+    for name in theirs:
+        if name.endswith(("basis", "inv_freq")):
+            torch.testing.assert_close(fresh[name], theirs[name])
+
+
+def test_the_original_way_of_loading_reads_ours(tmp_path: Path) -> None:
+    """The published loader is huggingface_hub's mixin over a class that takes the same keys."""
+
+    class Original(Kronos, PyTorchModelHubMixin):
+        def __init__(
+            self,
+            s1_bits: int,
+            s2_bits: int,
+            n_layers: int,
+            d_model: int,
+            n_heads: int,
+            ff_dim: int,
+            ffn_dropout_p: float,
+            attn_dropout_p: float,
+            resid_dropout_p: float,
+            token_dropout_p: float,
+            learn_te: bool,
+        ) -> None:
+            settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+            super().__init__(**settings)
+
+    Kronos.from_pretrained(GOLDEN / "b" / "predictor").save_pretrained(tmp_path / "p")
+    theirs = PyTorchModelHubMixin.from_pretrained.__func__(Original, str(tmp_path / "p"), strict=True)
+    ours = Kronos.from_pretrained(tmp_path / "p")
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(theirs.state_dict()[name], tensor), name
+
+
+def test_loaded_networks_are_in_evaluation_mode(published: tuple[Path, Any]) -> None:
+    """Dropout in inference made the same forecast differ from call to call."""
+    folder, kind = published
+    network = kind.from_pretrained(str(folder))
+    assert not any(module.training for module in network.modules())
+
+
+def test_saving_again_replaces_the_files_and_nothing_else(tmp_path: Path) -> None:
+    """A best model is saved many times over the last one; a note beside it is the user's."""
+    network = Kronos.from_pretrained(GOLDEN / "b" / "predictor")
+    network.save_pretrained(tmp_path / "best")
+    (tmp_path / "best" / "README.md").write_text("mine")
+    network.norm.weight.data.fill_(3.0)
+    network.save_pretrained(tmp_path / "best")
+    assert (Kronos.from_pretrained(tmp_path / "best").norm.weight == 3).all()
+    assert (tmp_path / "best" / "README.md").read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk in the middle of a save used to destroy the best model."""
+    network = Kronos.from_pretrained(GOLDEN / "b" / "predictor")
+    network.save_pretrained(tmp_path / "best")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "best").iterdir()}
+
+    def full(tensors: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kronos.networks.hub.save_file", full)
+    network.norm.weight.data.fill_(3.0)
+    with pytest.raises(OSError, match="No space"):
+        network.save_pretrained(tmp_path / "best")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "best").iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_half_precision_files_load(copied: tuple[Path, Any]) -> None:
+    """Weights stored in bfloat16 are common; their rounded frequencies must not become ours."""
+    folder, kind = copied
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: t.bfloat16() if t.is_floating_point() else t for n, t in weights.items()}, folder / "model.safetensors")
+    network = kind.from_pretrained(folder)
+    for name, tensor in network.state_dict().items():
+        assert tensor.dtype == weights[name].dtype
+        if name.endswith("inv_freq"):
+            assert torch.equal(tensor, weights[name])
+
+
+# -- what may be wrong -------------------------------------------------------------------------------------------------
+def change_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    tree = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in tree.items() if v is not ...}))
+
+
+CONFIG_FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"d_model": ...}, "missing d_model"),
+    ({"d_modle": 64}, "unknown d_modle"),
+    ({"d_model": "64"}, "d_model: '64' is not a whole number"),
+    ({"n_heads": True}, "n_heads: True is not a whole number"),
+    ({"n_heads": 7}, "divisible"),
+    ({"ff_dim": 72}, r"of another shape \(.*ffn.w1.weight"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), CONFIG_FAULTS)
+def test_wrong_configurations(copied: tuple[Path, Any], changes: dict[str, Any], words: str) -> None:
+    """The hub's own loader ignores unknown keys and leaves what does not fit at random values."""
+    folder, kind = copied
+    change_config(folder, **changes)
+    with pytest.raises(KitError, match=words) as error:
+        kind.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]", ""])
+def test_unreadable_configuration(copied: tuple[Path, Any], text: str) -> None:
+    """Half a download must not end in a traceback from the JSON parser."""
+    folder, kind = copied
+    (folder / "config.json").write_text(text)
+    with pytest.raises(KitError, match=r"config\.json: expected"):
+        kind.from_pretrained(folder)
+
+
+def test_wrong_weights(copied: tuple[Path, Any]) -> None:
+    """A missing tensor would stay at random values, a superfluous one would be lost, without a word."""
+    folder, kind = copied
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = "head.weight" if "head.weight" in weights else "head.proj_s1.weight"
+    missing = {n: t for n, t in weights.items() if n != name}
+    basis = next(n for n in weights if n.endswith(("basis", "inv_freq")))
+    for wrong, words in (
+        (missing, rf"1 missing \({name}\)"),
+        (weights | {"extra.weight": torch.zeros(2)}, r"1 unknown \(extra.weight\)"),
+        (weights | {name: torch.zeros(2, 2)}, rf"1 of another shape \({name} \(2, 2\) for"),
+        (weights | {basis: weights[basis] * 2}, rf"of another value \({basis}"),
+    ):
+        save_file(wrong, path)
+        with pytest.raises(KitError, match=words):
+            kind.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("length", [0, 5, 500, -100])
+def test_damaged_weights(copied: tuple[Path, Any], length: int) -> None:
+    """A copy that stopped half-way must be named as such."""
+    folder, kind = copied
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(KitError, match=r"model\.safetensors: expected a safetensors file, found a damaged one"):
+        kind.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_files_are_named(copied: tuple[Path, Any], name: str) -> None:
+    """'Offline weights from a folder' failed with a hub error instead of the file's name."""
+    folder, kind = copied
+    (folder / name).unlink()
+    with pytest.raises(KitError, match=rf"{name}: expected this file of a saved {kind.__name__}, found \w+"):
+        kind.from_pretrained(folder)
+
+
+def test_the_other_kind_of_network() -> None:
+    """The two folders stand side by side and are easily swapped."""
+    with pytest.raises(KitError, match=r"expected the configuration of a Kronos, found missing n_layers"):
+        Kronos.from_pretrained(GOLDEN / "a" / "tokenizer")
+    with pytest.raises(KitError, match=r"expected the configuration of a KronosTokenizer, found missing d_in"):
+        KronosTokenizer.from_pretrained(GOLDEN / "a" / "predictor")
+
+
+def test_pairs_that_do_not_fit() -> None:
+    """Tokens of another tokenizer are valid numbers with another meaning."""
+    tokenizer, predictor = (KronosTokenizer.from_pretrained(GOLDEN / p / "tokenizer") for p in "ab"), Kronos
+    a, b = tokenizer
+    check_pair(a, predictor.from_pretrained(GOLDEN / "a" / "predictor"))
+    with pytest.raises(KitError, match=r"expected equal \(s1_bits, s2_bits\), found \(6, 4\) and \(6, 6\)"):
+        check_pair(b, predictor.from_pretrained(GOLDEN / "a" / "predictor"))
+
+
+# -- the network -------------------------------------------------------------------------------------------------------
+NO_SOCKETS = """
+    import socket, sys
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("a socket was opened")
+    socket.socket.connect = socket.socket.connect_ex = socket.create_connection = socket.getaddrinfo = refuse
+    from kronos.errors import KitError
+    from kronos.networks import Kronos
+    """
+
+
+def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(GOLDEN.parents[1])} | environment,
+        timeout=120,
+    )
+
+
+def test_a_folder_never_touches_the_network(tmp_path: Path) -> None:
+    """On an offline machine a folder, or a folder with a typing error, must not wait for a connection."""
+    (tmp_path / "runs").mkdir()
+    code = (
+        NO_SOCKETS
+        + """
+    Kronos.from_pretrained(sys.argv[1])
+    import os
+    os.chdir(sys.argv[2])
+    for wrong in ("runs/none", "./none", "/none/at/all", "none", "~/none", "a/b/c", "runs/none/", "..", ""):
+        try:
+            Kronos.from_pretrained(wrong)
+        except KitError as error:
+            assert "config.json: expected" in str(error), error
+        else:
+            raise AssertionError(wrong)
+    """
+    )
+    done = python(code, str(GOLDEN / "a" / "predictor"), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+HUB = """
+    import http.server, os, socket, struct, sys, tempfile, threading
+    from pathlib import Path
+    how, folder = sys.argv[1], Path(sys.argv[2])
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = (folder / self.path.rsplit("/", 1)[1]).read_bytes() if "/resolve/" in self.path else b""
+            if how == "nothing" or not content:
+                self.send_response(404)
+                self.send_header("X-Error-Code", "RepoNotFound")
+                content = b""
+            else:
+                self.send_response(200)
+                self.send_header("ETag", '"' + str(len(content)) + '"')
+                self.send_header("X-Repo-Commit", "a" * 40)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET" and how == "broken" and content:
+                self.wfile.write(content[:50])
+                self.wfile.flush()
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+            elif self.command == "GET":
+                self.wfile.write(content)
+        do_HEAD = do_GET
+        def log_message(self, *_):
+            pass
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+    os.environ["HF_HUB_OFFLINE"] = "1" if how == "offline" else "0"
+    from kronos.errors import KitError
+    from kronos.networks import Kronos
+    try:
+        network = Kronos.from_pretrained("owner/name")
+    except KitError as error:
+        print("KitError:", error)
+    else:
+        print("loaded", network.training, network.config.n_layers)
+    """
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("whole", "loaded False 2"),
+        ("nothing", "KitError: owner/name: expected a folder, or a hub repository with config.json of a Kronos"),
+        ("broken", "KitError: owner/name: expected a folder"),
+        ("offline", "KitError: owner/name: expected a folder"),
+    ],
+)
+def test_the_hub(how: str, words: str, tmp_path: Path) -> None:
+    """A hub that has the repository, lacks it, breaks off in mid-file, or may not be asked: a network or one line."""
+    done = python(HUB, how, str(GOLDEN / "b" / "predictor"), HF_HOME=str(tmp_path), HF_HUB_DISABLE_XET="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(words)
+    assert done.stdout.count("\n") == 1
