@@ -1,19 +1,15 @@
 """Exact gradients: the same whatever the batch is cut into, over micro-batches and processes, in both stages."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import tiny_config, tiny_store
-from training_worker import record
+from training_worker import record, work
 
-from kronos.config import Config, to_dict
+from kronos.config import Config
 
-WORKER = Path(__file__).with_name("training_worker.py")
 STAGES = ["tokenizer", "basemodel"]
 
 
@@ -30,22 +26,24 @@ def cut(folder: Path, batch: int, accumulation: int, processes: int, **settings:
     )
 
 
-def recorded(config: Config, stage: str, out: Path) -> list[dict[str, Any]]:
-    """What each of the configuration's processes recorded, from real processes."""
-    out.mkdir()
-    (out / "spec.json").write_text(json.dumps({"config": to_dict(config), "stage": stage}))
-    command = [sys.executable, str(WORKER), "record", str(out / "spec.json"), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [torch.load(out / f"rank{r}.pt") for r in range(config.distributed.num_processes)]
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Each stage in one process, one batch per step: the reference, and the folder with the store."""
     folder = tmp_path_factory.mktemp("whole")
     tiny_store(folder / "store")
     return {"folder": folder} | {s: record(cut(folder, 8, 1, 1), s, folder / s) for s in STAGES}
+
+
+@pytest.fixture(scope="module")
+def pairs(whole: dict[str, Any]) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """What each of two real processes recorded, by stage and accumulation."""
+    cuts = {(stage, k): whole["folder"] / f"two-{stage}-{k}" for stage in STAGES for k in (1, 2)}
+    jobs = []
+    for (stage, k), out in cuts.items():
+        out.mkdir()
+        jobs.append({"do": "record", "config": cut(whole["folder"], 4 // k, k, 2), "stage": stage, "out": out})
+    work(whole["folder"], jobs)
+    return {name: [torch.load(out / f"rank{rank}.pt") for rank in (0, 1)] for name, out in cuts.items()}
 
 
 def assert_same_training(ours: dict[str, Any], reference: dict[str, Any]) -> None:
@@ -71,13 +69,13 @@ def test_accumulation_equals_one_joined_batch(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(("batch", "accumulation"), [(4, 1), (2, 2)])
+@pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_processes_equal_one_on_the_joined_batch(
-    whole: dict[str, Any], tmp_path: Path, stage: str, batch: int, accumulation: int
+    whole: dict[str, Any], pairs: dict[tuple[str, int], list[dict[str, Any]]], stage: str, accumulation: int
 ) -> None:
     """Keeps out gradients that stay on their own rank because the inner module was called, and sums scaled by the wrong
     number of processes."""
-    first, second = recorded(cut(whole["folder"], batch, accumulation, 2), stage, tmp_path / "two")
+    first, second = pairs[stage, accumulation]
     assert all(a != b for a, b in zip(first["rows"], second["rows"], strict=True)), "both ranks saw the same windows"
     joined = [sorted(a + b) for a, b in zip(first["rows"], second["rows"], strict=True)]
     assert joined == whole[stage]["rows"]

@@ -1,7 +1,8 @@
 """Training in processes of its own, for the tests: recorded steps in float64, and runs that are killed at any moment.
 
-`python tests/training_worker.py record|killed SPEC.json OUT` forks the processes from one warm interpreter, with the environment
-that `torchrun` would give them: real processes and real signals, without three seconds of imports for each.
+`python tests/training_worker.py JOBS.json` does a list of jobs, each {"do": "record" or "killed", "config", "stage", "out", ...}.
+It forks the processes from one warm interpreter, with the environment that `torchrun` would give them: real processes and
+real signals, without three seconds of imports for each. `work` calls it.
 """
 
 import json
@@ -9,21 +10,22 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-
 import torch
+import torch._dynamo  # two seconds that the optimiser's import would otherwise cost in every forked process
 from tiny import PREDICTOR, TOKENIZER
 
-from kronos.config import Config, from_dict
+from kronos.config import Config, from_dict, to_dict
 from kronos.data.store import BarStore
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.training.checkpoint import Progress
+from kronos.training.folder import read_summary
 from kronos.training.loop import Trainer
 from kronos.training.objectives import Objective, PredictorObjective, TokenizerObjective
 from kronos.training.runtime import Runtime
@@ -113,27 +115,34 @@ def wait(children: list[int]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def run_killed(config: Config, stage: str, kills: int, seed: int, longest: float) -> list[str]:
-    """Run a stage, SIGKILL all its processes at random moments, until it was left alone `kills` times; then let it end.
+def run_killed(config: Config, stage: str, kills: int, seed: int) -> list[str]:
+    """Run a stage and SIGKILL all its processes, `kills` times, then let it end.
 
-    Returns the status that each killed sitting left in summary.json.
+    Every third kill comes at any moment from the start on, the others soon after the sitting has saved something new, so
+    that the run moves on. Returns the summary's status and the newest checkpoint that each kill left.
     """
     dice, seen = random.Random(seed), []
-    world = config.distributed.num_processes
     store = BarStore.open(config.data.store)
-    summary = (config.tokenizer_dir if stage == "tokenizer" else config.basemodel_dir) / "summary.json"
-    for _ in range(kills):
-        children = spawn(world, lambda rank: _sit(config, stage, store))
-        time.sleep(dice.uniform(0.0, longest))
+    folder = config.tokenizer_dir if stage == "tokenizer" else config.basemodel_dir
+    for kill in range(kills):
+        before = saved(folder)
+        children = spawn(config.distributed.num_processes, lambda rank: _sit(config, stage, store))
+        deadline = time.monotonic() + 20
+        while kill % 3 and saved(folder) == before and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(dice.uniform(0.0, 0.12 if kill % 3 else 0.6))
         for child in children:
             os.kill(child, signal.SIGKILL)
         wait(children)
-        status = json.loads(summary.read_text())["status"] if summary.exists() else "none"
-        checkpoints = sorted(p.name for p in (summary.parent / "checkpoints").glob("step_*"))
-        seen.append(f"{status} {checkpoints[-1] if checkpoints else '-'}")
-    if any(wait(spawn(world, lambda rank: _sit(config, stage, store)))):
+        summary = read_summary(folder)
+        seen.append(f"{summary['status'] if summary else 'none'} {saved(folder)}")
+    if any(wait(spawn(config.distributed.num_processes, lambda rank: _sit(config, stage, store)))):
         raise SystemExit("the last sitting failed")
     return seen
+
+
+def saved(folder: Path) -> list[str]:
+    return sorted(p.name for p in (folder / "checkpoints").glob("step_*"))
 
 
 def _sit(config: Config, stage: str, store: BarStore) -> None:
@@ -142,17 +151,30 @@ def _sit(config: Config, stage: str, store: BarStore) -> None:
     runtime.close()
 
 
-def main() -> None:
-    command, spec_path, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    torch.set_num_threads(1)
-    spec = json.loads(spec_path.read_text())
-    config = from_dict(spec["config"])
-    if command == "record":
-        action = lambda rank: torch.save(record(config, spec["stage"], out / f"files{rank}"), out / f"rank{rank}.pt")  # noqa: E731
-        raise SystemExit(any(wait(spawn(config.distributed.num_processes, action))))
-    seen = run_killed(config, spec["stage"], spec["kills"], spec["seed"], spec["longest"])
-    out.write_text(json.dumps(seen))
+def do(job: dict[str, Any]) -> None:
+    """record: rank{r}.pt in the folder `out`. killed: what the kills found, as JSON in the file `out`."""
+    config, stage, out = from_dict(job["config"]), job["stage"], Path(job["out"])
+    if job["do"] == "killed":
+        out.write_text(json.dumps(run_killed(config, stage, job["kills"], job["seed"])))
+        return
+
+    def action(rank: int) -> None:
+        torch.save(record(config, stage, out / f"files{rank}"), out / f"rank{rank}.pt")
+
+    if any(wait(spawn(config.distributed.num_processes, action))):
+        raise SystemExit("a recording process failed")
+
+
+def work(folder: Path, jobs: list[dict[str, Any]]) -> None:
+    """Do the jobs in a process of their own; fails with its output."""
+    path = folder / "jobs.json"
+    path.write_text(json.dumps([{**job, "config": to_dict(job["config"]), "out": str(job["out"])} for job in jobs]))
+    here = Path(__file__).resolve()
+    environment = {**os.environ, "PYTHONPATH": f"{here.parents[1]}:{here.parent}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(here), str(path)], capture_output=True, text=True, timeout=500, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 if __name__ == "__main__":
-    main()
+    for task in json.loads(Path(sys.argv[1]).read_text()):
+        do(task)

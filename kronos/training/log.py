@@ -25,16 +25,16 @@ log = logging.getLogger(__name__)
 class RunLog(AbstractContextManager["RunLog"]):
     """Lines, bar and metrics file of one stage. On processes other than the main one it does nothing.
 
-    path: metrics.jsonl. step: where the run starts; records of later steps, left by a sitting that was cut off after
-    its last checkpoint, are removed, so that a step appears once.
+    path: metrics.jsonl. step: where the run starts; validated: the validation of that step is behind it. Records of what
+    is still to come, left by a sitting that was cut off after its last checkpoint, are removed: a step appears once.
     """
 
-    def __init__(self, path: Path, stage: str, step: int, total_steps: int, active: bool) -> None:
+    def __init__(self, path: Path, stage: str, step: int, validated: bool, total_steps: int, active: bool) -> None:
         self.path, self.stage, self.active = path, stage, active
         self._stack = ExitStack()
         self._bar: tqdm | None = None
         if active:
-            _forget_after(path, step)
+            _forget_after(path, step, validated)
             if sys.stderr.isatty() or os.environ.get("KIT_PROGRESS") == "1":  # set by the launcher at a terminal
                 self._bar = tqdm(total=total_steps, initial=step, desc=stage, unit="step", dynamic_ncols=True)
                 self._stack.enter_context(logging_redirect_tqdm())
@@ -59,21 +59,21 @@ class RunLog(AbstractContextManager["RunLog"]):
             handle.write(line + "\n")
 
 
-def _forget_after(path: Path, step: int) -> None:
-    """Keep the records up to `step`; a last line that was cut off half-written goes too."""
+def _forget_after(path: Path, step: int, validated: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-    files.write_text(path, "".join(f"{line}\n" for line in kept if step))
+    if path.is_file():
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_past(line, step, validated)]
+        files.write_text(path, "".join(f"{line}\n" for line in kept))
 
 
-def _step_of(line: str) -> float:
+def _is_past(line: str, step: int, validated: bool) -> bool:
+    """Whether a record is of before the start; a last line that was cut off half-written is not."""
     try:
         record: dict[str, Any] = json.loads(line)
     except ValueError:
-        return math.inf
-    return float(record["step"])
+        return False
+    to_come = record["kind"] == "validation" and not validated
+    return record["step"] < step or (record["step"] == step > 0 and not to_come)
 
 
 def numbers(values: Mapping[str, float]) -> str:

@@ -125,7 +125,7 @@ class Trainer:
         """
         self._prepare(resumed)
         s, p = self.settings, self.progress
-        with RunLog(self.folder / "metrics.jsonl", s.stage, p.step, s.total_steps, self.runtime.is_main) as self.log:
+        with RunLog(self.folder / "metrics.jsonl", s.stage, p.step, p.validated, s.total_steps, self.runtime.is_main) as self.log:
             if measure_start and p.step == 0 and p.start_value is None:
                 values = self.evaluate()
                 if values is None:

@@ -53,8 +53,8 @@ def train(config: Config, stage: Stage) -> int:
     except RuntimeError as error:
         if runtime.world > 1 and "by peer" in str(error):  # gloo's words for a process that is gone
             raise KitError(
-                f"{stage}: another process of this run ended early; its own last lines, or the system's (out of memory?), say why; "
-                "go on from the last checkpoint with --skip-existing"
+                f"{stage}: another process of this run ended early; its own last lines, or the system's (out of memory?), say "
+                "why; go on from the last checkpoint with --skip-existing"
             ) from error
         raise
     runtime.close()

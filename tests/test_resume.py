@@ -1,0 +1,122 @@
+"""Nothing is lost: killed at any moment, asked to stop, or damaged, a run ends with the very weights of an undisturbed one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny_config, tiny_store
+from training_worker import work
+
+from kronos import files
+from kronos.config import Config, to_dict
+from kronos.data.store import BarStore
+from kronos.errors import KitError
+from kronos.networks import KronosTokenizer
+from kronos.networks.presets import preset
+from kronos.training.folder import RunLock, read_summary
+from kronos.training.stages import run_stage
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ["tokenizer", "basemodel"]
+
+
+def resumable(folder: Path, processes: int = 1, **settings: Any) -> Config:
+    """48 steps in 8 epochs, with a checkpoint every 4 steps, dropout in the predictor, accumulation."""
+    base: dict[str, Any] = {
+        "training__tokenizer_epochs": 8,
+        "training__basemodel_epochs": 8,
+        "training__samples_per_epoch": 46,
+        "training__batch_size": 4 // processes,
+        "training__accumulation_steps": 2,
+        "training__checkpoint_steps": 4,
+        "training__history_loss_weight": 0.3,
+        "training__teacher_forcing": False,
+        "experiment__skip_existing": True,
+        "distributed__num_processes": processes,
+        "distributed__use_ddp": processes > 1,
+        "data__store": str(folder.parent / "store"),
+    }
+    return tiny_config(folder, **{**base, **settings})
+
+
+def stage_folder(config: Config, stage: str) -> Path:
+    return config.tokenizer_dir if stage == "tokenizer" else config.basemodel_dir
+
+
+def give_tokenizer(config: Config) -> None:
+    """A tokenizer for the predictor stage, the same everywhere."""
+    torch.manual_seed(3)
+    KronosTokenizer(**preset("nano")[0]).save_pretrained(config.model_paths.finetuned_tokenizer)
+    files.write_json(config.tokenizer_dir / "summary.json", {"status": "complete"})
+
+
+def assert_kills_change_nothing(folder: Path, stage: str, processes: int, kills: int, seed: int, least_hits: int) -> None:
+    """Compare an undisturbed run with one that is killed at random moments, at least `least_hits` of them after a save."""
+    jobs: list[dict[str, Any]] = []
+    for name, count in (("undisturbed", 0), ("killed", kills)):
+        config = resumable(folder / name, processes)
+        if stage == "basemodel":
+            give_tokenizer(config)
+        jobs.append(
+            {"do": "killed", "config": config, "stage": stage, "kills": count, "seed": seed, "out": folder / f"{name}.json"}
+        )
+    work(folder, jobs)
+    seen = json.loads((folder / "killed.json").read_text())
+    hits = {where for where in seen if where.startswith("running") and "step_" in where}
+    assert len(hits) >= least_hits, f"too few kills hit a run that had saved something: {seen}"
+    assert_identical(outcome(jobs[1]["config"], stage), outcome(jobs[0]["config"], stage))
+
+
+def outcome(config: Config, stage: str) -> dict[str, Any]:
+    """Everything that has to be equal, bit for bit."""
+    folder = stage_folder(config, stage)
+    summary = read_summary(folder)
+    assert summary is not None and summary["status"] == "complete"
+    last = folder / "checkpoints" / f"step_{summary['total_steps']:09d}"
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "best": load_file(folder / "best_model" / "model.safetensors"),
+        "last": load_file(last / "model.safetensors"),
+        "optimizer": torch.load(last / "optimizer.pt", weights_only=True)["optimizer"]["state"],
+        "chosen": summary["best"],
+        "validations": [r for r in records if r["kind"] == "validation"],
+        "logged": [(r["step"], r["learning_rate"]) for r in records if r["kind"] == "train"],
+    }
+
+
+def assert_identical(ours: dict[str, Any], reference: dict[str, Any]) -> None:
+    for part in ("best", "last"):
+        assert ours[part].keys() == reference[part].keys()
+        for name, value in ours[part].items():
+            assert torch.equal(value, reference[part][name]), f"{part}: {name}"
+    for index, state in ours["optimizer"].items():
+        for name, value in state.items():
+            assert torch.equal(value, reference["optimizer"][index][name]), f"optimizer {index} {name}"
+    for name in ("chosen", "validations", "logged"):
+        assert ours[name] == reference[name], name
+
+
+CASES = [(stage, processes) for stage in STAGES for processes in (1, 2)]
+
+
+@pytest.mark.parametrize(("stage", "processes"), CASES)
+def test_killed_at_random_moments_ends_bit_identical(tmp_path: Path, stage: str, processes: int) -> None:
+    """Keeps out any state that lives only in memory: random numbers, data order, schedule, best value, log."""
+    tiny_store(tmp_path / "store")
+    assert_kills_change_nothing(tmp_path, stage, processes, kills=7 if processes == 1 else 4, seed=processes, least_hits=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "processes"), CASES)
+def test_twenty_random_kills_end_bit_identical(tmp_path: Path, stage: str, processes: int) -> None:
+    """The same with enough kills to hit the middle of saving, of validating and of writing the best model."""
+    tiny_store(tmp_path / "store")
+    assert_kills_change_nothing(tmp_path, stage, processes, kills=20, seed=7, least_hits=5)
