@@ -42,7 +42,7 @@ COMMON = 0.1
 VOLATILITY_LEVELS = np.exp(np.linspace(-0.5, 0.5, 5))
 VOLATILITY_MOVE = 0.05
 """Probability of one step up the ladder of levels, and of one step down."""
-VOLUME_STEP, VOLUME_NOISE = 0.6, 0.15
+VOLUME_STEP, VOLUME_NOISE = 0.6, 0.05
 """Log volume is base + VOLUME_STEP * s + noise; the noise is cut at 3 standard deviations, below VOLUME_STEP."""
 WORLDS = 1000
 """Simulated futures of the test date, for the accuracy against the date's median (no closed form)."""

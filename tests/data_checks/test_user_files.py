@@ -1,0 +1,22 @@
+"""One named test per data check, on the files of --data or, without it, on a generated market that has nothing wrong.
+
+A warning passes: cleaning or a fallback deals with what was found. A failure says what a person should look at first.
+"""
+
+import pytest
+
+from kronos.data import checks
+
+
+@pytest.mark.parametrize("name", checks.CHECKS)
+def test_check(name: str, evidence: checks.Evidence, users_results: list[checks.CheckResult] | None) -> None:
+    """Keeps out: training on files that nobody has looked at, and false alarms on clean ones."""
+    result = checks.check(name, evidence)
+    if users_results is None:
+        assert result.status == "ok", result.line
+        return
+    users_results.append(result)
+    if result.status == "fail":
+        pytest.fail(result.line, pytrace=False)
+    if result.status == "skip":
+        pytest.skip(result.line)
