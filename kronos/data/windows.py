@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from kronos import bars
@@ -162,7 +163,7 @@ class WindowReader:
         stats = bars.window_stats(raw[:, : self.lookback], self.epsilon)
         return Windows(
             x=bars.normalise(raw, stats, self.clip),
-            stamp=self.stamps[session],
+            stamp=np.take(self.stamps, session, axis=0),
             weight=(session >= self.first_session).astype(np.float32),
             ticker=np.searchsorted(self.store.offsets, rows, side="right") - 1,
             row=rows,
@@ -179,8 +180,13 @@ def read_windows(
 
 
 def gather(column: NDArray, rows: IntArray, length: int) -> NDArray:
-    """Copy `length` consecutive entries from each row: column (N, ...), rows (B,) -> (B, length, ...)."""
-    out = np.empty((len(rows), length, *column.shape[1:]), dtype=column.dtype)
-    for place, row in enumerate(rows.tolist()):
-        out[place] = column[row : row + length]
-    return out
+    """Copy `length` consecutive entries from each row: column (N, ...), rows (B,) -> (B, length, ...).
+
+    The overlapping windows are a view with one window per row, so that a batch is a single indexed copy of whole windows.
+    """
+    if len(rows) and (rows.min() < 0 or rows.max() + length > len(column)):
+        raise IndexError(f"rows {rows.min()}..{rows.max()} + {length} of {len(column)}")
+    step = column.strides[0]
+    assert column.flags.c_contiguous
+    flat = as_strided(column, (len(column) - length + 1, length * (step // column.itemsize)), (step, column.itemsize))
+    return flat[rows].reshape(len(rows), length, *column.shape[1:])
