@@ -97,8 +97,8 @@ PRICES: dict[str, tuple[str, str, Break, str]] = {
     ),
     "a tenfold close": ("jumps", "warn", where(ONE & DAY_100, Close=pl.col("Close") * 11.3), "2 of 8,970 moves"),
     "wild closes": ("jumps", "fail", every(7, "Close", pl.col("Close") * 3.5), "moves (24.80%) are larger than 30%"),
-    "an unrecorded split": ("splits", "warn", scale_after(100, 20), "1 jumps near a simple ratio"),
-    "a recorded split, unadjusted": ("splits", "fail", scale_after(100, 20, split=20), "at 1 of 1 recorded splits"),
+    "an unrecorded split": ("splits", "warn", scale_after(104, 20), "1 jumps near a simple ratio"),
+    "a recorded split, unadjusted": ("splits", "fail", scale_after(104, 20, split=20), "at 1 of 1 recorded splits"),
     "stale prices for a year": ("class balance by year", "fail", stale, "0.0% in 2021"),
 }
 
