@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronos.bars import CLOSE
@@ -94,9 +95,10 @@ class TokenizerObjective(Objective):
         return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}
 
     def evaluate(self, batch: Batch) -> Sums:
-        """Validation sums of one batch (eval mode, no gradient), and how often each token was used."""
+        """Validation sums of one batch, and how often each token was used; in full precision, as the tokenizer will be used."""
         x, weight = batch["x"], _wide(batch["weight"])
-        out = self.tokenizer(x)
+        with _full_precision(x):
+            out = self.tokenizer(x)
         s1, s2 = self.tokenizer.quantizer.indices(out.z)
         error = (out.full[..., CLOSE] - x[..., CLOSE]).abs() * batch["scale"][:, None, CLOSE].type_as(x)
         price = batch["mean"][:, None, CLOSE].abs().type_as(x).clamp_min(1e-12)
@@ -182,23 +184,39 @@ class PredictorObjective(Objective):
     def evaluate(self, batch: Batch) -> Sums:
         """Validation sums of one batch: causal and teacher-forced.
 
-        `s1`, `s2` are of the predicted bars only, `history_*` of the lookback's: these the normalisation lets see ahead.
+        `s1`, `s2` are of the predicted bars only, `history_*` of the lookback's, which the normalisation lets see ahead.
         """
-        s1, s2 = self.predictor.nll(*self._tokens(batch), batch["stamp"])
+        s1, s2 = self._tokens(batch)
+        h = self.predictor.context(s1[:, :-1], s2[:, :-1], batch["stamp"][:, :-1])
+        logits = self.predictor.s1_logits(h)
+        losses = {
+            "s1": _cross_entropy(logits, s1[:, 1:]),
+            "s2": _cross_entropy(self.predictor.s2_logits(h, s1[:, 1:]), s2[:, 1:]),
+        }
         weight = _wide(batch["weight"][:, 1:])
         ahead = torch.arange(1, batch["x"].shape[1], device=weight.device) >= self.lookback
         sums = {"weight": (weight * ahead).sum(), "history_weight": (weight * ~ahead).sum()}
-        for name, value in (("s1", _wide(s1)), ("s2", _wide(s2))):
-            sums[name] = (value * weight * ahead).sum()
-            sums[f"history_{name}"] = (value * weight * ~ahead).sum()
-        return sums
+        for name, value in losses.items():
+            sums[name] = (_wide(value) * weight * ahead).sum()
+            sums[f"history_{name}"] = (_wide(value) * weight * ~ahead).sum()
+        return sums | self._direction(batch, s1, s2, h, logits)
+
+    def _direction(self, batch: Batch, s1: Tensor, s2: Tensor, h: Tensor, logits: Tensor) -> Sums:
+        """How often the likeliest first predicted bar closes on the right side of the last known close."""
+        known, last = self.lookback, batch["x"][:, self.lookback - 1, CLOSE]
+        next1 = logits[:, :known].argmax(-1)
+        next2 = self.predictor.s2_logits(h[:, :known], next1).argmax(-1)
+        bars = self.tokenizer.decode(*(torch.cat((s[:, :known], n[:, -1:]), 1) for s, n in ((s1, next1), (s2, next2))))
+        right = (bars[:, -1, CLOSE] > last) == (batch["x"][:, known, CLOSE] > last)
+        weight = _wide(batch["weight"][:, known])
+        return {"direction": (_wide(right) * weight).sum(), "direction_weight": weight.sum()}
 
     def report(self, sums: Mapping[str, list[float]]) -> dict[str, float]:
         """Means in nats; of validation sums also perplexities, beside the 2^bits of a uniform guess."""
-        ahead = {k: v for k, v in sums.items() if not k.startswith("history_")}
-        values = _means(ahead)
-        values["loss"] = (values["s1"] + values["s2"]) / 2
+        values = _means({name: sums[name] for name in ("s1", "s2", "weight")})
+        values = {"loss": (values["s1"] + values["s2"]) / 2, **values}
         if "history_weight" in sums:
+            values["direction_accuracy"] = _means({"right": sums["direction"], "weight": sums["direction_weight"]})["right"]
             past = _means({k.removeprefix("history_"): v for k, v in sums.items() if k.startswith("history_")})
             values |= {f"history_{name}": past[name] for name in past}
             bits = {"s1": self.tokenizer.config.s1_bits, "s2": self.tokenizer.config.s2_bits}
@@ -207,14 +225,22 @@ class PredictorObjective(Objective):
         return values
 
     def _tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        # Full precision: a bit whose entry is near zero would flip under bfloat16, and these are the targets.
-        with torch.no_grad(), torch.autocast(batch["x"].device.type, enabled=False):
+        with torch.no_grad(), _full_precision(batch["x"]):
             return self.tokenizer.encode(batch["x"])
 
     def _target_weight(self, batch: Batch) -> Tensor:
         weight = batch["weight"][:, 1:]
         inside = torch.arange(1, weight.shape[1] + 1, device=weight.device) < self.lookback
         return weight * torch.where(inside, self.history_loss_weight, 1.0)
+
+
+def _full_precision(x: Tensor) -> torch.autocast:
+    """No autocast: a bit whose entry is near zero would flip under bfloat16."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none").view(target.shape)
 
 
 def _weighted(values: Tensor, weight: Tensor) -> Tensor:

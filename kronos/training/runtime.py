@@ -77,6 +77,8 @@ class Runtime:
         on_cpu = not (config.device.use_cuda and torch.cuda.is_available())
         if config.device.use_cuda and asked > 1:
             _check_gpus(config)
+        if not on_cpu:
+            torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
         backend = "gloo" if on_cpu else config.distributed.ddp_backend
         accelerator = Accelerator(
             cpu=on_cpu and (asked > 1 or not config.device.use_cuda),

@@ -1,0 +1,108 @@
+"""Checkpoints: complete and checked, or not there."""
+
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kronos.errors import KitError
+from kronos.training import checkpoint
+from kronos.training.checkpoint import Progress
+from kronos.training.folder import RunLock
+
+
+def save(root: Path, step: int, **facts: Any) -> Path:
+    weights = {"w": torch.full((4,), float(step))}
+    optimizer = {"optimizer": {"state": {0: {"exp_avg": torch.ones(4) * step}}, "param_groups": [{"lr": 0.1, "params": [0]}]}}
+    return checkpoint.save(root, weights, optimizer, Progress(step=step, facts=facts))
+
+
+def test_round_trip_and_rotation(tmp_path: Path) -> None:
+    """Keeps out lost state, and a disk that fills with old checkpoints."""
+    for step in (1, 2, 3):
+        save(tmp_path, step, seed=7)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000000002", "step_000000003"]
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None and found.progress == Progress(step=3, facts={"seed": 7})
+    assert torch.equal(found.weights["w"], torch.full((4,), 3.0))
+    assert torch.equal(found.optimizer["optimizer"]["state"][0]["exp_avg"], torch.ones(4) * 3)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer.json", "checksums.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damaged_newest_falls_back_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str) -> None:
+    """Keeps out a resume from half a file, and a silent jump back."""
+    save(tmp_path, 1)
+    path = save(tmp_path, 2) / name
+    content = path.read_bytes()
+    if damage == "remove":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None and found.progress.step == 1
+    assert "step_000000002 is damaged" in caplog.text
+
+
+def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
+    """Keeps out hours of training that silently begin again."""
+    (save(tmp_path, 1) / "trainer.json").write_text("{}")
+    with pytest.raises(KitError, match="1 damaged"):
+        checkpoint.load_newest(tmp_path)
+
+
+def test_leftovers_of_a_killed_save_are_no_checkpoint(tmp_path: Path) -> None:
+    """Keeps out the half-written folder of a save that was killed; the next save of that step replaces it."""
+    save(tmp_path, 1)
+    half = tmp_path / ".step_000000002.tmp"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None and found.progress.step == 1
+    save(tmp_path, 2)
+    assert not half.exists()
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """Keeps out the loss of everything when the disk is full: the system refuses the write in the middle of the file."""
+    save(tmp_path, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(KitError, match=r"could not write the checkpoint .*step_000000001.*--skip-existing"):
+            checkpoint.save(tmp_path, {"w": torch.zeros(10_000)}, {"optimizer": {}}, Progress(step=2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [p.name for p in tmp_path.iterdir()] == ["step_000000001"]
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None and found.progress.step == 1
+
+
+def test_optimizer_file_runs_no_code(tmp_path: Path) -> None:
+    """Keeps out arbitrary code from a checkpoint that was passed on: objects are refused on reading."""
+    folder = save(tmp_path, 1)
+    torch.save({"optimizer": Path("/")}, folder / "optimizer.pt")
+    sums = json.loads((folder / "checksums.json").read_text())
+    sums["optimizer.pt"] = checkpoint.files.digest(folder / "optimizer.pt")
+    (folder / "checksums.json").write_text(json.dumps(sums))
+    with pytest.raises(KitError, match="another one's"):
+        checkpoint.load_newest(tmp_path)
+
+
+def test_difference_names_what_changed() -> None:
+    """Keeps out a refusal that does not say why."""
+    assert checkpoint.difference({"a": 1, "b": [1, 2]}, {"a": 2, "b": [1, 2], "c": None}) == ["a: saved 1, now 2"]
+    assert checkpoint.difference({"a": 1}, {}) == ["a: saved 1, now None"]
+
+
+def test_lock_is_taken_again_after_release(tmp_path: Path) -> None:
+    """Keeps out a lock file that blocks the next run for ever (between processes: test_resume)."""
+    for _ in range(2):
+        lock = RunLock(tmp_path / "run")
+        lock.acquire()
+        lock.release()
