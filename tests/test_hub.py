@@ -151,7 +151,7 @@ CONFIG_FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"d_modle": 64}, "unknown d_modle"),
     ({"d_model": "64"}, "d_model: '64' is not a whole number"),
     ({"n_heads": True}, "n_heads: True is not a whole number"),
-    ({"n_heads": 7}, "divisible"),
+    ({"n_heads": 7}, r"config\.json: .*Config: expected d_model divisible by 2 x n_heads"),
     ({"ff_dim": 72}, r"of another shape \(.*ffn.w1.weight"),
 ]
 

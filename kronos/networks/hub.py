@@ -12,7 +12,7 @@ import re
 import tempfile
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -29,16 +29,10 @@ WEIGHTS_FILE = "model.safetensors"
 
 # HfHubHTTPError derives from the errors of whichever HTTP library the hub client was built on; a connection that breaks
 # in the middle of a file raises those unwrapped. Its native downloader knows only RuntimeError.
-_HUB_ERRORS = (*HfHubHTTPError.__bases__, HFValidationError, OSError, RuntimeError)
+_HTTP_ERRORS = cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__)
+_HUB_ERRORS: tuple[type[Exception], ...] = (*_HTTP_ERRORS, HFValidationError, OSError, RuntimeError)
 
 ConfigT = TypeVar("ConfigT")
-
-
-class HasBits(Protocol):
-    """A network configuration that says how many bits its tokens have."""
-
-    s1_bits: int
-    s2_bits: int
 
 
 class Pretrained(Generic[ConfigT]):
@@ -56,7 +50,11 @@ class Pretrained(Generic[ConfigT]):
         those of this kind of network.
         """
         config_path, weights_path = (_locate(source, name, cls.__name__) for name in (CONFIG_FILE, WEIGHTS_FILE))
-        network = cls(**_read_config(config_path, cls.config_class, cls.__name__))
+        settings = _read_config(config_path, cls.config_class, cls.__name__)
+        try:
+            network = cls(**settings)
+        except KitError as error:
+            raise KitError(f"{config_path}: {error}") from error
         assert isinstance(network, nn.Module)
         _load_weights(network, _read_weights(weights_path), weights_path)
         network.eval()
