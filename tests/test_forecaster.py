@@ -8,7 +8,7 @@ import torch
 
 from kronos.bars import CLOSE, FEATURES, calendar_stamps, denormalise, normalise, window_stats
 from kronos.errors import KitError
-from kronos.forecasting import forecaster as module
+from kronos.forecasting import decode
 from kronos.forecasting.forecaster import Forecast, Forecaster
 from kronos.forecasting.generate import generate_reference
 from kronos.forecasting.sampling import Sampling
@@ -90,10 +90,10 @@ def test_no_series_depends_on_its_batch_mates_or_the_batch_size() -> None:
 
 
 def test_decoding_in_small_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is bounded by decoding in chunks; a chunk's border must not show."""
+    """Memory is bounded by decoding in pieces; their borders must not show."""
     given = inputs()
     whole = make().forecast(**given).paths
-    monkeypatch.setattr(module, "DECODE_TOKENS", 1)
+    monkeypatch.setattr(decode, "DECODE_BARS", 1)
     np.testing.assert_allclose(make().forecast(**given).paths, whole, rtol=1e-4)
 
 

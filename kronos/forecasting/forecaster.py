@@ -16,12 +16,10 @@ from torch import Tensor
 from kronos.bars import CLOSE, EpsilonKind, FloatArray, WindowStats, denormalise, normalise, window_stats
 from kronos.errors import KitError
 from kronos.forecasting import decide
+from kronos.forecasting.decode import decode_paths
 from kronos.forecasting.generate import check_fits, generate
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer, check_pair
-
-DECODE_TOKENS = 1 << 16
-"""Tokens that the tokenizer decodes at once: bounds the memory of decoding, whatever the number of paths."""
 
 Progress = Callable[[int], None]
 """Called after each batch with the number of series just finished."""
@@ -153,17 +151,12 @@ class Forecaster:
     def _decode(self, s1: Tensor, s2: Tensor, future_s1: Tensor, future_s2: Tensor, stats: WindowStats) -> FloatArray:
         """Known (B, L) and sampled (B, S, H) tokens to bars (B, S, H, 6) in price units.
 
-        A sampled token is decoded behind its context, as in training: the decoder looks back, but never ahead.
+        A sampled token is decoded behind its context, as in training: the decoder looks back, but never ahead. It sees
+        max_context tokens at most, like the predictor.
         """
-        batch, samples, horizon = future_s1.shape
-        pairs = ((s1, future_s1), (s2, future_s2))
-        whole = [torch.cat([k[:, None].expand(-1, samples, -1), f], -1).flatten(0, 1)[:, -self.max_context :] for k, f in pairs]
-        chunk = max(1, DECODE_TOKENS // whole[0].shape[1])
-        pieces = [
-            self.tokenizer.decode(a, b)[:, -horizon:].float().cpu()
-            for a, b in zip(whole[0].split(chunk), whole[1].split(chunk), strict=True)
-        ]
-        return denormalise(torch.cat(pieces).view(batch, samples, horizon, 6).numpy(), stats)
+        past = max(1, self.max_context - future_s1.shape[2])
+        scaled = decode_paths(self.tokenizer, s1[:, -past:], s2[:, -past:], future_s1, future_s2)
+        return denormalise(scaled.cpu().numpy(), stats)
 
     def _tensor(self, array: NDArray) -> Tensor:
         return torch.from_numpy(np.array(array, dtype=np.float32)).to(self.device)
