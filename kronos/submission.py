@@ -71,11 +71,12 @@ class Submission:
     def table(self) -> str:
         """The summary, one fact per line."""
         m = self.manifest
-        horizons = ", ".join(f"{count} x {steps}" for steps, count in m["horizons"].items())
+        common = sorted(m["horizons"].items(), key=lambda item: -item[1])
+        horizons = ", ".join(f"{steps} ({count} rows)" for steps, count in common[:3]) + ", ..." * (len(common) > 3)
         lines = {
             "rows": f"{m['rows']} ({m['forecast']} forecast)",
             "rises": f"{m['share_of_rises']:.1%} (mean probability {m['mean_probability']:.3f})",
-            "horizon": f"{horizons} trading days",
+            "horizon": f"{horizons} trading days" if common else "none",
             "shortened": _counts(m["shortened"]),
             "fallbacks": _counts(m["fallbacks"]),
             "digest": f"sha256 {m['sha256'][:16]}",
@@ -93,6 +94,7 @@ def make_submission(config: Config, output: str | Path | None = None, allow_inco
     """
     started = time.monotonic()
     target = _target(config, output)
+    _check_writable(target.parent)
     ids, dates = read_rows(config)
     store = open_store(config)
     pair = find_pair(config, allow_incomplete)
@@ -182,8 +184,10 @@ def answer_rows(config: Config, plan: RowPlan, forecaster: Forecaster) -> Answer
 def forecast_rows(plan: RowPlan, forecaster: Forecaster, batch_size: int) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
     """P(rise) of the rows that can be forecast, NaN for the others, and the completed reasons; each (n,)."""
     prob, reason = np.full(len(plan.ids), np.nan), plan.reason.copy()
+    todo, paths = int((reason == "").sum()), forecaster.sampling.sample_count
+    log.info("forecasting %d of %d rows, %d paths each, on %s", todo, len(reason), paths, forecaster.device)
     shown = sys.stderr.isatty() or "KIT_PROGRESS" in os.environ
-    with tqdm(total=int((reason == "").sum()), desc="forecast", unit="row", disable=not shown) as bar:
+    with tqdm(total=todo, desc="forecast", unit="row", disable=not shown) as bar:
         for batch in plan.batches(batch_size):
             prob[batch.rows], reason[batch.rows] = _forecast_batch(batch, forecaster)
             bar.update(len(batch.rows))
@@ -222,10 +226,16 @@ def submit_command(config: Config, path: Path, manifest: dict[str, Any]) -> str:
 def _target(config: Config, output: str | Path | None) -> Path:
     if output is None:
         return FOLDER / f"{config.model_paths.exp_name}-{time.strftime('%Y%m%d-%H%M%S')}.csv"
-    path = Path(output)
-    if path.suffix != ".csv" or path.is_dir():
-        raise KitError(f"--output {path}: expected the name of a .csv file")
-    return path
+    if Path(output).suffix != ".csv" or Path(output).is_dir():
+        raise KitError(f"--output {output}: expected the name of a .csv file")
+    return Path(output)
+
+
+def _check_writable(folder: Path) -> None:
+    """Say now what would otherwise end the run after the long part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise KitError(f"{folder}: expected a folder that can be written to; name another file with --output")
 
 
 def _free(path: Path) -> Path:
@@ -240,7 +250,10 @@ def _companions(path: Path) -> tuple[Path, Path, Path]:
 
 
 def _write(target: Path, plan: RowPlan, answers: Answers, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write the three files: all of them aside first, so that a failure leaves what was there. Returns the manifest."""
+    """Write the three files: all of them aside first, so that a failure leaves what was there. Returns the manifest.
+
+    They take their places in the end, the submission last: where it is, the others are.
+    """
     submission = _csv(["ID", "Pred"], zip(plan.ids, answers.pred.tolist(), strict=True))
     with ExitStack() as stack:
         csv_file, prob_file, json_file = (stack.enter_context(files.atomic(path)) for path in _companions(target))

@@ -395,6 +395,18 @@ def test_horizon_counts_trading_days(tmp_path: Path) -> None:
     assert horizons(store, ["2024-04-01"], horizon=5) == [5]
 
 
+@pytest.mark.parametrize("bar_hour", [0, 16])
+@pytest.mark.parametrize("asked_hour", [0, 16, 23])
+def test_a_time_of_day_opens_no_door(tmp_path: Path, bar_hour: int, asked_hour: int) -> None:
+    """Date 2024-02-01 16:00 against bars stamped midnight: "strictly before" would read the day that is asked for."""
+    hours = np.timedelta64(3600, "s")
+    dates, bars = walk(DAYS[:150], 0)
+    store = store_from_dict(tmp_path / "store", {"a": (dates + bar_hour * hours, bars)})
+    asked = DAYS[[120, 149, 152]] + asked_hour * hours
+    plan = plan_rows(store, ["a"] * 3, asked, calendar="NYSE", lookback=40, max_context=64)
+    assert plan.end.tolist() == [120, 149, 150] and plan.horizon.tolist() == [1, 1, 3]
+
+
 def test_the_datas_own_days_count_in_the_past(tmp_path: Path) -> None:
     """An exchange calendar that disagrees with the data would shift every horizon of a halted ticker."""
     days = DAYS[:100]

@@ -61,7 +61,7 @@ class RowPlan:
     calendar: str
     ids: list[str]
     dates: NDArray[np.datetime64]
-    """(n,) the day whose close is asked for."""
+    """(n,) what is asked for: the day, or for intraday bars the time. Bars dated on or after it are not read."""
     end: NDArray[np.int64]
     """(n,) store row after the last known bar; meaningless where there is none."""
     length: NDArray[np.int64]
@@ -131,14 +131,14 @@ def plan_rows(
 
     tickers and dates (n,): the row asks for the close of that ticker on that date. calendar: the exchange whose days count
     after the last known one. horizon: the same number of steps for all rows; None: the trading days in (last bar, date].
-    A context is cut so that context + horizon - 1 tokens fit max_context.
+    A context is cut so that context + horizon - 1 tokens fit max_context. Of daily and weekly bars only the day counts.
     """
-    dates = np.asarray(dates).astype("datetime64[s]")
+    dates, target = _asked(store, dates)
     ticker = store.index_of(list(tickers))
     first, end = _known_rows(store, ticker, dates)
     have = end - first
     last = _last_known(store, end, have, dates)
-    steps = np.full(len(dates), horizon, np.int64) if horizon else _steps(store, last, dates, calendar)
+    steps = np.full(len(dates), horizon, np.int64) if horizon else _steps(store, last, dates, target, calendar)
     length = np.minimum(np.minimum(have, lookback), max_context + 1 - steps)
     least = min(MIN_BARS, lookback)
     reason = np.select(
@@ -173,6 +173,15 @@ def base_rate(store: BarStore, date: np.datetime64, horizon: int) -> tuple[float
 
 
 # -- what was known ----------------------------------------------------------------------------------------------------
+def _asked(store: BarStore, dates: NDArray) -> tuple[NDArray, NDArray]:
+    """From when on nothing may be read, and up to when trading days count: a day's two ends, whatever its bars' time of day."""
+    exact = np.asarray(dates).astype("datetime64[s]")
+    if store.frequency not in ("daily", "weekly"):
+        return exact, exact
+    day = exact.astype("datetime64[D]").astype("datetime64[s]")
+    return day, day + np.timedelta64(86399, "s")
+
+
 def _known_rows(store: BarStore, ticker: NDArray[np.int64], dates: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First row of each ticker and the row after its last bar before the date; equal where there is none."""
     known = ticker >= 0
@@ -190,12 +199,12 @@ def _last_known(store: BarStore, end: NDArray[np.int64], have: NDArray[np.int64]
     return last
 
 
-def _steps(store: BarStore, last: NDArray, dates: NDArray, calendar: str) -> NDArray[np.int64]:
-    """Trading days in (last, date] of each row; 0 where nothing was known."""
+def _steps(store: BarStore, last: NDArray, dates: NDArray, target: NDArray, calendar: str) -> NDArray[np.int64]:
+    """Trading days after `last` up to and with `target` of each row, as known before `dates`; 0 where nothing was known."""
     steps = np.zeros(len(dates), np.int64)
     for date in np.unique(dates[last < dates]):
         rows = (dates == date) & (last < dates)
-        steps[rows] = _calendar(store, date, calendar).steps_between(last[rows], dates[rows])
+        steps[rows] = _calendar(store, date, calendar).steps_between(last[rows], target[rows])
     return steps
 
 
