@@ -53,6 +53,7 @@ def assert_same_training(ours: dict[str, Any], reference: dict[str, Any]) -> Non
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9, msg=f"gradient of step {step}")
     for name, value in ours["weights"].items():
         torch.testing.assert_close(value, reference["weights"][name], rtol=0, atol=1e-6, msg=name)
+    assert ours["rates"] == reference["rates"], "the learning rate counts optimiser steps, not micro-batches or processes"
     assert ours["best"]["value"] == pytest.approx(reference["best"]["value"], rel=1e-7)
 
 

@@ -121,11 +121,6 @@ def test_frozen_tokenizer_stays_in_eval_mode_and_without_gradient() -> None:
 def test_teacher_forcing_off_conditions_on_samples() -> None:
     """Keeps out a setting that nothing reads: with sampled coarse tokens the fine loss changes from seed to seed."""
     batch = batch_of()
-    values = set()
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        values.add(float(predictor_objective(teacher_forcing=False)(batch, lambda t: t)["s2"]))
-        torch.manual_seed(seed)
     sampled = predictor_objective(teacher_forcing=False)
     forced = predictor_objective()
     torch.manual_seed(5)

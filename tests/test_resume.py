@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,12 +18,11 @@ from training_worker import work
 
 from kronos import files
 from kronos.config import Config, to_dict
-from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.networks import KronosTokenizer
 from kronos.networks.presets import preset
+from kronos.training import checkpoint
 from kronos.training.folder import RunLock, read_summary
-from kronos.training.stages import run_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["tokenizer", "basemodel"]
@@ -120,3 +120,95 @@ def test_twenty_random_kills_end_bit_identical(tmp_path: Path, stage: str, proce
     """The same with enough kills to hit the middle of saving, of validating and of writing the best model."""
     tiny_store(tmp_path / "store")
     assert_kills_change_nothing(tmp_path, stage, processes, kills=20, seed=7, least_hits=5)
+
+
+# -- asked to stop -----------------------------------------------------------------------------------------------------
+class Sitting:
+    """One start of kaggle/train_stage.py, as train_kaggle.sh starts it: in a process group of its own."""
+
+    def __init__(self, config: Config, stage: str) -> None:
+        self.folder = stage_folder(config, stage)
+        path = config.run_dir / "config.json"
+        files.write_json(path, to_dict(config))
+        world = config.distributed.num_processes
+        launch = ["-m", "accelerate.commands.launch", *(["--multi_gpu"] if world > 1 else ["--cpu"])]
+        launch += ["--num_processes", str(world), "--num_machines", "1", "--main_process_port", "0"]
+        launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+        script = [str(ROOT / "kaggle" / "train_stage.py"), "--config", str(path), "--stage", stage]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        self.output = config.run_dir / "output"
+        self.process = subprocess.Popen(
+            [sys.executable, *launch, *script],
+            stdout=self.output.open("w"),
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+    def wait_for_checkpoint(self) -> None:
+        deadline = time.monotonic() + 60
+        while not list((self.folder / "checkpoints").glob("step_*")):
+            assert self.process.poll() is None and time.monotonic() < deadline, self.output.read_text()
+            time.sleep(0.005)
+
+    def trainers(self) -> list[int]:
+        """Processes that run the script, not the launcher and not the loader's workers."""
+        children = psutil.Process(self.process.pid).children()
+        return [child.pid for child in children if "train_stage.py" in " ".join(child.cmdline())]
+
+    def end(self) -> str:
+        """Wait for it, check that nothing of its group goes on, and give its output."""
+        self.process.wait(timeout=60)
+        alive = [p.pid for p in psutil.process_iter() if _group(p.pid) == self.process.pid and p.status() != psutil.STATUS_ZOMBIE]
+        assert not alive, f"left running: {alive}"
+        return self.output.read_text()
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+@pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
+def test_asked_to_stop_it_saves_and_leaves_nothing_running(tmp_path: Path, processes: int, number: int) -> None:
+    """Keeps out work lost to Ctrl-C or to a session's end, ranks that wait for one that left, loader workers that die of the
+    signal and take the trainer with them, and a second run that writes into the same folder."""
+    tiny_store(tmp_path / "store")
+    long = {"training__tokenizer_epochs": 400, "training__max_steps": 1500, "training__num_workers": 1}
+    config = resumable(tmp_path / "stopped", processes, **long, training__log_interval=20, training__checkpoint_steps=20)
+    sitting = Sitting(config, "tokenizer")
+    sitting.wait_for_checkpoint()
+    with pytest.raises(KitError, match="another run is training in this folder"):
+        RunLock(config.run_dir).acquire()
+    trainers = sitting.trainers()
+    assert len(trainers) == processes
+    if processes == 1:  # a terminal signals every process of the group, workers too; only the launcher is spared here
+        for child in [*psutil.Process(trainers[0]).children(), psutil.Process(trainers[0])]:
+            child.send_signal(number)
+    else:
+        os.kill(trainers[1], number)  # one rank only: the others have to agree
+    output = sitting.end()
+    assert sitting.process.returncode == 0, output
+    summary = read_summary(config.tokenizer_dir)
+    assert summary is not None and summary["status"] == "interrupted", output
+    assert (config.tokenizer_dir / "checkpoints" / f"step_{summary['step']:09d}").is_dir()
+    assert 0 < summary["step"] < 1500
+    found = checkpoint.load_newest(config.tokenizer_dir / "checkpoints")
+    assert found is not None and found.progress.step == summary["step"]
+
+
+def test_a_process_that_dies_ends_the_others_with_one_clear_line(tmp_path: Path) -> None:
+    """Keeps out ranks that wait for ever for one that the system killed."""
+    tiny_store(tmp_path / "store")
+    config = resumable(tmp_path / "dies", 2, training__tokenizer_epochs=400, training__max_steps=1500)
+    sitting = Sitting(config, "tokenizer")
+    sitting.wait_for_checkpoint()
+    os.kill(sitting.trainers()[1], signal.SIGKILL)
+    output = sitting.end()
+    assert sitting.process.returncode != 0
+    assert output.count("error: tokenizer: another process of this run ended early") == 1, output
+    assert "[rank0]" not in output, output
+    summary = read_summary(config.tokenizer_dir)
+    assert summary is not None and summary["status"] == "running"

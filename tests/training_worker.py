@@ -42,10 +42,12 @@ class RecordingTrainer(Trainer):
     def _update(self, step: int, batches: list[Any]) -> None:
         self.grads.append([p.grad.clone() for p in self.objective.parameters() if p.grad is not None])
         super()._update(step, batches)
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         self.rows: list[list[int]] = []
         self.grads: list[list[torch.Tensor]] = []
+        self.rates: list[float] = []
         return super().fit(*args, **kwargs)
 
 
@@ -79,7 +81,13 @@ def record(config: Config, stage: str, folder: Path) -> dict[str, Any]:
         trainer = RecordingTrainer(objective, settings, streams(config, data, store, runtime), runtime, folder, Progress())
         trainer.fit(None, lambda: None, measure_start=False)
         weights = {name: value.clone() for name, value in objective.network().state_dict().items()}
-        return {"grads": trainer.grads, "rows": trainer.rows, "weights": weights, "best": trainer.progress.best}
+        return {
+            "grads": trainer.grads,
+            "rows": trainer.rows,
+            "rates": trainer.rates,
+            "weights": weights,
+            "best": trainer.progress.best,
+        }
     finally:
         torch.Tensor.float = single
         torch.set_default_dtype(torch.float32)

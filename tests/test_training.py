@@ -1,0 +1,353 @@
+"""The stages and their loop, in one process: what is trained on what, what is refused, what is left behind."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import PREDICTOR, TOKENIZER, tiny_config, tiny_store
+from training_worker import tiny_objective
+
+from kronos import files
+from kronos.config import Config, to_dict
+from kronos.data.store import BarStore
+from kronos.errors import KitError
+from kronos.networks import Kronos, KronosTokenizer
+from kronos.training import stages
+from kronos.training.checkpoint import Progress
+from kronos.training.folder import read_summary
+from kronos.training.loop import LoopSettings, Streams, Trainer, build_optimizer
+from kronos.training.runtime import Runtime
+from kronos.training.schedule import learning_rate, micro_seed
+from kronos.training.stages import StageData, loop_settings, run_stage, streams
+
+ROOT = Path(__file__).resolve().parents[1]
+SUMMARY_KEYS = {
+    "status",
+    "stage",
+    "step",
+    "total_steps",
+    "epoch",
+    "best",
+    "start_value",
+    "seconds",
+    "processes",
+    "tokenizer_digest",
+    "model_digest",
+    "data_digest",
+    "train_end",
+    "train_end_session",
+    "config",
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BarStore:
+    return tiny_store(tmp_path / "store")
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> dict[str, Any]:
+    """Settings that start from a saved pair."""
+    torch.manual_seed(4)
+    KronosTokenizer(**TOKENIZER).save_pretrained(tmp_path / "pretrained_tokenizer")
+    Kronos(**PREDICTOR).save_pretrained(tmp_path / "pretrained_predictor")
+    return {
+        "experiment__pre_trained": True,
+        "model_paths__pretrained_tokenizer": str(tmp_path / "pretrained_tokenizer"),
+        "model_paths__pretrained_predictor": str(tmp_path / "pretrained_predictor"),
+    }
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    summary = read_summary(folder)
+    assert summary is not None
+    return summary
+
+
+# -- schedule and optimiser --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("total", "ratio"), [(1000, 0.03), (77, 0.3), (200, 0.03), (12, 0.5)])
+def test_learning_rate_is_torchs_one_cycle(total: int, ratio: float) -> None:
+    """Keeps out a schedule that differs from the published fine-tuning's."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-5, total_steps=total, pct_start=ratio, div_factor=10)
+    for step in range(total):
+        assert learning_rate(step, total, 4e-5, ratio) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15)
+        optimizer.step()
+        if step < total - 1:
+            torchs.step()
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 33, 34])
+def test_learning_rate_of_short_runs_is_positive_and_ends_low(total: int) -> None:
+    """Keeps out a division by zero in smoke runs, whose warm-up is shorter than a step."""
+    rates = [learning_rate(step, total, 1.0, 0.03) for step in range(total)]
+    assert all(0 < rate <= 1 for rate in rates) and max(rates) > 0.2
+    assert total == 1 or rates[-1] < 1e-4
+
+
+def test_seeds_differ_in_every_argument() -> None:
+    """Keeps out equal dropout masks on two ranks, steps or micro-batches."""
+    base = dict(seed=1, stage="tokenizer", step=2, micro=3, rank=4)
+    others = [
+        {**base, name: value} for name, value in (("seed", 2), ("stage", "basemodel"), ("step", 3), ("micro", 4), ("rank", 5))
+    ]
+    assert len({micro_seed(**arguments) for arguments in [base, *others]}) == 6  # type: ignore[arg-type]
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    """Keeps out weight decay on one-dimensional parameters, and frozen networks in the optimiser."""
+    objective = tiny_objective(Config(), "basemodel")
+    settings = LoopSettings("basemodel", 1, 1, 1, 1e-3, 0.0, (0.9, 0.95), 0.1, 1.0, 0, 1, 1, 1.0)
+    decaying, free = build_optimizer(objective, settings).param_groups
+    assert decaying["weight_decay"] == 0.1 and free["weight_decay"] == 0.0
+    own = dict(objective.network().named_parameters())
+    assert {id(p) for p in free["params"]} == {id(p) for n, p in own.items() if n.endswith("bias") or "norm" in n}
+    assert len(decaying["params"]) + len(free["params"]) == len(own)
+
+
+# -- losses that are not numbers ---------------------------------------------------------------------------------------
+class Unchecked(Trainer):
+    """Like a GPU's run: finite losses are looked at with the logged lines only."""
+
+    def _update(self, step: int, batches: list[Any]) -> None:
+        check, self._check_finite = self._check_finite, lambda: None  # type: ignore[method-assign]
+        super()._update(step, batches)
+        self._check_finite = check  # type: ignore[method-assign]
+
+
+def poisoned_run(kind: type[Trainer], store: BarStore, folder: Path, poison: int | None, steps: int) -> Trainer:
+    config = tiny_config(folder, training__max_steps=steps, training__log_interval=4, training__checkpoint_steps=100)
+    runtime = Runtime.start(config)
+    data = StageData.of(config, "tokenizer", store)
+    clean = streams(config, data, store, runtime)
+
+    def train(start: int) -> Iterator[Any]:
+        for step, batch in enumerate(clean.train(start)):
+            if step == poison:
+                batch["x"][0, 0, 0] = float("nan")
+            yield batch
+
+    settings = dataclasses.replace(loop_settings(config, "tokenizer", data.plan), total_steps=12)
+    reader = dataclasses.replace(clean, train=train)
+    trainer = kind(tiny_objective(config, "tokenizer"), settings, reader, runtime, folder, Progress())
+    if poison is None:
+        trainer.settings = dataclasses.replace(settings, total_steps=12)
+    return trainer
+
+
+@pytest.mark.parametrize("kind", [Trainer, Unchecked])
+def test_a_loss_that_is_no_number_stops_before_the_weights_move(kind: type[Trainer], store: BarStore, tmp_path: Path) -> None:
+    """Keeps out hours of training on NaN, and a checkpoint of it: also where the loss is read only now and then."""
+    trainer = poisoned_run(kind, store, tmp_path / "bad", poison=1, steps=12)
+    with pytest.raises(KitError, match=r"not finite at step 1; .*tickers in that step: T\d"):
+        trainer.fit(None, lambda: None, measure_start=False)
+    good = poisoned_run(Trainer, store, tmp_path / "good", poison=None, steps=12)
+    good._prepare(None)
+    good.module.train()
+    good._step(0, [next(iter(good.streams.train(0)))])
+    for name, value in trainer.objective.network().state_dict().items():
+        assert torch.equal(value, good.objective.network().state_dict()[name]), f"{name} moved after the bad step"
+    assert not trainer.checkpoints.exists()
+
+
+# -- stages ------------------------------------------------------------------------------------------------------------
+def test_both_stages_leave_what_the_readme_says(store: BarStore, tmp_path: Path) -> None:
+    """Keeps out a predictor on another tokenizer, a best model that is not the best, and a summary without its facts."""
+    config = tiny_config(tmp_path)
+    assert run_stage(config, "tokenizer", store) == run_stage(config, "basemodel", store) == "complete"
+    for folder, network in ((config.tokenizer_dir, KronosTokenizer), (config.basemodel_dir, Kronos)):
+        summary = summary_of(folder)
+        assert summary.keys() >= SUMMARY_KEYS and summary["status"] == "complete"
+        assert summary["model_digest"] == files.folder_digest(folder / "best_model")
+        assert not network.from_pretrained(folder / "best_model").training
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        values = {r["step"]: r[summary["best"]["metric"]] for r in records if r["kind"] == "validation"}
+        assert summary["best"]["value"] == min(values.values()) == values[summary["best"]["step"]]
+        assert [r["step"] for r in records if r["kind"] == "train"] == list(range(2, summary["total_steps"] + 1, 2))
+    assert summary["tokenizer_digest"] == files.folder_digest(config.tokenizer_dir / "best_model")
+    last_training_day = store.sessions[summary["train_end_session"]].astype("datetime64[D]")
+    assert summary["train_end"] == str(last_training_day) == "2020-03-03"
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, micro_batches: int) -> None:
+    """From its n-th training micro-batch on, a run looks as if SIGTERM had come."""
+    real = stages.streams
+
+    def streams_with_signal(config: Config, data: StageData, store: BarStore, runtime: Runtime) -> Streams:
+        made = real(config, data, store, runtime)
+
+        def train(step: int) -> Iterable[Any]:
+            for number, batch in enumerate(made.train(step)):
+                if number == micro_batches:
+                    runtime.stop.signal = signal.SIGTERM
+                yield batch
+
+        return dataclasses.replace(made, train=train)
+
+    monkeypatch.setattr(stages, "streams", streams_with_signal)
+
+
+def test_a_stage_that_was_stopped_after_its_first_save_is_resumed_not_skipped(
+    store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Keeps out a stage that counts as done because its best_model folder exists."""
+    config = tiny_config(tmp_path, experiment__skip_existing=True)
+    whole = tiny_config(tmp_path, model_paths__base_save_path=str(tmp_path / "whole"))
+    run_stage(whole, "tokenizer", store)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 8)
+        assert run_stage(config, "tokenizer", store) == "interrupted"
+    summary = summary_of(config.tokenizer_dir)
+    assert summary["status"] == "interrupted" and summary["step"] == 9 < summary["total_steps"]
+    assert (config.tokenizer_dir / "best_model").is_dir()
+    with caplog.at_level("INFO"):
+        assert run_stage(config, "tokenizer", store) == "complete"
+        assert "going on from step 9" in caplog.text
+        before = (config.tokenizer_dir / "summary.json").read_bytes()
+        assert run_stage(config, "tokenizer", store) == "complete"
+    assert "skipped" in caplog.text and (config.tokenizer_dir / "summary.json").read_bytes() == before
+    ours, theirs = (load_file(c.tokenizer_dir / "best_model" / "model.safetensors") for c in (config, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_starting_anew_keeps_the_old_best_model_until_there_is_a_new_one(
+    store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keeps out the loss of a finished network to a new run that dies early; old checkpoints must not be resumed by it."""
+    config = tiny_config(tmp_path)
+    run_stage(config, "tokenizer", store)
+    digest = summary_of(config.tokenizer_dir)["model_digest"]
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        run_stage(config, "tokenizer", store)
+    summary = summary_of(config.tokenizer_dir)
+    assert summary["status"] == "interrupted" and summary["step"] == 2 and summary["model_digest"] is None
+    assert files.folder_digest(config.tokenizer_dir / "best_model") == digest
+    assert [p.name for p in (config.tokenizer_dir / "checkpoints").iterdir()] == ["step_000000002"]
+
+
+def test_changed_settings_are_refused_with_the_difference(
+    store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keeps out a run that goes on under another configuration or on other data; what changes nothing may change."""
+    config = tiny_config(tmp_path, experiment__skip_existing=True)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        run_stage(config, "tokenizer", store)
+    changed = tiny_config(tmp_path, experiment__skip_existing=True, training__tokenizer_learning_rate=1e-3)
+    with pytest.raises(KitError, match=r"learning_rate: saved 0.0002, now 0.001"):
+        run_stage(changed, "tokenizer", store)
+    other = tiny_store(tmp_path / "other", seed=1)
+    with pytest.raises(KitError, match=rf"data: saved '{store.digest}', now '{other.digest}'"):
+        run_stage(config, "tokenizer", other)
+    cut = tiny_config(
+        tmp_path, experiment__skip_existing=True, training__batch_size=2, training__accumulation_steps=2, training__log_interval=3
+    )
+    assert run_stage(cut, "tokenizer", store) == "complete"
+
+
+def test_worse_than_the_pretrained_start_is_reported(
+    store: BarStore, tmp_path: Path, pretrained: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Keeps out a fine-tuned network that is silently worse than what it started from."""
+    config = tiny_config(tmp_path, **pretrained, training__tokenizer_learning_rate=0.5, training__tokenizer_grad_clip=1e9)
+    run_stage(config, "tokenizer", store)
+    summary = summary_of(config.tokenizer_dir)
+    assert summary["start_value"] < summary["best"]["value"] and summary["worse_than_start"] is True
+    assert "WORSE than the pretrained" in caplog.text
+    gentle = tiny_config(tmp_path, **pretrained)
+    run_stage(gentle, "tokenizer", store)
+    summary = summary_of(config.tokenizer_dir)
+    assert summary["start_value"] > summary["best"]["value"] and summary["worse_than_start"] is False
+
+
+def test_skip_tokenizer_trains_on_the_pretrained_one(store: BarStore, tmp_path: Path, pretrained: dict[str, Any]) -> None:
+    """Keeps out a predictor whose tokenizer nobody can find again."""
+    config = tiny_config(tmp_path, **pretrained, experiment__train_tokenizer=False)
+    run_stage(config, "basemodel", store)
+    kept = Path(config.model_paths.finetuned_tokenizer)
+    assert summary_of(config.basemodel_dir)["tokenizer_digest"] == files.folder_digest(kept)
+    source = load_file(Path(config.model_paths.pretrained_tokenizer) / "model.safetensors")
+    assert all(torch.equal(value, source[name]) for name, value in load_file(kept / "model.safetensors").items())
+    # An own tokenizer in that place is a copy of the pretrained one, not a trained one: the run that trains it does so.
+    run_stage(
+        dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, train_tokenizer=True)), "tokenizer", store
+    )
+    assert summary_of(config.tokenizer_dir)["status"] == "complete"
+
+
+def test_predictor_refuses_an_unfinished_or_missing_tokenizer(
+    store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keeps out a predictor on half a tokenizer, and one on a tokenizer that was retrained behind its back."""
+    config = tiny_config(tmp_path, experiment__skip_existing=True)
+    for train_tokenizer in (True, False):
+        missing = tiny_config(tmp_path, experiment__train_tokenizer=train_tokenizer)
+        with pytest.raises(KitError, match=r"expected the tokenizer .* found none"):
+            run_stage(missing, "basemodel", store)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 8)
+        run_stage(config, "tokenizer", store)
+    with pytest.raises(KitError, match="interrupted at step 9 of 12"):
+        run_stage(config, "basemodel", store)
+    run_stage(config, "tokenizer", store)
+    run_stage(config, "basemodel", store)
+    run_stage(tiny_config(tmp_path, training__seed=1), "tokenizer", store)
+    with pytest.raises(KitError, match="found one trained on another"):
+        run_stage(config, "basemodel", store)
+
+
+def test_empty_validation_refuses_before_training(tmp_path: Path) -> None:
+    """Keeps out a best loss of 0.0 from a validation part without windows."""
+    store = tiny_store(tmp_path / "store", days=50)
+    with pytest.raises(KitError, match="validation"):
+        run_stage(tiny_config(tmp_path, data__train_ratio=0.96, data__val_ratio=0.04), "tokenizer", store)
+    assert not (tmp_path / "run" / "tokenizer").exists()
+
+
+# -- the script --------------------------------------------------------------------------------------------------------
+def script(config: Config, stage: str, *before: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = files.write_json(config.run_dir / "config.json", to_dict(config)) or config.run_dir / "config.json"
+    command = [sys.executable, *before, str(ROOT / "kaggle" / "train_stage.py"), "--config", str(path), "--stage", stage]
+    clean = {"PATH": "/usr/bin:/bin", "HOME": str(config.run_dir), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=clean)
+
+
+def test_script_needs_only_what_a_gpu_machine_has(store: BarStore, tmp_path: Path) -> None:
+    """Keeps out an import of polars, pandas, pydantic or kaggle where only the networks' packages are installed."""
+    block = tmp_path / "blocked"
+    block.mkdir()
+    for name in ("polars", "pandas", "pydantic", "kaggle"):
+        (block / f"{name}.py").write_text("raise ImportError('not installed on a GPU machine')")
+    done = script(tiny_config(tmp_path), "tokenizer", PYTHONPATH=str(block))
+    assert done.returncode == 0, done.stderr
+    assert "complete" in done.stdout and summary_of(tmp_path / "run" / "tokenizer")["status"] == "complete"
+
+
+def test_fewer_processes_than_asked_is_one_clear_error(store: BarStore, tmp_path: Path) -> None:
+    """Keeps out the launcher's silent change: `accelerate launch --cpu --num_processes 2` starts one process."""
+    config = tiny_config(tmp_path, distributed__num_processes=2, distributed__use_ddp=True)
+    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
+    done = script(config, "tokenizer", *launch, "--mixed_precision", "no", "--dynamo_backend", "no")
+    assert done.returncode != 0 and done.stderr.count("error: expected 2 processes") == 1
+    assert not (config.tokenizer_dir / "summary.json").exists()
+
+
+def test_missing_gpus_are_one_clear_error(store: BarStore, tmp_path: Path) -> None:
+    """Keeps out two independent rank-0 programs that write the same files, which accelerate starts without GPUs."""
+    config = tiny_config(tmp_path, distributed__num_processes=2, distributed__use_ddp=True, device__use_cuda=True)
+    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+    done = script(
+        config, "tokenizer", *launch, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        CUDA_VISIBLE_DEVICES="",
+    )  # fmt: skip
+    assert done.returncode != 0 and done.stderr.count("error: expected 2 GPUs on this machine") == 1
+    assert not (config.tokenizer_dir / "summary.json").exists()
