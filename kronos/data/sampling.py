@@ -2,7 +2,7 @@
 
 In: the number of windows (or of windows per ticker), batch shape, seed. Out: for a step, micro-batch and rank, the
 windows to read. Memory does not depend on the number of windows. NumPy only.
-Source: Feistel networks (Luby and Rackoff 1988) with cycle walking (Black and Rogaway 2002); the mixer is splitmix64's.
+Source: Feistel networks (Luby and Rackoff 1988) on any domain (Black and Rogaway 2002); the mixer is splitmix64's.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
-ROUNDS = 8
-_LEAST_HALF_BITS = 3  # a smaller Feistel half can express too few permutations of a handful of windows
+ROUNDS = 10
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -23,16 +22,16 @@ def permutation(positions: NDArray[np.integer], n: int | IntArray, seed: int | N
 
     positions: (P,) in [0, n). n and seed: one for all, or one per position (P,). Returns (P,) int64 in [0, n).
     """
-    positions = np.asarray(positions, dtype=np.int64)
-    sizes = np.broadcast_to(np.asarray(n, dtype=np.int64), positions.shape)
-    seeds = np.broadcast_to(np.asarray(seed if isinstance(seed, np.ndarray) else seed & _MASK, dtype=np.uint64), positions.shape)
-    if ((positions < 0) | (positions >= sizes)).any():
+    value = np.array(positions, dtype=np.int64)
+    sizes = np.broadcast_to(np.asarray(n, dtype=np.int64), value.shape)
+    seeds = np.broadcast_to(seed if isinstance(seed, np.ndarray) else np.uint64(seed & _MASK), value.shape)
+    if ((value < 0) | (value >= sizes)).any():
         raise ValueError("permutation: a position is outside [0, n)")
-    half = _half_bits(sizes)
-    value = _feistel(positions.astype(np.uint64), half, seeds)
-    while (outside := value >= sizes.astype(np.uint64)).any():  # walk the cycle until it is back inside
-        value[outside] = _feistel(value[outside], half[outside], seeds[outside])
-    return value.astype(np.int64)
+    outside = np.arange(len(value))
+    while len(outside):  # walk the cycle until it is back inside
+        value[outside] = _feistel(value[outside], sizes[outside], seeds[outside])
+        outside = outside[value[outside] >= sizes[outside]]
+    return value
 
 
 def mix(seed: int | NDArray[np.integer], salt: int | NDArray[np.integer]) -> NDArray[np.uint64]:
@@ -41,19 +40,21 @@ def mix(seed: int | NDArray[np.integer], salt: int | NDArray[np.integer]) -> NDA
     return _scramble(_scramble(a + np.uint64(_GOLDEN)) ^ (b * np.uint64(0xD1342543DE82EF95) + np.uint64(1)))
 
 
-def _half_bits(sizes: IntArray) -> NDArray[np.uint64]:
-    """Bits of one Feistel half so that the domain 2^(2 half) holds n: at most 4 n, or 64 for small n."""
-    bits = np.frexp(np.maximum(sizes - 1, 1).astype(np.float64))[1]  # exact below 2^53
-    return np.maximum((bits + 1) // 2, _LEAST_HALF_BITS).astype(np.uint64)
+def _feistel(value: IntArray, sizes: IntArray, seeds: NDArray[np.uint64]) -> IntArray:
+    """A permutation of 0..a*b-1 with a = ceil(sqrt(n)), b = ceil(n / a): hardly larger than n, so cycle walks are short.
 
-
-def _feistel(value: NDArray[np.uint64], half: NDArray[np.uint64], seeds: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = value >> half, value & mask
+    The halves are numbers modulo a and b and each round adds to one a hash of the other: invertible, whatever the hash.
+    """
+    a = np.ceil(np.sqrt(sizes)).astype(np.uint64)
+    b = (sizes.astype(np.uint64) + a - np.uint64(1)) // a
+    one, other = value.astype(np.uint64) // b, value.astype(np.uint64) % b
     for turn in range(ROUNDS):
-        key = seeds + np.uint64(_GOLDEN * (turn + 1) & _MASK)
-        left, right = right, left ^ (_scramble(_scramble(key) ^ right) & mask)
-    return left << half | right
+        key = _scramble(seeds + np.uint64(_GOLDEN * (turn + 1) & _MASK))
+        if turn % 2:
+            one = (one + _scramble(key ^ other) % a) % a
+        else:
+            other = (other + _scramble(key ^ one) % b) % b
+    return (one * b + other).astype(np.int64)
 
 
 def _scramble(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
