@@ -38,18 +38,20 @@ class CleaningConfig:
     """Several rows of one ticker and date. last / first: keep that one in file order; drop: keep none."""
     jump: Literal["split", "keep", "drop"] = "keep"
     """A close moves by more than max_jump. split: windows do not cross it; drop: leave the row out."""
+    unadjusted_split: Literal["split", "keep"] = "split"
+    """A jump near a simple ratio on a row that names no stock split. split: windows do not cross it."""
     illiquid: Literal["split", "keep"] = "keep"
     """More than illiquid_run zero-volume bars in a row. split: windows never contain them."""
     stagnant: Literal["split", "keep"] = "keep"
     """More than stagnant_run equal closes in a row. split: windows never contain them."""
     max_jump: PositiveFloat | None = None
     """Largest |close/previous close - 1| that is taken as real. None: the paper's value for the bar frequency."""
-    illiquid_run: PositiveInt | None = None
+    illiquid_run: CountInt | None = None
     """None: the paper's value for the bar frequency."""
     stagnant_run: PositiveInt | None = None
     """None: the paper's value for the bar frequency."""
     min_length: PositiveInt | None = None
-    """Runs of bars shorter than this give no training windows. None: one window."""
+    """Runs of bars shorter than this give no training windows. None: no limit but the window's own length."""
     max_gap: CountInt = 10
     """A window does not cross a gap of more than this many trading days (bars of the common calendar)."""
 

@@ -8,7 +8,7 @@ folder that is damaged or of another version is refused. Layout: docs/architectu
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,19 +145,23 @@ def _damaged(path: Path, what: str) -> KitError:
 
 # -- writing -----------------------------------------------------------------------------------------------------------
 class StoreWriter:
-    """The store of a `writing` block: arrays are created here, filled in any order, and closed by `finish`."""
+    """The store of a `writing` block: arrays in any order, whole or in pieces, then `finish`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.finished = False
 
-    def create(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        """A writable map of the array `name`, to be filled in pieces."""
-        return np.lib.format.open_memmap(self._path(name), mode="w+", dtype=ARRAYS[name], shape=shape)
-
     def save(self, name: str, values: NDArray[Any]) -> None:
         """Write a whole array."""
         np.save(self._path(name), values.astype(ARRAYS[name], copy=False))
+
+    def stream(self, name: str, shape: tuple[int, ...], pieces: Iterable[NDArray[Any]]) -> None:
+        """Write an array from its rows in order, through the file: pages of a map would count as memory of this process."""
+        with self._path(name).open("wb") as handle:
+            header = {"descr": ARRAYS[name], "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(handle, header)
+            for piece in pieces:
+                handle.write(np.ascontiguousarray(piece, dtype=ARRAYS[name]).data)
 
     def finish(self, tickers: Sequence[str], manifest: Mapping[str, Any]) -> None:
         """Write names and manifest, with the size and digest of every array. Nothing may be written after it."""

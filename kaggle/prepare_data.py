@@ -1,0 +1,27 @@
+#!/usr/bin/env python3
+"""Read, check and store the price files: the first line of the recipe.
+
+    python kaggle/prepare_data.py --config configs/kaggle.yaml --set data.data_path=train.csv
+
+Reads data.data_path, cleans it by data.cleaning, writes data.store. Does nothing when the store is up to date.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+
+from kronos import cli, configfile
+from kronos.data.prepare import prepare
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: clean up, then leave
+    arguments = cli.parser(__doc__ or "").parse_args()
+    cli.setup_logging()
+    prepare(configfile.load(arguments.config, arguments.overrides))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,110 @@
+"""What the competition's files look like, and other exports of the same shape.
+
+In: the column names of a file. Out: which column plays which role, or one clear line saying what is missing. Also the two
+small files beside the prices, `test.csv` (ID, Date) and `sample_submission.csv` (ID, Pred).
+Sources: the competition's data page; the guide's `timestamps,open,high,low,close,volume,amount`; yfinance exports.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from kronos.data import blocks, dates
+from kronos.errors import KitError
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "ticker": ("ticker", "symbol"),
+    "date": ("date", "timestamps", "timestamp", "datetime"),
+    "open": ("open",),
+    "high": ("high",),
+    "low": ("low",),
+    "close": ("close",),
+    "volume": ("volume", "vol"),
+    "amount": ("amount", "turnover"),
+    "split": ("stock splits", "split"),
+}
+"""Names, in lower case, under which each role appears; the first one is the competition's or the guide's."""
+PRICES = ("open", "high", "low", "close")
+REQUIRED = ("date", *PRICES)
+NUMBERS = (*PRICES, "volume", "amount", "split")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of one price file: `names` as written, `roles` {role: position}."""
+
+    names: tuple[str, ...]
+    roles: dict[str, int]
+
+    @property
+    def ignored(self) -> list[str]:
+        """Names of the columns that nothing reads."""
+        used = set(self.roles.values())
+        return [name for position, name in enumerate(self.names) if position not in used and name]
+
+
+def layout_of(path: Path, names: Sequence[str]) -> Layout:
+    """Find the roles among a file's column names, whatever their case and order. Raises KitError naming file and column."""
+    plain = [name.strip().lower() for name in names]
+    repeated = next((name for name in plain if name and plain.count(name) > 1), None)
+    if repeated:
+        raise KitError(
+            f"{path}: expected every column once, found {names[plain.index(repeated)]!r} {plain.count(repeated)} times"
+        )
+    roles: dict[str, int] = {}
+    for role, aliases in ROLES.items():
+        found = [position for position, name in enumerate(plain) if name in aliases]
+        if len(found) > 1:
+            both = " and ".join(repr(names[position]) for position in found)
+            raise KitError(f"{path}: expected one {role} column, found {both}; remove one")
+        if found:
+            roles[role] = found[0]
+    missing = [ROLES[role][0] for role in REQUIRED if role not in roles]
+    if missing:
+        raise KitError(f"{path}: expected the column{'s'[: len(missing) > 1]} {', '.join(missing)}; found {blocks.shown(names)}")
+    return Layout(tuple(names), roles)
+
+
+def read_test(path: str | Path) -> pl.DataFrame:
+    """The rows to forecast: ID (String), Date (Datetime, milliseconds, exchange-local), in file order.
+
+    Raises KitError on a missing column, an empty or repeated ID, a date that cannot be read.
+    """
+    path = Path(path)
+    frame = read_columns(path, ("ID", "Date"))
+    parsed, first_bad = dates.parse(frame["Date"], dates.detect(path, frame["Date"]))
+    if first_bad is not None:
+        raise KitError(f"{path}: line {first_bad + 2}, column Date: expected a date, found {frame['Date'][first_bad]!r}")
+    return frame.with_columns(parsed.alias("Date"))
+
+
+def read_sample(path: str | Path) -> pl.DataFrame:
+    """The form of a submission: ID (String), Pred (String, as written), in file order. Raises KitError as `read_test`."""
+    return read_columns(Path(path), ("ID", "Pred"))
+
+
+def read_columns(path: Path, wanted: tuple[str, ...]) -> pl.DataFrame:
+    """The `wanted` columns of a small CSV as strings, in file order; the first one holds names, complete and unique. KitError."""
+    source = blocks.CsvSource.open(path)
+    plain = [name.strip().lower() for name in source.names]
+    missing = [name for name in wanted if plain.count(name.lower()) != 1]
+    if missing:
+        raise KitError(f"{path}: expected one column {missing[0]}; found {blocks.shown(source.names)}")
+    roles = {name: plain.index(name.lower()) for name in wanted}
+    frame = pl.concat([block for _, block in source.frames(roles, numbers=())])
+    frame = frame.select(pl.col(name).str.strip_chars() for name in wanted)
+    name = wanted[0]
+    for column in wanted:
+        empty = frame[column].is_null() | (frame[column] == "")
+        if row := _first(empty):
+            raise KitError(f"{path}: line {row + 1}, column {column}: expected a value, found none")
+    if row := _first(~frame[name].is_first_distinct()):
+        raise KitError(f"{path}: line {row + 1}, column {name}: expected each ID once, found {frame[name][row - 1]!r} again")
+    return frame
+
+
+def _first(mask: pl.Series) -> int:
+    """One-based position of the first True, 0 when there is none."""
+    return (mask.arg_max() or 0) + 1 if mask.any() else 0

@@ -1,0 +1,179 @@
+"""From price files to prepared data: read, clean, check, write; or reuse what is there when nothing changed.
+
+In: a `Config` (`data.data_path`, `data.cleaning`, `data.frequency`, `data.store`). Out: an open `BarStore`, and one table in the
+log of what was read, repaired and dropped. The same content, cleaning and frequency give the same store; lookback and horizon
+do not enter it.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronos.config import Config
+from kronos.data import cleaning, competition, ingest, policy
+from kronos.data.publish import locked, recover
+from kronos.data.store import BarStore, read_manifest, writing
+from kronos.errors import KitError
+
+log = logging.getLogger(__name__)
+
+PIECE_ROWS = 1 << 20
+
+
+def prepare(config: Config) -> BarStore:
+    """Prepare `config.data` and open it. An up-to-date store is reused; another process preparing it is waited for.
+
+    Raises KitError when the files cannot be used, when no run of bars holds one window, or when no row of the test file has
+    a history. The store that was there before stays untouched then.
+    """
+    data = config.data
+    if config.market.generate and isinstance(data.data_path, str) and not Path(data.data_path).exists():
+        from kronos.data.market import write_market  # only a demonstration needs it
+
+        write_market(config.market, data)
+    paths = ingest.find_sources(data.data_path)
+    store = _up_to_date(config, paths)
+    if store is None:
+        with locked(Path(data.store)):
+            recover(Path(data.store))
+            store = _up_to_date(config, paths)  # whoever held the lock may have done the work
+            if store is None:
+                _build(config, paths)
+                store = BarStore.open(data.store)
+    for remark in _check_usable(config, store.tickers, store.segments):
+        log.info(remark)
+    return store
+
+
+# -- reuse -------------------------------------------------------------------------------------------------------------
+def _key(config: Config) -> dict[str, Any]:
+    """The settings that a store depends on."""
+    return {"frequency": config.data.frequency, "cleaning": asdict(config.data.cleaning)}
+
+
+def _up_to_date(config: Config, paths: list[Path]) -> BarStore | None:
+    """The store, if it was made from these files by these settings."""
+    path = Path(config.data.store)
+    if not path.is_dir() or not any(path.iterdir()):
+        return None
+    store = None
+    try:
+        manifest = read_manifest(path)
+        if manifest["settings"] != _key(config):
+            reason = "the settings of data.cleaning or data.frequency changed"
+        elif not _same_sources(manifest["sources"], paths):
+            reason = "the price files changed"
+        else:
+            store = BarStore.open(path)
+    except KitError as error:
+        reason = str(error)
+    if store is None:
+        log.info("%s is prepared again: %s", path, reason)
+    else:
+        log.info("%s is up to date: %s", path, summary(store.manifest))
+    return store
+
+
+def _same_sources(known: list[dict[str, Any]], paths: list[Path]) -> bool:
+    """Same names, sizes and times of change, or the same bytes. A file moved elsewhere is the same file."""
+    if len(known) != len(paths):
+        return False
+    for entry, path in zip(known, paths, strict=True):
+        now = ingest.describe(path, content=False) if path.exists() else {}
+        if any(entry[name] != now.get(name) for name in ("name", "bytes")):
+            return False
+        if entry["mtime_ns"] != now["mtime_ns"] and entry["sha256"] != ingest.describe(path)["sha256"]:
+            return False
+    return True
+
+
+# -- building ----------------------------------------------------------------------------------------------------------
+def _build(config: Config, paths: list[Path]) -> None:
+    data = config.data
+    with writing(data.store) as writer:  # refuses a folder that holds something else before any work is done
+        panel = ingest.read(paths)
+        frequency = policy.frequency_of(panel) if data.frequency == "auto" else data.frequency
+        cleaned = cleaning.clean(panel, data.cleaning, frequency)
+        kept = np.flatnonzero(np.diff(cleaned.offsets))
+        tickers = [panel.tickers[k] for k in kept.tolist()]
+        offsets = np.append(cleaned.offsets[kept], cleaned.offsets[-1])
+        _check_usable(config, tickers, cleaned.segments)
+        rows = int(offsets[-1])
+        writer.stream("bars", (rows, panel.values.shape[1]), _kept(panel.values, cleaned.keep))
+        writer.stream("session", (rows,), _kept(panel.session, cleaned.keep))
+        for name, array in (("sessions", panel.sessions), ("offsets", offsets), ("segments", cleaned.segments)):
+            writer.save(name, array)
+        manifest = _manifest(config, panel, cleaned, frequency, len(tickers))
+        writer.finish(tickers, manifest)
+    log.info("prepared %s: %s", data.store, summary(manifest))
+    for line in policy.table(cleaned.tally, cleaned.limits):
+        log.info(line)
+
+
+def _kept(array: NDArray[Any], keep: NDArray[np.bool_]) -> Iterator[NDArray[Any]]:
+    for start in range(0, len(keep), PIECE_ROWS):
+        part = slice(start, start + PIECE_ROWS)
+        yield array[part] if keep[part].all() else array[part][keep[part]]
+
+
+def _manifest(config: Config, panel: ingest.Panel, cleaned: cleaning.Cleaned, frequency: str, tickers: int) -> dict[str, Any]:
+    """Everything that was decided, for whoever asks later."""
+    kept = int(cleaned.offsets[-1])
+    read = panel.read
+    assert read == kept + cleaned.tally.dropped, "rows read = rows kept + rows dropped"
+    limits = {name: value for name, value in asdict(cleaned.limits).items() if name != "actions"}
+    return {
+        "settings": _key(config),
+        "sources": panel.sources,
+        "columns": {"read": sorted(panel.roles), "ignored": panel.ignored},
+        "frequency": frequency,
+        "rows": {"read": read, "kept": kept, "dropped": cleaned.tally.dropped},
+        "dates": {"first": str(panel.sessions[0]), "last": str(panel.sessions[-1]), "count": len(panel.sessions)},
+        "tickers_read": len(panel.tickers),
+        "tickers_kept": tickers,
+        "segments": len(cleaned.segments),
+        "limits": limits,
+        "cleaning": cleaned.tally.counts,
+    }
+
+
+def summary(manifest: dict[str, Any]) -> str:
+    """One line: rows, tickers, dates, frequency."""
+    rows, dates = manifest["rows"], manifest["dates"]
+    return (
+        f"{rows['read']:,} rows read = {rows['kept']:,} kept + {rows['dropped']:,} dropped; "
+        f"{manifest['tickers_kept']:,} tickers; "
+        f"{dates['first'][:10]} to {dates['last'][:10]}, {dates['count']:,} dates; {manifest['frequency']} bars"
+    )
+
+
+# -- is it of use? -----------------------------------------------------------------------------------------------------
+def _check_usable(config: Config, tickers: list[str], segments: NDArray[np.int64]) -> list[str]:
+    """One window fits somewhere, and the test file asks about these tickers; else KitError. Returns remarks for the log."""
+    data, length = config.data, segments[:, 1] - segments[:, 0]
+    longest = int(length.max(initial=0))
+    if longest < config.window:
+        raise KitError(
+            f"{_named(data.data_path)}: expected a run of at least {config.window} bars (data.lookback_window + "
+            f"predict_window), the longest has {longest}; shorten the lookback or loosen data.cleaning"
+        )
+    fits = int((length >= config.window).sum())
+    remarks = [f"{fits:,} of {len(segments):,} unbroken runs of bars hold a window of {config.window} bars"]
+    names = competition.read_test(data.test_path)["ID"].to_list() if data.test_path else []
+    unknown = sorted(set(names) - set(tickers))
+    if names and len(unknown) == len(names):
+        raise KitError(
+            f"{data.test_path}: expected tickers of {_named(data.data_path)}, found none of its {len(names):,} IDs there"
+        )
+    if unknown:
+        remarks.append(f"{data.test_path}: {len(unknown):,} of {len(names):,} IDs have no history, e.g. {unknown[0]}")
+    return remarks
+
+
+def _named(data_path: str | list[str]) -> str:
+    return data_path if isinstance(data_path, str) else ", ".join(data_path)

@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""How fast the kit reads, checks and stores a competition file, beside pandas.read_csv on the same file.
+
+    python scripts/bench_data.py                    21 million rows in the competition's layout (2.3 GB, deleted afterwards)
+    python scripts/bench_data.py --rows 1000000     a quick look
+
+Each measurement runs in its own process: wall time from start to exit, imports included, and peak resident memory of that
+process. The last line is one JSON object with the ratios.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+
+import numpy as np
+import polars as pl
+
+ROOT = Path(__file__).resolve().parents[1]
+PANDAS = "import sys, pandas; print(len(pandas.read_csv(sys.argv[1])))"
+
+
+def panel(rows: int, tickers: int, seed: int = 0) -> Iterator[pl.DataFrame]:
+    """The competition's layout and dirt: by date, unordered within a date, 17-digit prices, Open = 0 in early years."""
+    rng = np.random.default_rng(seed)
+    days = max(int(3.75 * rows / tickers), 2)  # the mean history is 27 % of the longest, as in the real file
+    length = np.maximum((days * rng.beta(0.9, 2.45, tickers)).astype(int), 2)
+    start = days - np.round(length * rows / length.sum()).astype(int).clip(2, days)
+    names = np.array([f"ticker_{k + 1}" for k in range(tickers)])
+    close = rng.lognormal(2.5, 1.2, tickers)
+    idle = rng.random(tickers) < 0.1
+    date = np.datetime64("2024-09-23") - np.arange(days)[::-1] * 7 // 5
+    piece: list[dict[str, Any]] = []
+    for day in range(days):
+        at = rng.permutation(np.flatnonzero(start <= day))
+        piece.append(_one_day(rng, names, close, idle, at, date[day], early=day < 0.35 * days))
+        if sum(len(p["Open"]) for p in piece) > 400_000 or day == days - 1:
+            yield pl.concat([pl.DataFrame(p) for p in piece])
+            piece = []
+
+
+def _one_day(
+    rng: np.random.Generator, names: np.ndarray, close: np.ndarray, idle: np.ndarray, at: np.ndarray, date: np.datetime64, early: bool
+) -> dict[str, Any]:
+    n = len(at)
+    opened = close[at] * np.exp(np.where(idle[at], 0, 0.01 * rng.standard_normal(n)))
+    closed = opened * np.exp(np.where(idle[at], 0, 0.02 * rng.standard_normal(n)))
+    close[at] = closed
+    wick = np.where(idle[at], 1, 1 + 0.01 * rng.random((2, n)))
+    return {
+        "Ticker": names[at],
+        "Date": np.full(n, date, dtype="datetime64[D]"),
+        "Open": np.zeros(n) if early else opened,
+        "High": np.maximum(opened, closed) * wick[0],
+        "Low": np.minimum(opened, closed) / wick[1],
+        "Close": closed,
+        "Volume": np.where(idle[at], 0.0, np.round(rng.lognormal(12, 2, n))),
+        "Dividends": np.zeros(n),
+        "Stock Splits": np.where(rng.random(n) < 1e-4, 2.0, 0.0),
+    }
+
+
+def write_panel(path: Path, rows: int, tickers: int) -> int:
+    """Write the generated file; returns its number of rows."""
+    count = 0
+    with path.open("wb") as handle:
+        for frame in panel(rows, tickers):
+            frame.write_csv(handle, include_header=count == 0)
+            count += len(frame)
+    return count
+
+
+def measure(command: list[str]) -> dict[str, float]:
+    """Run a command; seconds, and peak resident memory in GB of that process."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = time.perf_counter()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"bench: {command[:4]} failed with status {status}")
+    return {"seconds": time.perf_counter() - started, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
