@@ -153,9 +153,9 @@ def test_same_seed_same_file_whatever_the_batches_and_the_order(world: World) ->
     assert world.make("again.csv")[:2] == first[:2]
     for size in (1, 2, 64):
         world.set(inference={"batch_size": size})
-        assert world.make("again.csv")[0] == first[0]
+        assert world.make("again.csv")[:2] == first[:2]
     world.rows([(name, DATE) for name in ("d", "a", "g", "c", "b", "f", "e")])
-    assert table(world.make("again.csv")[0]) == table(first[0])
+    assert table(world.make("again.csv")[1]) == table(first[1])
     world.set(inference={"seed": 43})
     assert world.make("other.csv")[1] != first[1]
 
@@ -355,8 +355,9 @@ def test_every_fallback_is_counted_by_its_reason(world: World) -> None:
     assert float(table(prob)["unknown"]["ProbUp"]) == rates[(DATE, 3)]
 
 
-def test_too_many_fallbacks_fail_the_run(world: World) -> None:
-    """A test file of another market gave a file full of constants."""
+def test_too_many_fallbacks_fail_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test file of another market gave a file full of constants. What is known beforehand fails before the long part."""
+    monkeypatch.delattr("kronos.submission.load_forecaster")
     world.rows([*((name, DATE) for name in NAMES), ("x", DATE), ("y", DATE)])
     world.refuses(r"2 of 9 rows cannot be forecast \(2 unknown ID\): expected at most 20%")
     old = world.folder / "refused.csv"
