@@ -115,9 +115,14 @@ def test_other_settings_rewrite_the_market_but_never_a_users_file(tmp_path: Path
     assert Path(data.data_path).stat().st_mtime_ns == written, "an up-to-date market is kept"
     assert market.ensure_market(replace(SMALL, days=50), data)["settings"]["days"] == 50
     assert pl.read_csv(data.data_path).height == 12 * 50
+    own = replace(data, data_path=str(tmp_path / "own.csv"))  # beside the market.json of another file
+    Path(own.data_path).write_text("Ticker,Date\n")
+    with pytest.raises(KitError, match="found another"):
+        market.ensure_market(SMALL, own)
+    assert Path(own.data_path).read_text() == "Ticker,Date\n"
     (tmp_path / "market.json").unlink()
     before = Path(data.data_path).read_bytes()
-    with pytest.raises(KitError, match="was not generated"):
+    with pytest.raises(KitError, match="found another"):
         market.ensure_market(SMALL, data)
     assert Path(data.data_path).read_bytes() == before
 

@@ -18,6 +18,7 @@ from kronos.bars import CLOSE, HIGH, LOW, OPEN, VOLUME
 from kronos.config import Config
 from kronos.data import blocks, competition, ingest
 from kronos.data.calendar import ALWAYS_OPEN
+from kronos.data.policy import SPLIT_RATIOS, SPLIT_TOLERANCE, Limits, frequency_of
 from kronos.data.survey import date_text
 from kronos.errors import KitError
 
@@ -37,9 +38,6 @@ BALANCE_CHANGES = 1000
 ROUNDING = 1e-5
 """Relative: adjusted prices carry the rounding of their factors."""
 FIRST_YEAR, LAST_YEAR = 1900, 2100
-SPLIT_RATIOS = np.array([1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100])
-SPLIT_TOLERANCE = 0.04
-"""Relative distance of a move from a split's ratio: the day's own return comes on top of it."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,10 @@ def check(name: str, evidence: Evidence) -> CheckResult:
     if absent:
         why = "the price files could not be read" if absent == "panel" else f"no {absent} file that can be read was given"
         return CheckResult(name, "skip", f"not run: {why}")
-    return CheckResult(name, *judge(evidence))
+    try:
+        return CheckResult(name, *judge(evidence))
+    except KitError as error:
+        return CheckResult(name, "fail", str(error))
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ def gaps(evidence: Evidence) -> Finding:
 
 def jumps(evidence: Evidence) -> Finding:
     """Moves of the close that are larger than what is taken as real."""
-    panel, limit = _panel(evidence), 0.3
+    panel, limit = _panel(evidence), _max_jump(evidence)
     rows, ratio = _close_ratios(panel)
     large = np.abs(ratio - 1) > limit
     if not large.any():
@@ -257,7 +258,7 @@ def splits(evidence: Evidence) -> Finding:
         return "ok", "no jump looks like a split that nobody recorded", ""
     first = rows[np.argmax(looks & ~recorded)]
     found = f"{silent:,} jumps near a simple ratio (1:2, 3:1, ...) without a recorded split, e.g. {_example(panel, first)}"
-    return "warn", found, "look whether the prices are adjusted; data.cleaning.jump keeps windows from crossing them"
+    return "warn", found, "look whether the prices are adjusted (data.cleaning.unadjusted_split)"
 
 
 # -- the question ------------------------------------------------------------------------------------------------------
@@ -411,12 +412,18 @@ def _close_ratios(panel: ingest.Panel) -> tuple[NDArray[np.int64], NDArray[np.fl
     return rows, close[rows].astype(np.float64) / close[rows - 1]
 
 
+def _max_jump(evidence: Evidence) -> float:
+    data = evidence.config.data
+    frequency = frequency_of(_panel(evidence)) if data.frequency == "auto" else data.frequency
+    return Limits.of(data.cleaning, frequency).max_jump
+
+
 def looks_like_split(ratio: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether close / previous close (n,) is within SPLIT_TOLERANCE of 1:r or r:1 for one of SPLIT_RATIOS."""
     found = np.zeros(len(ratio), dtype=bool)
-    large = np.flatnonzero(np.abs(np.log(ratio)) > np.log(SPLIT_RATIOS[0]) - SPLIT_TOLERANCE)
-    size = np.abs(np.log(ratio[large]))[:, None]
-    found[large] = (np.abs(size - np.log(SPLIT_RATIOS)) < SPLIT_TOLERANCE).any(axis=1)
+    large = np.flatnonzero(np.abs(np.log(ratio)) > np.log(SPLIT_RATIOS[0] - 2 * SPLIT_TOLERANCE))
+    size = np.maximum(ratio[large], 1 / ratio[large])[:, None]
+    found[large] = (np.abs(size / SPLIT_RATIOS - 1) < SPLIT_TOLERANCE).any(axis=1)
     return found
 
 

@@ -218,14 +218,16 @@ def market_path(data: DataConfig) -> Path:
 def ensure_market(config: MarketConfig, data: DataConfig) -> dict[str, Any]:
     """The truth of the generated files; writes them when data_path is missing or was generated with other settings.
 
-    Raises KitError when data_path exists and was not generated: a user's prices are never overwritten.
+    Raises KitError when data_path is not the file that was generated: a user's prices are never overwritten.
     """
     prices, truth = Path(_single(data)), market_path(data)
     if not prices.exists():
         return write_market(config, data)
-    if not truth.is_file():
-        raise KitError(f"{prices}: market.generate is on, but this file was not generated; turn it off or name another data_path")
-    known = json.loads(truth.read_text(encoding="utf-8"))
+    known = json.loads(truth.read_text(encoding="utf-8")) if truth.is_file() else {}
+    if prices.is_dir() or known.get("prices_sha256") != files.digest(prices):
+        raise KitError(
+            f"{prices}: expected the file that market.generate wrote, found another; set market.generate to false to use it"
+        )
     return known if known["settings"] == _settings(config, data) else write_market(config, data)
 
 
@@ -233,19 +235,20 @@ def write_market(config: MarketConfig, data: DataConfig) -> dict[str, Any]:
     """Simulate and write all files, each atomically, the prices last. Returns the truth, as in market.json."""
     prices = Path(_single(data))
     market = simulate(config, data.calendar)
-    truth = _truth(market, _settings(config, data))
     ids = sorted(market.tickers)  # lexicographic, as in the competition
     day = str(market.sessions[-1].astype("datetime64[D]"))
     labels = dict(zip(market.tickers, market.labels[-1].astype(int).tolist(), strict=True))
     _write(data.test_path, pl.DataFrame({"ID": ids, "Date": [day] * len(ids)}))
     _write(data.sample_submission_path, pl.DataFrame({"ID": ids, "Pred": [0] * len(ids)}))
     _write(data.solution_path, pl.DataFrame({"ID": ids, "Label": [labels[name] for name in ids]}))
-    files.write_json(market_path(data), truth)
-    _write(str(prices), _training_frame(market))
+    with files.atomic(prices) as temporary:
+        _training_frame(market).write_csv(temporary)
+        truth = _truth(market, _settings(config, data)) | {"prices_sha256": files.digest(temporary)}
+        files.write_json(market_path(data), truth)
     log.info(
         "synthetic market: %d tickers x %d days in %s; best attainable accuracy %d day(s) ahead: %.1f %%",
-        *(config.tickers, config.days, prices, config.horizon, 100 * truth["attainable_accuracy"]),
-    )
+        config.tickers, config.days, prices, config.horizon, 100 * truth["attainable_accuracy"],
+    )  # fmt: skip
     return truth
 
 
