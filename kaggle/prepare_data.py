@@ -6,6 +6,7 @@
 Reads data.data_path, cleans it by data.cleaning, writes data.store. Does nothing when the store is up to date.
 """
 
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -18,9 +19,16 @@ from kronos.data.prepare import prepare
 
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: clean up, then leave
-    arguments = cli.parser(__doc__ or "").parse_args()
+    parser = cli.parser(__doc__ or "")
+    parser.add_argument("--report", metavar="PAGE.html", help="also run the data checks and write them, with plots, as one page")
+    arguments = parser.parse_args()
     cli.setup_logging()
-    prepare(configfile.load(arguments.config, arguments.overrides))
+    config = configfile.load(arguments.config, arguments.overrides)
+    store = prepare(config)
+    if arguments.report:
+        from kronos.data.report import write_report  # matplotlib takes a second to load
+
+        logging.info("report: %s", write_report(store, config, arguments.report))
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ def prepare(config: Config) -> BarStore:
     a history. The store that was there before stays untouched then.
     """
     data = config.data
-    if config.market.generate and isinstance(data.data_path, str) and not Path(data.data_path).exists():
-        from kronos.data.market import write_market  # only a demonstration needs it
+    if config.market.generate:
+        from kronos.data.market import ensure_market  # only a demonstration needs it
 
-        write_market(config.market, data)
+        ensure_market(config.market, data)
     paths = ingest.find_sources(data.data_path)
     store = _up_to_date(config, paths)
     if store is None:
