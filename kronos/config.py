@@ -228,7 +228,7 @@ class MarketConfig:
     tickers: PositiveInt = 120
     days: PositiveInt = 700
     """Trading days of the training file."""
-    horizon: PositiveInt = 3
+    horizon: PositiveInt = 5
     """Trading days from the last training day to the test day."""
     signal: CountFloat = 0.4
     """Mean of a day's return on known volume, in standard deviations; 0: a driftless random walk."""
