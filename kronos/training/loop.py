@@ -274,7 +274,7 @@ class Trainer:
         s, p, m = self.settings, self.progress, self.meter
         steps = (p.step - 1) % s.log_interval + 1
         norm = float(m.sums.pop("grad_norm")) / steps
-        shares = self.runtime.gather(({name: value.double().tolist() for name, value in m.sums.items()}, m.windows))
+        shares = self.runtime.gather(({name: value.tolist() for name, value in m.sums.items()}, m.windows))
         sums = {name: [sum(part[name] for part, _ in shares)] for name in shares[0][0]}
         rate = sum(windows for _, windows in shares) / max(time.monotonic() - m.started, 1e-9)
         values = self.objective.report(sums)

@@ -220,7 +220,7 @@ class PredictorObjective(Objective):
             past = _means({k.removeprefix("history_"): v for k, v in sums.items() if k.startswith("history_")})
             values |= {f"history_{name}": past[name] for name in past}
             bits = {"s1": self.tokenizer.config.s1_bits, "s2": self.tokenizer.config.s2_bits}
-            values |= {f"{name}_perplexity": math.exp(values[name]) for name in bits}
+            values |= {f"{name}_perplexity": math.exp(min(values[name], 700.0)) for name in bits}  # a float ends there
             values |= {f"{name}_uniform": b * math.log(2) for name, b in bits.items()}
         return values
 
