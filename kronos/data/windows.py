@@ -188,5 +188,7 @@ def gather(column: NDArray, rows: IntArray, length: int) -> NDArray:
         raise IndexError(f"rows {rows.min()}..{rows.max()} + {length} of {len(column)}")
     step = column.strides[0]
     assert column.flags.c_contiguous
+    if not len(rows):
+        return np.empty((0, length, *column.shape[1:]), dtype=column.dtype)
     flat = as_strided(column, (len(column) - length + 1, length * (step // column.itemsize)), (step, column.itemsize))
     return flat[rows].reshape(len(rows), length, *column.shape[1:])
