@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import shlex
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import torch
 
 from kronos import files
 from kronos.bars import CLOSE, VOLUME
-from kronos.config import Config, DataConfig, DeviceConfig, InferenceConfig, ModelPathsConfig, to_dict
+from kronos.config import Config, DataConfig, DeviceConfig, ExperimentConfig, InferenceConfig, ModelPathsConfig, to_dict
 from kronos.data.calendar import open_days
 from kronos.data.store import BarStore, store_from_dict
 from kronos.errors import KitError
@@ -45,7 +48,7 @@ def market(names: tuple[str, ...] = NAMES) -> Series:
     return {name: walk(KNOWN[-80:], seed) for seed, name in enumerate(names)}
 
 
-def write_csv(path: Path, header: str, rows: list[tuple[str, str]]) -> str:
+def write_csv(path: Path, header: str, rows: Sequence[tuple[str, ...]]) -> str:
     path.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
     return str(path)
 
@@ -93,7 +96,8 @@ class World:
             finetuned_tokenizer=str(folder / "run" / "tokenizer" / "best_model"),
         )
         inference = InferenceConfig(sample_count=5, batch_size=3)
-        self.config = Config(data=data, model_paths=paths, inference=inference, device=DeviceConfig(use_cuda=False))
+        own = {"experiment": ExperimentConfig(pre_trained=False), "device": DeviceConfig(use_cuda=False)}
+        self.config = Config(data=data, model_paths=paths, inference=inference, **own)
         write_summaries(self.config)
         self.prepare()
 
@@ -487,3 +491,64 @@ def test_a_submission_that_is_no_submission_is_not_scored(world: World) -> None:
     write_csv(world.folder / "mine.csv", "ID,Pred", [(n, "1") for n in NAMES[1:]])
     with pytest.raises(KitError, match=r"1 missing \(a\)"):
         score_submission(world.config, world.folder / "mine.csv")
+
+
+# -- by hand -----------------------------------------------------------------------------------------------------------
+def run_script(root: Path, cwd: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "KIT_PROGRESS"}}
+    words = [sys.executable, str(root / "scripts" / name), *arguments]
+    return subprocess.run(words, cwd=cwd, env=kept, capture_output=True, text=True, timeout=120, check=False)
+
+
+def write_prices(path: Path, series: Series) -> str:
+    header = "Ticker,Date,Open,High,Low,Close,Volume,Dividends,Stock Splits"
+    rows = [
+        (name, str(date.astype("datetime64[D]")), *(f"{value:.6f}" for value in bar[:5]), "0", "0")
+        for name, (dates, bars) in series.items()
+        for date, bar in zip(dates, bars, strict=True)
+    ]
+    return write_csv(path, header, rows)
+
+
+def test_scripts_from_prices_to_score_from_any_directory(world: World, root: Path) -> None:
+    """What a person types, outside the repository, without PYTHONPATH: files in, a submission and its score out."""
+    folder = world.folder
+    world.set(
+        data={
+            "data_path": write_prices(folder / "train.csv", world.series),
+            "solution_path": write_csv(folder / "solution.csv", "ID,Label", [(n, "1") for n in NAMES]),
+            "store": str(folder / "prepared"),
+        }
+    )
+    config = folder / "config.json"
+    files.write_json(config, to_dict(world.config))
+    arguments = ["--config", str(config), "--set", "inference.sample_count=3"]
+    made = run_script(root, folder, "make_submission.py", *arguments, "--horizon", "2")
+    assert made.returncode == 0, made.stderr
+    path = next(folder.glob("submissions/world-*[0-9].csv"))
+    assert f"kaggle competitions submit -c predicting-stock-trends-rise-or-fall -f submissions/{path.name} -m " in made.stdout
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    assert manifest["horizons"] == {"2": 7} and manifest["config"]["inference"]["sample_count"] == 3
+    score = run_script(root, folder, "score_submission.py", *arguments, "--file", str(path))
+    assert score.returncode == 0 and "all rise" in score.stdout and "100.0%" in score.stdout, score.stderr
+
+    write_prices(folder / "train.csv", FUTURES["bars on the Date and after it"](world.series))
+    again = run_script(root, folder, "make_submission.py", *arguments, "--horizon", "2", "--output", "later.csv")
+    assert again.returncode == 0, again.stderr
+    assert (folder / "later.csv").read_bytes() == path.read_bytes(), "prices after the Date, from file to file"
+
+
+def test_scripts_end_in_one_line(world: World, root: Path) -> None:
+    """A traceback tells a user nothing, and an exit code of 0 tells the launcher a lie."""
+    config = world.folder / "config.json"
+    files.write_json(config, to_dict(world.config))
+    arguments = ["--config", str(config)]
+    for words, message in (
+        (["make_submission.py", *arguments, "--horizon", "soon"], "inference.horizon: expected"),
+        (["make_submission.py", *arguments, "--set", "data.test_path=nowhere.csv"], "nowhere.csv"),
+        (["score_submission.py", *arguments, "--file", "x.csv"], "data.solution_path: expected"),
+    ):
+        done = run_script(root, world.folder, *words)
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert done.stderr.startswith("error: ") and message in done.stderr
+    assert not list(world.folder.glob("submissions/*"))
