@@ -130,7 +130,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: py
 def test_half_precision_files_load(copied: tuple[Path, Any]) -> None:
     """Weights stored in bfloat16 are common; their rounded frequencies must not become ours."""
     folder, kind = copied
-    weights = load_file(folder / "model.safetensors")
+    weights = read_weights(folder)
     save_file({n: t.bfloat16() if t.is_floating_point() else t for n, t in weights.items()}, folder / "model.safetensors")
     network = kind.from_pretrained(folder)
     for name, tensor in network.state_dict().items():
@@ -140,6 +140,11 @@ def test_half_precision_files_load(copied: tuple[Path, Any]) -> None:
 
 
 # -- what may be wrong -------------------------------------------------------------------------------------------------
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Copies: what `load_file` gives may lie in the file itself, which a test overwrites."""
+    return {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
+
+
 def change_config(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     tree = json.loads(path.read_text()) | changes
@@ -179,7 +184,7 @@ def test_wrong_weights(copied: tuple[Path, Any]) -> None:
     """A missing tensor would stay at random values, a superfluous one would be lost, without a word."""
     folder, kind = copied
     path = folder / "model.safetensors"
-    weights = load_file(path)
+    weights = read_weights(folder)
     name = "head.weight" if "head.weight" in weights else "head.proj_s1.weight"
     missing = {n: t for n, t in weights.items() if n != name}
     basis = next(n for n in weights if n.endswith(("basis", "inv_freq")))
