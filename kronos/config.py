@@ -133,6 +133,8 @@ class TrainingConfig:
     """Optimiser steps between two resumable checkpoints."""
     checkpoint_minutes: PositiveFloat = 10.0
     """Minutes between two resumable checkpoints, whichever comes first."""
+    time_limit: PositiveFloat | None = None
+    """Hours after which a launch saves and ends, to be resumed: less than a session lasts. None: no limit."""
 
 
 @dataclass(frozen=True)

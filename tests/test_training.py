@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,16 @@ def test_a_stage_that_was_stopped_after_its_first_save_is_resumed_not_skipped(
     assert "skipped" in caplog.text and (config.tokenizer_dir / "summary.json").read_bytes() == before
     ours, theirs = (load_file(c.tokenizer_dir / "best_model" / "model.safetensors") for c in (config, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_time_limit_saves_and_leaves(store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps out work lost to the end of a session: the limit counts from the launch, over stages, and the run can go on."""
+    monkeypatch.setenv("KIT_LAUNCHED", str(time.time() - 3600))
+    limited = tiny_config(tmp_path, experiment__skip_existing=True, training__time_limit=0.5)
+    assert run_stage(limited, "tokenizer", store) == "interrupted"
+    assert summary_of(limited.tokenizer_dir)["step"] == 1
+    roomy = tiny_config(tmp_path, experiment__skip_existing=True, training__time_limit=2.0)
+    assert run_stage(roomy, "tokenizer", store) == "complete"
 
 
 def test_starting_anew_keeps_the_old_best_model_until_there_is_a_new_one(

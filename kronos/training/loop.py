@@ -51,6 +51,8 @@ class LoopSettings:
     log_interval: int
     checkpoint_steps: int
     checkpoint_minutes: float
+    seconds_left: float = math.inf
+    """Until the run has to save and leave, counted from now."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Trainer:
         """Tickers of the steps that were not yet checked for finite losses."""
         self.saved_step = -1
         self.saved_at = time.monotonic()
+        self.deadline = self.saved_at + settings.seconds_left
 
     @property
     def checkpoints(self) -> Path:
@@ -263,10 +266,11 @@ class Trainer:
 
     # -- agreement, logging, saving ------------------------------------------------------------------------------------
     def _agree(self) -> tuple[bool, bool]:
-        """Whether anyone asked to stop, and whether it is time for a checkpoint: the same answer on every process."""
+        """Whether to stop, by a signal or the time limit, and whether to save now: the same answer on every process."""
         s, now = self.settings, time.monotonic()
         due = self.runtime.is_main and now - self.saved_at >= s.checkpoint_minutes * 60
-        stop, late = self.runtime.total([float(self.runtime.stop.signal != 0), float(due)])
+        asked = self.runtime.stop.signal != 0 or (self.runtime.is_main and now >= self.deadline)
+        stop, late = self.runtime.total([float(asked), float(due)])
         return stop > 0, late > 0 or self.progress.step % s.checkpoint_steps == 0
 
     def _log_step(self) -> None:

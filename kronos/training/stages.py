@@ -5,9 +5,11 @@ stage's folder. `summary.json` says 'complete' only when the last step and its v
 """
 
 import logging
+import math
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -241,7 +243,13 @@ def loop_settings(config: Config, stage: Stage, plan: BatchPlan) -> LoopSettings
         log_interval=t.log_interval,
         checkpoint_steps=t.checkpoint_steps,
         checkpoint_minutes=t.checkpoint_minutes,
+        seconds_left=math.inf if t.time_limit is None else t.time_limit * 3600 - seconds_since_launch(),
     )
+
+
+def seconds_since_launch() -> float:
+    """Since train_kaggle.sh began (KIT_LAUNCHED, seconds since 1970), so that all stages share one limit; else 0."""
+    return time.time() - float(os.environ.get("KIT_LAUNCHED") or time.time())
 
 
 # -- one stage ---------------------------------------------------------------------------------------------------------
