@@ -8,11 +8,16 @@ Each measurement runs in its own process: wall time from start to exit, imports 
 process. The last line is one JSON object with the ratios.
 """
 
+import argparse
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 
 import numpy as np
 import polars as pl
+
+from kronos.data.store import BarStore
 
 ROOT = Path(__file__).resolve().parents[1]
 PANDAS = "import sys, pandas; print(len(pandas.read_csv(sys.argv[1])))"
@@ -34,18 +41,24 @@ def panel(rows: int, tickers: int, seed: int = 0) -> Iterator[pl.DataFrame]:
     names = np.array([f"ticker_{k + 1}" for k in range(tickers)])
     close = rng.lognormal(2.5, 1.2, tickers)
     idle = rng.random(tickers) < 0.1
-    date = np.datetime64("2024-09-23") - np.arange(days)[::-1] * 7 // 5
+    dates = np.datetime64("2024-09-23") - np.arange(days)[::-1] * 7 // 5
     piece: list[dict[str, Any]] = []
     for day in range(days):
         at = rng.permutation(np.flatnonzero(start <= day))
-        piece.append(_one_day(rng, names, close, idle, at, date[day], early=day < 0.35 * days))
+        piece.append(_one_day(rng, names, close, idle, at, dates[day], early=day < 0.35 * days))
         if sum(len(p["Open"]) for p in piece) > 400_000 or day == days - 1:
             yield pl.concat([pl.DataFrame(p) for p in piece])
             piece = []
 
 
 def _one_day(
-    rng: np.random.Generator, names: np.ndarray, close: np.ndarray, idle: np.ndarray, at: np.ndarray, date: np.datetime64, early: bool
+    rng: np.random.Generator,
+    names: np.ndarray,
+    close: np.ndarray,
+    idle: np.ndarray,
+    at: np.ndarray,
+    day: np.datetime64,
+    early: bool,
 ) -> dict[str, Any]:
     n = len(at)
     opened = close[at] * np.exp(np.where(idle[at], 0, 0.01 * rng.standard_normal(n)))
@@ -54,7 +67,7 @@ def _one_day(
     wick = np.where(idle[at], 1, 1 + 0.01 * rng.random((2, n)))
     return {
         "Ticker": names[at],
-        "Date": np.full(n, date, dtype="datetime64[D]"),
+        "Date": np.full(n, day, dtype="datetime64[D]"),
         "Open": np.zeros(n) if early else opened,
         "High": np.maximum(opened, closed) * wick[0],
         "Low": np.minimum(opened, closed) / wick[1],
@@ -84,3 +97,57 @@ def measure(command: list[str]) -> dict[str, float]:
     if status:
         raise SystemExit(f"bench: {command[:4]} failed with status {status}")
     return {"seconds": time.perf_counter() - started, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
+
+
+def bench_prepare(folder: Path, rows: int, tickers: int) -> dict[str, Any]:
+    """Generate the file, measure pandas.read_csv and kaggle/prepare_data.py on it, and the reopening of the store."""
+    source = folder / "train.csv"
+    rows = write_panel(source, rows, tickers)
+    print(f"generated {rows:,} rows, {source.stat().st_size / 1e9:.2f} GB, {tickers:,} tickers", flush=True)
+    config = folder / "bench.json"
+    config.write_text(
+        json.dumps({"data": {"data_path": str(source), "store": str(folder / "store")}, "experiment": {"pre_trained": False}})
+    )
+    measure([sys.executable, "-c", f"open({str(source)!r}, 'rb').read()"])  # both find the file in the page cache
+    pandas = measure([sys.executable, "-c", PANDAS, str(source)])
+    kit = measure([sys.executable, str(ROOT / "kaggle" / "prepare_data.py"), "--config", str(config)])
+    started = time.perf_counter()
+    BarStore.open(folder / "store")
+    return {
+        "rows": rows,
+        "bytes": source.stat().st_size,
+        "pandas_read_csv": pandas,
+        "prepare_data": kit,
+        "time_ratio": kit["seconds"] / pandas["seconds"],
+        "reopen_ms": 1000 * (time.perf_counter() - started),
+    }
+
+
+def machine() -> str:
+    """Processor, cores, versions and day: what a figure needs beside it."""
+    processor = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?"
+    )
+    versions = f"Python {sys.version.split()[0]}, polars {pl.__version__}, numpy {np.__version__}, pandas {version('pandas')}"
+    return f"{processor}, {os.cpu_count()} cores; {versions}; {date.today()}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=21_000_000)
+    parser.add_argument("--tickers", type=int, default=5_000)
+    parser.add_argument("--folder", default=None, help="where the temporary files go (about 3.5 GB; default: the system's)")
+    arguments = parser.parse_args()
+    print(machine())
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        result = bench_prepare(Path(folder), arguments.rows, arguments.tickers)
+    for name in ("pandas_read_csv", "prepare_data"):
+        print(f"{name:<18} {result[name]['seconds']:>8.1f} s {result[name]['peak_gb']:>8.2f} GB peak")
+    print(
+        f"{'ratio':<18} {result['time_ratio']:>8.2f}      (goal: at most 1.2, and 3 GB)   reopening {result['reopen_ms']:.0f} ms"
+    )
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

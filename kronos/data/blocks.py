@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 import polars as pl
@@ -29,6 +29,7 @@ MISSING_WORDS = ("", "na", "n/a", "nan", "null", "none", "-")
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 Frames = Iterator[tuple[int, pl.DataFrame]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,20 @@ class CsvSource:
         names = [f"_{position}" for position in range(len(self.names))]
         for name, position in roles.items():
             names[position] = name
-        reader = _Parser(self.path, self.names, names, tuple(numbers))
-        line, rows = 2, 0
-        for piece in _ahead(self._pieces()):
-            frame = reader.parse(piece, line)
-            line += len(frame)
-            frame = frame.select(list(roles))
+        parser = _Parser(self.path, self.names, names, tuple(numbers))
+        rows = 0
+        for line, frame in _ahead(self._parsed(parser)):  # parses one piece while the caller works on the one before
             rows += len(frame)
-            yield line - len(frame), frame
+            yield line, frame.select(list(roles))
         if not rows:
             raise KitError(f"{self.path}: expected rows below the header, found none")
+
+    def _parsed(self, parser: "_Parser") -> Frames:
+        line = 2
+        for piece in _ahead(self._pieces()):
+            frame = parser.parse(piece, line)
+            yield line, frame
+            line += len(frame)
 
     def _pieces(self) -> Iterator[bytes]:
         with _opened(self.path) as handle:
@@ -279,13 +284,13 @@ def _header(path: Path, line: bytes) -> tuple[str, ...]:
     return tuple(name.strip() for name in names)
 
 
-def _ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The same pieces, each read by another thread while the one before is worked on."""
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made by another thread while the one before is worked on."""
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(next, pieces, None)
-        while (piece := following.result()) is not None:
-            following = pool.submit(next, pieces, None)
-            yield piece
+        following = pool.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = pool.submit(next, items, None)
+            yield item
 
 
 def shown(names: Sequence[str]) -> str:

@@ -264,11 +264,12 @@ def _scatter(
         ticker = block.ticker[order]
         first = np.flatnonzero(np.concatenate([[True], ticker[1:] != ticker[:-1]])) if len(ticker) else np.zeros(0, np.int64)
         length = np.diff(np.append(first, len(ticker)))
-        place = np.arange(len(ticker)) + np.repeat(free[ticker[first]] - first, length)
+        place = np.empty(len(ticker), dtype=np.int64)
+        place[order] = np.arange(len(ticker)) + np.repeat(free[ticker[first]] - first, length)
         free[ticker[first]] += length
-        values[place] = block.values[order]
-        session[place] = np.searchsorted(sessions, block.seconds).astype(np.int32)[block.date[order]]
-        split[place] = block.split[order]
+        values[place] = block.values
+        session[place] = np.searchsorted(sessions, block.seconds).astype(np.int32)[block.date]
+        split[place] = block.split
         if file is not None:
             file[place] = block.file
     return values, session, split, file
