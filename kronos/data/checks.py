@@ -18,7 +18,7 @@ from kronos.bars import CLOSE, HIGH, LOW, OPEN, VOLUME
 from kronos.config import Config
 from kronos.data import blocks, competition, ingest
 from kronos.data.calendar import ALWAYS_OPEN
-from kronos.data.policy import SPLIT_RATIOS, SPLIT_TOLERANCE, Limits, frequency_of
+from kronos.data.policy import SPLIT_QUIET_BARS, SPLIT_RATIOS, SPLIT_TOLERANCE, Limits, frequency_of
 from kronos.data.survey import date_text
 from kronos.errors import KitError
 
@@ -199,10 +199,9 @@ def ohlc_order(evidence: Evidence) -> Finding:
     rows = np.flatnonzero(wrong)
     if not len(rows):
         return "ok", "High and Low contain Open and Close everywhere", ""
-    found = f"{_share(len(rows), len(panel.session))} have Open or Close outside High and Low, e.g. {_example(panel, rows[0])}"
-    return _severity(
-        len(rows), len(panel.session), MANY_IMPOSSIBLE, found, "repaired by default (data.cleaning.inconsistent_bar)"
-    )
+    total = len(panel.session)
+    found = f"{_share(len(rows), total)} have Open or Close outside High and Low beyond rounding, e.g. {_example(panel, rows[0])}"
+    return _severity(len(rows), total, MANY_IMPOSSIBLE, found, "repaired by default (data.cleaning.inconsistent_bar)")
 
 
 def zero_prices(evidence: Evidence) -> Finding:
@@ -248,7 +247,7 @@ def splits(evidence: Evidence) -> Finding:
     """Jumps that look like a split: nobody recorded one, or one was recorded and the prices are not adjusted for it."""
     panel = _panel(evidence)
     rows, ratio = _close_ratios(panel)
-    looks = looks_like_split(ratio)
+    looks = looks_like_split(ratio, rows, _owner(panel, rows), _max_jump(evidence))
     recorded = panel.split[rows]
     silent, unadjusted = int((looks & ~recorded).sum()), int((looks & recorded).sum())
     if "split" in panel.roles and unadjusted > MANY_TICKERS * max(int(recorded.sum()), 1):
@@ -418,12 +417,20 @@ def _max_jump(evidence: Evidence) -> float:
     return Limits.of(data.cleaning, frequency).max_jump
 
 
-def looks_like_split(ratio: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether close / previous close (n,) is within SPLIT_TOLERANCE of 1:r or r:1 for one of SPLIT_RATIOS."""
+def looks_like_split(
+    ratio: NDArray[np.float64], rows: NDArray[np.int64], owner: NDArray[np.int64], max_jump: float
+) -> NDArray[np.bool_]:
+    """Whether each close / previous close (n,) is a jump near a split's ratio, with none close before it in its ticker.
+
+    The rule of `cleaning`: a penny stock that flips between two ticks does not split every week.
+    """
+    at = np.flatnonzero(np.abs(ratio - 1) > max_jump)
+    size = np.maximum(ratio[at], 1 / ratio[at])[:, None]
+    simple = (np.abs(size / SPLIT_RATIOS - 1) < SPLIT_TOLERANCE).any(axis=1)
+    alone = np.ones(len(at), dtype=bool)
+    alone[1:] = (np.diff(rows[at]) > SPLIT_QUIET_BARS) | (owner[at[1:]] != owner[at[:-1]])
     found = np.zeros(len(ratio), dtype=bool)
-    large = np.flatnonzero(np.abs(np.log(ratio)) > np.log(SPLIT_RATIOS[0] - 2 * SPLIT_TOLERANCE))
-    size = np.maximum(ratio[large], 1 / ratio[large])[:, None]
-    found[large] = (np.abs(size / SPLIT_RATIOS - 1) < SPLIT_TOLERANCE).any(axis=1)
+    found[at[simple & alone]] = True
     return found
 
 
