@@ -5,8 +5,14 @@ import logging
 import numpy as np
 import pytest
 
+from kronos.data import calendar as calendar_module
 from kronos.data.calendar import SessionRules, TradingCalendar, open_days
 from kronos.errors import KitError
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_new() -> None:
+    calendar_module._warn_once.cache_clear()
 
 
 def seconds(*dates: str) -> np.ndarray:

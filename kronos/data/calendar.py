@@ -7,7 +7,7 @@ pandas_market_calendars. Early closes of future days are not modelled.
 
 import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ class SessionRules:
     """Weekdays without a session, datetime64[D]."""
 
     @classmethod
+    @cache
     def load(cls, name: str) -> "SessionRules":
         """Read the frozen file of an exchange; '24/7' is open every day. Raises KitError for an unknown name."""
         if name == ALWAYS_OPEN:
@@ -87,7 +88,6 @@ class TradingCalendar:
         self.sessions = sessions.astype("datetime64[s]")
         self.rules = SessionRules.load(name)
         self.frequency = frequency
-        self._warned = False
 
     def steps_between(self, last: NDArray[np.datetime64], target: NDArray[np.datetime64]) -> NDArray[np.int64]:
         """Sessions after `last` up to and with `target`: (n,) datetime64 each -> (n,) int64; negative when target < last.
@@ -167,12 +167,11 @@ class TradingCalendar:
 
     # -- nothing silent ------------------------------------------------------------------------------------------------
     def _note_projection(self, day: np.datetime64) -> None:
-        if day > self.rules.known and not self._warned:
-            self._warned = True
-            log.warning(
-                "%s has announced its holidays until %s: sessions from there to %s are projected from the usual ones",
-                self.rules.name, self.rules.known, day,
-            )  # fmt: skip
+        if day > self.rules.known:
+            _warn_once(
+                f"{self.rules.name} has announced its holidays until {self.rules.known}: later sessions, to {self.rules.last}, "
+                "are projected from the usual ones"
+            )
 
     def _compare_with_rules(self, last: np.datetime64) -> None:
         """Say so when the data's last year does not look like this exchange: the calendar is probably another one."""
@@ -180,12 +179,17 @@ class TradingCalendar:
         if own[0] < self.rules.first or last > self.rules.last:
             return
         ruled = self.rules.open_days(own[0], last)
-        closed, missing = len(np.setdiff1d(own, ruled)), len(np.setdiff1d(ruled, own))
-        if closed + missing > TOLERATED_DIFFERENCE * len(own):
-            log.warning(
-                "data.calendar %s: of the data's last %d days %d are not sessions there, and %d sessions are not in the data; "
-                "future dates follow %s", self.rules.name, len(own), closed, missing, self.rules.name,
-            )  # fmt: skip
+        if len(np.setxor1d(own, ruled)) > TOLERATED_DIFFERENCE * len(own):
+            _warn_once(
+                f"data.calendar {self.rules.name}: it and the data's last year differ in more than {TOLERATED_DIFFERENCE:.0%} of the "
+                "days; future dates follow it all the same"
+            )
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """A backtest makes a calendar per origin: one warning is enough."""
+    log.warning(text)
 
 
 def _weekday(days: Days) -> NDArray[np.int64]:
