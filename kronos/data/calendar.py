@@ -181,8 +181,8 @@ class TradingCalendar:
         ruled = self.rules.open_days(own[0], last)
         if len(np.setxor1d(own, ruled)) > TOLERATED_DIFFERENCE * len(own):
             _warn_once(
-                f"data.calendar {self.rules.name}: it and the data's last year differ in more than {TOLERATED_DIFFERENCE:.0%} of the "
-                "days; future dates follow it all the same"
+                f"data.calendar {self.rules.name}: it and the data's last year differ in more than {TOLERATED_DIFFERENCE:.0%} "
+                "of the days; future dates follow it all the same"
             )
 
 
