@@ -1,6 +1,7 @@
 """The trading calendar: known session counts, the data's own past, true future dates, and nothing silent."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,3 +187,13 @@ def test_weekly_bars_have_one_label_a_week(label: int, last: str) -> None:
         calendar.future(np.datetime64(last), 3).tolist() == (monday + label + np.arange(3) * 7).astype("datetime64[s]").tolist()
     )
     assert calendar.steps_between(seconds(last), seconds("2024-07-14")).tolist() == [2]
+
+
+def test_real_prices_trade_on_the_ruled_days(shared_data: Path) -> None:
+    """120 real shares, 2013 to 2017: every session of the exchange and no other; the test file's date is 30 sessions on."""
+    polars = pytest.importorskip("polars")
+    traded = polars.read_csv(shared_data / "sp500" / "train.csv")["Date"].str.slice(0, 10).unique().sort().to_list()
+    target = polars.read_csv(shared_data / "sp500" / "test.csv")["Date"].str.slice(0, 10)[0]
+    assert open_days("NYSE", traded[0], traded[-1]).astype(str).tolist() == traded
+    calendar = TradingCalendar(seconds(*traded), "NYSE", "daily")
+    assert calendar.steps_between(seconds(traded[-1]), seconds(target)).tolist() == [30]
