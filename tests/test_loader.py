@@ -44,6 +44,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 # -- the order ---------------------------------------------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 @pytest.mark.parametrize("processes", [1, 2, 8])
 @pytest.mark.parametrize("workers", [0, 2, 4])
 def test_every_window_once_per_epoch(store: BarStore, index: WindowIndex, workers: int, processes: int) -> None:
