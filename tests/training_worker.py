@@ -127,13 +127,15 @@ def run_killed(config: Config, stage: str, kills: int, seed: int) -> list[str]:
     """Run a stage and SIGKILL all its processes, `kills` times, then let it end.
 
     Every third kill comes at any moment from the start on, the others soon after the sitting has saved something new, so
-    that the run moves on. Returns the summary's status and the newest checkpoint that each kill left.
+    that the run moves on. Returns the summary's status and the checkpoints that each kill left.
     """
     dice, seen = random.Random(seed), []
     store = BarStore.open(config.data.store)
     folder = config.tokenizer_dir if stage == "tokenizer" else config.basemodel_dir
     for kill in range(kills):
-        before = saved(folder)
+        summary, before = read_summary(folder), saved(folder)
+        if summary is not None and summary["status"] == "complete":
+            break
         children = spawn(config.distributed.num_processes, lambda rank: _sit(config, stage, store))
         deadline = time.monotonic() + 20
         while kill % 3 and saved(folder) == before and time.monotonic() < deadline:

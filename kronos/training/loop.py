@@ -12,8 +12,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -88,13 +88,20 @@ class Meter:
 
     def reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.windows = 0
+        self.steps = self.windows = 0
         self.started = time.monotonic()
 
     def add(self, sums: Mapping[str, Tensor]) -> None:
         for name, value in sums.items():
             value = value.detach()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is not training time: validating, saving."""
+        began = time.monotonic()
+        yield
+        self.started += time.monotonic() - began
 
 
 class Trainer:
@@ -169,10 +176,11 @@ class Trainer:
             if p.step % s.log_interval == 0 or p.step == s.total_steps:
                 self._log_step()
             stop, save = self._agree()
-            if save or stop or self._at_boundary():
-                self.save()
-            if stop or not self._validate_if_due(save_best):
-                return "interrupted"
+            with self.meter.paused():
+                if save or stop or self._at_boundary():
+                    self.save()
+                if stop or not self._validate_if_due(save_best):
+                    return "interrupted"
         return "complete"
 
     def _at_boundary(self) -> bool:
@@ -184,6 +192,7 @@ class Trainer:
         runtime = self.runtime
         total = runtime.total([sum(self.objective.weight(b) for b in batches)])[0]
         self.recent[step] = [b["ticker"][b["real"]] for b in batches]
+        self.meter.steps += 1
         self.meter.windows += sum(len(t) for t in self.recent[step])
         batches = [self._to_device(b) for b in batches]
         reduce = self._joint(step, batches)
@@ -269,15 +278,14 @@ class Trainer:
         """Whether to stop, by a signal or the time limit, and whether to save now: the same answer on every process."""
         s, now = self.settings, time.monotonic()
         due = self.runtime.is_main and now - self.saved_at >= s.checkpoint_minutes * 60
-        asked = self.runtime.stop.signal != 0 or (self.runtime.is_main and now >= self.deadline)
+        asked = self.runtime.stop.asked or (self.runtime.is_main and now >= self.deadline)
         stop, late = self.runtime.total([float(asked), float(due)])
         return stop > 0, late > 0 or self.progress.step % s.checkpoint_steps == 0
 
     def _log_step(self) -> None:
         self._check_finite()
         s, p, m = self.settings, self.progress, self.meter
-        steps = (p.step - 1) % s.log_interval + 1
-        norm = float(m.sums.pop("grad_norm")) / steps
+        norm = float(m.sums.pop("grad_norm")) / m.steps
         shares = self.runtime.gather(({name: value.tolist() for name, value in m.sums.items()}, m.windows))
         sums = {name: [sum(part[name] for part, _ in shares)] for name in shares[0][0]}
         rate = sum(windows for _, windows in shares) / max(time.monotonic() - m.started, 1e-9)
@@ -317,7 +325,7 @@ class Trainer:
             for batch in self.streams.validation():
                 for name, value in self.objective.evaluate(self._to_device(batch)).items():
                     sums[name] = sums[name] + value if name in sums else value
-                if stopped := self.runtime.stop.signal != 0:
+                if stopped := self.runtime.stop.asked:
                     break
         self.module.train()
         shares = self.runtime.gather(({name: value.reshape(-1).tolist() for name, value in sums.items()}, stopped))
@@ -350,7 +358,6 @@ class Trainer:
         s, p = self.settings, self.progress
         text = f"{s.stage} validation at step {p.step}/{s.total_steps}  {numbers(values)}  ({note})"
         self.log.record("validation", p.step, values, text)
-        self.meter.reset()
 
 
 def _added(shares: list[dict[str, list[float]]]) -> dict[str, list[float]]:

@@ -34,15 +34,25 @@ class PeerFailed(SystemExit):
 
 
 class StopRequest:
-    """Remembers SIGTERM and SIGINT, so that the run can end at its next step boundary with everything saved."""
+    """Remembers SIGTERM and SIGINT, so that the run can end at its next step boundary with everything saved.
+
+    A trainer whose launcher is gone was asked to stop, too: accelerate's launcher dies of the signal without passing it on
+    when it has one trainer, and of SIGKILL in any case; the trainers, in sessions of their own, would train on unseen.
+    """
 
     def __init__(self) -> None:
         self.signal: int = 0
+        self.launched = "RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+        self._parent = os.getppid()
 
-    def install(self) -> "StopRequest":
+    @property
+    def asked(self) -> bool:
+        return self.signal != 0 or (self.launched and os.getppid() != self._parent)
+
+    def install(self) -> None:
+        """Take over the signals; until then they end the process, which has nothing to save yet."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._remember)
-        return self
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

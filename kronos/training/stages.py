@@ -60,8 +60,7 @@ def train(config: Config, stage: Stage) -> int:
             ) from error
         raise
     runtime.close()
-    launched = "RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
-    return 0 if status == "complete" or launched else 128 + (runtime.stop.signal or signal.SIGTERM)
+    return 0 if status == "complete" or runtime.stop.launched else 128 + (runtime.stop.signal or signal.SIGTERM)
 
 
 def _join(config: Config) -> Runtime:
@@ -124,7 +123,7 @@ class StageData:
 
 
 def streams(config: Config, data: StageData, store: BarStore, runtime: Runtime) -> Streams:
-    """Loaders of this process. Their workers leave signals to the trainer, which decides when everybody stops."""
+    """Loaders of this process, with workers that signals to the run do not reach."""
     d, t = config.data, config.training
     common: dict[str, Any] = {
         "clip": d.clip,
@@ -134,9 +133,9 @@ def streams(config: Config, data: StageData, store: BarStore, runtime: Runtime) 
     }
 
     def train_from(step: int) -> DataLoader:
-        return _deaf(window_loader(store, data.train, data.plan, runtime.rank, step, **common))
+        return _sheltered(window_loader(store, data.train, data.plan, runtime.rank, step, **common))
 
-    validation = _deaf(
+    validation = _sheltered(
         validation_loader(
             store,
             data.validation,
@@ -150,15 +149,15 @@ def streams(config: Config, data: StageData, store: BarStore, runtime: Runtime) 
     return Streams(train_from, lambda: validation, store.tickers)
 
 
-def _deaf(loader: DataLoader) -> DataLoader:
-    # A signal to the whole process group would kill the workers, and the trainer with an error before it could save.
-    loader.worker_init_fn = _ignore_signals
+def _sheltered(loader: DataLoader) -> DataLoader:
+    # Ctrl-C and the like go to the whole process group: the workers would die, and the trainer of that before it could save.
+    # In a group of their own they still end with the trainer, and when it tells them to.
+    loader.worker_init_fn = _leave_group
     return loader
 
 
-def _ignore_signals(worker: int) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_group(worker: int) -> None:
+    os.setpgid(0, 0)
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------
