@@ -21,7 +21,7 @@ FAST_MODE = (
     "training.max_steps=20",
     "training.validation_samples=128",
     "training.log_interval=5",
-    "inference.sample_count=4",
+    "inference.sample_count=5",
 )
 
 
