@@ -62,9 +62,14 @@ class CsvSource:
     def _parsed(self, parser: "_Parser") -> Frames:
         line = 2
         for piece in _ahead(self._pieces()):
-            frame = parser.parse(piece, line)
-            yield line, frame
-            line += len(frame)
+            if piece[:1] in (b"\r", b"\n"):  # the parser counts columns in the first line
+                rest = piece.lstrip(b"\r\n")
+                line += piece.count(b"\n", 0, len(piece) - len(rest))
+                piece = rest
+            if piece:
+                frame = parser.parse(piece, line)
+                yield line, frame
+                line += len(frame)
 
     def _pieces(self) -> Iterator[bytes]:
         with _opened(self.path) as handle:
@@ -178,7 +183,7 @@ class _Parser:
             at = line + piece.count(b"\n", 0, wrong.start)
             return KitError(f"{self.path}: line {at}: expected UTF-8 text, found the byte 0x{piece[wrong.start]:02x}")
         for number, fields in self._fields(text, line):
-            if len(fields) > len(self.names):
+            if fields and len(fields) != len(self.names):
                 return KitError(f"{self.path}: line {number}: expected {len(self.names)} fields, found {len(fields)}")
         return KitError(
             f"{self.path}: between line {line} and {line + text.count(chr(10))}: not readable as CSV: {_one_line(error)}"
@@ -273,7 +278,7 @@ def _header(path: Path, line: bytes) -> tuple[str, ...]:
         raise KitError(
             f"{path}: line 1: expected UTF-8 text, found the byte 0x{line[error.start]:02x}; is this a CSV file?"
         ) from error
-    if not text.isprintable() and not set(text) & set(SEPARATORS):
+    if not text.replace("\t", "").isprintable():
         raise KitError(f"{path}: line 1: expected column names, found control characters; is this a CSV file?")
     if len(line) >= LONGEST_LINE:
         raise KitError(f"{path}: line 1: expected column names, found a line of more than {LONGEST_LINE:,} bytes")

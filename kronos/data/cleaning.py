@@ -56,7 +56,7 @@ def clean(panel: Panel, config: CleaningConfig, frequency: str) -> Cleaned:
         for found in pool.map(lambda piece: _judge(panel, piece, keep, cut, limits), pieces):
             tally.merge(found)
         if not keep.any():
-            raise KitError("cleaning left no row at all; look at the file's prices: Close must be above 0")
+            raise KitError(f"{panel.name}: expected bars with a Close above 0, found none in {panel.read:,} rows")
         _forget_unused_sessions(panel, keep)
         spans = []
         start = 0
@@ -150,7 +150,7 @@ class _Piece:
         ticker = self.panel.tickers[int(np.searchsorted(self.panel.offsets, row, side="right")) - 1]
         bar = ", ".join(f"{value:g}" for value in self.columns[:AMOUNT, row - self.part.start])
         return KitError(
-            f"{ticker} on {self.panel.sessions[self.panel.session[row]]} ({bar}): {PROBLEMS[problem]}; "
+            f"{self.panel.name}: {ticker} on {self.panel.sessions[self.panel.session[row]]} ({bar}): {PROBLEMS[problem]}; "
             f"mend the file or set data.cleaning.{problem} to another action"
         )
 

@@ -48,22 +48,20 @@ class Layout:
 def layout_of(path: Path, names: Sequence[str]) -> Layout:
     """Find the roles among a file's column names, whatever their case and order. Raises KitError naming file and column."""
     plain = [name.strip().lower() for name in names]
+    places = {role: [p for p, name in enumerate(plain) if name in aliases] for role, aliases in ROLES.items()}
+    missing = [ROLES[role][0] for role in REQUIRED if not places[role]]
+    if missing:
+        raise KitError(f"{path}: expected the column{'s'[: len(missing) > 1]} {', '.join(missing)}; found {blocks.shown(names)}")
     repeated = next((name for name in plain if name and plain.count(name) > 1), None)
     if repeated:
         raise KitError(
             f"{path}: expected every column once, found {names[plain.index(repeated)]!r} {plain.count(repeated)} times"
         )
-    roles: dict[str, int] = {}
-    for role, aliases in ROLES.items():
-        found = [position for position, name in enumerate(plain) if name in aliases]
+    for role, found in places.items():
         if len(found) > 1:
             both = " and ".join(repr(names[position]) for position in found)
             raise KitError(f"{path}: expected one {role} column, found {both}; remove one")
-        if found:
-            roles[role] = found[0]
-    missing = [ROLES[role][0] for role in REQUIRED if role not in roles]
-    if missing:
-        raise KitError(f"{path}: expected the column{'s'[: len(missing) > 1]} {', '.join(missing)}; found {blocks.shown(names)}")
+    roles = {role: found[0] for role, found in places.items() if found}
     return Layout(tuple(names), roles)
 
 

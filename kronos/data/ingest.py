@@ -33,6 +33,8 @@ ONE_FILE_ONLY = ("volume", "amount", "split", "ticker")  # roles that every file
 class Panel:
     """N rows of K tickers on D dates, as read. Rows of ticker k are offsets[k]:offsets[k + 1], dates never falling."""
 
+    name: str
+    """The files, for messages."""
     values: NDArray[np.float32]
     """(N, 6) `bars.FEATURES`; NaN where a value is missing, everywhere in a column that the files lack."""
     session: NDArray[np.int32]
@@ -240,8 +242,9 @@ def _arrange(reader: _Reader, paths: list[Path]) -> Panel:
         counts += np.bincount(block.ticker, minlength=len(tickers))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     values, session, split, file = _scatter(reader, offsets, sessions, several=len(paths) > 1)
+    name = str(paths[0]) + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
     panel = Panel(
-        values, session, split, sessions.astype("datetime64[s]"), offsets, tickers.to_list(), reader.roles or frozenset(),
+        name, values, session, split, sessions.astype("datetime64[s]"), offsets, tickers.to_list(), reader.roles or frozenset(),
         list(reader.ignored), read=sum(reader.rows), missing_key=reader.missing_key,
     )  # fmt: skip
     _sort_dates(panel, file)

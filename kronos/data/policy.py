@@ -116,15 +116,20 @@ def frequency_of(panel: Panel) -> str:
     step = int(values[np.argmax(counts)])
     name = min(PAPER, key=lambda n: abs(np.log(PAPER[n].seconds / step)))
     if not 0.8 < step / PAPER[name].seconds < 1.25:
-        raise KitError(f"bars are {step:,} seconds apart: expected one of {', '.join(PAPER)}; set data.frequency to the nearest")
+        raise KitError(
+            f"{panel.name}: bars are {step:,} seconds apart: expected one of {', '.join(PAPER)}; "
+            "set data.frequency to the nearest"
+        )
     return name
 
 
 def table(tally: Tally, limits: Limits) -> list[str]:
-    """The console's lines: problem, rows found, what happened."""
+    """The console's lines: problem, rows found, what happened. One line when nothing was found."""
     values: dict[str, Any] = {
         name: getattr(limits, name) for name in ("max_jump", "illiquid_run", "stagnant_run", "max_gap", "min_length")
     }
+    if not any(row["found"] for row in tally.counts.values()):
+        return ["  no problem found in any row"]
     lines = [f"  {'':<50} {'found':>12} {'repaired':>12} {'dropped':>12} {'not trained on':>15}"]
     for problem, words in PROBLEMS.items():
         row = tally.counts.get(problem)

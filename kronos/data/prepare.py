@@ -37,12 +37,14 @@ def prepare(config: Config) -> BarStore:
 
         ensure_market(config.market, data)
     paths = ingest.find_sources(data.data_path)
-    store = _up_to_date(config, paths)
+    store, _ = _up_to_date(config, paths)
     if store is None:
         with locked(Path(data.store)):
             recover(Path(data.store))
-            store = _up_to_date(config, paths)  # whoever held the lock may have done the work
+            store, reason = _up_to_date(config, paths)  # whoever held the lock may have done the work
             if store is None:
+                if reason:
+                    log.info("%s is prepared again: %s", data.store, reason)
                 _build(config, paths)
                 store = BarStore.open(data.store)
     for remark in _check_usable(config, store.tickers, store.segments):
@@ -56,27 +58,22 @@ def _key(config: Config) -> dict[str, Any]:
     return {"frequency": config.data.frequency, "cleaning": asdict(config.data.cleaning)}
 
 
-def _up_to_date(config: Config, paths: list[Path]) -> BarStore | None:
-    """The store, if it was made from these files by these settings."""
+def _up_to_date(config: Config, paths: list[Path]) -> tuple[BarStore | None, str]:
+    """The store, if it was made from these files by these settings; else None and why not ('' when there is none)."""
     path = Path(config.data.store)
     if not path.is_dir() or not any(path.iterdir()):
-        return None
-    store = None
+        return None, ""
     try:
         manifest = read_manifest(path)
         if manifest["settings"] != _key(config):
-            reason = "the settings of data.cleaning or data.frequency changed"
-        elif not _same_sources(manifest["sources"], paths):
-            reason = "the price files changed"
-        else:
-            store = BarStore.open(path)
+            return None, "the settings of data.cleaning or data.frequency changed"
+        if not _same_sources(manifest["sources"], paths):
+            return None, "the price files changed"
+        store = BarStore.open(path)
     except KitError as error:
-        reason = str(error)
-    if store is None:
-        log.info("%s is prepared again: %s", path, reason)
-    else:
-        log.info("%s is up to date: %s", path, summary(store.manifest))
-    return store
+        return None, str(error)
+    log.info("%s is up to date: %s", path, summary(manifest))
+    return store, ""
 
 
 def _same_sources(known: list[dict[str, Any]], paths: list[Path]) -> bool:
