@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kronos import configfile, files
 from kronos.config import Config, to_dict
+from kronos.data import blocks, competition, ingest
 from kronos.errors import KitError
 
 FAST_MODE = (
@@ -99,18 +100,21 @@ def check_devices(config: Config, gpus: int, all_gpus: bool = False) -> None:
 
 
 def check_inputs(config: Config) -> None:
-    """The files that a run reads are there, or will be generated."""
-    if not config.data.data_path:
-        raise KitError("data.data_path: expected the competition's train.csv (file, list of files or folder), found nothing")
-    paths = config.data.data_path if isinstance(config.data.data_path, list) else [config.data.data_path]
-    missing = [p for p in paths if not Path(p).exists()]
-    if missing and not config.market.generate:
+    """The files that a run reads are there and look like what they should be, or will be generated. Reads headers only,
+    and the two small files in whole. Raises KitError."""
+    data = config.data
+    if config.market.generate and not Path(str(data.data_path)).exists():
+        return
+    for path in ingest.find_sources(data.data_path):
+        competition.layout_of(path, blocks.open_source(path).names)
+    test = competition.read_test(data.test_path) if data.test_path else None
+    sample = competition.read_sample(data.sample_submission_path) if data.sample_submission_path else None
+    if test is not None and sample is not None and set(test["ID"]) != set(sample["ID"]):
+        odd = sorted(set(test["ID"]) ^ set(sample["ID"]))
         raise KitError(
-            f"data.data_path: expected a file or folder at {missing[0]}, found none; download the data or mend the path"
+            f"{data.sample_submission_path}: expected the IDs of {data.test_path}, found {len(odd)} that only one of them has, "
+            f"e.g. {odd[0]}; use two files of one competition"
         )
-    for path in (config.data.test_path, config.data.sample_submission_path):
-        if path and not Path(path).is_file() and not config.market.generate:
-            raise KitError(f"expected a file at {path} (data.test_path, data.sample_submission_path), found none")
 
 
 def _stages(config: Config) -> tuple[str, ...]:

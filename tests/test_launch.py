@@ -48,7 +48,7 @@ def test_one_process_names_its_device(config: str) -> None:
         (["distributed.use_ddp=true", "distributed.num_processes=8"], 2, "expected 8 GPUs on this machine, found 2"),
         (["distributed.use_ddp=true", "distributed.num_processes=2"], 0, "found 0"),
         (["device.device_id=3"], 2, "device_id"),
-        (["market.generate=false"], 0, "expected a file or folder at train.csv"),
+        (["market.generate=false"], 0, "train.csv"),
         (["market.generate=false", "data.data_path=''"], 0, "found nothing"),
     ],
 )
@@ -56,6 +56,22 @@ def test_what_cannot_run_here_is_refused(config: str, overrides: list[str], gpus
     """More GPUs than there are must be an error, not a silent change of the run."""
     with pytest.raises(KitError, match=expected):
         plan(config, *overrides, gpus=gpus)
+
+
+def test_files_that_do_not_fit_are_refused_before_anything_runs(config: str, tmp_path: Path) -> None:
+    """Hours of training must not end at a sample that asks about other tickers."""
+    (tmp_path / "train.csv").write_text("Ticker,Date,Open,High,Low,Close,Volume\na,2020-01-02,1,1,1,1,1\n")
+    (tmp_path / "test.csv").write_text("ID,Date\na,2020-02-03\n")
+    (tmp_path / "sample.csv").write_text("ID,Pred\nb,0\n")
+    files = {"data_path": "train.csv", "test_path": "test.csv", "sample_submission_path": "sample.csv"}
+    sets = ["market.generate=false", *(f"data.{key}={tmp_path / name}" for key, name in files.items())]
+    with pytest.raises(KitError, match="only one of them has"):
+        plan(config, *sets)
+    (tmp_path / "sample.csv").write_text("ID,Pred\na,0\n")
+    assert plan(config, *sets).stages == ("tokenizer", "basemodel")
+    (tmp_path / "train.csv").write_text("Ticker,Date,Open,High,Low,Volume\na,2020-01-02,1,1,1,1\n")
+    with pytest.raises(KitError, match="close"):
+        plan(config, *sets)
 
 
 def test_all_gpus(config: str) -> None:
