@@ -13,7 +13,7 @@ The process, per ticker i and trading day t, in units of the ticker's own daily 
 * f is shared by all tickers on a date: shares rise and fall together. It is independent over time, so no past tells it.
 
 P(rise) given the whole past depends on (s[t], v[t]) alone and is exact (`rise_probability`); the best class is the sign of
-s[t] and needs only volume. The default signal is an annual Sharpe ratio above 5 in every share, far stronger than in any
+s[t] and needs only volume. The default signal is an annual Sharpe ratio of about 6 in every share, far stronger than in any
 real market: it shows that the machinery learns what there is to learn, and nothing about real prices. signal 0 is a
 driftless random walk of log prices, on which nothing can be right more than half of the time.
 """
@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 BEFORE_FIRST = np.datetime64("2021-01-01")
 """The market opens on the first trading day after this date."""
 STAY = 0.9
-COMMON = 0.1
+COMMON = 0.03
+"""Share of the common factor in a day's variance: far less than in a real market (0.2 to 0.4), or the one test date would be
+such a matter of luck that a demonstration on it could show nothing."""
 VOLATILITY_LEVELS = np.exp(np.linspace(-0.5, 0.5, 5))
 VOLATILITY_MOVE = 0.05
 """Probability of one step up the ladder of levels, and of one step down."""
