@@ -4,8 +4,8 @@ In: logits (..., V). Out: tokens (...,) int64.
 Source: nucleus sampling (arXiv 1904.09751); the Gumbel-max trick; SplitMix64 (Steele, Lea, Flood 2014) as the hash.
 
 A draw is the argmax of logits + Gumbel noise, and the noise of token v is a hash of (seed, series, path, step, kind of
-token, v). So a series gets the same paths whoever shares its batch, in any order and on any device, and path p does
-not depend on how many paths there are. Of the ways to turn a uniform number into a token this one minds rounding
+token, v). So a series gets the same paths whoever shares its batch and in any order, and path p does not depend on how
+many paths there are. Of the ways to turn a uniform number into a token this one minds rounding
 least: a token changes only if two perturbed logits are equal to within the rounding of the logits, while with an
 inverse distribution function every token's border moves.
 

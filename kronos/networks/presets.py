@@ -29,11 +29,11 @@ _TOKENIZER_NANO = {
     **_TOKENIZER_BASE,
     "d_model": 64,
     "ff_dim": 128,
-    "n_enc_layers": 3,
-    "n_dec_layers": 3,
-    "s1_bits": 5,
-    "s2_bits": 5,
-    "group_size": 5,
+    "n_enc_layers": 2,
+    "n_dec_layers": 2,
+    "s1_bits": 7,
+    "s2_bits": 7,
+    "group_size": 7,
 }
 
 
@@ -54,7 +54,7 @@ def _predictor(layers: int, width: int, heads: int, ff_dim: int, ffn: float, att
 
 
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "nano": (_TOKENIZER_NANO, _predictor(3, 64, 4, 128, 0.0, 0.0, bits=5)),
+    "nano": (_TOKENIZER_NANO, _predictor(3, 64, 4, 128, 0.0, 0.0, bits=7)),
     "mini": (_TOKENIZER_2K, _predictor(4, 256, 4, 512, 0.2, 0.0)),
     "small": (_TOKENIZER_BASE, _predictor(8, 512, 8, 1024, 0.25, 0.1)),
     "base": (_TOKENIZER_BASE, _predictor(12, 832, 16, 2048, 0.2, 0.0)),
