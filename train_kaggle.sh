@@ -114,6 +114,8 @@ esac
 cd "$root" # relative paths of a configuration start here
 kit_environment runtime
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+KIT_LAUNCHED=$(date +%s) # training.time_limit counts from here, over both stages
+export KIT_LAUNCHED
 
 plan=$("$PY" kaggle/plan_launch.py --config "$config" ${overrides[@]+"${overrides[@]}"} ${plan_flags[@]+"${plan_flags[@]}"})
 stages=()
@@ -140,20 +142,20 @@ signal=
 started=$SECONDS
 
 forward() { # SIGNAL: the first one asks the trainers to save; the next one ends everything at once
-  if [ -n "$child" ] && [ -z "$signal" ]; then
-    echo "SIG$1: saving a resumable state (send it again to stop at once)"
-    # The trainers are the children of accelerate's launcher; were it signalled too, it would not wait for their save.
-    "$PY" - "$child" "SIG$1" <<'PYTHON' || true
+  local again=$signal
+  signal=$1
+  [ -n "$child" ] || stop_here
+  [ -n "$again" ] || echo "SIG$1: saving a resumable state (send it again to stop at once)"
+  # The trainers are the children of accelerate's launcher; were it signalled too, it would not wait for their save.
+  # They have sessions of their own, so a signal to the process group would not reach them.
+  "$PY" - "$child" "${again:+KILL}" "SIG$1" <<'PYTHON' || true
 import os, signal, sys
 import psutil
-launcher = psutil.Process(int(sys.argv[1]))
-for process in launcher.children() or [launcher]:
-    os.kill(process.pid, getattr(signal, sys.argv[2]))
+launcher, kill, name = psutil.Process(int(sys.argv[1])), sys.argv[2], sys.argv[3]
+targets = [*launcher.children(recursive=True), launcher] if kill else launcher.children() or [launcher]
+for process in targets:
+    os.kill(process.pid, signal.SIGKILL if kill else getattr(signal, name))
 PYTHON
-  elif [ -n "$child" ]; then
-    kill -KILL -- "-$child" 2>/dev/null || true
-  fi
-  signal=$1
 }
 
 run() { # COMMAND...: wait for it through signals; its exit status

@@ -17,6 +17,7 @@ PositiveFloat = Annotated[float, "> 0"]
 CountInt = Annotated[int, ">= 0"]
 CountFloat = Annotated[float, ">= 0"]
 Share = Annotated[float, "0 to 1"]
+Beta = Annotated[float, "0 to below 1"]
 
 Precision = Literal["auto", "no", "fp16", "bf16"]
 Preset = Literal["nano", "mini", "small", "base"]
@@ -112,8 +113,8 @@ class TrainingConfig:
     predictor_learning_rate: PositiveFloat = 4e-5
     warmup_ratio: Share = 0.03
     """Share of all steps in which the learning rate rises (OneCycle)."""
-    adam_beta1: Share = 0.9
-    adam_beta2: Share = 0.95
+    adam_beta1: Beta = 0.9
+    adam_beta2: Beta = 0.95
     adam_weight_decay: CountFloat = 0.1
     tokenizer_grad_clip: PositiveFloat = 2.0
     predictor_grad_clip: PositiveFloat = 3.0

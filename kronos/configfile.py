@@ -17,7 +17,6 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kronos import config as settings
-from kronos import files
 from kronos.config import Config
 from kronos.errors import KitError
 
@@ -48,12 +47,6 @@ def derived_paths(config: Config) -> Config:
         data=replace(config.data, store=store),
         experiment=replace(config.experiment, name=config.experiment.name or paths.exp_name),
     )
-
-
-def save_resolved(config: Config) -> Path:
-    """Write the complete configuration to the run folder as JSON, atomically. Returns its path."""
-    files.write_json(config.resolved_path, settings.to_dict(config))
-    return config.resolved_path
 
 
 def _store_name(data_path: str | list[str]) -> str:
@@ -181,6 +174,7 @@ _RANGES: dict[str, Callable[[float], bool]] = {
     "> 0": lambda value: value > 0,
     ">= 0": lambda value: value >= 0,
     "0 to 1": lambda value: 0 <= value <= 1,
+    "0 to below 1": lambda value: 0 <= value < 1,
 }
 
 

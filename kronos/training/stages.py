@@ -363,6 +363,7 @@ class _StageRun:
         """Everything is loaded: from here on this run owns the stage's folder."""
         if resumed is None:
             checkpoint.clear(self.folder / "checkpoints")
+        files.write_json(self.config.resolved_path, to_dict(self.config))
         self._write_summary("running")
         log.info("%s", self.data.train.describe())
         log.info("%s", self.data.validation.describe())
