@@ -39,7 +39,7 @@ BEFORE_FIRST = np.datetime64("2021-01-01")
 """The market opens on the first trading day after this date."""
 STAY = 0.9
 COMMON = 0.03
-"""Share of the common factor in a day's variance: far less than in a real market (0.2 to 0.4), or the one test date would be
+"""Share of the common factor in a day's variance: far less than in a real market, or the one test date would be
 such a matter of luck that a demonstration on it could show nothing."""
 VOLATILITY_LEVELS = np.exp(np.linspace(-0.5, 0.5, 5))
 VOLATILITY_MOVE = 0.05
@@ -255,8 +255,17 @@ def write_market(config: MarketConfig, data: DataConfig) -> dict[str, Any]:
 
 
 def _settings(config: MarketConfig, data: DataConfig) -> dict[str, Any]:
-    settings = asdict(config) | {"calendar": data.calendar}
-    return {key: settings[key] for key in sorted(settings) if key != "generate"}
+    """All that the files depend on, the constants of the process included."""
+    process = {
+        "stay": STAY,
+        "common": COMMON,
+        "volatility_levels": VOLATILITY_LEVELS.tolist(),
+        "volatility_move": VOLATILITY_MOVE,
+        "volume_step": VOLUME_STEP,
+        "volume_noise": VOLUME_NOISE,
+    }
+    chosen = {key: value for key, value in asdict(config).items() if key != "generate"}
+    return chosen | {"calendar": data.calendar, "process": process}
 
 
 def _single(data: DataConfig) -> str:
