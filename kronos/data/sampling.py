@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
-ROUNDS = 10
+ROUNDS = 8  # even, so that the halves end in their own places; with 6 the 24 orders of 4 windows were 16 sigma from uniform
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
+_ROUND_SALTS = np.arange(1, ROUNDS + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
 
 
 def permutation(positions: NDArray[np.integer], n: int | IntArray, seed: int | NDArray[np.uint64]) -> IntArray:
@@ -47,13 +48,10 @@ def _feistel(value: IntArray, sizes: IntArray, seeds: NDArray[np.uint64]) -> Int
     """
     a = np.ceil(np.sqrt(sizes)).astype(np.uint64)
     b = (sizes.astype(np.uint64) + a - np.uint64(1)) // a
-    one, other = value.astype(np.uint64) // b, value.astype(np.uint64) % b
-    for turn in range(ROUNDS):
-        key = _scramble(seeds + np.uint64(_GOLDEN * (turn + 1) & _MASK))
-        if turn % 2:
-            one = (one + _scramble(key ^ other) % a) % a
-        else:
-            other = (other + _scramble(key ^ one) % b) % b
+    keys = _scramble(seeds + _ROUND_SALTS[:, None])
+    one, other = np.divmod(value.astype(np.uint64), b)
+    for key in keys:
+        one, other, a, b = other, (one + (_scramble(key ^ other) >> np.uint64(2))) % a, b, a  # 62 bits: the sum cannot wrap
     return (one * b + other).astype(np.int64)
 
 
