@@ -139,7 +139,7 @@ class _Piece:
     def _drop(self, problem: str, bad: Mask, action: str, repaired: int = 0) -> None:
         """Take rows out, or stop at the first one."""
         bad = bad & self.keep
-        found = int(bad.sum())
+        found = np.count_nonzero(bad)
         if found and action == "stop":
             raise self._stop(problem, bad)
         self.keep &= ~bad
@@ -156,20 +156,19 @@ class _Piece:
 
     def _non_positive(self, prices: NDArray[np.float32], action: str) -> None:
         """Open, High or Low <= 0: from the row's other prices, when Close and one more are sound."""
-        positive = prices > 0
-        bad = ~positive.all(axis=0) & self.keep
-        sound = bad & positive[CLOSE] & (positive.sum(axis=0) >= 2)
+        bad = ~(prices.min(axis=0) > 0) & self.keep
         if action != "repair":
             self._drop("non_positive_price", bad, action)
             return
-        rows = np.flatnonzero(sound)
-        if len(rows):
-            price, good = prices[:, rows], positive[:, rows]
-            price[HIGH] = np.where(good[HIGH], price[HIGH], price.max(axis=0))
-            price[LOW] = np.where(good[LOW], price[LOW], np.where(good, price, np.inf).min(axis=0))
-            price[OPEN] = np.where(good[OPEN], price[OPEN], (price[HIGH] + price[LOW]) / 2)
-            prices[:, rows] = price
-        self._drop("non_positive_price", bad & ~sound, "drop", repaired=len(rows))
+        rows = np.flatnonzero(bad)
+        price, good = prices[:, rows], prices[:, rows] > 0
+        sound = good[CLOSE] & (good.sum(axis=0) >= 2)
+        price[HIGH] = np.where(good[HIGH], price[HIGH], price.max(axis=0))
+        price[LOW] = np.where(good[LOW], price[LOW], np.where(good, price, np.inf).min(axis=0))
+        price[OPEN] = np.where(good[OPEN], price[OPEN], (price[HIGH] + price[LOW]) / 2)
+        prices[:, rows] = price
+        bad[rows[sound]] = False
+        self._drop("non_positive_price", bad, "drop", repaired=int(sound.sum()))
 
     def _inconsistent(self, prices: NDArray[np.float32], action: str) -> None:
         """High and Low must enclose the bar: widen them."""
@@ -179,7 +178,7 @@ class _Piece:
             self._drop("inconsistent_bar", bad, action)
             return
         prices[HIGH, bad], prices[LOW, bad] = top[bad], bottom[bad]
-        self.tally.add("inconsistent_bar", bad.sum(), repaired=bad.sum())
+        self.tally.add("inconsistent_bar", np.count_nonzero(bad), repaired=np.count_nonzero(bad))
 
     def _volume(self, action: str) -> None:
         """Volume and amount are finite and >= 0; an amount that is not there is volume x mean price."""
@@ -187,7 +186,7 @@ class _Piece:
         if "volume" in self.panel.roles:
             bad = ~((volume >= 0) & np.isfinite(volume)) & self.keep
             if action == "zero":
-                self.tally.add("bad_volume", bad.sum(), repaired=bad.sum())
+                self.tally.add("bad_volume", np.count_nonzero(bad), repaired=np.count_nonzero(bad))
             else:
                 self._drop("bad_volume", bad, action)
             volume[bad] = 0
@@ -197,7 +196,7 @@ class _Piece:
         derived = amount_from(volume, self.columns[:VOLUME].T)
         if "amount" in self.panel.roles:
             bad = ~((amount >= 0) & np.isfinite(amount)) & self.keep
-            self.tally.add("bad_amount", bad.sum(), repaired=bad.sum())
+            self.tally.add("bad_amount", np.count_nonzero(bad), repaired=np.count_nonzero(bad))
             amount[bad] = derived[bad]
         else:
             amount[:] = derived
@@ -214,8 +213,8 @@ class _Piece:
             bad[rows[jump]] = True
             self._drop("jump", bad, action)
         else:
-            self.tally.add("jump", jump.sum())
-        self.tally.add("unadjusted_split", split.sum())
+            self.tally.add("jump", np.count_nonzero(jump))
+        self.tally.add("unadjusted_split", np.count_nonzero(split))
         self.cut[rows] = (jump & (action == "split")) | (split & (self.limits.actions.unadjusted_split == "split"))
 
     def _duplicates(self, action: str) -> None:

@@ -27,7 +27,7 @@ def segments_of(
     begins[1:] = owner[1:] != owner[:-1]
     gap = np.zeros_like(begins)
     gap[1:] = ~begins[1:] & (session[1:] - session[:-1] - 1 > limits.max_gap)
-    tally.add("gap", gap.sum())
+    tally.add("gap", np.count_nonzero(gap))
     idle = panel.values[rows, VOLUME] == 0 if "volume" in panel.roles else np.zeros_like(begins)
     left_out = _long_runs("illiquid", idle, begins, limits.illiquid_run, limits, tally)
     close = panel.values[rows, CLOSE]
@@ -41,10 +41,11 @@ def _long_runs(problem: str, flag: Mask, begins: Mask, limit: int, limits: Limit
     """Rows of runs of `flag` longer than `limit`; a run ends where `begins` is set. Empty when the action is 'keep'."""
     edge = begins.copy()
     edge[1:] |= flag[1:] != flag[:-1]
-    run = np.cumsum(edge) - 1
-    inside = flag & (np.bincount(run, minlength=1)[run] > limit)
-    split = getattr(limits.actions, problem) == "split"
-    tally.add(problem, inside.sum(), excluded=inside.sum() if split else 0)
+    first = np.flatnonzero(edge)
+    length = np.diff(np.append(first, len(flag)))
+    inside = np.repeat(flag[first] & (length > limit), length)
+    found, split = np.count_nonzero(inside), getattr(limits.actions, problem) == "split"
+    tally.add(problem, found, excluded=found if split else 0)
     return inside if split else np.zeros_like(inside)
 
 
@@ -55,5 +56,5 @@ def _spans(begins: Mask, inside: Mask, min_length: int, tally: Tally) -> NDArray
     first = np.flatnonzero(inside & (begins | left_before))
     end = np.flatnonzero(inside & cut_after) + 1
     short = end - first < min_length
-    tally.add("short", short.sum(), excluded=(end - first)[short].sum())
+    tally.add("short", np.count_nonzero(short), excluded=(end - first)[short].sum())
     return np.stack([first, end], axis=1)[~short].astype(np.int64)
