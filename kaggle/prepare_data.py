@@ -20,15 +20,16 @@ from kronos.data.prepare import prepare
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: clean up, then leave
     parser = cli.parser(__doc__ or "")
-    parser.add_argument("--report", metavar="PAGE.html", help="also run the data checks and write them, with plots, as one page")
+    what = "also run the data checks and write them, with plots, as one page (default: data_report.html in the run's folder)"
+    parser.add_argument("--report", nargs="?", const="", metavar="PAGE", help=what)
     arguments = parser.parse_args()
     cli.setup_logging()
     config = configfile.load(arguments.config, arguments.overrides)
     store = prepare(config)
-    if arguments.report:
+    if arguments.report is not None:
         from kronos.data.report import write_report  # matplotlib takes a second to load
 
-        logging.info("report: %s", write_report(store, config, arguments.report))
+        logging.info("report: %s", write_report(store, config, arguments.report or config.run_dir / "data_report.html"))
 
 
 if __name__ == "__main__":
