@@ -106,7 +106,12 @@ def bench_prepare(folder: Path, rows: int, tickers: int) -> dict[str, Any]:
     print(f"generated {rows:,} rows, {source.stat().st_size / 1e9:.2f} GB, {tickers:,} tickers", flush=True)
     config = folder / "bench.json"
     config.write_text(
-        json.dumps({"data": {"data_path": str(source), "store": str(folder / "store")}, "experiment": {"pre_trained": False}})
+        json.dumps(
+            {
+                "data": {"data_path": str(source), "store": str(folder / "store"), "lookback_window": 8},
+                "experiment": {"pre_trained": False},
+            }
+        )
     )
     measure([sys.executable, "-c", f"open({str(source)!r}, 'rb').read()"])  # both find the file in the page cache
     pandas = measure([sys.executable, "-c", PANDAS, str(source)])

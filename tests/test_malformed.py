@@ -270,14 +270,14 @@ def test_no_permission(
     assert_one_line(capfd.readouterr().err, path, ["permission"])
 
 
-@pytest.mark.parametrize("store", ["a file", "another folder"])
+@pytest.mark.parametrize("store", ["a file", "another folder", "below a file"])
 def test_a_store_never_replaces_something_else(
     store: str, tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Keeps out: data.store set to a folder of the user's own files, which are then gone."""
     target = tmp_path / "stores" / "store"
-    (target if store == "another folder" else target.parent).mkdir(parents=True)
-    mine = target / "thesis.txt" if store == "another folder" else target
+    mine = {"a file": target, "another folder": target / "thesis.txt", "below a file": target.parent}[store]
+    mine.parent.mkdir(parents=True, exist_ok=True)
     mine.write_text("mine")
     assert run(script, monkeypatch, *arguments(tmp_path, text(GOOD)(tmp_path))) == cli.EXIT_USER_ERROR
     assert_one_line(capfd.readouterr().err, target, [])

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 LONGEST_NAME = 100
-ONE_FILE_ONLY = ("volume", "amount", "split", "ticker")  # roles that every file must have when one of them has
+IN_ALL_OR_NONE = ("volume", "amount", "split", "ticker")  # columns that every file must have when one of them has
 
 
 @dataclass
@@ -138,7 +138,7 @@ class _Reader:
         roles = frozenset(layout.roles)
         if self.roles is None:
             self.roles, self.first = roles, path
-        for role in ONE_FILE_ONLY:
+        for role in IN_ALL_OR_NONE:
             if (role in roles) != (role in self.roles):
                 has, lacks = (path, self.first) if role in roles else (self.first, path)
                 name = competition.ROLES[role][0]

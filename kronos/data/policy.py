@@ -65,7 +65,7 @@ class Tally:
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def add(self, problem: str, found: int, **done: int) -> None:
+    def add(self, problem: str, found: int | np.integer, **done: int | np.integer) -> None:
         row = self.counts.setdefault(problem, {"found": 0, "repaired": 0, "dropped": 0, "excluded": 0})
         for name, number in {"found": found, **done}.items():
             row[name] += int(number)

@@ -5,6 +5,7 @@ POSIX locks on a file beside it: the kernel drops them with the process, so a ki
 """
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -21,9 +22,14 @@ log = logging.getLogger(__name__)
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the only right to write `path`; waits, with a log line, while another process has it. Not reentrant."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.parent / f".{path.name}.lock"
-    handle = _acquire(lock, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = _acquire(lock, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise KitError(f"{path}: expected a place that can be written to: {error.strerror}; choose another data.store") from error
     try:
         yield
     finally:
