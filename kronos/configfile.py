@@ -16,7 +16,6 @@ from typing import Any, get_type_hints
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from kronos import config as settings
 from kronos.config import Config
 from kronos.errors import KitError
 
