@@ -140,10 +140,10 @@ class Windows:
     """(B,) position of the ticker in the store."""
     row: IntArray
     """(B,) first row in the store."""
-    mean: NDArray[np.float64]
-    """(B, 6) of the lookback."""
-    scale: NDArray[np.float64]
-    """(B, 6) of the lookback; x = (bars - mean) / scale."""
+    mean: NDArray[np.floating]
+    """(B, 6) of the lookback, float64."""
+    scale: NDArray[np.floating]
+    """(B, 6) of the lookback, float64; x = (bars - mean) / scale."""
 
 
 class WindowReader:
