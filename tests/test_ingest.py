@@ -1,5 +1,6 @@
 """Reading price files: every export of the same shape gives the same store, and preparing twice gives the same bytes."""
 
+import contextlib
 import gzip
 import json
 import logging
@@ -367,6 +368,10 @@ def test_a_stopped_preparation_leaves_nothing(tmp_path: Path, number: signal.Sig
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
+    while process.poll() is None:  # whoever opens the pipe only now waits for a writer: a plain file would not
+        with contextlib.suppress(OSError):
+            os.close(os.open(source, os.O_WRONLY | os.O_NONBLOCK))
+        time.sleep(0.01)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == code
     assert error.count("\n") == (code > 0), error

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kronos.bars import AMOUNT, CLOSE, HIGH, LOW, OPEN, VOLUME, amount_from
 from kronos.config import CleaningConfig
-from kronos.data.ingest import Panel
+from kronos.data.panel import Panel
 from kronos.data.policy import PROBLEMS, SPLIT_QUIET_BARS, SPLIT_RATIOS, SPLIT_TOLERANCE, Limits, Tally
 from kronos.data.segments import segments_of
 from kronos.errors import KitError

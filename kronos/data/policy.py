@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kronos.config import CleaningConfig
-from kronos.data.ingest import Panel
+from kronos.data.panel import Panel
 from kronos.errors import KitError
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronos.bars import CLOSE, VOLUME
-from kronos.data.ingest import Panel
+from kronos.data.panel import Panel
 from kronos.data.policy import Limits, Tally
 
 Mask = NDArray[np.bool_]

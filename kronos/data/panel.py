@@ -1,0 +1,151 @@
+"""Every row of the price files as arrays, by ticker and date.
+
+In: `Block`s, pieces of files with codes of their own. Out: `Panel`. Cost: one counting sort by ticker, block by block (rows keep
+their order within a ticker; tickers whose dates do not rise are sorted afterwards). No loop over tickers or rows.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from kronos.bars import FEATURES
+from kronos.errors import KitError
+
+
+@dataclass
+class Panel:
+    """N rows of K tickers on D dates, as read. Rows of ticker k are offsets[k]:offsets[k + 1], dates never falling."""
+
+    name: str
+    """The files, for messages."""
+    values: NDArray[np.float32]
+    """(N, 6) `bars.FEATURES`; NaN where a value is missing, everywhere in a column that the files lack."""
+    session: NDArray[np.int32]
+    split: NDArray[np.bool_]
+    """(N,) the row names a stock split."""
+    sessions: NDArray[np.datetime64]
+    offsets: NDArray[np.int64]
+    tickers: list[str]
+    roles: frozenset[str]
+    """Which columns the files have (`competition.ROLES`)."""
+    ignored: list[str] = field(default_factory=list)
+    """Columns that nothing reads."""
+    read: int = 0
+    """Rows in the files; blank lines are none."""
+    missing_key: int = 0
+    """Rows without ticker or date, left out already: they belong nowhere."""
+    unsorted: int = 0
+    """Rows that followed a later date of their ticker in the file."""
+    sources: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Block:
+    """A piece of a file: local codes into its own distinct tickers and dates; -1 where there is none."""
+
+    values: NDArray[np.float32]
+    split: NDArray[np.bool_]
+    ticker: NDArray[np.integer]
+    date: NDArray[np.integer]
+    names: pl.Series
+    seconds: NDArray[np.int64]
+    file: int
+
+
+def narrow(codes: NDArray[np.integer], distinct: int) -> NDArray[np.integer]:
+    """Codes in the smallest type that holds them; sorting 16 bits is a radix sort."""
+    return codes.astype(np.int16 if distinct < 2**15 else np.int32)
+
+
+def arrange(blocks: list[Block], paths: list[Path], roles: frozenset[str]) -> Panel:
+    """Blocks in file order to one panel in ticker-major order. The blocks are used up.
+
+    Raises KitError when two files give one ticker different bars on one date.
+    """
+    names = pl.concat([block.names for block in blocks])
+    tickers = names.filter(names != "").unique().sort()
+    table = pl.DataFrame({"name": tickers, "code": np.arange(len(tickers), dtype=np.int64)})
+    codes = names.to_frame("name").join(table, on="name", how="left", maintain_order="left")["code"].fill_null(-1).to_numpy()
+    sessions = np.unique(np.concatenate([block.seconds for block in blocks]))
+    start = 0
+    counts = np.zeros(len(tickers), dtype=np.int64)
+    for block in blocks:
+        block.ticker = narrow(codes[start : start + len(block.names)][block.ticker], len(tickers))
+        start += len(block.names)
+        counts += np.bincount(block.ticker, minlength=len(tickers))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    values, session, split, file = _scatter(blocks, offsets, sessions, several=len(paths) > 1)
+    name = str(paths[0]) + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
+    panel = Panel(name, values, session, split, sessions.astype("datetime64[s]"), offsets, tickers.to_list(), roles)
+    _sort_dates(panel, file)
+    if file is not None:
+        _refuse_contradictions(panel, file, paths)
+    return panel
+
+
+def _scatter(
+    blocks: list[Block], offsets: NDArray[np.int64], sessions: NDArray[np.int64], several: bool
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.bool_], NDArray[np.uint16] | None]:
+    """A counting sort by ticker, block by block: each row goes to its ticker's next free place."""
+    rows = int(offsets[-1])
+    values, session = np.empty((rows, len(FEATURES)), dtype=np.float32), np.empty(rows, dtype=np.int32)
+    split, file = np.empty(rows, dtype=bool), np.empty(rows, dtype=np.uint16) if several else None
+    free = offsets[:-1].copy()
+    while blocks:
+        block = blocks.pop(0)
+        order = np.argsort(block.ticker, kind="stable")
+        ticker = block.ticker[order]
+        first = np.flatnonzero(np.concatenate([[True], ticker[1:] != ticker[:-1]])) if len(ticker) else np.zeros(0, np.int64)
+        length = np.diff(np.append(first, len(ticker)))
+        place = np.empty(len(ticker), dtype=np.int64)
+        place[order] = np.arange(len(ticker)) + np.repeat(free[ticker[first]] - first, length)
+        free[ticker[first]] += length
+        values[place] = block.values
+        session[place] = np.searchsorted(sessions, block.seconds).astype(np.int32)[block.date]
+        split[place] = block.split
+        if file is not None:
+            file[place] = block.file
+    return values, session, split, file
+
+
+def _sort_dates(panel: Panel, file: NDArray[np.uint16] | None) -> None:
+    """Bring the rows of tickers whose dates fall somewhere into order; equal dates keep their order in the file."""
+    falling = _same_ticker(panel.offsets) & (panel.session[1:] < panel.session[:-1])
+    panel.unsorted = int(falling.sum())
+    if not panel.unsorted:
+        return
+    owner = np.repeat(np.arange(len(panel.tickers)), np.diff(panel.offsets))
+    touched = np.zeros(len(panel.tickers), dtype=bool)
+    touched[owner[1:][falling]] = True
+    rows = np.flatnonzero(touched[owner])
+    order = rows[np.lexsort((panel.session[rows], owner[rows]))]
+    for array in (panel.values, panel.session, panel.split, *(() if file is None else (file,))):
+        array[rows] = array[order]
+
+
+def _refuse_contradictions(panel: Panel, file: NDArray[np.uint16], paths: list[Path]) -> None:
+    """Two files that give one ticker different bars on one date: which one is right is not ours to say."""
+    twice = _same_ticker(panel.offsets) & (panel.session[1:] == panel.session[:-1]) & (file[1:] != file[:-1])
+    rows = np.flatnonzero(twice)
+    a, b = panel.values[rows], panel.values[rows + 1]
+    differs = ~((a == b) | (np.isnan(a) & np.isnan(b))).all(axis=1)
+    if differs.any():
+        row = int(rows[np.argmax(differs)])
+        ticker = panel.tickers[int(np.searchsorted(panel.offsets, row, side="right")) - 1]
+        date = panel.sessions[panel.session[row]]
+        raise KitError(
+            f"{paths[file[row + 1]]}: {ticker} on {date} differs from the same bar in {paths[file[row]]} "
+            f"({int(differs.sum()):,} bars do); keep one of the two files"
+        )
+
+
+def _same_ticker(offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(N - 1,) whether a row and the next one belong to one ticker."""
+    same = np.ones(max(int(offsets[-1]) - 1, 0), dtype=bool)
+    inner = offsets[1:-1]
+    same[inner[(inner > 0) & (inner < offsets[-1])] - 1] = False
+    return same
