@@ -17,13 +17,14 @@ from tqdm import tqdm
 from kronos import files
 from kronos.bars import FEATURES
 from kronos.data import blocks, competition, dates, numerals
-from kronos.data.panel import Block, Panel, arrange, narrow
+from kronos.data.panel import Block, Panel, arrange, merged, narrow
 from kronos.errors import KitError
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 LONGEST_NAME = 100
+SMALL_ROWS = 100_000
 IN_ALL_OR_NONE = ("volume", "amount", "split", "ticker")  # columns that every file must have when one of them has
 
 
@@ -55,11 +56,13 @@ def read(paths: list[Path]) -> Panel:
         digests: list[Future[dict[str, Any]]] = [pool.submit(describe, path) for path in paths]
         reader = _Reader()
         try:
-            for number, source in enumerate(opened):
-                reader.add(source, number)
+            with tqdm(desc="reading", unit=" rows", unit_scale=True, disable=None, leave=False) as bar:
+                for number, source in enumerate(opened):
+                    reader.add(source, number, bar)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+        reader.flush()
         panel = arrange(reader.blocks, paths, reader.roles or frozenset())
         panel.ignored, panel.read, panel.missing_key = list(reader.ignored), sum(reader.rows), reader.missing_key
         panel.sources = [{**d.result(), "rows": rows} for d, rows in zip(digests, reader.rows, strict=True)]
@@ -72,6 +75,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
+        self.small: list[Block] = []
         self.rows: list[int] = []
         self.missing_key = 0
         self.roles: frozenset[str] | None = None
@@ -79,17 +83,16 @@ class _Reader:
         self.form: dates.DateForm | None = None
         self.first = Path()
 
-    def add(self, source: blocks.Source, number: int) -> None:
+    def add(self, source: blocks.Source, number: int, bar: "tqdm[Any]") -> None:
         """Read one file to its end."""
         layout = competition.layout_of(source.path, source.names)
         self._agree(source.path, layout)
         self.ignored.update(dict.fromkeys(layout.ignored))
         self.rows.append(0)
         numbers = [role for role in competition.NUMBERS if role in layout.roles]
-        with tqdm(desc=f"reading {source.path.name}", unit=" rows", unit_scale=True, disable=None, leave=False) as bar:
-            for line, frame in source.frames(layout.roles, numbers):
-                self._add_frame(source.path, layout, number, line, frame)
-                bar.update(len(frame))
+        for line, frame in source.frames(layout.roles, numbers):
+            self._add_frame(source.path, layout, number, line, frame)
+            bar.update(len(frame))
         if not self.rows[-1]:
             raise KitError(f"{source.path}: expected rows with a date, found none")
 
@@ -111,7 +114,7 @@ class _Reader:
         for position, feature in enumerate(FEATURES):
             values[:, position] = frame[feature].to_numpy() if feature in frame.columns else np.nan
         split = (frame["split"].fill_null(0) != 0).to_numpy() if "split" in frame.columns else np.zeros(len(frame), dtype=bool)
-        block = Block(values, split, ticker, date, names, seconds, number)
+        block = Block(values, split, ticker, date, names, seconds, np.broadcast_to(np.uint32(number), len(frame)))
         nowhere = (ticker < 0) | (date < 0)
         if nowhere.any():
             blank = int(frame.select(pl.all_horizontal(pl.all().is_null())).to_series().sum())
@@ -119,8 +122,17 @@ class _Reader:
             self.rows[-1] -= blank
             there = ~nowhere
             block.values, block.split, block.ticker, block.date = values[there], split[there], ticker[there], date[there]
+            block.file = block.file[there]
         self.rows[-1] += len(frame)
-        self.blocks.append(block)
+        self.small.append(block)
+        if sum(len(b.values) for b in self.small) >= SMALL_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Give the waiting blocks of small files to the others, as one."""
+        if self.small:
+            self.blocks.append(merged(self.small) if len(self.small) > 1 else self.small[0])
+        self.small = []
 
     def _dates(self, path: Path, column: str, line: int, values: pl.Series) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
         """(n,) codes and the distinct dates they mean, in seconds."""

@@ -53,7 +53,23 @@ class Block:
     date: NDArray[np.integer]
     names: pl.Series
     seconds: NDArray[np.int64]
-    file: int
+    file: NDArray[np.uint32]
+
+
+def merged(blocks: list[Block]) -> Block:
+    """Blocks of small files as one: what follows costs time per block."""
+    tickers = np.cumsum([0, *(len(block.names) for block in blocks)])
+    dates = np.cumsum([0, *(len(block.seconds) for block in blocks)])
+    seconds, place = np.unique(np.concatenate([block.seconds for block in blocks]), return_inverse=True)
+    return Block(
+        values=np.concatenate([block.values for block in blocks]),
+        split=np.concatenate([block.split for block in blocks]),
+        ticker=np.concatenate([block.ticker.astype(np.int32) + start for block, start in zip(blocks, tickers, strict=False)]),
+        date=np.concatenate([place[block.date.astype(np.int64) + start] for block, start in zip(blocks, dates, strict=False)]),
+        names=pl.concat([block.names for block in blocks]),
+        seconds=seconds,
+        file=np.concatenate([block.file for block in blocks]),
+    )
 
 
 def narrow(codes: NDArray[np.integer], distinct: int) -> NDArray[np.integer]:
@@ -89,14 +105,15 @@ def arrange(blocks: list[Block], paths: list[Path], roles: frozenset[str]) -> Pa
 
 def _scatter(
     blocks: list[Block], offsets: NDArray[np.int64], sessions: NDArray[np.int64], several: bool
-) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.bool_], NDArray[np.uint16] | None]:
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.bool_], NDArray[np.uint32] | None]:
     """A counting sort by ticker, block by block: each row goes to its ticker's next free place."""
     rows = int(offsets[-1])
     values, session = np.empty((rows, len(FEATURES)), dtype=np.float32), np.empty(rows, dtype=np.int32)
-    split, file = np.empty(rows, dtype=bool), np.empty(rows, dtype=np.uint16) if several else None
+    split, file = np.empty(rows, dtype=bool), np.empty(rows, dtype=np.uint32) if several else None
     free = offsets[:-1].copy()
+    blocks.reverse()
     while blocks:
-        block = blocks.pop(0)
+        block = blocks.pop()  # its memory is free again at once
         order = np.argsort(block.ticker, kind="stable")
         ticker = block.ticker[order]
         first = np.flatnonzero(np.concatenate([[True], ticker[1:] != ticker[:-1]])) if len(ticker) else np.zeros(0, np.int64)
@@ -112,7 +129,7 @@ def _scatter(
     return values, session, split, file
 
 
-def _sort_dates(panel: Panel, file: NDArray[np.uint16] | None) -> None:
+def _sort_dates(panel: Panel, file: NDArray[np.uint32] | None) -> None:
     """Bring the rows of tickers whose dates fall somewhere into order; equal dates keep their order in the file."""
     falling = _same_ticker(panel.offsets) & (panel.session[1:] < panel.session[:-1])
     panel.unsorted = int(falling.sum())
@@ -127,7 +144,7 @@ def _sort_dates(panel: Panel, file: NDArray[np.uint16] | None) -> None:
         array[rows] = array[order]
 
 
-def _refuse_contradictions(panel: Panel, file: NDArray[np.uint16], paths: list[Path]) -> None:
+def _refuse_contradictions(panel: Panel, file: NDArray[np.uint32], paths: list[Path]) -> None:
     """Two files that give one ticker different bars on one date: which one is right is not ours to say."""
     twice = _same_ticker(panel.offsets) & (panel.session[1:] == panel.session[:-1]) & (file[1:] != file[:-1])
     rows = np.flatnonzero(twice)
