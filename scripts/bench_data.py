@@ -148,9 +148,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         result = bench_prepare(Path(folder), arguments.rows, arguments.tickers)
     for name in ("pandas_read_csv", "prepare_data"):
-        print(
-            f"{name:<18} {result[name]['seconds']:>8.1f} s {result[name]['cpu_seconds']:>8.1f} CPU-s {result[name]['peak_gb']:>8.2f} GB peak"
-        )
+        wall, cpu, peak = result[name].values()
+        print(f"{name:<18} {wall:>8.1f} s {cpu:>8.1f} CPU-s {peak:>8.2f} GB peak")
     print(
         f"{'ratio':<18} {result['time_ratio']:>8.2f}      (goal: at most 1.2, and 3 GB)   reopening {result['reopen_ms']:.0f} ms"
     )
