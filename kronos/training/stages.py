@@ -22,7 +22,7 @@ from kronos import files
 from kronos.config import Config, to_dict
 from kronos.data.loader import validation_loader, window_loader
 from kronos.data.sampling import BatchPlan
-from kronos.data.splits import Part, split_sessions
+from kronos.data.splits import Part, Splits, split_sessions
 from kronos.data.store import BarStore
 from kronos.data.windows import WindowIndex, require_windows
 from kronos.errors import KitError
@@ -94,16 +94,16 @@ class StageData:
     train: WindowIndex
     validation: WindowIndex
     plan: BatchPlan
+    splits: Splits
 
     @classmethod
     def of(cls, config: Config, stage: Stage, store: BarStore) -> "StageData":
         """Raises KitError when a part has no window."""
         d, t = config.data, config.training
         splits = split_sessions(len(store.sessions), d.train_ratio, d.val_ratio, d.test_ratio, config.embargo)
-        train, validation = (
-            WindowIndex.build(store, d.lookback_window, d.predict_window, part) for part in (splits.train, splits.validation)
-        )
-        require_windows([train, validation])
+        indices = [WindowIndex.build(store, d.lookback_window, d.predict_window, part) for part in splits.parts]
+        require_windows(indices)
+        train, validation = indices[:2]
         plan = BatchPlan(
             windows=len(train),
             batch_size=t.batch_size,
@@ -115,7 +115,7 @@ class StageData:
             max_steps=t.max_steps,
             ticker_windows=train.ticker_windows if d.ticker_weighting == "equal" else None,
         )
-        return cls(train, validation, plan)
+        return cls(train, validation, plan, splits)
 
     @property
     def train_part(self) -> Part:
@@ -365,6 +365,7 @@ class _StageRun:
             checkpoint.clear(self.folder / "checkpoints")
         files.write_json(self.config.resolved_path, to_dict(self.config))
         self._write_summary("running")
+        log.info("%s", self.data.splits.describe(self.store.sessions))
         log.info("%s", self.data.train.describe())
         log.info("%s", self.data.validation.describe())
         size = sum(p.numel() for p in self.objective.network().parameters())
