@@ -133,7 +133,10 @@ while IFS='=' read -r key value; do
     accelerate) launch+=("$value") ;;
   esac
 done <<<"$plan"
-[ "$gpu" = 1 ] || export ACCELERATE_USE_CPU=true # without it, several processes on CPU would each train alone
+if [ "$gpu" = 0 ]; then
+  export ACCELERATE_USE_CPU=true                       # without it, several processes would each train alone
+  export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" # threads that spin while they wait starve a busy machine
+fi
 submission="submissions/$(basename "$run_dir")-$(basename "$log" .log | sed 's/^train_//').csv"
 
 # ---- running: one step at a time, in a process group of its own, so that a signal reaches what runs and leaves nothing behind --

@@ -115,10 +115,8 @@ def trainers(base: Path) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_stopped_launcher_saves_leaves_nothing_running_and_resumes(root: Path, tmp_path: Path, name: str, code: int) -> None:
-    """accelerate's launcher, told to stop, leaves its trainer running; an interrupted stage was once taken for a finished one."""
-    arguments = demo(tmp_path, "--skip-existing", "--set", "training.log_interval=1", "--set", "training.max_steps=60")
+def stop_in_the_first_stage(root: Path, tmp_path: Path, arguments: list[str], number: signal.Signals) -> int:
+    """Launch, wait for a few steps, send the signal to the launcher. Returns its exit status."""
     with (tmp_path / "out.txt").open("w") as out:
         running = subprocess.Popen(command(root, *arguments), env=environment(), stdout=out, stderr=out)
         metrics = tmp_path / "demo" / "tokenizer" / "metrics.jsonl"
@@ -126,11 +124,24 @@ def test_a_stopped_launcher_saves_leaves_nothing_running_and_resumes(root: Path,
         while not (metrics.is_file() and metrics.read_text().count("\n") > 3):
             assert running.poll() is None and time.monotonic() < deadline, (tmp_path / "out.txt").read_text()
             time.sleep(0.1)
-        running.send_signal(getattr(signal, name))
-        assert running.wait(timeout=60) == code, (tmp_path / "out.txt").read_text()
+        running.send_signal(number)
+        return running.wait(timeout=60)
+
+
+@pytest.mark.parametrize(("number", "code", "processes"), [(signal.SIGTERM, 143, 1), (signal.SIGINT, 130, 2)])
+def test_a_stopped_launcher_saves_and_leaves_nothing_running(
+    root: Path, tmp_path: Path, number: signal.Signals, code: int, processes: int
+) -> None:
+    """accelerate's launcher, told to stop, leaves its trainer running; an interrupted stage was once taken for a finished one."""
+    sets = ["training.log_interval=1", "training.max_steps=60", "training.validation_samples=64"]
+    arguments = demo(tmp_path, "--skip-existing", "--num-processes", str(processes))
+    arguments += [part for text in sets for part in ("--set", text)]
+    status = stop_in_the_first_stage(root, tmp_path, arguments, number)
+    assert status == code, (tmp_path / "out.txt").read_text()
     assert not trainers(tmp_path)
     summary = json.loads((tmp_path / "demo" / "tokenizer" / "summary.json").read_text())
     assert summary["status"] == "interrupted" and 0 < summary["step"] < summary["total_steps"]
-    text = launch(root, *arguments)
-    assert "tokenizer: going on from step" in text
-    assert json.loads((tmp_path / "demo" / "basemodel" / "summary.json").read_text())["status"] == "complete"
+    if processes == 1:
+        text = launch(root, *arguments, "--skip-basemodel")
+        assert "tokenizer: going on from step" in text
+        assert json.loads((tmp_path / "demo" / "tokenizer" / "summary.json").read_text())["status"] == "complete"
