@@ -5,7 +5,6 @@ only a human can decide stops with one line: a missing column, dates of two form
 """
 
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import polars as pl
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from kronos import files
 from kronos.bars import FEATURES
 from kronos.data import blocks, competition, dates, numerals
 from kronos.data.panel import Block, Panel, arrange, merged, narrow
@@ -42,30 +40,26 @@ def find_sources(data_path: str | list[str]) -> list[Path]:
     return found
 
 
-def describe(path: Path, content: bool = True) -> dict[str, Any]:
-    """What identifies a source: name, size, time of its last change and, with `content`, the SHA-256 of its bytes."""
+def describe(path: Path) -> dict[str, Any]:
+    """What a look at the folder shows of a source: name, size, time of its last change."""
     state = path.stat()
-    facts: dict[str, Any] = {"name": path.name, "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
-    return {**facts, "sha256": files.digest(path)} if content else facts
+    return {"name": path.name, "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
 
 
 def read(paths: list[Path]) -> Panel:
     """Read all files into one panel. Raises KitError naming file, column and line of what stops it."""
-    with ThreadPoolExecutor(1) as pool:  # digests are taken beside the parsing, from the same cached pages
-        opened = [blocks.open_source(path) for path in paths]
-        digests: list[Future[dict[str, Any]]] = [pool.submit(describe, path) for path in paths]
-        reader = _Reader()
-        try:
-            with tqdm(desc="reading", unit=" rows", unit_scale=True, disable=None, leave=False) as bar:
-                for number, source in enumerate(opened):
-                    reader.add(source, number, bar)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        reader.flush()
-        panel = arrange(reader.blocks, paths, reader.roles or frozenset())
-        panel.ignored, panel.read, panel.missing_key = list(reader.ignored), sum(reader.rows), reader.missing_key
-        panel.sources = [{**d.result(), "rows": rows} for d, rows in zip(digests, reader.rows, strict=True)]
+    known = [describe(path) if path.exists() else {} for path in paths]  # before: a change while we read must not go unseen
+    opened = [blocks.open_source(path) for path in paths]
+    reader = _Reader()
+    with tqdm(desc="reading", unit=" rows", unit_scale=True, disable=None, leave=False) as bar:
+        for number, source in enumerate(opened):
+            reader.add(source, number, bar)
+    reader.flush()
+    panel = arrange(reader.blocks, paths, reader.roles or frozenset())
+    panel.ignored, panel.read, panel.missing_key = list(reader.ignored), sum(reader.rows), reader.missing_key
+    panel.sources = [
+        {**facts, "crc32": source.crc32, "rows": rows} for facts, source, rows in zip(known, opened, reader.rows, strict=True)
+    ]
     return panel
 
 

@@ -4,6 +4,8 @@ In: `Block`s, pieces of files with codes of their own. Out: `Panel`. Cost: one c
 their order within a ticker; tickers whose dates do not rise are sorted afterwards). No loop over tickers or rows.
 """
 
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,22 +113,36 @@ def _scatter(
     values, session = np.empty((rows, len(FEATURES)), dtype=np.float32), np.empty(rows, dtype=np.int32)
     split, file = np.empty(rows, dtype=bool), np.empty(rows, dtype=np.uint32) if several else None
     free = offsets[:-1].copy()
-    blocks.reverse()
-    while blocks:
-        block = blocks.pop()  # its memory is free again at once
-        order = np.argsort(block.ticker, kind="stable")
-        ticker = block.ticker[order]
-        first = np.flatnonzero(np.concatenate([[True], ticker[1:] != ticker[:-1]])) if len(ticker) else np.zeros(0, np.int64)
-        length = np.diff(np.append(first, len(ticker)))
-        place = np.empty(len(ticker), dtype=np.int64)
-        place[order] = np.arange(len(ticker)) + np.repeat(free[ticker[first]] - first, length)
-        free[ticker[first]] += length
+
+    def copy(block: Block, place: NDArray[np.int64]) -> None:
         values[place] = block.values
         session[place] = np.searchsorted(sessions, block.seconds).astype(np.int32)[block.date]
         split[place] = block.split
         if file is not None:
             file[place] = block.file
+
+    blocks.reverse()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy copies outside the interpreter's lock
+        waiting: list[Future[None]] = []
+        while blocks:
+            block = blocks.pop()  # its memory is free again when it is copied
+            waiting.append(pool.submit(copy, block, _places(block.ticker, free)))
+        for done in waiting:
+            done.result()
     return values, session, split, file
+
+
+def _places(tickers: NDArray[np.integer], free: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) the row of each entry; `free` (K,), the next free row of each ticker, moves on."""
+    place = np.empty(len(tickers), dtype=np.int64)
+    if len(tickers):
+        order = np.argsort(tickers, kind="stable")
+        ticker = tickers[order]
+        first = np.flatnonzero(np.concatenate([[True], ticker[1:] != ticker[:-1]]))
+        length = np.diff(np.append(first, len(ticker)))
+        place[order] = np.arange(len(ticker)) + np.repeat(free[ticker[first]] - first, length)
+        free[ticker[first]] += length
+    return place
 
 
 def _sort_dates(panel: Panel, file: NDArray[np.uint32] | None) -> None:

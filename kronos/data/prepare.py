@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kronos.config import Config
 from kronos.data import cleaning, competition, ingest, policy
+from kronos.data.blocks import crc32_of
 from kronos.data.publish import locked, recover
 from kronos.data.store import BarStore, read_manifest, writing
 from kronos.errors import KitError
@@ -81,10 +82,10 @@ def _same_sources(known: list[dict[str, Any]], paths: list[Path]) -> bool:
     if len(known) != len(paths):
         return False
     for entry, path in zip(known, paths, strict=True):
-        now = ingest.describe(path, content=False) if path.exists() else {}
+        now = ingest.describe(path) if path.exists() else {}
         if any(entry[name] != now.get(name) for name in ("name", "bytes")):
             return False
-        if entry["mtime_ns"] != now["mtime_ns"] and entry["sha256"] != ingest.describe(path)["sha256"]:
+        if entry["mtime_ns"] != now["mtime_ns"] and entry["crc32"] != crc32_of(path):
             return False
     return True
 
