@@ -49,7 +49,10 @@ def series(closes: list[float], **other: float) -> list[tuple[int, list[float]]]
 
 
 def clean(p: Panel, frequency: str = "daily", **settings_: object) -> cleaning.Cleaned:
-    return cleaning.clean(p, CleaningConfig(**settings_), frequency)  # type: ignore[arg-type]
+    written: list[np.ndarray] = []
+    result = cleaning.clean(p, CleaningConfig(**settings_), frequency, lambda bars: written.append(bars.copy()))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(np.concatenate(written), p.values[result.keep])
+    return result
 
 
 MOVING = [10 + 0.1 * k for k in range(40)]

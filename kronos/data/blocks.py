@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar, cast
 
@@ -46,6 +47,23 @@ class _Summed:
         data = self.handle.readline(size)
         self.crc32 = zlib.crc32(data, self.crc32)
         return data
+
+    def read_lines(self, size: int) -> tuple[bytes, bytes]:
+        """As the function `_read_lines`, in one piece where the file can be wound back."""
+        if not self.handle.seekable():
+            return _read_lines(self, size)
+        start = self.handle.tell()
+        self.handle.seek(start + size - 1)
+        rest = self.handle.readline(LONGEST_LINE + 1)
+        self.handle.seek(start)
+        return self.read(size - 1 + len(rest)), rest[1:]
+
+
+def _read_lines(handle: "IO[bytes] | _Summed", size: int) -> tuple[bytes, bytes]:
+    """About `size` bytes up to the end of a line, and what of them was read to come there."""
+    piece = handle.read(size)
+    rest = handle.readline(LONGEST_LINE) if piece and piece[-1:] != b"\n" else b""
+    return (piece + rest if rest else piece), rest
 
 
 def crc32_of(path: Path) -> int:
@@ -101,13 +119,16 @@ class CsvSource:
     def _pieces(self) -> Iterator[bytes]:
         with _opened(self.path) as (handle, summed):
             _guarded(self.path, handle.readline)
-            while piece := _guarded(self.path, lambda: handle.read(PIECE_BYTES)):
-                end = _guarded(self.path, lambda: handle.readline(LONGEST_LINE)) if piece[-1:] != b"\n" else b""
-                if len(end) == LONGEST_LINE:
+            whole_lines = summed.read_lines if handle is summed else partial(_read_lines, handle)
+            while True:
+                piece, rest = _guarded(self.path, lambda: whole_lines(PIECE_BYTES))
+                if len(rest) == LONGEST_LINE:
                     raise KitError(
                         f"{self.path}: expected lines, found one of more than {LONGEST_LINE:,} bytes; is this a CSV file?"
                     )
-                yield piece + end if end else piece
+                if not piece:
+                    break
+                yield piece
             self.crc32 = summed.crc32
 
 
@@ -179,7 +200,6 @@ class _Parser:
     numbers: tuple[str, ...]
 
     def parse(self, piece: bytes, line: int) -> pl.DataFrame:
-        self._refuse_nul(piece, line)
         try:
             frame = self._read(piece, self.numbers)
         except pl.exceptions.PolarsError:
@@ -238,11 +258,6 @@ class _Parser:
         except csv.Error as error:
             raise KitError(f"{self.path}: line {line + reader.line_num - 1}: not readable as CSV: {error}") from error
 
-    def _refuse_nul(self, piece: bytes, line: int) -> None:
-        if (at := piece.find(b"\0")) >= 0:
-            number = line + piece.count(b"\n", 0, at)
-            raise KitError(f"{self.path}: line {number}: expected text, found a NUL byte; the file is damaged or not a CSV")
-
 
 # -- files -------------------------------------------------------------------------------------------------------------
 def _refuse_missing(path: Path) -> None:
@@ -263,7 +278,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[bytes], _Summed]]:
         yield gzip.GzipFile(fileobj=plain) if path.suffix.lower() == ".gz" else plain, summed  # type: ignore[misc]
 
 
-def _guarded(path: Path, read: Callable[[], bytes]) -> bytes:
+def _guarded(path: Path, read: Callable[[], T]) -> T:
     try:
         return read()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

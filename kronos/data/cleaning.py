@@ -10,7 +10,7 @@ Thresholds and words: `policy`; segments: `segments`.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -41,9 +41,10 @@ class Cleaned:
     limits: Limits
 
 
-def clean(panel: Panel, config: CleaningConfig, frequency: str) -> Cleaned:
+def clean(panel: Panel, config: CleaningConfig, frequency: str, write: Callable[[NDArray[np.float32]], None]) -> Cleaned:
     """Apply the policy: repairs `panel.values` in place, leaves dates without a kept row out of `panel.sessions`.
 
+    write is given the kept bars (n, 6) piece by piece, in order, while the next pieces are judged.
     Raises KitError where an action is 'stop', and when no row stays.
     """
     limits = Limits.of(config, frequency)
@@ -53,8 +54,9 @@ def clean(panel: Panel, config: CleaningConfig, frequency: str) -> Cleaned:
     tally.add("unsorted", panel.unsorted, repaired=panel.unsorted)
     pieces = list(_pieces(panel.offsets))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy works outside the interpreter's lock
-        for found in pool.map(lambda piece: _judge(panel, piece, keep, cut, limits), pieces):
+        for found, rows in pool.map(lambda piece: _judge(panel, piece, keep, cut, limits), pieces):
             tally.merge(found)
+            write(panel.values[rows] if keep[rows].all() else panel.values[rows][keep[rows]])
         if not keep.any():
             raise KitError(f"{panel.name}: expected bars with a Close above 0, found none in {panel.read:,} rows")
         _forget_unused_sessions(panel, keep)
@@ -85,14 +87,14 @@ def _pieces(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
 
 
-def _judge(panel: Panel, piece: tuple[int, int], keep: Mask, cut: Mask, limits: Limits) -> Tally:
-    """Repair and judge the rows of whole tickers; writes their part of values, keep and cut."""
+def _judge(panel: Panel, piece: tuple[int, int], keep: Mask, cut: Mask, limits: Limits) -> tuple[Tally, slice]:
+    """Repair and judge the rows of whole tickers: fills their part of values, keep and cut, and says which part that is."""
     work = _Piece(panel, piece, limits)
     work.check_rows()
     work.check_sequence()
     panel.values[work.part] = work.columns.T
     keep[work.part], cut[work.part] = work.keep, work.cut
-    return work.tally
+    return work.tally, work.part
 
 
 def _segments(

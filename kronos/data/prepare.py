@@ -6,7 +6,6 @@ do not enter it.
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kronos.bars import FEATURES
 from kronos.config import Config
 from kronos.data import cleaning, competition, ingest, policy
 from kronos.data.blocks import crc32_of
@@ -22,8 +22,6 @@ from kronos.data.store import BarStore, read_manifest, writing
 from kronos.errors import KitError
 
 log = logging.getLogger(__name__)
-
-PIECE_ROWS = 1 << 20
 
 
 def prepare(config: Config) -> BarStore:
@@ -96,14 +94,13 @@ def _build(config: Config, paths: list[Path]) -> None:
     with writing(data.store) as writer:  # refuses a folder that holds something else before any work is done
         panel = ingest.read(paths)
         frequency = policy.frequency_of(panel) if data.frequency == "auto" else data.frequency
-        cleaned = cleaning.clean(panel, data.cleaning, frequency)
+        with writer.growing("bars", len(FEATURES)) as append:
+            cleaned = cleaning.clean(panel, data.cleaning, frequency, append)
         kept = np.flatnonzero(np.diff(cleaned.offsets))
         tickers = [panel.tickers[k] for k in kept.tolist()]
         offsets = np.append(cleaned.offsets[kept], cleaned.offsets[-1])
         _check_usable(config, tickers, cleaned.segments)
-        rows = int(offsets[-1])
-        writer.stream("bars", (rows, panel.values.shape[1]), _kept(panel.values, cleaned.keep))
-        writer.stream("session", (rows,), _kept(panel.session, cleaned.keep))
+        writer.save("session", panel.session[cleaned.keep])
         for name, array in (("sessions", panel.sessions), ("offsets", offsets), ("segments", cleaned.segments)):
             writer.save(name, array)
         manifest = _manifest(config, panel, cleaned, frequency, len(tickers))
@@ -111,12 +108,6 @@ def _build(config: Config, paths: list[Path]) -> None:
     log.info("prepared %s: %s", data.store, summary(manifest))
     for line in policy.table(cleaned.tally, cleaned.limits):
         log.info(line)
-
-
-def _kept(array: NDArray[Any], keep: NDArray[np.bool_]) -> Iterator[NDArray[Any]]:
-    for start in range(0, len(keep), PIECE_ROWS):
-        part = slice(start, start + PIECE_ROWS)
-        yield array[part] if keep[part].all() else array[part][keep[part]]
 
 
 def _manifest(config: Config, panel: ingest.Panel, cleaned: cleaning.Cleaned, frequency: str, tickers: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ folder that is damaged or of another version is refused. Layout: docs/architectu
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ ARRAYS = {"bars": "<f4", "session": "<i4", "sessions": "<M8[s]", "offsets": "<i8
 MAPPED = ("bars", "session")  # one entry per row; the others are small and are read into memory
 MANIFEST, TICKERS = "manifest.json", "tickers.json"
 STORE_FILES = frozenset({*(f"{name}.npy" for name in ARRAYS), MANIFEST, TICKERS})
+HEADER_BYTES = 128  # of a .npy file with one or two axes
 SMALL_BYTES = 8 << 20
 """Stores up to this size are checked against their digests at every opening: it takes a few milliseconds."""
 
@@ -155,13 +156,25 @@ class StoreWriter:
         """Write a whole array."""
         np.save(self._path(name), values.astype(ARRAYS[name], copy=False))
 
-    def stream(self, name: str, shape: tuple[int, ...], pieces: Iterable[NDArray[Any]]) -> None:
-        """Write an array from its rows in order, through the file: pages of a map would count as memory of this process."""
+    @contextmanager
+    def growing(self, name: str, *width: int) -> Iterator[Callable[[NDArray[Any]], None]]:
+        """Write an array (n, *width) row by row, n known at the end: yields the function that appends rows.
+
+        Through the file, since pages of a map would count as memory of this process.
+        """
+        rows = 0
+
+        def append(piece: NDArray[Any]) -> None:
+            nonlocal rows
+            rows += len(piece)
+            handle.write(np.ascontiguousarray(piece, dtype=ARRAYS[name]).data)
+
         with self._path(name).open("wb") as handle:
-            header = {"descr": ARRAYS[name], "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(handle, header)
-            for piece in pieces:
-                handle.write(np.ascontiguousarray(piece, dtype=ARRAYS[name]).data)
+            handle.write(bytes(HEADER_BYTES))
+            yield append
+            handle.seek(0)
+            np.lib.format.write_array_header_1_0(handle, {"descr": ARRAYS[name], "fortran_order": False, "shape": (rows, *width)})
+            assert handle.tell() == HEADER_BYTES, "the header grew over the first rows"
 
     def finish(self, tickers: Sequence[str], manifest: Mapping[str, Any]) -> None:
         """Write names and manifest, with the size and digest of every array. Nothing may be written after it."""
