@@ -25,7 +25,7 @@ from kronos.data.segments import segments_of
 from kronos.errors import KitError
 
 Mask = NDArray[np.bool_]
-PIECE_ROWS = 1 << 18
+PIECE_ROWS = 1 << 15  # temporaries stay in the cache, and in the heap instead of fresh pages
 
 
 @dataclass
