@@ -134,8 +134,8 @@ while IFS='=' read -r key value; do
   esac
 done <<<"$plan"
 if [ "$gpu" = 0 ]; then
-  export ACCELERATE_USE_CPU=true                       # without it, several processes would each train alone
-  export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" # threads that spin while they wait starve a busy machine
+  export ACCELERATE_USE_CPU=true                   # without it, several processes would each train alone
+  export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}" # threads that wait for ever by spinning starve a busy machine
 fi
 submission="submissions/$(basename "$run_dir")-$(basename "$log" .log | sed 's/^train_//').csv"
 

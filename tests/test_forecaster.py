@@ -170,7 +170,7 @@ def test_bad_input_is_refused_before_any_work() -> None:
 def test_networks_that_do_not_fit_together_are_refused() -> None:
     """A predictor read through another tokenizer's tokens gives numbers that mean nothing."""
     model, _ = tiny_networks()
-    settings = preset("nano")[0] | {"s1_bits": 4, "s2_bits": 6}
+    settings = preset("nano")[0] | {"s1_bits": 4, "s2_bits": 10}
     with pytest.raises(KitError, match="do not fit"):
         Forecaster(model, KronosTokenizer(**settings))
 
