@@ -5,10 +5,9 @@
     python scripts/bench_data.py --rows 1000000     a quick look
 
 Each measurement runs in its own process: wall time from start to exit, imports included, and peak resident memory of that
-process. The last line is one JSON object with the ratios.
+process; then scripts/bench_windows.py. The last line is one JSON object with the ratios.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -26,9 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 import numpy as np
 import polars as pl
 
+from kronos import cli
 from kronos.data.store import BarStore
 
 ROOT = Path(__file__).resolve().parents[1]
+WINDOWS = ROOT / "scripts" / "bench_windows.py"
 PANDAS = "import sys, pandas; print(len(pandas.read_csv(sys.argv[1])))"
 
 
@@ -100,23 +101,22 @@ def measure(command: list[str]) -> dict[str, float]:
     return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
 
 
-def bench_prepare(folder: Path, rows: int, tickers: int) -> dict[str, Any]:
+def bench_prepare(folder: Path, rows: int, tickers: int, config: str, overrides: list[str]) -> dict[str, Any]:
     """Generate the file, measure pandas.read_csv and kaggle/prepare_data.py on it, and the reopening of the store."""
     source = folder / "train.csv"
     rows = write_panel(source, rows, tickers)
     print(f"generated {rows:,} rows, {source.stat().st_size / 1e9:.2f} GB, {tickers:,} tickers", flush=True)
-    config = folder / "bench.json"
-    config.write_text(
-        json.dumps(
-            {
-                "data": {"data_path": str(source), "store": str(folder / "store"), "lookback_window": 8},
-                "experiment": {"pre_trained": False},
-            }
-        )
-    )
     measure([sys.executable, "-c", f"open({str(source)!r}, 'rb').read()"])  # both find the file in the page cache
     pandas = measure([sys.executable, "-c", PANDAS, str(source)])
-    kit = measure([sys.executable, str(ROOT / "kaggle" / "prepare_data.py"), "--config", str(config)])
+    sets = [
+        f"data.data_path={source}",
+        f"data.store={folder / 'store'}",
+        "data.test_path=",
+        "data.sample_submission_path=",
+        *overrides,
+    ]
+    flags = [part for text in sets for part in ("--set", text)]
+    kit = measure([sys.executable, str(ROOT / "kaggle" / "prepare_data.py"), "--config", config, *flags])
     started = time.perf_counter()
     BarStore.open(folder / "store")
     return {
@@ -139,14 +139,20 @@ def machine() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__ or "", str(ROOT / "configs" / "kaggle.yaml"))
     parser.add_argument("--rows", type=int, default=21_000_000)
     parser.add_argument("--tickers", type=int, default=5_000)
     parser.add_argument("--folder", default=None, help="where the temporary files go (about 3.5 GB; default: the system's)")
     arguments = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        result = bench_prepare(Path(folder), arguments.rows, arguments.tickers)
+        result = bench_prepare(Path(folder), arguments.rows, arguments.tickers, arguments.config, arguments.overrides)
+    print(f"windows: see {WINDOWS.name}", flush=True)
+    shown = subprocess.run(
+        [sys.executable, str(WINDOWS), "--config", arguments.config], stdout=subprocess.PIPE, text=True, check=True
+    )
+    print(shown.stdout, end="")
+    result["windows"] = json.loads(shown.stdout.splitlines()[-1])
     for name in ("pandas_read_csv", "prepare_data"):
         wall, cpu, peak = result[name].values()
         print(f"{name:<18} {wall:>8.1f} s {cpu:>8.1f} CPU-s {peak:>8.2f} GB peak")
@@ -157,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

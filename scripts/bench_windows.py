@@ -4,11 +4,10 @@
     python scripts/bench_windows.py                       4 million rows, two workers, batch 32
     python scripts/bench_windows.py --rows 21000000 --batch 256
 
-Both loaders give windows of 256 + 2 bars with statistics of the lookback, stamps and the same batches to one process. Peak
-memory is that of this process after the kit's loader has run, before the frames of the other are built.
+Both loaders give windows of lookback_window + 2 bars with statistics of the lookback and stamps, in equal batches, to one
+process. Peak memory is that of this process after the kit's loader has run, before the frames of the other are built.
 """
 
-import argparse
 import json
 import resource
 import sys
@@ -23,6 +22,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from kronos import cli, configfile
 from kronos.bars import FEATURES, STAMP_FIELDS, calendar_stamps
 from kronos.data.loader import window_loader
 from kronos.data.sampling import BatchPlan
@@ -30,7 +30,7 @@ from kronos.data.splits import Part
 from kronos.data.store import BarStore, write_store
 from kronos.data.windows import WindowIndex
 
-LOOKBACK, PREDICT = 256, 2
+PREDICT = 2  # 258 bars with the default lookback
 
 
 def generated(folder: Path, rows: int, tickers: int) -> BarStore:
@@ -50,22 +50,23 @@ def generated(folder: Path, rows: int, tickers: int) -> BarStore:
 class FrameSlices(Dataset[dict[str, np.ndarray]]):
     """What is usual: a DataFrame per ticker with its stamps as columns; each sample slices it and normalises the slice."""
 
-    def __init__(self, store: BarStore) -> None:
+    def __init__(self, store: BarStore, lookback: int) -> None:
+        self.lookback, self.length = lookback, lookback + PREDICT
         self.frames = []
         for start, end in zip(store.offsets[:-1], store.offsets[1:], strict=True):
             frame = pd.DataFrame(np.asarray(store.bars[start:end]), columns=list(FEATURES))
             frame[list(STAMP_FIELDS)] = calendar_stamps(store.dates(np.arange(start, end)))
             self.frames.append(frame)
-        self.per_ticker = len(self.frames[0]) - LOOKBACK - PREDICT + 1
+        self.per_ticker = len(self.frames[0]) - self.length + 1
 
     def __len__(self) -> int:
         return len(self.frames) * self.per_ticker
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         ticker, first = divmod(index, self.per_ticker)
-        window = self.frames[ticker].iloc[first : first + LOOKBACK + PREDICT]
+        window = self.frames[ticker].iloc[first : first + self.length]
         x = window[list(FEATURES)].to_numpy()
-        mean, std = x[:LOOKBACK].mean(axis=0), x[:LOOKBACK].std(axis=0)
+        mean, std = x[: self.lookback].mean(axis=0), x[: self.lookback].std(axis=0)
         return {
             "x": np.clip((x - mean) / (std + 1e-5), -5, 5),
             "stamp": window[list(STAMP_FIELDS)].to_numpy(),
@@ -87,26 +88,27 @@ def rate(loader: DataLoader, batch: int, seconds: float) -> float:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = cli.parser(__doc__ or "", str(Path(__file__).resolve().parents[1] / "configs" / "kaggle.yaml"))
     for name, default in {"rows": 4_000_000, "tickers": 1000, "workers": 2, "batch": 32, "seconds": 10, "frames": 200}.items():
         options.add_argument(f"--{name}", type=int, default=default)
     given = options.parse_args()
+    lookback = configfile.load(given.config, given.overrides).data.lookback_window
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         store = generated(Path(folder), given.rows, given.tickers)
-        index = WindowIndex.build(store, LOOKBACK, PREDICT, Part("train", 0, len(store.sessions) - 1, whole=True))
+        index = WindowIndex.build(store, lookback, PREDICT, Part("train", 0, len(store.sessions) - 1, whole=True))
         plan = BatchPlan(len(index), given.batch, epochs=1000)
         ours = rate(
             window_loader(store, index, plan, 0, clip=5.0, epsilon="absolute", workers=given.workers), given.batch, given.seconds
         )
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
         few = generated(Path(folder) / "few", given.frames * (given.rows // given.tickers), given.frames)
-        frames = DataLoader(FrameSlices(few), given.batch, shuffle=True, num_workers=given.workers)
+        frames = DataLoader(FrameSlices(few, lookback), given.batch, shuffle=True, num_workers=given.workers)
         theirs = rate(frames, given.batch, given.seconds)
-    print(f"{len(index):,} windows of {LOOKBACK + PREDICT} bars, {given.workers} workers, batches of {given.batch}")
+    print(f"{len(index):,} windows of {lookback + PREDICT} bars, {given.workers} workers, batches of {given.batch}")
     print(f"kit {ours:>12,.0f} windows/s\nframes {theirs:>9,.0f} windows/s\nratio {ours / theirs:>10.1f}")
     print(json.dumps({"windows_per_second": round(ours), "frames_per_second": round(theirs), "peak_gb": round(peak, 2)}))
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
