@@ -184,6 +184,13 @@ run() { # COMMAND...: wait for it through signals; its exit status
   return "$status"
 }
 
+step() { # NAME COMMAND...: a user's error (status 2) has said its line already
+  local status=0
+  run "${@:2}" || status=$?
+  [ $status -ne 2 ] || exit 2
+  [ $status -eq 0 ] || kit_fail "$1 failed; its output is in $log"
+}
+
 stop_here() {
   echo "Interrupted. What was saved lies in $run_dir; go on with the same command and --skip-existing."
   if [ "${signal:-TERM}" = INT ]; then exit 130; fi
@@ -191,7 +198,12 @@ stop_here() {
 }
 
 train() { # STAGE SUMMARY
-  run "${launch[@]}" kaggle/train_stage.py --config "$resolved" --stage "$1" || kit_fail "the $1 stage failed; its output is in $log"
+  local failure=$log.failure # a trainer's error, see kronos/cli.py
+  KIT_FAILURE=$failure step "the $1 stage" "${launch[@]}" kaggle/train_stage.py --config "$resolved" --stage "$1"
+  if [ -e "$failure" ]; then
+    rm -f "$failure"
+    exit 2
+  fi
   [ $dry_run = 1 ] || "$PY" - "$2" <<'PYTHON' || stop_here
 import json, pathlib, sys
 sys.exit(json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))["status"] != "complete")
@@ -215,13 +227,13 @@ trap 'forward INT' INT
 trap 'forward TERM' TERM
 
 # ---- the recipe ---------------------------------------------------------------------------------------------------------
-run "$PY" kaggle/prepare_data.py --config "$resolved" || kit_fail "preparing the data failed; its output is in $log"
+step "preparing the data" "$PY" kaggle/prepare_data.py --config "$resolved"
 for index in "${!stages[@]}"; do
   train "${stages[$index]}" "${summaries[$index]}"
 done
 if [ $submit = 1 ]; then
-  run "$PY" scripts/make_submission.py --config "$resolved" --output "$submission" || kit_fail "the submission failed; its output is in $log"
-  [ "$scored" = 0 ] || run "$PY" scripts/score_submission.py --config "$resolved" --file "$submission"
+  step "the submission" "$PY" scripts/make_submission.py --config "$resolved" --output "$submission"
+  [ "$scored" = 0 ] || step "the score" "$PY" scripts/score_submission.py --config "$resolved" --file "$submission"
 fi
 
 if [ $dry_run = 1 ]; then

@@ -145,3 +145,15 @@ def test_a_stopped_launcher_saves_and_leaves_nothing_running(
         text = launch(root, *arguments, "--skip-basemodel")
         assert "tokenizer: going on from step" in text
         assert json.loads((tmp_path / "demo" / "tokenizer" / "summary.json").read_text())["status"] == "complete"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_failing_stage_is_one_clear_line(root: Path, tmp_path: Path, processes: int) -> None:
+    """accelerate's launcher answers a trainer's exit code with its own traceback, far below the line that matters."""
+    arguments = demo(tmp_path, "--skip-tokenizer", "--num-processes", str(processes))
+    done = subprocess.run(command(root, *arguments), env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    lines = [line for line in done.stdout.splitlines() if "error" in line.lower()]
+    assert len(lines) == 1 and "train the tokenizer stage first" in lines[0], done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not list((tmp_path / "demo" / "logs").glob("*.failure"))
