@@ -265,7 +265,8 @@ def _refuse_missing(path: Path) -> None:
         raise KitError(f"{path}: expected a file, found a folder")
     if not path.exists():
         near = sorted(p.name for p in path.parent.iterdir())[:8] if path.parent.is_dir() else []
-        raise KitError(f"{path}: expected a file, found none" + (f"; beside it lie {', '.join(near)}" if near else ""))
+        beside = f"; beside it lie {', '.join(near)}" if near else ""
+        raise KitError(f"{path}: expected a file, found none{beside}; mend the path or put the file there")
 
 
 @contextlib.contextmanager
