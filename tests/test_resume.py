@@ -121,7 +121,7 @@ def test_killed_at_random_moments_ends_bit_identical(tmp_path: Path, stage: str,
 def test_twenty_random_kills_end_bit_identical(tmp_path: Path, stage: str, processes: int) -> None:
     """The same with enough kills to hit the middle of saving, of validating and of writing the best model."""
     tiny_store(tmp_path / "store")
-    assert_kills_change_nothing(tmp_path, stage, processes, kills=20, seed=7, least_hits=12, epochs=16)
+    assert_kills_change_nothing(tmp_path, stage, processes, kills=20, seed=7, least_hits=12, epochs=32)
 
 
 # -- asked to stop -----------------------------------------------------------------------------------------------------

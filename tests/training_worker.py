@@ -140,7 +140,7 @@ def run_killed(config: Config, stage: str, kills: int, seed: int) -> list[str]:
         deadline = time.monotonic() + 20
         while kill % 3 and saved(folder) == before and time.monotonic() < deadline:
             time.sleep(0.001)
-        time.sleep(dice.uniform(0.0, 0.12 if kill % 3 else 0.6))
+        time.sleep(dice.uniform(0.0, 0.06 if kill % 3 else 0.4))
         for child in children:
             os.kill(child, signal.SIGKILL)
         wait(children)
