@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import tiny_config, tiny_store
-from training_worker import work
+from training_worker import saved, work
 
 from kronos import files
 from kronos.config import Config, to_dict
@@ -150,7 +150,7 @@ class Sitting:
 
     def wait_for_checkpoint(self) -> None:
         deadline = time.monotonic() + 60
-        while not list((self.folder / "checkpoints").glob("step_*")):
+        while not saved(self.folder):
             assert self.process.poll() is None and time.monotonic() < deadline, self.output.read_text()
             time.sleep(0.005)
 

@@ -152,7 +152,11 @@ def run_killed(config: Config, stage: str, kills: int, seed: int) -> list[str]:
 
 
 def saved(folder: Path) -> list[str]:
-    return sorted(p.name for p in (folder / "checkpoints").glob("step_*"))
+    """Checkpoints of a stage; none while the trainer, which starts anew, has just removed their folder."""
+    try:
+        return sorted(name for name in os.listdir(folder / "checkpoints") if name.startswith("step_"))
+    except FileNotFoundError:
+        return []
 
 
 def _sit(config: Config, stage: str, store: BarStore) -> None:
