@@ -154,7 +154,7 @@ def run_killed(config: Config, stage: str, kills: int, seed: int) -> list[str]:
 def saved(folder: Path) -> list[str]:
     """Checkpoints of a stage; none while the trainer, which starts anew, has just removed their folder."""
     try:
-        return sorted(name for name in os.listdir(folder / "checkpoints") if name.startswith("step_"))
+        return sorted(p.name for p in (folder / "checkpoints").iterdir() if p.name.startswith("step_"))
     except FileNotFoundError:
         return []
 
