@@ -9,7 +9,8 @@ import torch
 from kronos.bars import CLOSE, FEATURES, calendar_stamps, denormalise, normalise, window_stats
 from kronos.errors import KitError
 from kronos.forecasting import decode
-from kronos.forecasting.forecaster import Forecast, Forecaster
+from kronos.forecasting.forecaster import Forecaster
+from kronos.forecasting.result import Forecast
 from kronos.forecasting.generate import generate_reference
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer, preset

@@ -17,6 +17,7 @@ WITHOUT_TORCH = [
     "kronos.config",
     "kronos.configfile",
     "kronos.forecasting.decide",
+    "kronos.forecasting.result",
     "kronos.data.prepare",
 ]
 ON_A_GPU_MACHINE = ["kronos.training.stages", "kronos.forecasting.forecaster", "kronos.networks", "kronos.data.loader"]
