@@ -10,8 +10,8 @@ from kronos.bars import CLOSE, FEATURES, calendar_stamps, denormalise, normalise
 from kronos.errors import KitError
 from kronos.forecasting import decode
 from kronos.forecasting.forecaster import Forecaster
-from kronos.forecasting.result import Forecast
 from kronos.forecasting.generate import generate_reference
+from kronos.forecasting.result import Forecast
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer, preset
 
