@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # All checks: style, types, shell scripts, tests. Sets itself up like train_kaggle.sh. Arguments go to pytest.
+# --kaggle-image as the first argument: the tests alone, with the package versions of Kaggle's notebooks.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=scripts/env.sh
 source "$root/scripts/env.sh"
 cd "$root"
+if [ "${1:-}" = --kaggle-image ]; then
+  shift
+  kit_environment kaggle-image
+  PATH="$(dirname "$PY"):$PATH" exec "$PY" -m pytest "$@"
+fi
 kit_environment tools
 PATH="$(dirname "$PY"):$PATH"
 

@@ -51,8 +51,30 @@ kit_install() {
   : >"$marker"
 }
 
-# kit_environment runtime|tools
+# kit_install_image: .venv-kaggle-image with the versions of Kaggle's notebook image
+kit_install_image() {
+  local pins="$kit_root/requirements-kaggle-image.txt" venv="$kit_root/.venv-kaggle-image" marker base
+  marker="$venv/made.$(cat "$pins" "$kit_root/pyproject.toml" | cksum | tr ' ' -)"
+  PY="$venv/bin/python"
+  [ -f "$marker" ] && return
+  base=$(kit_new_python) || exit 2
+  echo "Setting up .venv-kaggle-image from $(basename "$pins") (once; several minutes on a slow connection)"
+  [ -x "$PY" ] || "$base" -m venv "$venv" || kit_fail "could not make $venv; on Debian or Ubuntu install python3-venv"
+  # torch on its own first: the request for an exact version decides which build is fetched
+  local pip=("$PY" -m pip install --quiet --disable-pip-version-check)
+  if ! { "${pip[@]}" "$(grep '^torch==' "$pins")" && "${pip[@]}" -c "$pins" -e "${kit_root}[dev]"; }; then
+    kit_fail "could not install the versions of $pins; see pip's message above"
+  fi
+  : >"$marker"
+}
+
+# kit_environment runtime|tools|kaggle-image
 kit_environment() {
+  if [ "$1" = kaggle-image ]; then
+    kit_install_image
+    export PY
+    return
+  fi
   local needed=$kit_runtime lock="$kit_root/requirements.lock"
   if [ "$1" = tools ]; then
     needed="$kit_runtime $kit_tools"
