@@ -211,6 +211,8 @@ class InferenceConfig:
     top_k: CountInt = 0
     top_p: Share = 1.0
     decode_rope: Literal["trained", "original"] = "trained"
+    anchor: Literal["last_close", "none"] = "last_close"
+    """last_close: paths start from the true last close; none: from the tokenizer's rendering of it, as the original does."""
     batch_size: PositiveInt = 64
     """Series forecast at once; no answer depends on it."""
     threshold: Share = 0.5

@@ -9,7 +9,7 @@ import torch
 from kronos.bars import CLOSE, FEATURES, calendar_stamps, denormalise, normalise, window_stats
 from kronos.errors import KitError
 from kronos.forecasting import decode
-from kronos.forecasting.forecaster import Forecaster
+from kronos.forecasting.forecaster import Forecaster, anchored
 from kronos.forecasting.generate import generate_reference
 from kronos.forecasting.result import Forecast
 from kronos.forecasting.sampling import Sampling
@@ -59,9 +59,10 @@ def some(given: dict[str, np.ndarray], rows: list[int]) -> dict[str, np.ndarray]
     return {name: values[rows] for name, values in given.items()}
 
 
-def test_paths_are_those_of_the_slow_clear_way() -> None:
-    """Tokens, decoding and de-normalising, each a series and a path at a time, without cache, batches or chunks."""
-    own, given = make(), inputs()
+@pytest.mark.parametrize("anchor", [True, False])
+def test_paths_are_those_of_the_slow_clear_way(anchor: bool) -> None:
+    """Tokens, decoding, de-normalising and anchoring, a series and a path at a time, without cache, batches or chunks."""
+    own, given = make(anchor=anchor), inputs()
     result = own.forecast(**given)
     assert result.paths.shape == (SERIES, 6, HORIZON, 6) and result.paths.dtype == np.float32
     for row in range(SERIES):
@@ -74,9 +75,21 @@ def test_paths_are_those_of_the_slow_clear_way() -> None:
         for path in range(6):
             both = [torch.cat([known, drawn[:, path]], dim=1) for known, drawn in zip((s1, s2), future, strict=True)]
             with torch.no_grad():
-                scaled = own.tokenizer.decode(*both)[:, -HORIZON:].numpy()
-            np.testing.assert_allclose(result.paths[row, path], denormalise(scaled, stats)[0], rtol=1e-4)
+                decoded = denormalise(own.tokenizer.decode(*both).numpy(), stats)[0]
+            expected = decoded[-HORIZON:]
+            if anchor:
+                expected[:, : CLOSE + 1] += bars[0, -1, CLOSE] - decoded[LENGTH - 1, CLOSE]
+            np.testing.assert_allclose(result.paths[row, path], expected, rtol=1e-4)
     np.testing.assert_array_equal(result.last_close, given["bars"][:, -1, CLOSE])
+
+
+def test_the_tokenizers_error_on_the_last_bar_is_no_move() -> None:
+    """A forecast that says "no change" in tokens once began with a jump, and P(rise) answered the tokenizer's error."""
+    paths = np.full((1, 3, 2, 6), 98.0, np.float32)  # the tokenizer renders the last close of 100 as 98, and so all that follow
+    moved = anchored(paths, np.array([98.0], np.float32), np.array([100.0]))
+    np.testing.assert_array_equal(moved[..., : CLOSE + 1], 100.0)
+    np.testing.assert_array_equal(moved[..., CLOSE + 1 :], 98.0)
+    np.testing.assert_array_equal(paths, 98.0)
 
 
 def test_no_series_depends_on_its_batch_mates_or_the_batch_size() -> None:

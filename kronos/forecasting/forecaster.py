@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kronos.bars import CLOSE, EpsilonKind, FloatArray, WindowStats, denormalise, normalise, window_stats
+from kronos.bars import CLOSE, OPEN, EpsilonKind, FloatArray, WindowStats, denormalise, normalise, window_stats
 from kronos.errors import KitError
 from kronos.forecasting.decode import decode_paths
 from kronos.forecasting.generate import check_fits, generate
@@ -43,8 +43,12 @@ class Forecaster:
         sampling: Sampling | None = None,
         batch_size: int = 64,
         autocast: torch.dtype | None = None,
+        anchor: bool = True,
     ) -> None:
-        """Moves both networks to `device`. Raises KitError when the two do not belong together."""
+        """Moves both networks to `device`. anchor: paths start from the true last close (see `anchored`).
+
+        Raises KitError when the two networks do not belong together.
+        """
         check_pair(tokenizer, model)
         self.device = torch.device(device)
         self.model = model.to(self.device)
@@ -55,6 +59,7 @@ class Forecaster:
         self.sampling = sampling or Sampling()
         self.batch_size = batch_size
         self.autocast = autocast
+        self.anchor = anchor
 
     def forecast(
         self,
@@ -102,7 +107,8 @@ class Forecaster:
         with torch.inference_mode():
             s1, s2 = self.tokenizer.encode(self._tensor(normalise(bars, stats, self.clip)))
             future = self._generate(s1, s2, stamps, future_stamps, series)
-            return self._decode(s1, s2, *future, stats)
+            paths, last = self._decode(s1, s2, *future, stats)
+        return anchored(paths, last[:, CLOSE], bars[:, -1, CLOSE]) if self.anchor else paths
 
     def _generate(
         self, s1: Tensor, s2: Tensor, stamps: NDArray, future_stamps: NDArray, series: NDArray
@@ -117,15 +123,30 @@ class Forecaster:
                 max_context=self.max_context,
             )
 
-    def _decode(self, s1: Tensor, s2: Tensor, future_s1: Tensor, future_s2: Tensor, stats: WindowStats) -> FloatArray:
-        """Known (B, L) and sampled (B, S, H) tokens to bars (B, S, H, 6) in price units.
+    def _decode(
+        self, s1: Tensor, s2: Tensor, future_s1: Tensor, future_s2: Tensor, stats: WindowStats
+    ) -> tuple[FloatArray, FloatArray]:
+        """Known (B, L) and sampled (B, S, H) tokens to bars (B, S, H, 6) and the last known bar (B, 6) in price units.
 
         A sampled token is decoded behind its context, as in training: the decoder looks back, but never ahead. It sees
         max_context tokens at most, like the predictor.
         """
         past = max(1, self.max_context - future_s1.shape[2])
-        scaled = decode_paths(self.tokenizer, s1[:, -past:], s2[:, -past:], future_s1, future_s2)
-        return denormalise(scaled.cpu().numpy(), stats)
+        decoded = decode_paths(self.tokenizer, s1[:, -past:], s2[:, -past:], future_s1, future_s2)
+        paths, last = (denormalise(scaled.cpu().numpy(), stats) for scaled in decoded)
+        return paths, last
 
     def _tensor(self, array: NDArray) -> Tensor:
         return torch.from_numpy(np.array(array, dtype=np.float32)).to(self.device)
+
+
+def anchored(paths: FloatArray, rebuilt_close: FloatArray, last_close: NDArray) -> FloatArray:
+    """Paths (B, S, H, 6) moved so that the tokenizer's error on the last known bar does not look like a price move.
+
+    rebuilt_close, last_close (B,): that bar's close as its tokens say it, and the true one; all in price units. The predictor
+    knows the tokens only: a path goes on from the rebuilt close. Open, high, low and close move by the same amount of
+    currency, so that candles keep their shape (each feature has a scale of its own in normalised space); volume and amount stay.
+    """
+    moved = paths.copy()
+    moved[..., OPEN : CLOSE + 1] += (last_close - rebuilt_close).astype(np.float32)[:, None, None, None]
+    return moved

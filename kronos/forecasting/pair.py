@@ -75,6 +75,7 @@ def load_forecaster(config: Config, pair: Pair) -> Forecaster:
         ),
         batch_size=own.batch_size,
         autocast=pick_autocast(config, device),
+        anchor=own.anchor == "last_close",
     )
 
 

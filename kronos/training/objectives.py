@@ -202,12 +202,15 @@ class PredictorObjective(Objective):
         return sums | self._direction(batch, s1, s2, h, logits)
 
     def _direction(self, batch: Batch, s1: Tensor, s2: Tensor, h: Tensor, logits: Tensor) -> Sums:
-        """How often the likeliest first predicted bar closes on the right side of the last known close."""
+        """How often the likeliest first predicted bar closes on the right side of the last known close.
+
+        Both closes as the tokenizer decodes them, as in an anchored forecast: its error on the last known bar is no move.
+        """
         known, last = self.lookback, batch["x"][:, self.lookback - 1, CLOSE]
         next1 = logits[:, :known].argmax(-1)
         next2 = self.predictor.s2_logits(h[:, :known], next1).argmax(-1)
         bars = self.tokenizer.decode(*(torch.cat((s[:, :known], n[:, -1:]), 1) for s, n in ((s1, next1), (s2, next2))))
-        right = (bars[:, -1, CLOSE] > last) == (batch["x"][:, known, CLOSE] > last)
+        right = (bars[:, -1, CLOSE] > bars[:, -2, CLOSE]) == (batch["x"][:, known, CLOSE] > last)
         weight = _wide(batch["weight"][:, known])
         return {"direction": (_wide(right) * weight).sum(), "direction_weight": weight.sum()}
 
