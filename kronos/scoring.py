@@ -17,9 +17,10 @@ from kronos.bars import CLOSE
 from kronos.config import Config
 from kronos.data.competition import read_columns
 from kronos.data.market import market_path
+from kronos.data.prepare import open_store
 from kronos.errors import KitError
 from kronos.forecasting.rows import RowPlan, base_rate
-from kronos.submission import check_ids, open_store, plan_test_rows, read_rows
+from kronos.submission import check_ids, plan_test_rows, read_rows
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from kronos import files
 from kronos.config import Config, to_dict
 from kronos.data import competition
-from kronos.data.prepare import prepare
+from kronos.data.prepare import open_store
 from kronos.data.store import BarStore
 from kronos.data.survey import date_text
 from kronos.errors import KitError
@@ -135,20 +135,6 @@ def check_ids(found: Sequence[str], wanted: Sequence[str], found_path: str | Pat
     if missing or extra:
         parts = [f"{len(names)} {what} ({_some(names)})" for what, names in (("missing", missing), ("extra", extra)) if names]
         raise KitError(f"{found_path}: expected the {len(wanted)} IDs of {wanted_path}, found {' and '.join(parts)}")
-
-
-def open_store(config: Config) -> BarStore:
-    """The prepared data, prepared now where it is missing or out of date.
-
-    On a machine that has the store but not the price files it was made from, it is taken as it is.
-    """
-    given = config.data.data_path
-    sources = given if isinstance(given, list) else [given]
-    if config.market.generate or all(path and Path(path).exists() for path in sources):
-        return prepare(config)
-    store = BarStore.open(config.data.store)
-    log.info("%s: taken as it is, since its price files (data.data_path) are not here", store.path)
-    return store
 
 
 def plan_test_rows(config: Config, store: BarStore, ids: list[str], dates: NDArray[np.datetime64]) -> RowPlan:

@@ -51,6 +51,20 @@ def prepare(config: Config) -> BarStore:
     return store
 
 
+def open_store(config: Config) -> BarStore:
+    """The prepared data, prepared now where it is missing or out of date.
+
+    On a machine that has the store but not the price files it was made from, it is taken as it is.
+    """
+    given = config.data.data_path
+    sources = given if isinstance(given, list) else [given]
+    if config.market.generate or all(path and Path(path).exists() for path in sources):
+        return prepare(config)
+    store = BarStore.open(config.data.store)
+    log.info("%s: taken as it is, since its price files (data.data_path) are not here", store.path)
+    return store
+
+
 # -- reuse -------------------------------------------------------------------------------------------------------------
 def _key(config: Config) -> dict[str, Any]:
     """The settings that a store depends on."""
