@@ -213,6 +213,8 @@ class InferenceConfig:
     decode_rope: Literal["trained", "original"] = "trained"
     anchor: Literal["last_close", "none"] = "last_close"
     """last_close: paths start from the true last close; none: from the tokenizer's rendering of it, as the original does."""
+    overflow: Literal["cut", "slide"] = "cut"
+    """A context that does not fit beside the horizon. cut: it loses its oldest bars; slide: as in the original, slow."""
     batch_size: PositiveInt = 64
     """Series forecast at once; no answer depends on it."""
     threshold: Share = 0.5

@@ -147,6 +147,7 @@ def plan_test_rows(config: Config, store: BarStore, ids: list[str], dates: NDArr
         lookback=config.data.lookback_window,
         max_context=config.data.max_context,
         horizon=config.inference.horizon,
+        overflow=config.inference.overflow,
     )
 
 

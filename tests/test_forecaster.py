@@ -1,5 +1,7 @@
 """Bars to paths, on tiny real networks."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from kronos.bars import CLOSE, FEATURES, calendar_stamps, denormalise, normalise
 from kronos.errors import KitError
 from kronos.forecasting import decode
 from kronos.forecasting.forecaster import Forecaster, anchored
-from kronos.forecasting.generate import generate_reference
+from kronos.forecasting.generate import generate, generate_reference
 from kronos.forecasting.result import Forecast
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer, preset
@@ -164,11 +166,127 @@ def test_views_agree_with_the_paths() -> None:
 
 
 def test_the_longest_context_that_fits() -> None:
-    """One token too many would slide the window: refused before any work; the longest that fits is forecast."""
+    """A horizon that cannot fit beside even the shortest context is refused before any work."""
     own = make(max_context=LENGTH + HORIZON - 1)
     assert np.isfinite(own.forecast(**inputs()).paths).all()
-    with pytest.raises(KitError, match=r"max_context 23.* 21 \+ 4"):
+    with watched(own) as calls, pytest.raises(KitError, match=r"max_context 23.* 21 \+ 4.*overflow=slide"):
         own.forecast(**inputs(length=LENGTH + 1))
+    assert not calls
+
+
+@contextlib.contextmanager
+def watched(own: Forecaster) -> Iterator[list[int]]:
+    """Sizes of the batches that the tokenizer encodes."""
+    calls: list[int] = []
+    handle = own.tokenizer.embed.register_forward_hook(lambda _, args, __: calls.append(len(args[0])))
+    yield calls
+    handle.remove()
+
+
+def test_a_context_that_overflows_is_cut() -> None:
+    """Cut beforehand, the forecast is exactly that of the bars that fit: no statistic and no token of an older bar."""
+    own, given = make(max_context=40), inputs(length=60)
+    found = own.forecast(**given)
+    fitting = given | {name: given[name][:, -37:] for name in ("bars", "stamps")}  # 37 + 4 - 1 = 40
+    np.testing.assert_array_equal(found.paths, own.forecast(**fitting).paths)
+    assert found.shortened is not None and found.shortened.all()
+    assert not own.forecast(**fitting).shortened.any()  # type: ignore[union-attr]
+    with (
+        watched(own) as calls,
+        pytest.raises(KitError, match=r"room for 32 context bars.* 60 \+ 10 - 1; forecast at most 9 steps"),
+    ):
+        own.forecast(**inputs(length=60, horizon=10))
+    assert not calls
+
+
+def test_a_window_slides_when_it_is_asked_to() -> None:
+    """All given bars are normalised and encoded, then only the last max_context tokens are seen, as in the original."""
+    own, given = make(max_context=12, overflow="slide", anchor=False), inputs()
+    result = own.forecast(**given)
+    stats = window_stats(given["bars"])
+    s1, s2 = own.tokenizer.encode(torch.from_numpy(normalise(given["bars"], stats, 5.0)))
+    stamps = [torch.from_numpy(np.ascontiguousarray(given[name])) for name in ("stamps", "future_stamps")]
+    keys = torch.from_numpy(given["series"])
+    future = generate_reference(own.model, s1, s2, *stamps, sampling=own.sampling, series=keys, max_context=12)
+    both = [torch.cat([known, drawn[:, 2]], dim=1)[:, -12:] for known, drawn in zip((s1, s2), future, strict=True)]
+    with torch.no_grad():
+        scaled = own.tokenizer.decode(*both)[:, -HORIZON:].numpy()
+    np.testing.assert_allclose(result.paths[:, 2], denormalise(scaled, stats), rtol=1e-4)
+    assert not result.shortened.any()  # type: ignore[union-attr]
+    with pytest.raises(KitError, match="horizon below max_context 12, found 12"):
+        own.forecast(**inputs(horizon=12))
+
+
+def test_series_of_unequal_length_equal_single_calls() -> None:
+    """Padding that leaks into an attention or a statistic, or results in the order of the batches."""
+    own, lengths = make(max_context=40), [20, 33, 20, 50, 7, 33]
+    given = inputs(count=6, length=50)
+    bars, stamps = ([given[name][i, -n:] for i, n in enumerate(lengths)] for name in ("bars", "stamps"))
+    found = own.forecast(bars, stamps, given["future_stamps"], given["series"])
+    assert found.shortened is not None and found.shortened.tolist() == [n > 37 for n in lengths]
+    for i in range(6):
+        alone = own.forecast([bars[i]], [stamps[i]], given["future_stamps"][[i]], given["series"][[i]])
+        np.testing.assert_allclose(found.paths[[i]], alone.paths, rtol=1e-4)
+        np.testing.assert_array_equal(found.last_close[i], bars[i][-1, CLOSE])
+
+
+def test_unequal_series_draw_the_tokens_of_single_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prices within rounding could hide another token: the tokens are equal bit for bit."""
+    drawn: dict[int, Any] = {}
+
+    def kept(*args: Any, **settings: Any) -> Any:
+        tokens = generate(*args, **settings)
+        drawn.update(zip(settings["series"].tolist(), torch.stack(tokens, -1).tolist(), strict=True))
+        return tokens
+
+    monkeypatch.setattr("kronos.forecasting.forecaster.generate", kept)
+    own, lengths, given = make(), [20, 33, 20, 25, 7], inputs(length=33)
+    bars, stamps = ([given[name][i, -n:] for i, n in enumerate(lengths)] for name in ("bars", "stamps"))
+    own.forecast(bars, stamps, given["future_stamps"], given["series"])
+    together = dict(drawn)
+    for i in range(5):
+        own.forecast([bars[i]], [stamps[i]], given["future_stamps"][[i]], given["series"][[i]])
+    assert drawn == together and len(drawn) == 5
+
+
+def small_memory(own: Forecaster, limit: int) -> None:
+    """The tokenizer runs out of memory, as on a GPU, when more than `limit` series come at once."""
+
+    def check(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if len(args[0]) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    own.tokenizer.embed.register_forward_pre_hook(check)
+
+
+def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture) -> None:
+    """One batch too large for the device ended a run of an hour; the answers do not depend on the batch."""
+    given = inputs(count=9)
+    whole = make(batch_size=9).forecast(**given).paths
+    own = make(batch_size=9)
+    small_memory(own, 3)
+    with caplog.at_level("INFO"):
+        np.testing.assert_allclose(own.forecast(**given).paths, whole, rtol=1e-4)
+        own.forecast(**given)
+    assert own.batch_size <= 3
+    assert (
+        [r.message for r in caplog.records].count(
+            "out of memory on cpu with 9 series at once: going on with halves; no answer changes"
+        )
+        == len([r for r in caplog.records if "memory" in r.message])
+        == 1
+    )
+    small_memory(own, 0)
+    with pytest.raises(KitError, match="out of memory on cpu with one series of 6 paths"):
+        own.forecast(**given)
+
+
+def test_another_error_is_no_lack_of_memory() -> None:
+    """A handler that halves on any error would hide a bug behind a thousand small batches."""
+    own = make()
+    own.tokenizer.embed = torch.nn.Linear(5, 16)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        own.forecast(**inputs())
 
 
 def test_bad_input_is_refused_before_any_work() -> None:

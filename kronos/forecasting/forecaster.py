@@ -5,20 +5,27 @@ In: the known bars of some series (price units), the calendar stamps of those ba
 Source: Kronos paper (arXiv 2508.02739), section 3.3, autoregressive inference.
 """
 
+import logging
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kronos.bars import CLOSE, OPEN, EpsilonKind, FloatArray, WindowStats, denormalise, normalise, window_stats
+from kronos.bars import CLOSE, FEATURES, OPEN, EpsilonKind, FloatArray, WindowStats, denormalise, normalise, window_stats
 from kronos.errors import KitError
+from kronos.forecasting.context import Overflow, plan_contexts, slides
 from kronos.forecasting.decode import decode_paths
-from kronos.forecasting.generate import check_fits, generate
+from kronos.forecasting.generate import generate, generate_reference
+from kronos.forecasting.request import Arrays, Request, batches
 from kronos.forecasting.result import Forecast
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer, check_pair
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
 """Called after each batch with the number of series just finished."""
@@ -42,10 +49,12 @@ class Forecaster:
         epsilon: EpsilonKind = "absolute",
         sampling: Sampling | None = None,
         batch_size: int = 64,
+        overflow: Overflow = "cut",
         autocast: torch.dtype | None = None,
         anchor: bool = True,
     ) -> None:
-        """Moves both networks to `device`. anchor: paths start from the true last close (see `anchored`).
+        """Moves both networks to `device`. overflow: what becomes of a context that does not fit beside the horizon (see
+        `context`). anchor: paths start from the true last close (see `anchored`).
 
         Raises KitError when the two networks do not belong together.
         """
@@ -58,46 +67,74 @@ class Forecaster:
         self.epsilon: EpsilonKind = epsilon
         self.sampling = sampling or Sampling()
         self.batch_size = batch_size
+        self.overflow: Overflow = overflow
         self.autocast = autocast
         self.anchor = anchor
+        self._short_of_memory = False
 
     def forecast(
         self,
-        bars: NDArray,
-        stamps: NDArray,
+        bars: Arrays,
+        stamps: Arrays,
         future_stamps: NDArray,
         series: NDArray[np.int64],
         progress: Progress | None = None,
     ) -> Forecast:
-        """Sample the future of series of one length: group series of unequal length by the caller.
+        """Sample the futures of B series, of equal or unequal length.
 
-        bars (B, L, 6) known bars in price units, oldest first; stamps (B, L, 5) and future_stamps (B, H, 5) calendar
-        fields as `bars.calendar_stamps` gives them; series (B,) int64 keys: a key fixes the random numbers of its
-        series, so that a forecast depends on neither its batch mates nor the batch size (beyond float rounding).
-        Raises KitError before any computation when the input is not finite or the horizon does not fit max_context.
+        bars: (B, L, 6), or B arrays (L_i, 6): known bars in price units, oldest first; stamps: the same with 5 calendar
+        fields, and future_stamps (B, H, 5), as `bars.calendar_stamps` gives them; series (B,) int64 keys: a key fixes the
+        random numbers of its series, so that a forecast depends on neither its batch mates nor the batch size (beyond
+        float rounding). Series are computed in batches of one length and returned in the caller's order. Raises KitError
+        before any computation when the input is not finite or the horizon does not fit max_context (`context`).
         """
-        self.check(bars, stamps, future_stamps, series)
-        parts = []
-        for first in range(0, len(bars), self.batch_size):
-            rows = slice(first, first + self.batch_size)
-            parts.append(self._batch(bars[rows], stamps[rows], future_stamps[rows], series[rows]))
+        asked = Request.of(bars, stamps, future_stamps, series)
+        used = plan_contexts(asked.lengths, asked.horizon, self.max_context, self.overflow)
+        shortened = used < asked.lengths
+        if shortened.any():
+            log.info("%d of %d contexts are cut to leave room for the horizon in max_context", shortened.sum(), len(used))
+        paths = np.empty((len(used), self.sampling.sample_count, asked.horizon, len(FEATURES)), np.float32)
+        todo = deque(batches(used, self.batch_size))
+        while todo:
+            rows = todo.popleft()
+            found = self._attempt(asked.take(rows, int(used[rows[0]])))
+            if found is None:
+                self._halve(len(rows))
+                todo.extendleft(reversed(np.array_split(rows, 2)))
+                continue
+            paths[rows] = found
             if progress:
-                progress(len(parts[-1]))
-        return Forecast(np.concatenate(parts), bars[:, -1, CLOSE].astype(np.float32))
+                progress(len(rows))
+        return Forecast(paths, asked.last_close, shortened=shortened)
 
-    def paths(self, bars: NDArray, stamps: NDArray, future_stamps: NDArray, series: NDArray[np.int64]) -> FloatArray:
+    def paths(self, bars: Arrays, stamps: Arrays, future_stamps: NDArray, series: NDArray[np.int64]) -> FloatArray:
         """`forecast(...).paths`, (B, S, H, 6) float32."""
         return self.forecast(bars, stamps, future_stamps, series).paths
 
-    def check(self, bars: NDArray, stamps: NDArray, future_stamps: NDArray, series: NDArray[np.int64]) -> None:
-        """Refuse input that cannot give a forecast. Raises KitError."""
-        count, length, horizon = len(bars), bars.shape[1], future_stamps.shape[1]
-        shapes = (bars.shape, stamps.shape, future_stamps.shape, series.shape)
-        if shapes != ((count, length, 6), (count, length, 5), (count, horizon, 5), (count,)) or 0 in (count, length, horizon):
-            raise KitError(f"forecast: expected bars (B, L, 6), stamps (B, L, 5), (B, H, 5) and keys (B,), found {shapes}")
-        check_fits(length, horizon, self.max_context)
-        if (bad := ~np.isfinite(bars).all(axis=(1, 2))).any():
-            raise KitError(f"forecast: series {int(bad.argmax())} holds a value that is missing or infinite")
+    # -- one batch -----------------------------------------------------------------------------------------------------
+    def _attempt(self, batch: tuple[NDArray, NDArray, NDArray, NDArray[np.int64]]) -> FloatArray | None:
+        """`_batch`, or None when the memory did not suffice."""
+        try:
+            return self._batch(*batch)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        # Past the handler the error and the tensors that its frames held are gone.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _halve(self, size: int) -> None:
+        """From now on batches are half as large as the one of `size` that did not fit. Said once."""
+        if size == 1:
+            raise KitError(
+                f"forecast: out of memory on {self.device} with one series of {self.sampling.sample_count} paths; lower "
+                "inference.sample_count or data.max_context"
+            )
+        if not self._short_of_memory:
+            log.warning("out of memory on %s with %d series at once: going on with halves; no answer changes", self.device, size)
+        self._short_of_memory = True
+        self.batch_size = max(1, size // 2)
 
     def _batch(self, bars: NDArray, stamps: NDArray, future_stamps: NDArray, series: NDArray[np.int64]) -> FloatArray:
         """One batch: (B, L, 6) bars to (B, S, H, 6) paths. Dropout is off whatever the caller did to the networks."""
@@ -115,7 +152,8 @@ class Forecaster:
     ) -> tuple[Tensor, Tensor]:
         keys = torch.from_numpy(np.array(series, dtype=np.int64)).to(self.device)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return generate(
+            way = generate_reference if slides(s1.shape[1], future_stamps.shape[1], self.max_context) else generate
+            return way(
                 self.model,
                 *(s1, s2, self._tensor(stamps), self._tensor(future_stamps)),
                 sampling=self.sampling,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kronos.errors import KitError
+from kronos.forecasting.context import check_fits
 from kronos.forecasting.sampling import COARSE, FINE, Sampling, draw, draw_keys
 from kronos.networks import Kronos
 
@@ -75,15 +75,6 @@ def generate_reference(
     with _evaluating(model):
         steps = decode_reference(model, s1, s2, stamp, future_stamp, sampling=sampling, series=series, max_context=max_context)
         return _collect(steps)
-
-
-def check_fits(context: int, horizon: int, max_context: int) -> None:
-    """Raise KitError unless `context` tokens and `horizon` steps fit into one window (the last token is not read)."""
-    if context + horizon - 1 > max_context:
-        raise KitError(
-            f"forecast: expected context + horizon - 1 <= max_context {max_context}, found {context} + {horizon} - 1; "
-            f"shorten the context to {max(max_context - horizon + 1, 0)} bars or the horizon"
-        )
 
 
 @torch.inference_mode()

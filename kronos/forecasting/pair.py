@@ -74,6 +74,7 @@ def load_forecaster(config: Config, pair: Pair) -> Forecaster:
             decode_rope=own.decode_rope,
         ),
         batch_size=own.batch_size,
+        overflow=own.overflow,
         autocast=pick_autocast(config, device),
         anchor=own.anchor == "last_close",
     )

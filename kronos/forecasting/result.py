@@ -38,6 +38,8 @@ class Forecast:
     """(B,) what the series are called; None: their positions."""
     dates: NDArray[np.datetime64] | None = None
     """(B, H) of the forecast bars, exchange-local."""
+    shortened: NDArray[np.bool_] | None = None
+    """(B,) whose context was cut to leave room for the horizon."""
     history: FloatArray | None = None
     """(B, K, 6) the last known bars, NaN in front of a series that has fewer. Only `plot` reads it."""
     repairs: Mapping[str, int] | None = None

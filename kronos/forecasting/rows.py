@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from kronos.bars import CLOSE, FloatArray, calendar_stamps
 from kronos.data.calendar import TradingCalendar
 from kronos.data.store import BarStore
-
-MIN_BARS = 32
-"""Fewest known bars that are forecast (or the lookback, where that is shorter): statistics over fewer are noise."""
+from kronos.forecasting.context import MIN_BARS, Overflow, room
 
 UNKNOWN, NO_BAR, FEW_BARS, NO_DAY, TOO_FAR, BAD_BARS, BAD_FORECAST = (
     "unknown ID",
@@ -125,13 +123,15 @@ def plan_rows(
     lookback: int,
     max_context: int,
     horizon: int | None = None,
+    overflow: Overflow = "cut",
     ids: Sequence[str] | None = None,
 ) -> RowPlan:
     """Decide what each row's forecast starts from and how far it reaches.
 
     tickers and dates (n,): the row asks for the close of that ticker on that date. calendar: the exchange whose days count
     after the last known one. horizon: the same number of steps for all rows; None: the trading days in (last bar, date].
-    A context is cut so that context + horizon - 1 tokens fit max_context. Of daily and weekly bars only the day counts.
+    overflow: "cut" shortens a context so that context + horizon - 1 tokens fit max_context; "slide" keeps it
+    (`context`). Of daily and weekly bars only the day counts.
     """
     dates, target = _asked(store, dates)
     ticker = store.index_of(list(tickers))
@@ -139,7 +139,8 @@ def plan_rows(
     have = end - first
     last = _last_known(store, end, have, dates)
     steps = np.full(len(dates), horizon, np.int64) if horizon else _steps(store, last, dates, target, calendar)
-    length = np.minimum(np.minimum(have, lookback), max_context + 1 - steps)
+    fits = room(steps, max_context) if overflow == "cut" else np.where(steps < max_context, lookback, 0)
+    length = np.minimum(np.minimum(have, lookback), fits)
     least = min(MIN_BARS, lookback)
     reason = np.select(
         [ticker < 0, have == 0, steps < 1, have < least, length < least], [UNKNOWN, NO_BAR, NO_DAY, FEW_BARS, TOO_FAR], ""
