@@ -227,6 +227,39 @@ class InferenceConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """The backtest (docs/evaluation.md)."""
+
+    after_training: bool = True
+    """train_kaggle.sh runs a backtest when the predictor is complete."""
+    origins: PositiveInt = 40
+    """As-of dates that are scored, evenly spread over the days after training."""
+    every: PositiveInt | None = None
+    """Trading days between two as-of dates; takes the place of `origins`."""
+    horizon: PositiveInt | None = None
+    """Trading days ahead. None: inference.horizon, else that of the test file, else data.predict_window."""
+    embargo: CountInt = 0
+    """Trading days between fit, calibration and test beyond the horizon, which always lies between them."""
+    calibration: Literal["auto", "temperature", "platt", "isotonic", "off"] = "auto"
+    """How P(rise) is calibrated. auto: temperature, and Platt's shift too with enough dates; off: no calibration block."""
+    calibration_share: Beta = 0.3
+    """Share of the days after training that calibrate; the later ones are scored."""
+    fitted_baselines: bool = True
+    """Logistic regression and gradient boosting on ranked features."""
+    random_init: bool = True
+    """Score the same network with random weights beside the model: as long again."""
+    pretrained: bool = True
+    """Score the pretrained pair without fine-tuning beside a model that started from it: as long again."""
+    baseline_rows: PositiveInt = 100_000
+    """Most samples that a fitted baseline learns from."""
+    folds: PositiveInt = 4
+    """Parts of the test dates before each of which baselines are fitted anew (and with --refit the networks)."""
+    draws: PositiveInt = 2000
+    """Bootstrap draws."""
+    seed: CountInt = 42
+
+
+@dataclass(frozen=True)
 class MarketConfig:
     """The synthetic market that stands in for a competition when there is none at hand (the demo, the tests)."""
 
@@ -253,6 +286,7 @@ class Config:
     device: DeviceConfig = field(default_factory=DeviceConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     market: MarketConfig = field(default_factory=MarketConfig)
 
     # -- one owner per path ------------------------------------------------------------------------------------

@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 
 # Top to bottom. A module may import from its own room and from rooms further down.
-ROOMS = ["launch", "scoring", "submission", "forecasting", "training", "data", "networks", "configfile", "cli", "config", "bars"]
+ROOMS = [
+    "launch",
+    "scoring",
+    "submission",
+    "evaluation",
+    "forecasting",
+    "training",
+    "data",
+    "networks",
+    "configfile",
+    "cli",
+    "config",
+    "bars",
+]
 ROOMS += ["files", "errors"]
 WITHOUT_TORCH = [
     "kronos",

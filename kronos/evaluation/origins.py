@@ -1,0 +1,149 @@
+"""Which as-of dates a backtest scores: after the model's training, calibration first, then the test, never overlapping.
+
+In: the store's trading days, the boundary of the model's training, the settings. Out: a `Timeline`. NumPy only.
+Rule: an origin t has the label of (t, t + horizon]. Fit < calibrate < test: a later block's first origin lies after the last day
+of an earlier block's last label. Counted in trading days of the common calendar.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronos.data.splits import split_sessions
+from kronos.data.store import BarStore
+from kronos.errors import KitError
+from kronos.evaluation.significance import MIN_EFFECTIVE, DateBootstrap
+
+PRETRAINING_END = np.datetime64("2024-06-30")
+"""The published weights are reported to have been trained on data until then: earlier dates are not out of sample for them."""
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """What a model has seen, as positions in the store's sessions; -1 where it was trained on none of these data."""
+
+    train_end: int = -1
+    """Last day of the training part."""
+    embargo: int = 0
+    """Trading days after it that belong to no part."""
+    validation_end: int | None = None
+    """Last day of the part that chose the checkpoint; None: unknown, or there is none."""
+
+    @property
+    def first(self) -> int:
+        """First origin that may be scored."""
+        return self.train_end + self.embargo + 1 if self.train_end >= 0 else 0
+
+
+def boundary_of(store: BarStore, summary: dict[str, Any] | None) -> Boundary:
+    """The boundary that a predictor's summary.json tells; of data that have changed since, by date.
+
+    summary None: a network that was not trained here.
+    """
+    if summary is None:
+        return Boundary()
+    data = summary["config"]["data"]
+    embargo = data["predict_window"] if data["embargo"] is None else data["embargo"]
+    if summary["data_digest"] != store.digest:
+        end = np.datetime64(summary["train_end"], "D") + 1
+        return Boundary(int(np.searchsorted(store.sessions, end.astype("datetime64[s]"))) - 1, embargo)
+    ratios = (data["train_ratio"], data["val_ratio"], data["test_ratio"])
+    splits = split_sessions(len(store.sessions), *ratios, embargo)
+    return Boundary(summary["train_end_session"], embargo, splits.validation.last)
+
+
+def latest(boundaries: list[Boundary]) -> Boundary:
+    """The boundary that holds for all of several models."""
+    last = max(boundaries, key=lambda b: b.first)
+    ends = [b.validation_end for b in boundaries if b.validation_end is not None]
+    return Boundary(last.train_end, last.embargo, max(ends, default=None))
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """The as-of dates of a backtest, as rising positions in the store's sessions."""
+
+    horizon: int
+    boundary: Boundary
+    calibrate: NDArray[np.int64]
+    """(C,) empty where there are too few dates for a calibration."""
+    test: NDArray[np.int64]
+    """(D,) the dates that are scored."""
+    stride: int
+    """Trading days between two dates."""
+    excluded: dict[str, int]
+    """Trading days of the store that cannot be origins, by reason."""
+    notes: tuple[str, ...] = ()
+
+    def part_of(self, session: int) -> str:
+        """Which part of the model's training an origin lies in: 'training', 'embargo', 'validation' or 'unseen'.
+
+        'validation' where its label reaches into the days that chose the checkpoint.
+        """
+        b = self.boundary
+        if session <= b.train_end:
+            return "training"
+        if session < b.first:
+            return "embargo"
+        return "validation" if b.validation_end is not None and session < b.validation_end else "unseen"
+
+
+def plan_timeline(
+    sessions: int,
+    boundary: Boundary,
+    horizon: int,
+    *,
+    origins: int,
+    every: int | None = None,
+    calibration_share: float = 0.3,
+    embargo: int = 0,
+    history: int = 0,
+) -> Timeline:
+    """Choose origins among `sessions` trading days. every: trading days between two of them; None: `origins` of them, evenly.
+
+    calibration_share: of the days after the boundary; 0: none. embargo: days between the blocks beyond the horizon. history:
+    trading days that an origin needs behind it. Raises KitError when no origin is left.
+    """
+    first, last = max(boundary.first, history), sessions - 1 - horizon
+    if last < first:
+        after = (
+            f"after {boundary.first} days of training and embargo"
+            if boundary.train_end >= 0
+            else f"after {history} days of history"
+        )
+        raise KitError(
+            f"backtest: expected trading days whose close {horizon} days later is known, found none {after} in {sessions} days; "
+            "lower --horizon or data.train_ratio (and train again), or bring later prices"
+        )
+    notes: list[str] = []
+    test_first, calibrate_last = first, -1
+    if calibration_share > 0:
+        cut = first + int(calibration_share * (last - first))
+        later = cut + horizon + 1 + embargo
+        if min(_effective(first, cut, horizon), _effective(later, last, horizon)) >= MIN_EFFECTIVE:
+            test_first, calibrate_last = later, cut
+        else:
+            notes.append(
+                f"no calibration: {last - first + 1} trading days after training hold fewer than {MIN_EFFECTIVE} dates without "
+                f"overlap, {horizon} days ahead, for it or for the test"
+            )
+    stride = every or max(1, (last - test_first) // max(origins - 1, 1))
+    test = np.arange(last, test_first - 1, -stride)[::-1]
+    test = test if every else test[-origins:]
+    if not every and len(test) < origins:
+        notes.append(f"{len(test)} of {origins} dates asked for: there are no more")
+    calibrate = np.arange(calibrate_last, first - 1, -stride)[::-1] if calibrate_last >= 0 else np.empty(0, np.int64)
+    excluded = {
+        "in training, or before its end": boundary.train_end + 1,
+        "embargo after training": boundary.first - boundary.train_end - 1,
+        "too little history": max(0, history - boundary.first),
+        "close not known yet": min(horizon, sessions - first),
+    }
+    return Timeline(horizon, boundary, calibrate, test, stride, excluded, tuple(notes))
+
+
+def _effective(first: int, last: int, horizon: int) -> int:
+    """Dates without overlap in a range of days."""
+    return DateBootstrap(tuple(range(first, last + 1)), horizon).effective

@@ -1,0 +1,142 @@
+"""How good answers were, date by date: the date is the unit of evidence, since shares of one date move together.
+
+In: a `Panel` and an `Entry`. Out: {figure: (D,) values}, NaN where a figure is not defined on a date. The value over all dates
+is their plain mean: what a score on one more date would be expected to show. Metrics are scikit-learn's and SciPy's where they
+have them.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
+
+from kronos.evaluation.entry import Entry
+from kronos.evaluation.panel import Panel
+
+FIGURES = {
+    "accuracy": "share of right answers",
+    "within_date_accuracy": "share of rows on the right side of their date's median return; 50 % knows nothing",
+    "rank_ic": "Spearman correlation of score and return within a date",
+    "balanced_accuracy": "mean of the accuracies among rises and among falls",
+    "auc": "chance that a riser is ranked above a faller of its date",
+    "brier": "mean squared error of P(rise); 0.25 for always 0.5",
+    "log_loss": "mean of -ln(probability of what happened); 0.693 for always 0.5",
+    "predicted_rises": "share of rises answered",
+    "true_rises": "share of rises that happened",
+    "crps": "continuous ranked probability score of the paths, as a share of the last price",
+    "price_mae_ratio": "absolute error of the paths' median / that of the last price; below 1 is better than no change",
+    "coverage_50": "share of closes inside the paths' central 50 % band",
+    "coverage_80": "share of closes inside the paths' central 80 % band",
+    "coverage_90": "share of closes inside the paths' central 90 % band",
+}
+"""Every figure and what it means, in the order of a report."""
+SMALLER_IS_BETTER = frozenset({"brier", "log_loss", "crps", "price_mae_ratio"})
+CHANCE = {"within_date_accuracy": 0.5, "rank_ic": 0.0, "balanced_accuracy": 0.5, "auc": 0.5}
+"""What an entry that knows nothing expects."""
+BANDS = (0.5, 0.8, 0.9)
+
+
+def score_dates(panel: Panel, entry: Entry) -> dict[str, NDArray[np.float64]]:
+    """Every figure of an entry on every date, {name: (D,)}; all NaN for what the entry does not give."""
+    label, ret = panel.label, panel.ret
+    rows = []
+    for part in panel.slices():
+        figures = dict.fromkeys(FIGURES, float("nan"))
+        if part.stop > part.start:
+            figures |= _classes(label[part], entry.pred[part])
+            figures |= _order(label[part], ret[part], entry.score[part])
+            if entry.prob is not None:
+                figures |= _probabilities(label[part], entry.prob[part])
+            if entry.closes is not None:
+                figures |= path_figures(entry.closes[part], panel.last_close[part], panel.future_close[part])
+        rows.append(figures)
+    return {name: np.array([row[name] for row in rows]) for name in FIGURES}
+
+
+def _classes(label: NDArray[np.int64], pred: NDArray[np.int64]) -> dict[str, float]:
+    return {
+        "accuracy": float(accuracy_score(label, pred)),
+        "balanced_accuracy": _both_classes(label, lambda: balanced_accuracy_score(label, pred)),
+        "predicted_rises": float(pred.mean()),
+        "true_rises": float(label.mean()),
+    }
+
+
+def _order(label: NDArray[np.int64], ret: NDArray[np.float64], score: NDArray[np.float64]) -> dict[str, float]:
+    return {
+        "auc": _both_classes(label, lambda: roc_auc_score(label, score)),
+        "within_date_accuracy": within_accuracy(score, ret),
+        "rank_ic": spearman(score, ret),
+    }
+
+
+def _probabilities(label: NDArray[np.int64], prob: NDArray[np.float64]) -> dict[str, float]:
+    return {
+        "brier": float(brier_score_loss(label, prob, pos_label=1)),
+        "log_loss": float(log_loss(label, prob, labels=[0, 1])),
+    }
+
+
+def _both_classes(label: NDArray[np.int64], metric: Callable[[], float]) -> float:
+    """NaN on a date on which all rose or all fell: the figure compares the two."""
+    return float(metric()) if 0 < label.sum() < len(label) else float("nan")
+
+
+def within_accuracy(score: NDArray[np.float64], ret: NDArray[np.float64]) -> float:
+    """Share of a date's rows whose score and return lie on the same side of the date's medians; on a median counts half.
+
+    So a constant score has exactly 0.5. score, ret: (m,).
+    """
+    return float((0.5 + 0.5 * np.sign(score - np.median(score)) * np.sign(ret - np.median(ret))).mean())
+
+
+def spearman(score: NDArray[np.float64], ret: NDArray[np.float64]) -> float:
+    """Rank correlation with average ranks for ties; NaN where either is constant. score, ret: (m,)."""
+    a, b = rankdata(score), rankdata(ret)
+    a, b = a - a.mean(), b - b.mean()
+    size = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / size) if size > 0 else float("nan")
+
+
+# -- paths -------------------------------------------------------------------------------------------------------------
+def path_figures(closes: NDArray, last: NDArray, future: NDArray) -> dict[str, float]:
+    """Figures of sampled closes (m, S) against what happened (m,); rows without paths are left out, NaN when none is left."""
+    have = np.isfinite(closes).all(axis=1)
+    if not have.any():
+        return {}
+    closes, last, future = closes[have].astype(np.float64), last[have], future[have]
+    still = np.abs(future / last - 1).mean()
+    error = np.abs(np.median(closes, axis=1) - future) / last
+    figures = {
+        "crps": float((crps(closes, future) / last).mean()) if closes.shape[1] > 1 else float("nan"),
+        "price_mae_ratio": float(error.mean() / still) if still > 0 else float("nan"),
+    }
+    return figures | {f"coverage_{100 * band:.0f}": coverage(closes, future, band) for band in BANDS}
+
+
+def crps(samples: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Continuous ranked probability score of each row, the fair estimate from S samples: E|X - y| - E|X - X'| / 2.
+
+    samples (m, S), S > 1; truth (m,). Returns (m,). Source: Ferro 2014, Q. J. R. Meteorol. Soc. 140, equation 6.
+    """
+    count = samples.shape[1]
+    weights = 2 * np.arange(1, count + 1) - count - 1
+    spread = (np.sort(samples, axis=1) * weights).sum(axis=1) / (count * (count - 1))  # half the mean |X - X'|
+    return np.abs(samples - truth[:, None]).mean(axis=1) - spread
+
+
+def band_edges(samples: NDArray, band: float) -> NDArray[np.float64] | None:
+    """Ends (2, m) of the central band of S samples, at ranks q (S + 1), between which a further sample falls with that
+    probability; None where S is too small for the band."""
+    tail = (1 - band) / 2
+    if tail * (samples.shape[1] + 1) < 1:
+        return None
+    return np.quantile(samples, [tail, 1 - tail], axis=1, method="weibull")
+
+
+def coverage(samples: NDArray, truth: NDArray, band: float) -> float:
+    """Share of the truths (m,) inside the central band of their samples (m, S); NaN where S is too small for it."""
+    edges = band_edges(samples, band)
+    return float("nan") if edges is None else float(((edges[0] <= truth) & (truth <= edges[1])).mean())

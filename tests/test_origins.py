@@ -1,0 +1,86 @@
+"""Dates: nothing scored was trained on, nothing that calibrates reaches into the test."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_store
+
+from kronos.errors import KitError
+from kronos.evaluation.origins import Boundary, boundary_of, latest, plan_timeline
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    sessions=st.integers(30, 800),
+    train=st.floats(0, 0.9),
+    embargo=st.integers(0, 30),
+    horizon=st.integers(1, 30),
+    origins=st.integers(1, 60),
+    every=st.none() | st.integers(1, 40),
+    share=st.floats(0, 0.9),
+    gap=st.integers(0, 10),
+)
+def test_blocks_never_overlap(
+    sessions: int, train: float, embargo: int, horizon: int, origins: int, every: int | None, share: float, gap: int
+) -> None:
+    """A label that ends inside a later block has seen it: train + horizon < calibrate, calibrate + horizon < test."""
+    boundary = Boundary(int(train * sessions), embargo)
+    try:
+        found = plan_timeline(
+            sessions, boundary, horizon, origins=origins, every=every, calibration_share=share, embargo=gap, history=5
+        )
+    except KitError:
+        assert boundary.first + horizon >= sessions or horizon + 5 >= sessions
+        return
+    assert len(found.test) and found.test[-1] + horizon < sessions, "the label is known"
+    assert (np.diff(found.test) == found.stride).all()
+    assert min([found.test[0], *found.calibrate[:1]]) > boundary.train_end + embargo, "not trained on, no label overlaps"
+    if len(found.calibrate):
+        assert found.calibrate[-1] + horizon + gap < found.test[0]
+        assert (np.diff(found.calibrate) > 0).all()
+    if every:
+        assert found.stride == every
+    else:
+        assert len(found.test) <= origins
+    assert {found.part_of(int(s)) for s in found.test} <= {"unseen", "validation"}
+
+
+def summary_of(digest: str, **data: Any) -> dict[str, Any]:
+    ratios = {"train_ratio": 0.6, "val_ratio": 0.2, "test_ratio": 0.0, "predict_window": 2, "embargo": None}
+    return {"data_digest": digest, "train_end": "2020-02-23", "train_end_session": 53, "config": {"data": ratios | data}}
+
+
+def test_the_boundary_is_the_runs(tmp_path: Path) -> None:
+    """The summary counts in trading days of its own data; of other data only the date still means the same."""
+    store = tiny_store(tmp_path / "store", days=90)
+    own = boundary_of(store, summary_of(store.digest))
+    assert (own.train_end, own.first, own.validation_end) == (53, 56, 71)
+    other = boundary_of(store, summary_of("other", embargo=7))
+    assert (other.train_end, other.first, other.validation_end) == (53, 61, None)
+    assert boundary_of(store, None).first == 0
+    both = latest([own, other])
+    assert (both.first, both.validation_end) == (61, 71), "dates that any of the models was trained on are left out for all"
+
+
+def test_part_of_a_date() -> None:
+    """A label that reaches into the days which chose the checkpoint is no test of it."""
+    found = plan_timeline(200, Boundary(99, 5, validation_end=149), 5, origins=200, calibration_share=0)
+    parts = {int(s): found.part_of(int(s)) for s in found.test}
+    assert (min(parts), parts[148], parts[149]) == (105, "validation", "unseen")
+    assert found.excluded == {
+        "in training, or before its end": 100,
+        "embargo after training": 5,
+        "too little history": 0,
+        "close not known yet": 5,
+    }
+    assert found.notes, "fewer dates than asked for must be said"
+
+
+def test_no_date_left_is_an_error() -> None:
+    """An empty backtest must not print a verdict."""
+    with pytest.raises(KitError, match="found none after 96 days of training"):
+        plan_timeline(100, Boundary(90, 5), 5, origins=3)
