@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kronos.networks import fused
+
 ROPE_BASE = 10000.0
 NORM_EPSILON = 1e-5
 
@@ -26,7 +28,20 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and fused.applies(x):
+            return cast(Tensor, fused.RMSNormFunction.apply(x, self.weight, NORM_EPSILON))
+        if x.dtype == self.weight.dtype == torch.float32:
+            return F.rms_norm(x, x.shape[-1:], self.weight, NORM_EPSILON)  # a GPU has one kernel for it
         return F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPSILON).type_as(x) * self.weight
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout; masks of a CPU tensor are drawn faster."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.p > 0 and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return fused.dropout(x, self.p)
+        return super().forward(x)
 
 
 # -- rotary positions --------------------------------------------------------------------------------------------------
@@ -39,6 +54,8 @@ class Rope:
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate (..., T, E) by the table's positions: x cos + (-b, a) sin, with (a, b) the halves of x."""
+        if fused.applies(x):
+            return cast(Tensor, fused.RotateFunction.apply(x, self.cos, self.sin))
         a, b = x.float().chunk(2, dim=-1)
         return (x * self.cos + torch.cat((-b, a), dim=-1) * self.sin).type_as(x)
 
@@ -126,7 +143,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
         self.rotary = RotaryEmbedding(width // heads)
-        self.resid_dropout = nn.Dropout(resid_dropout_p)
+        self.resid_dropout = Dropout(resid_dropout_p)
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, rope: Rope | None, causal: bool = True) -> Tensor:
         """Attention of queries (B, T, D), rotated unless `rope` is None, over `keys_values`; (B, T, D).
@@ -171,10 +188,16 @@ class FeedForward(nn.Module):
         self.w1 = nn.Linear(width, ff_dim, bias=False)
         self.w3 = nn.Linear(width, ff_dim, bias=False)
         self.w2 = nn.Linear(ff_dim, width, bias=False)
-        self.dropout = nn.Dropout(dropout_p)
+        self.dropout = Dropout(dropout_p)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
+
+
+def _for_products(x: Tensor) -> Tensor:
+    """x in autocast's type, if that is on: else each of the layers that read x would make and keep a copy of its own."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class TransformerBlock(nn.Module):
@@ -194,10 +217,10 @@ class TransformerBlock(nn.Module):
 
     def with_keys_values(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
         """The output (B, T, D) and the attention's keys and values (B, H, T, E), which a cache may keep."""
-        normed = self.norm1(x)
+        normed = _for_products(self.norm1(x))
         keys, values = self.self_attn.keys_values(normed, rope)
         x = x + self.self_attn(normed, keys, values, rope)
-        return x + self.ffn(self.norm2(x)), keys, values
+        return x + self.ffn(_for_products(self.norm2(x))), keys, values
 
     def decode_one(self, x: Tensor, cache: SharedPrefixCache, rope: Rope) -> Tensor:
         """The next position of every path, (B, S, D) -> (B, S, D); `rope` of that one position."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kronos.bars import STAMP_FIELDS
 from kronos.networks.hub import Pretrained, check_geometry
-from kronos.networks.layers import Attention, BlockStack, RMSNorm, Rope, SharedPrefixCache, TransformerBlock
+from kronos.networks.layers import Attention, BlockStack, Dropout, RMSNorm, Rope, SharedPrefixCache, TransformerBlock
 
 CALENDAR_SIZES = dict(zip(STAMP_FIELDS, (60, 24, 7, 32, 13), strict=True))
 DEPENDENCY_HEADS = 4  # whatever n_heads says: the published networks were trained so
@@ -166,7 +166,7 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         dropouts = (c.ffn_dropout_p, c.attn_dropout_p, c.resid_dropout_p)
         self.embedding = TokenEmbedding(c.s1_bits, c.s2_bits, c.d_model)
         self.time_emb = CalendarEmbedding(c.d_model, c.learn_te)
-        self.token_dropout = nn.Dropout(c.token_dropout_p)
+        self.token_dropout = Dropout(c.token_dropout_p)
         self.transformer = BlockStack(TransformerBlock(c.d_model, c.n_heads, c.ff_dim, *dropouts) for _ in range(c.n_layers))
         self.norm = RMSNorm(c.d_model)
         self.dep_layer = DependencyLayer(c.d_model, c.attn_dropout_p, c.resid_dropout_p)

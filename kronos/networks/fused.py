@@ -1,0 +1,84 @@
+"""Training operations of the blocks with fewer passes over memory than autograd would make of them.
+
+In: hidden states. Out: the same values and gradients as the formulas in `layers`, which stay beside them and are used under
+torch.compile (it fuses them itself) and wherever an operation here does not apply. `tests/test_fused.py` compares the two.
+Source: derivatives of the formulas by hand; dropout masks from SFC64 (numpy), since torch draws its own on one CPU thread.
+
+Measured on a CPU these three took a third of a training step of `mini`; matrix products and attention, which nothing here
+touches, took the rest.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+STEPS = 1 << 16
+"""Probabilities of dropout are rounded to one part in this."""
+
+
+def applies(x: Tensor) -> bool:
+    """Whether the operations here are the better way for x: eager float32."""
+    return x.dtype == torch.float32 and not torch.compiler.is_compiling()
+
+
+class RMSNormFunction(torch.autograd.Function):
+    """x / rms(x) times weight. Keeps x, which a residual stream holds anyway, and 1 / rms(x) for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        """x: (..., D), weight: (D,) -> (..., D)."""
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, inverse, weight)
+        return (x * inverse).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        """With u = x / rms and g = grad: d weight = sum g u, d x = (g w - u mean(g w u)) / rms."""
+        x, inverse, weight = ctx.saved_tensors
+        unit = x * inverse
+        product = grad * unit
+        share = (product @ weight).div_(x.shape[-1]).unsqueeze(-1)
+        grad_x = (grad * weight).sub_(unit.mul_(share)).mul_(inverse)
+        return grad_x, product.flatten(0, -2).sum(0), None
+
+
+class RotateFunction(torch.autograd.Function):
+    """x cos + (-b, a) sin, with (a, b) the halves of x. Its gradient is the rotation back: nothing of x is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x: (..., T, E), cos and sin (T, E) -> (..., T, E)."""
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """By the opposite angle: both halves of an angle's sine are equal."""
+        return _rotated(grad, *ctx.saved_tensors, -1), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    half = x.shape[-1] // 2
+    out = x * cos
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-sign)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
+    return out
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """Zero each entry of a CPU tensor with probability p (to 2^-16) and scale the others up; (...) -> (...).
+
+    The mask follows from torch's global generator, as that of F.dropout does: one number of it seeds a faster one.
+    """
+    zeros = round(p * STEPS)
+    if zeros == STEPS:
+        return x * 0
+    seed = int(torch.randint(2**63 - 1, ()))
+    draws = np.random.Generator(np.random.SFC64(seed)).integers(0, STEPS, x.numel(), dtype=np.uint16).view(np.int16)
+    kept = torch.from_numpy(draws).view(x.shape) >= zeros - STEPS // 2
+    return x * kept.to(x.dtype).mul_(STEPS / (STEPS - zeros))
