@@ -11,6 +11,7 @@ import pytest
 # Top to bottom. A module may import from its own room and from rooms further down.
 ROOMS = [
     "launch",
+    "delivery",
     "scoring",
     "submission",
     "evaluation",

@@ -30,7 +30,8 @@ WEIGHTS_FILE = "model.safetensors"
 # HfHubHTTPError derives from the errors of whichever HTTP library the hub client was built on; a connection that breaks
 # in the middle of a file raises those unwrapped. Its native downloader knows only RuntimeError.
 _HTTP_ERRORS = cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__)
-_HUB_ERRORS: tuple[type[Exception], ...] = (*_HTTP_ERRORS, HFValidationError, OSError, RuntimeError)
+HUB_ERRORS: tuple[type[Exception], ...] = (*_HTTP_ERRORS, HFValidationError, OSError, RuntimeError)
+"""What the hub client raises when it cannot do what it was asked."""
 
 ConfigT = TypeVar("ConfigT")
 
@@ -42,14 +43,14 @@ class Pretrained(Generic[ConfigT]):
     config: ConfigT
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> Self:
+    def from_pretrained(cls, source: str | Path, subfolder: str = "") -> Self:
         """Load a network, in evaluation mode, on the CPU.
 
         source: a folder, which is read without touching the network, or the id of a hub repository ("owner/name"),
-        which is downloaded into the hub client's cache. Raises KitError when files are missing, damaged, or not
-        those of this kind of network.
+        which is downloaded into the hub client's cache. subfolder: where in either the network lies. Raises KitError
+        when files are missing, damaged, or not those of this kind of network.
         """
-        config_path, weights_path = (_locate(source, name, cls.__name__) for name in (CONFIG_FILE, WEIGHTS_FILE))
+        config_path, weights_path = (_locate(source, name, cls.__name__, subfolder) for name in (CONFIG_FILE, WEIGHTS_FILE))
         settings = _read_config(config_path, cls.config_class, cls.__name__)
         try:
             network = cls(**settings)
@@ -104,16 +105,18 @@ def check_geometry(config: Any, rules: dict[str, bool]) -> None:
 
 
 # -- finding files -----------------------------------------------------------------------------------------------------
-def _locate(source: str | Path, name: str, kind: str) -> Path:
+def _locate(source: str | Path, name: str, kind: str, subfolder: str) -> Path:
     folder = Path(source).expanduser()
+    if folder.is_dir():
+        folder = folder / subfolder
     if folder.is_dir():
         if (folder / name).is_file():
             return folder / name
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "an empty folder"
         raise KitError(f"{folder / name}: expected this file of a saved {kind}, found {found}")
-    if isinstance(source, Path) or _looks_like_path(source):
+    if isinstance(source, Path) or _looks_like_path(source) or Path(source).is_dir():
         raise KitError(f"{folder / name}: expected a folder with a saved {kind}, found no folder {folder}")
-    return _download(source, name, kind)
+    return _download(source, name, kind, subfolder)
 
 
 def _looks_like_path(source: str) -> bool:
@@ -121,10 +124,10 @@ def _looks_like_path(source: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is None or Path(source).parent.is_dir()
 
 
-def _download(repository: str, name: str, kind: str) -> Path:
+def _download(repository: str, name: str, kind: str, subfolder: str) -> Path:
     try:
-        return Path(hf_hub_download(repository, name))
-    except _HUB_ERRORS as error:
+        return Path(hf_hub_download(repository, name, subfolder=subfolder or None))
+    except HUB_ERRORS as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise KitError(
             f"{repository}: expected a folder, or a hub repository with {name} of a {kind}; found no such folder, and the "

@@ -1,0 +1,278 @@
+"""A run's networks as one folder that can be given away: versioned, checked, with a model card.
+
+In: a run folder (docs/architecture.md). Out: `models/NAME/vX.Y.Z/` in Hugging Face form, and `models/NAME/latest`, a link to
+one of the versions. A version is written beside its name and renamed: it is there whole or not at all, and never changes.
+
+    tokenizer/ predictor/   config.json + model.safetensors, for `from_pretrained`
+    metadata.json           what it was trained on, with which settings, and how good it was
+    calibration.json        from probabilities as sampled to calibrated ones, where the run has it
+    README.md               the model card                  checksums.json   SHA-256 of every other file
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from kronos import files
+from kronos.bars import FEATURES, calendar_stamps
+from kronos.config import Config, from_dict
+from kronos.data.store import BarStore
+from kronos.data.survey import date_text
+from kronos.errors import KitError
+from kronos.forecasting.forecaster import Forecaster
+from kronos.forecasting.pair import find_pair
+from kronos.forecasting.sampling import Sampling
+from kronos.networks import Kronos, KronosTokenizer
+from kronos.training.folder import read_summary
+
+CHECKSUMS, METADATA, CARD, CALIBRATION = "checksums.json", "metadata.json", "README.md", "calibration.json"
+NETWORKS: dict[str, Any] = {"tokenizer": KronosTokenizer, "predictor": Kronos}
+SCHEMA = 1
+
+
+@dataclass(frozen=True, order=True)
+class Version:
+    """vMAJOR.MINOR.PATCH"""
+
+    major: int
+    minor: int
+    patch: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Version":
+        """Raises KitError on anything but vX.Y.Z."""
+        if not (found := re.fullmatch(r"v(\d+)\.(\d+)\.(\d+)", text)):
+            raise KitError(f"version: expected vX.Y.Z, e.g. v1.0.0, found {text}")
+        return cls(*map(int, found.groups()))
+
+    def __str__(self) -> str:
+        return f"v{self.major}.{self.minor}.{self.patch}"
+
+
+# -- making ------------------------------------------------------------------------------------------------------------
+def read_run(run: str | Path) -> Config:
+    """The configuration that a run folder was trained with. Raises KitError where there is none."""
+    path = Path(run) / "pipeline_config.json"
+    if not path.is_file():
+        raise KitError(f"{path}: expected the resolved configuration of a run, found none; give the folder that holds it")
+    return from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def package_model(config: Config, output: str | Path, name: str, version: str | None = None, licence: str = "mit") -> Path:
+    """Write the next version (or `version`) of `output`/`name` and let `latest` point to it. Returns its folder.
+
+    Raises KitError, with nothing written, when the run is not complete, its networks do not belong together, the version
+    exists, or the finished folder does not pass `check_package`.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise KitError(f"--name: expected letters, digits, '.', '_' and '-', found {name!r}")
+    root = Path(output) / name
+    chosen = Version.parse(version) if version else _next(root)
+    target = root / str(chosen)
+    if target.exists():
+        raise KitError(f"{target}: expected a new version, found one that exists; versions never change, choose a higher one")
+    pair = find_pair(config)
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{chosen}.", suffix=".tmp", dir=root) as holder:
+        staged = Path(holder) / "package"
+        for kind, source in (("tokenizer", pair.tokenizer), ("predictor", pair.predictor)):
+            _copy_network(Path(source), staged / kind)
+        _copy_calibration(config, staged)
+        facts = _facts(config, staged, name, str(chosen), licence)
+        files.write_json(staged / METADATA, facts)
+        files.write_text(staged / CARD, _card(facts))
+        files.write_json(staged / CHECKSUMS, {str(p.relative_to(staged)): files.digest(p) for p in _contents(staged)})
+        check_package(staged)
+        staged.rename(target)
+    point_latest(root, chosen)
+    return target
+
+
+def versions(root: Path) -> list[Version]:
+    """All versions in a model's folder, oldest first."""
+    return sorted(Version.parse(p.name) for p in root.glob("v*.*.*") if p.is_dir())
+
+
+def point_latest(root: Path, version: Version) -> None:
+    """Let `latest` point to a version, in one step."""
+    temporary = root / f".latest.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(str(version))
+    temporary.replace(root / "latest")
+
+
+def rollback(root: str | Path) -> Version:
+    """Let `latest` point to the version before the one it points to. Raises KitError where there is none."""
+    root = Path(root)
+    link = root / "latest"
+    if not link.is_symlink():
+        raise KitError(f"{link}: expected a link to a version, found none; package a model first")
+    current = Version.parse(link.readlink().name)
+    earlier = [v for v in versions(root) if v < current]
+    if not earlier:
+        raise KitError(f"{root}: expected a version before {current}, found none; latest stays where it is")
+    point_latest(root, earlier[-1])
+    return earlier[-1]
+
+
+def _next(root: Path) -> Version:
+    known = versions(root) if root.is_dir() else []
+    return Version(known[-1].major, known[-1].minor, known[-1].patch + 1) if known else Version(1, 0, 0)
+
+
+def _copy_network(source: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        if not (source / name).is_file():
+            raise KitError(f"{source / name}: expected a saved network, found none; finish the training first")
+        shutil.copyfile(source / name, target / name)
+
+
+def _copy_calibration(config: Config, staged: Path) -> None:
+    if (source := config.basemodel_dir / CALIBRATION).is_file():
+        shutil.copyfile(source, staged / CALIBRATION)
+
+
+# -- what is said about it ---------------------------------------------------------------------------------------------
+def _facts(config: Config, staged: Path, name: str, version: str, licence: str) -> dict[str, Any]:
+    summaries = {"tokenizer": read_summary(config.tokenizer_dir), "predictor": read_summary(config.basemodel_dir)}
+    predictor = summaries["predictor"]
+    assert predictor is not None  # find_pair has read it
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "version": version,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "licence": licence,
+        "description": config.experiment.description,
+        "run": config.run_dir.name,
+        "networks": {kind: _network_facts(staged / kind, summaries[kind]) for kind in NETWORKS},
+        "window": {
+            "lookback": config.data.lookback_window,
+            "predict": config.data.predict_window,
+            "max_context": config.data.max_context,
+            "clip": config.data.clip,
+            "norm_epsilon": config.data.norm_epsilon,
+            "features": list(FEATURES),
+        },
+        "data": _data_facts(config, predictor),
+        "train_end": predictor["train_end"],
+        "calibrated": (staged / CALIBRATION).is_file(),
+        "backtest": _backtest(config),
+        "versions": {p: metadata.version(p) for p in ("torch", "numpy", "safetensors")},
+    }
+
+
+def _network_facts(folder: Path, summary: dict[str, Any] | None) -> dict[str, Any]:
+    network = NETWORKS[folder.name].from_pretrained(folder)
+    facts = {"parameters": sum(p.numel() for p in network.parameters()), "digest": files.folder_digest(folder)}
+    if summary is None:
+        return facts | {"start": "as published", "best": None}
+    return facts | {"start": summary["facts"]["start"], "best": summary["best"], "start_value": summary["start_value"]}
+
+
+def _data_facts(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
+    """Range and size of the prepared data, where the store that was trained on is still there."""
+    known = {"digest": summary["data_digest"]}
+    if not (Path(config.data.store) / "manifest.json").is_file():
+        return known
+    store = BarStore.open(config.data.store)
+    if store.digest != summary["data_digest"]:
+        return known
+    first, last = date_text(store.sessions[0]), date_text(store.sessions[-1])
+    return known | {"tickers": len(store.tickers), "bars": len(store), "first": first, "last": last, "frequency": store.frequency}
+
+
+def _backtest(config: Config) -> dict[str, Any] | None:
+    """Verdict and table of the run's own backtest; None where there is none."""
+    path = config.run_dir / "backtest" / "report.json"
+    if not path.is_file():
+        return None
+    report = json.loads(path.read_text(encoding="utf-8"))
+    return {key: report[key] for key in ("verdict", "table") if key in report}
+
+
+def _card(facts: dict[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kronos.delivery"), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("model_card.md").render(facts)
+
+
+# -- checking ----------------------------------------------------------------------------------------------------------
+def check_package(folder: str | Path) -> list[str]:
+    """What was checked, one line each: every checksum, both networks and that they fit, a forecast that is finite and the
+    same twice. Raises KitError at the first thing that is wrong."""
+    folder = Path(folder)
+    facts = _read(folder / METADATA)
+    count = _check_sums(folder)
+    networks = {kind: NETWORKS[kind].from_pretrained(folder / kind) for kind in NETWORKS}
+    for kind, network in networks.items():
+        expected, found = facts["networks"][kind]["parameters"], sum(p.numel() for p in network.parameters())
+        if expected != found:
+            raise KitError(f"{folder / kind}: expected {expected:,} parameters ({METADATA}), found {found:,}; package it again")
+    steps = _smoke_forecast(networks, facts["window"], folder)
+    return [
+        f"checksums: {count} files as they were written",
+        *(f"{kind}: {facts['networks'][kind]['parameters']:,} parameters" for kind in NETWORKS),
+        f"forecast: {steps} bars from {facts['window']['lookback']}, finite, the same twice",
+    ]
+
+
+def _check_sums(folder: Path) -> int:
+    expected = _read(folder / CHECKSUMS)
+    found = {str(p.relative_to(folder)): files.digest(p) for p in _contents(folder)}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        what = "a file that was not packaged" if name not in expected else "other content" if name in found else "no file"
+        raise KitError(f"{folder / name}: expected what {CHECKSUMS} lists, found {what}; fetch the package again")
+    return len(found)
+
+
+def _smoke_forecast(networks: dict[str, Any], window: dict[str, Any], folder: Path) -> int:
+    length = window["lookback"]
+    steps = max(1, min(window["predict"], window["max_context"] - length + 1))
+    forecaster = Forecaster(
+        networks["predictor"],
+        networks["tokenizer"],
+        max_context=window["max_context"],
+        clip=window["clip"],
+        epsilon=window["norm_epsilon"],
+        sampling=Sampling(sample_count=3, seed=1),
+    )
+    stamps = calendar_stamps(np.datetime64("2024-01-01", "s") + np.arange(length + steps) * np.timedelta64(1, "D"))
+    walk = 100 * np.exp(np.cumsum(np.random.default_rng(0).normal(0, 0.01, length)))
+    bars = np.stack([walk, walk * 1.01, walk * 0.99, walk, np.full(length, 1e5), walk * 1e5], axis=1)[None].astype(np.float32)
+    inputs = (bars, stamps[None, :length], stamps[None, length:], np.array([7], dtype=np.int64))
+    first, second = (forecaster.forecast(*inputs).paths for _ in range(2))
+    if not (np.isfinite(first).all() and np.array_equal(first, second)):
+        raise KitError(f"{folder}: expected a finite forecast that is the same twice, found another; train the network again")
+    return steps
+
+
+def _contents(folder: Path) -> Iterator[Path]:
+    """Every file but the list of checksums itself and what a hub client keeps beside a download."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != CHECKSUMS and not path.relative_to(folder).parts[0].startswith("."):
+            yield path
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise KitError(f"{path}: expected a packaged model (scripts/package_model.py), found no such file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise KitError(f"{path}: expected JSON, found {error}; fetch the package again") from error
