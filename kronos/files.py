@@ -4,13 +4,17 @@ In: a path and what to write. Out: the file, or an error and the old file untouc
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -29,6 +33,37 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(lock: Path, busy: str) -> Iterator[int]:
+    """Hold the only right that the file `lock` stands for, and yield its descriptor; says `busy` where it has to wait.
+
+    The kernel drops the right with the process, so a killed holder blocks nobody, unless a child was given the descriptor:
+    then it lasts as long as the child. Not reentrant.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    handle = _acquire(lock, busy)
+    try:
+        yield handle
+    finally:
+        lock.unlink(missing_ok=True)  # before the lock is dropped: whoever waits for it then takes a new file
+        os.close(handle)
+
+
+def _acquire(lock: Path, busy: str) -> int:
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info(busy)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        # The last holder may have removed the file between our open and our lock: then the lock guards nothing.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), lock.stat()):
+                return handle
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,9 +1,12 @@
-"""What all tests share: where real prices lie, and the repository's root."""
+"""What all tests share: where real prices lie, the repository's root, and a Kaggle on loopback."""
 
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kaggle_stub import SECRETS, Stub
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,3 +23,28 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("no real prices here (KIT_SHARED_DATA)")
     return path
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    """A Kaggle on loopback that this process and its children talk to, from an empty working folder tmp_path/work.
+
+    In the end nothing that was written under tmp_path may hold a token, a key or a signed link.
+    """
+    server = Stub()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    for name in list(os.environ):
+        if name.startswith("KAGGLE") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    for name, value in server.environment(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    for folder in ("home", "work"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    yield server
+    server.open.set()
+    server.shutdown()
+    server.server_close()
+    for path in (tmp_path / "work").rglob("*"):
+        leaked = [secret for secret in SECRETS if path.is_file() and secret.encode() in path.read_bytes()]
+        assert not leaked, f"{path} holds {leaked}"

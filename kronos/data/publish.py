@@ -6,50 +6,31 @@ POSIX locks on a file beside it: the kernel drops them with the process, so a ki
 
 import contextlib
 import errno
-import fcntl
-import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from kronos import files
 from kronos.errors import KitError
-
-log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the only right to write `path`; waits, with a log line, while another process has it. Not reentrant."""
-    lock = path.parent / f".{path.name}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _acquire(lock, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise KitError(f"{path}: expected a place that can be written to: {error.strerror}; choose another data.store") from error
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)  # before the lock is dropped: whoever waits for it then takes a new file
-        os.close(handle)
-
-
-def _acquire(lock: Path, path: Path) -> int:
-    while True:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process is preparing %s: waiting for it", path)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        # The last holder may have removed the file between our open and our lock: then the lock guards nothing.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), lock.stat()):
-                return handle
-        os.close(handle)
+            stack.enter_context(
+                files.locked(path.parent / f".{path.name}.lock", f"another process is preparing {path}: waiting for it")
+            )
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise KitError(
+                f"{path}: expected a place that can be written to: {error.strerror}; choose another data.store"
+            ) from error
+        yield
 
 
 @contextlib.contextmanager

@@ -1,0 +1,118 @@
+"""A file that is about to be submitted: checked against the sample, and put together with what is known about it.
+
+In: a configuration, a file (ID, Pred), a message. Out: a `Parcel`. Nothing is sent from here. See docs/kaggle.md.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kronos import files
+from kronos.config import Config
+from kronos.data import competition
+from kronos.delivery.expectation import expectation
+from kronos.errors import KitError
+from kronos.scoring import read_answers
+from kronos.submission import check_ids, read_rows
+
+log = logging.getLogger(__name__)
+
+LONGEST_MESSAGE = 500
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A checked file and what goes with it."""
+
+    competition: str
+    path: Path
+    message: str
+    sha256: str
+    rows: int
+    rises: float
+    """Share of rows answered 1."""
+    run: str
+    """Folder of the run that made the file; '' where no manifest says."""
+    expected: str
+    """What the run's backtest lets expect, or why there is nothing to expect."""
+
+    def table(self) -> str:
+        """What would be sent, one fact per line."""
+        lines = {
+            "competition": self.competition,
+            "file": f"{self.path} ({self.path.stat().st_size} bytes, sha256 {self.sha256[:16]})",
+            "rows": f"{self.rows} ({self.rises:.1%} rises)",
+            "message": self.message,
+            "run": self.run or "unknown: no manifest beside the file",
+            "expected": self.expected,
+        }
+        return "\n".join(f"  {name:<12} {value}" for name, value in lines.items())
+
+
+def pack(config: Config, path: str | Path, message: str) -> Parcel:
+    """Check the file and the message. Raises KitError when Kaggle could not score the file as it is meant."""
+    path = Path(path)
+    message = " ".join(message.split())
+    if not 0 < len(message) <= LONGEST_MESSAGE:
+        raise KitError(
+            f"--message: expected 1 to {LONGEST_MESSAGE} characters that tell one submission from another, found {len(message)}"
+        )
+    ids, pred = read_answers(path, "Pred")
+    _check_form(config, path, ids)
+    digest = files.digest(path)
+    manifest = _manifest(path, digest)
+    run = str(manifest.get("config", {}).get("model_paths", {}).get("base_save_path", ""))
+    return Parcel(
+        competition=config.inference.competition,
+        path=path,
+        message=message,
+        sha256=digest,
+        rows=len(ids),
+        rises=float(pred.mean()),
+        run=run,
+        expected=expectation(run, manifest),
+    )
+
+
+def _check_form(config: Config, path: Path, ids: list[str]) -> None:
+    """The sample's IDs, header and order."""
+    wanted, header, source = _form(config)
+    check_ids(ids, wanted, path, source)
+    with path.open(encoding="utf-8") as handle:
+        first = handle.readline().strip()
+    if first != header:
+        raise KitError(f"{path}: expected the first line {header!r} as in {source}, found {first!r}")
+    if ids != wanted:
+        row = next(i for i, (one, other) in enumerate(zip(ids, wanted, strict=True)) if one != other)
+        raise KitError(f"{path}: expected the order of {source}, found {ids[row]} for {wanted[row]} in line {row + 2}; sort it")
+
+
+def _form(config: Config) -> tuple[list[str], str, str]:
+    """IDs in order, header line, and the file that says so."""
+    path = config.data.sample_submission_path
+    if not path:
+        return read_rows(config)[0], "ID,Pred", config.data.test_path
+    if not Path(path).is_file():
+        raise KitError(
+            f"{path}: expected the competition's sample submission, found none; python scripts/download_data.py gets it"
+        )
+    sample = competition.read_sample(path)
+    with Path(path).open(encoding="utf-8-sig") as handle:
+        return sample["ID"].to_list(), handle.readline().strip(), path
+
+
+def _manifest(path: Path, digest: str) -> dict[str, Any]:
+    """What make_submission wrote beside the file; {} where nothing did, or where the file was changed since."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return {}
+    try:
+        tree = json.loads(beside.read_text(encoding="utf-8"))
+        if tree["sha256"] == digest:
+            return dict(tree)
+    except (ValueError, KeyError, TypeError) as error:
+        raise KitError(f"{beside}: expected the submission's manifest, found {error!r}; move it away") from error
+    log.warning("%s describes another content of %s: the run is taken as unknown", beside, path.name)
+    return {}
