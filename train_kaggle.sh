@@ -204,10 +204,19 @@ train() { # STAGE SUMMARY
     rm -f "$failure"
     exit 2
   fi
-  [ $dry_run = 1 ] || "$PY" - "$2" <<'PYTHON' || stop_here
-import json, pathlib, sys
-sys.exit(json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))["status"] != "complete")
-PYTHON
+  [ $dry_run = 0 ] || return 0
+  case $("$PY" -c 'import json, sys; s = json.load(open(sys.argv[1])); print(s["status"], s.get("reason"))' "$2") in
+    complete*) ;;
+    *"time limit") out_of_time "$1" ;;
+    *) stop_here ;;
+  esac
+}
+
+out_of_time() { # STAGE: exit status 0, because Kaggle keeps the files only of a run that ends well
+  echo
+  echo "Time limit: the $1 stage is saved in $run_dir, not complete; go on with the same command and --skip-existing."
+  [ $submit = 0 ] || echo "Not submitted: no submission is written from networks that are not fully trained."
+  exit 0
 }
 
 flush_log() { # keeps the exit status of the script

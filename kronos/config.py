@@ -21,6 +21,8 @@ Beta = Annotated[float, "0 to below 1"]
 
 Precision = Literal["auto", "no", "fp16", "bf16"]
 Preset = Literal["nano", "mini", "small", "base"]
+Scheduler = Literal["onecycle", "cosine", "constant", "plateau"]
+Tracker = Literal["tensorboard", "wandb", "comet_ml", "mlflow"]
 
 
 @dataclass(frozen=True)
@@ -111,15 +113,32 @@ class TrainingConfig:
     seed: CountInt = 42
     tokenizer_learning_rate: PositiveFloat = 2e-4
     predictor_learning_rate: PositiveFloat = 4e-5
+    scheduler: Scheduler = "onecycle"
+    """After the warm-up: onecycle falls to 1e-5 of the peak, cosine to a tenth of it, constant stays, plateau stays and is cut
+    whenever validation no longer improves."""
     warmup_ratio: Share = 0.03
-    """Share of all steps in which the learning rate rises (OneCycle)."""
+    """Share of all steps in which the learning rate rises from a tenth of its peak; for every scheduler."""
+    plateau_patience: CountInt = 2
+    """plateau: validations without improvement that are borne; the next one cuts the rate."""
+    plateau_factor: Beta = 0.5
+    """plateau: what the rate is multiplied by."""
+    early_stopping_patience: PositiveInt | None = None
+    """End a stage, complete, after this many validations in a row without improvement. None: never."""
     adam_beta1: Beta = 0.9
     adam_beta2: Beta = 0.95
     adam_weight_decay: CountFloat = 0.1
+    decay_norms_and_biases: bool = False
+    """Apply the weight decay to norms and biases, too."""
     tokenizer_grad_clip: PositiveFloat = 2.0
     predictor_grad_clip: PositiveFloat = 3.0
     mixed_precision: Precision = "auto"
     """auto: bf16 on GPUs that have it, fp16 on older ones, none on CPU."""
+    tf32: bool = True
+    """TensorFloat-32 for what stays in float32 on a GPU: ten bits of mantissa, several times the speed."""
+    compile: bool = False
+    """torch.compile of the training pass: a minute or more at the start of every sitting, faster steps after it."""
+    use_checkpoint: bool = False
+    """Gradient checkpointing: blocks are computed again in the backward pass; less memory, about a third more time."""
     teacher_forcing: bool = True
     """Condition the fine token on the true coarse one; false: on a sampled one, as the original training does."""
     history_loss_weight: CountFloat = 1.0
@@ -136,6 +155,9 @@ class TrainingConfig:
     """Minutes between two resumable checkpoints, whichever comes first."""
     time_limit: PositiveFloat | None = None
     """Hours after which a launch saves and ends, to be resumed: less than a session lasts. None: no limit."""
+    trackers: list[Tracker] = field(default_factory=lambda: ["tensorboard"])
+    """Where metrics go besides metrics.jsonl. tensorboard: event files in the stage's folder, if it is installed; the others
+    have to be."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from kronos import configfile, files
 from kronos.config import Config, to_dict
 from kronos.data import blocks, competition, ingest
 from kronos.errors import KitError
+from kronos.training.trackers import check_installed
 
 FAST_MODE = (
     "training.tokenizer_epochs=1",
@@ -77,9 +78,11 @@ def plan_launch(
     if extra:
         config = configfile.load(path, [*overrides, *extra])
     check_devices(config, gpus, all_gpus)
+    check_installed(config.training.trackers)
     check_inputs(config)
     started = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
-    log = config.run_dir / "logs" / f"train_{started}.log"
+    machine = f"-machine{config.distributed.machine_rank}" if config.distributed.machine_rank else ""  # the folder is shared
+    log = config.run_dir / "logs" / f"train_{started}{machine}.log"
     if write:
         files.write_json(log.with_suffix(".json"), to_dict(config))
     uses_gpu = config.device.use_cuda and gpus > 0

@@ -23,10 +23,13 @@ from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.training import stages
 from kronos.training.checkpoint import Progress
+from kronos.training.feed import StepBatches
 from kronos.training.folder import read_summary
-from kronos.training.loop import LoopSettings, Streams, Trainer, build_optimizer
+from kronos.training.loop import Trainer
+from kronos.training.optimizer import build_optimizer
 from kronos.training.runtime import Runtime
-from kronos.training.schedule import learning_rate, micro_seed
+from kronos.training.schedule import Schedule, micro_seed
+from kronos.training.settings import Keepers, LoopSettings, Streams
 from kronos.training.stages import StageData, loop_settings, run_stage, streams
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,8 +82,9 @@ def test_learning_rate_is_torchs_one_cycle(total: int, ratio: float) -> None:
     """Keeps out a schedule that differs from the published fine-tuning's."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-5, total_steps=total, pct_start=ratio, div_factor=10)
+    schedule = Schedule("onecycle", total, 4e-5, ratio)
     for step in range(total):
-        assert learning_rate(step, total, 4e-5, ratio) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15)
+        assert schedule.rate(step, []) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15)
         optimizer.step()
         if step < total - 1:
             torchs.step()
@@ -89,7 +93,7 @@ def test_learning_rate_is_torchs_one_cycle(total: int, ratio: float) -> None:
 @pytest.mark.parametrize("total", [1, 2, 3, 33, 34])
 def test_learning_rate_of_short_runs_is_positive_and_ends_low(total: int) -> None:
     """Keeps out a division by zero in smoke runs, whose warm-up is shorter than a step."""
-    rates = [learning_rate(step, total, 1.0, 0.03) for step in range(total)]
+    rates = [Schedule("onecycle", total, 1.0, 0.03).rate(step, []) for step in range(total)]
     assert all(0 < rate <= 1 for rate in rates) and max(rates) > 0.2
     assert total == 1 or rates[-1] < 1e-4
 
@@ -104,9 +108,12 @@ def test_seeds_differ_in_every_argument() -> None:
 
 
 def test_norms_and_biases_do_not_decay() -> None:
-    """Keeps out weight decay on one-dimensional parameters, and frozen networks in the optimiser."""
+    """Keeps out weight decay on one-dimensional parameters, unless asked for, and frozen networks in the optimiser."""
     objective = tiny_objective(Config(), "basemodel")
-    settings = LoopSettings("basemodel", 1, 1, 1, 1e-3, 0.0, (0.9, 0.95), 0.1, 1.0, 0, 1, 1, 1.0)
+    schedule = Schedule("onecycle", 1, 1e-3, 0.0)
+    settings = LoopSettings("basemodel", 1, 1, schedule, (0.9, 0.95), 0.1, False, 1.0, 0, 1, 1, 1.0)
+    asked_for = build_optimizer(objective, dataclasses.replace(settings, decay_norms_and_biases=True))
+    assert [group["weight_decay"] for group in asked_for.param_groups] == [0.1, 0.1]
     decaying, free = build_optimizer(objective, settings).param_groups
     assert decaying["weight_decay"] == 0.1 and free["weight_decay"] == 0.0
     own = dict(objective.network().named_parameters())
@@ -118,9 +125,9 @@ def test_norms_and_biases_do_not_decay() -> None:
 class Unchecked(Trainer):
     """Like a GPU's run: finite losses are looked at with the logged lines only."""
 
-    def _update(self, step: int, batches: list[Any]) -> None:
+    def _update(self, step: int) -> None:
         check, self._check_finite = self._check_finite, lambda: None  # type: ignore[method-assign]
-        super()._update(step, batches)
+        super()._update(step)
         self._check_finite = check  # type: ignore[method-assign]
 
 
@@ -136,12 +143,9 @@ def poisoned_run(kind: type[Trainer], store: BarStore, folder: Path, poison: int
                 batch["x"][0, 0, 0] = float("nan")
             yield batch
 
-    settings = dataclasses.replace(loop_settings(config, "tokenizer", data.plan), total_steps=12)
+    settings = loop_settings(config, "tokenizer", data.plan)
     reader = dataclasses.replace(clean, train=train)
-    trainer = kind(tiny_objective(config, "tokenizer"), settings, reader, runtime, folder, Progress())
-    if poison is None:
-        trainer.settings = dataclasses.replace(settings, total_steps=12)
-    return trainer
+    return kind(tiny_objective(config, "tokenizer"), settings, reader, runtime, folder, Progress())
 
 
 @pytest.mark.parametrize("kind", [Trainer, Unchecked])
@@ -149,11 +153,12 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_move(kind: type[Train
     """Keeps out hours of training on NaN, and a checkpoint of it: also where the loss is read only now and then."""
     trainer = poisoned_run(kind, store, tmp_path / "bad", poison=1, steps=12)
     with pytest.raises(KitError, match=r"not finite at step 1; .*tickers in that step: T\d"):
-        trainer.fit(None, lambda: None, measure_start=False)
+        trainer.fit(None, Keepers(lambda: None), measure_start=False)
     good = poisoned_run(Trainer, store, tmp_path / "good", poison=None, steps=12)
     good._prepare(None)
     good.module.train()
-    good._step(0, [next(iter(good.streams.train(0)))])
+    first = [next(iter(good.streams.train(0)))]
+    good._step(0, StepBatches(first, first))
     for name, value in trainer.objective.network().state_dict().items():
         assert torch.equal(value, good.objective.network().state_dict()[name]), f"{name} moved after the bad step"
     assert not trainer.checkpoints.exists()

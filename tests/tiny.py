@@ -76,6 +76,7 @@ def tiny_config(folder: Path, **settings: Any) -> Config:
         "training__num_workers": 0,
         "training__log_interval": 2,
         "training__checkpoint_steps": 2,
+        "training__trackers": [],
         "model_paths__base_save_path": str(folder / "run"),
         "experiment__pre_trained": False,
         "experiment__preset": "nano",

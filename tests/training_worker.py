@@ -25,23 +25,25 @@ from kronos.config import Config, from_dict, to_dict
 from kronos.data.store import BarStore
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.training.checkpoint import Progress
+from kronos.training.feed import StepBatches
 from kronos.training.folder import read_summary
 from kronos.training.loop import Trainer
 from kronos.training.objectives import Objective, PredictorObjective, TokenizerObjective
 from kronos.training.runtime import Runtime
+from kronos.training.settings import Keepers
 from kronos.training.stages import StageData, loop_settings, run_stage, streams
 
 
 class RecordingTrainer(Trainer):
     """Keeps every step's gradients, as the optimiser is about to see them, and the windows that made them."""
 
-    def _step(self, step: int, batches: list[Any]) -> None:
-        self.rows.append(sorted(int(r) for b in batches for r in b["row"][b["real"]]))
+    def _step(self, step: int, batches: StepBatches) -> None:
+        self.rows.append(sorted(int(r) for b in batches.host for r in b["row"][b["real"]]))
         super()._step(step, batches)
 
-    def _update(self, step: int, batches: list[Any]) -> None:
+    def _update(self, step: int) -> None:
         self.grads.append([p.grad.clone() for p in self.objective.parameters() if p.grad is not None])
-        super()._update(step, batches)
+        super()._update(step)
         self.rates.append(self.optimizer.param_groups[0]["lr"])
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
@@ -79,7 +81,7 @@ def record(config: Config, stage: str, folder: Path) -> dict[str, Any]:
         objective = tiny_objective(config, stage).double()
         settings = loop_settings(config, stage, data.plan)
         trainer = RecordingTrainer(objective, settings, streams(config, data, store, runtime), runtime, folder, Progress())
-        trainer.fit(None, lambda: None, measure_start=False)
+        trainer.fit(None, Keepers(lambda: None), measure_start=False)
         weights = {name: value.clone() for name, value in objective.network().state_dict().items()}
         return {
             "grads": trainer.grads,

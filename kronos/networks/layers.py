@@ -13,6 +13,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kronos.networks import fused
 
@@ -234,12 +235,17 @@ class TransformerBlock(nn.Module):
 class BlockStack(nn.ModuleList):
     """`TransformerBlock`s one after another, (B, T, D) -> (B, T, D); one rotary table serves them all."""
 
+    recompute = False
+    """Keep only each block's input for the backward pass and compute the rest again there, dropout included: the same
+    gradients, bit for bit, for less memory and about a third more time."""
+
     def forward(self, x: Tensor) -> Tensor:
         if len(self) == 0:
             return x
         rope = self.rope(x.shape[1])
+        recompute = self.recompute and torch.is_grad_enabled()
         for block in self.blocks():
-            x = block(x, rope)
+            x = checkpoint(block, x, rope, use_reentrant=False) if recompute else block(x, rope)
         return x
 
     def blocks(self) -> Iterator[TransformerBlock]:

@@ -41,6 +41,12 @@ class Progress:
     """step, value, metric of the best validation so far, and all its values."""
     start_value: float | None = None
     """The validation metric of pretrained weights before the first step."""
+    history: list[float] = field(default_factory=list)
+    """The metric of every validation since the first step: what the learning rate and an early end may depend on."""
+    pieces: int = 1
+    """How many pieces a micro-batch is cut into, since a GPU's memory was too small for it whole."""
+    skipped: int = 0
+    """Optimiser steps that the loss scaler of fp16 left out."""
     seconds: float = 0.0
     """Spent in the loop, over all sittings."""
     facts: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: one line per logged step, a progress bar at a terminal, and metrics.jsonl.
+"""What a run tells while it runs: one line per logged step, a progress bar at a terminal, metrics.jsonl, and trackers.
 
 In: named numbers. Out: log lines through `logging` (main process only) and one JSON object per line in the run folder.
 """
@@ -8,16 +8,19 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from kronos import files
+from kronos.training.trackers import Trackers
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +28,31 @@ log = logging.getLogger(__name__)
 class RunLog(AbstractContextManager["RunLog"]):
     """Lines, bar and metrics file of one stage. On processes other than the main one it does nothing.
 
-    path: metrics.jsonl. step: where the run starts; validated: the validation of that step is behind it. Records of what
-    is still to come, left by a sitting that was cut off after its last checkpoint, are removed: a step appears once.
+    path: metrics.jsonl. step: where the run starts; validated: the validation of that step is behind it. trackers: opens
+    those that are asked for. Records of what is still to come, left by a sitting that was cut off after its last checkpoint,
+    are removed: a step appears once.
     """
 
-    def __init__(self, path: Path, stage: str, step: int, validated: bool, total_steps: int, active: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stage: str,
+        step: int,
+        validated: bool,
+        total_steps: int,
+        active: bool,
+        trackers: Callable[[], Trackers] | None = None,
+    ) -> None:
         self.path, self.stage, self.active = path, stage, active
         self._stack = ExitStack()
         self._bar: tqdm | None = None
+        self._trackers: Trackers | None = None
         if active:
             _forget_after(path, step, validated)
+            if trackers is not None:
+                self._trackers = trackers()
+                self._stack.callback(self._trackers.close)
+                self._trackers.replay(path)
             if sys.stderr.isatty() or os.environ.get("KIT_PROGRESS") == "1":  # set by the launcher at a terminal
                 self._bar = tqdm(total=total_steps, initial=step, desc=stage, unit="step", dynamic_ncols=True)
                 self._stack.enter_context(logging_redirect_tqdm())
@@ -57,6 +75,43 @@ class RunLog(AbstractContextManager["RunLog"]):
         line = json.dumps({"kind": kind, "stage": self.stage, "step": step, **finite})
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
+        if self._trackers is not None:
+            self._trackers.record(kind, step, values)
+
+
+class Meter:
+    """Sums of the steps since the last logged line, kept on the device."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.steps = self.windows = 0
+        self.started = time.monotonic()
+
+    def add(self, sums: Mapping[str, Tensor]) -> None:
+        """Add the sums of a micro-batch."""
+        added(self.sums, sums)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is not training time: validating, saving."""
+        began = time.monotonic()
+        yield
+        self.started += time.monotonic() - began
+
+
+def added(sums: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
+    """Add `more` to `sums`, name by name, without gradient."""
+    for name, value in more.items():
+        value = value.detach()
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All records of a metrics file; none where there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def _forget_after(path: Path, step: int, validated: bool) -> None:

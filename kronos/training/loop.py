@@ -6,102 +6,35 @@ checkpoints. The loop knows no stage.
 The gradient of an optimiser step is that of sum(w loss) / sum(w) over all micro-batches of all processes: each backward
 pass is scaled by world / sum(w), and DistributedDataParallel divides by world. So neither accumulation nor the number of
 processes nor a short last batch changes what is optimised.
+
+Beside it: `settings` (what it reads), `optimizer`, `schedule` (learning rate, early end), `feed` (batches to the device),
+`memory` (a batch that does not fit), `finite` (losses that are no numbers), `log` (lines, metrics), `checkpoint`.
 """
 
-import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
 
 from kronos.errors import KitError
-from kronos.training import checkpoint
+from kronos.training import checkpoint, memory
 from kronos.training.checkpoint import Checkpoint, Progress
-from kronos.training.log import RunLog, clock, numbers
-from kronos.training.objectives import Batch, Objective, Reduce
+from kronos.training.feed import DeviceFeed, StepBatches
+from kronos.training.finite import FiniteGuard
+from kronos.training.log import Meter, RunLog, added, clock, numbers
+from kronos.training.objectives import Batch, Objective, Reduce, Sums
+from kronos.training.optimizer import build_optimizer
 from kronos.training.runtime import Runtime
-from kronos.training.schedule import learning_rate, micro_seed
-
-log = logging.getLogger(__name__)
+from kronos.training.schedule import micro_seed
+from kronos.training.settings import Keepers, LoopSettings, Streams
 
 Status = Literal["complete", "interrupted"]
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """Everything the loop reads besides networks and data."""
-
-    stage: str
-    total_steps: int
-    steps_per_epoch: int
-    accumulation: int
-    learning_rate: float
-    warmup_ratio: float
-    betas: tuple[float, float]
-    weight_decay: float
-    grad_clip: float
-    seed: int
-    log_interval: int
-    checkpoint_steps: int
-    checkpoint_minutes: float
-    seconds_left: float = math.inf
-    """Until the run has to save and leave, counted from now."""
-
-
-@dataclass(frozen=True)
-class Streams:
-    """Where batches come from."""
-
-    train: Callable[[int], Iterable[Batch]]
-    """From an optimiser step to its micro-batches and all that follow, on the CPU."""
-    validation: Callable[[], Iterable[Batch]]
-    """This process's share of the validation windows."""
-    tickers: Sequence[str]
-    """Names by ticker number, for error messages."""
-
-
-def build_optimizer(module: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn; norms and biases, which have one dimension, do not decay.
-
-    Fused everywhere, because the fused step can be told on the device to leave the weights alone (`Trainer._guard`).
-    """
-    learning = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
-
-
-class Meter:
-    """Sums of the steps since the last logged line, kept on the device."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.steps = self.windows = 0
-        self.started = time.monotonic()
-
-    def add(self, sums: Mapping[str, Tensor]) -> None:
-        for name, value in sums.items():
-            value = value.detach()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """What happens inside is not training time: validating, saving."""
-        began = time.monotonic()
-        yield
-        self.started += time.monotonic() - began
+REHEARSED = 2
+"""Steps at the start of a sitting that several processes rehearse: the second one has the optimiser's state, too."""
 
 
 class Trainer:
@@ -113,11 +46,13 @@ class Trainer:
         self.objective = objective
         self.settings, self.streams, self.runtime, self.folder = settings, streams, runtime, folder
         self.progress = progress
+        self.reason: str | None = None
+        """Why an interrupted run stopped."""
         self.optimizer: Any = None
         self.module: Any = None
         self.meter = Meter()
-        self.recent: dict[int, list[Tensor]] = {}
-        """Tickers of the steps that were not yet checked for finite losses."""
+        self.rehearsals = REHEARSED if runtime.world > 1 else 0
+        self.validation_pieces = progress.pieces
         self.saved_step = -1
         self.saved_at = time.monotonic()
         self.deadline = self.saved_at + settings.seconds_left
@@ -127,22 +62,23 @@ class Trainer:
         return self.folder / "checkpoints"
 
     # -- the whole run -------------------------------------------------------------------------------------------------
-    def fit(self, resumed: Checkpoint | None, save_best: Callable[[], None], measure_start: bool) -> Status:
-        """Train to the last step, or until someone asks to stop.
+    def fit(self, resumed: Checkpoint | None, keepers: Keepers, measure_start: bool) -> Status:
+        """Train to the last step or the early end, or until someone asks to stop.
 
-        resumed: the state to go on from. save_best: writes the network; called on the main process, after a validation
-        that is better than all before. measure_start: validate before the first step, too.
+        resumed: the state to go on from. measure_start: validate before the first step, too.
         """
+        self.keepers = keepers
         self._prepare(resumed)
-        s, p = self.settings, self.progress
-        with RunLog(self.folder / "metrics.jsonl", s.stage, p.step, p.validated, s.total_steps, self.runtime.is_main) as self.log:
+        s, p, runtime = self.settings, self.progress, self.runtime
+        metrics = self.folder / "metrics.jsonl"
+        with RunLog(metrics, s.stage, p.step, p.validated, s.total_steps, runtime.is_main, keepers.trackers) as self.log:
             if measure_start and p.step == 0 and p.start_value is None:
                 values = self.evaluate()
                 if values is None:
                     return "interrupted"
                 p.start_value = values[self.objective.metric]
                 self._log_validation(values, "before training")
-            return self._run(save_best)
+            return self._run()
 
     def _prepare(self, resumed: Checkpoint | None) -> None:
         """Load weights before accelerate wraps the module, the optimiser after."""
@@ -158,61 +94,75 @@ class Trainer:
             self.optimizer.load_state_dict(resumed.optimizer["optimizer"])
             if accelerator.scaler is not None and "scaler" in resumed.optimizer:
                 accelerator.scaler.load_state_dict(resumed.optimizer["scaler"])
-        self.bad_step = torch.full((), -1, dtype=torch.int64, device=self.runtime.device)
+        self.guard = FiniteGuard(self.settings.stage, self.streams.tickers, self.runtime)
+        self.skipped_before = self.progress.skipped
 
-    def _run(self, save_best: Callable[[], None]) -> Status:
+    def _run(self) -> Status:
         s, p = self.settings, self.progress
-        if p.step and not p.validated and not self._validate_if_due(save_best):
+        if p.step and not p.validated and not self._validate_if_due():
             return "interrupted"
-        batches = iter(self.streams.train(p.step)) if p.step < s.total_steps else iter(())
+        feed = DeviceFeed(() if self._ended() else self.streams.train(p.step), s.accumulation, self.runtime.device)
         self.module.train()
         self.meter.reset()
         began, before = time.monotonic(), p.seconds
-        while p.step < s.total_steps:
-            self._step(p.step, [next(batches) for _ in range(s.accumulation)])
+        while not self._ended():
+            self._step(p.step, next(feed))
+            feed.prefetch()
             p.step, p.validated = p.step + 1, False
             p.seconds = before + time.monotonic() - began
             self.log.advance()
             if p.step % s.log_interval == 0 or p.step == s.total_steps:
                 self._log_step()
-            stop, save = self._agree()
+            self.reason, save = self._agree()
             with self.meter.paused():
-                if save or stop or self._at_boundary():
+                if save or self.reason or self._at_boundary():
                     self.save()
-                if stop or not self._validate_if_due(save_best):
+                if self.reason or not self._validate_if_due():
                     return "interrupted"
         return "complete"
+
+    def _ended(self) -> bool:
+        return self.progress.step >= self.settings.total_steps or self.settings.schedule.ends_early(self.progress.history)
 
     def _at_boundary(self) -> bool:
         step = self.progress.step
         return step % self.settings.steps_per_epoch == 0 or step == self.settings.total_steps
 
     # -- one optimiser step --------------------------------------------------------------------------------------------
-    def _step(self, step: int, batches: list[Batch]) -> None:
-        runtime = self.runtime
-        total = runtime.total([sum(self.objective.weight(b) for b in batches)])[0]
-        self.recent[step] = [b["ticker"][b["real"]] for b in batches]
+    def _step(self, step: int, batches: StepBatches) -> None:
+        total = self.runtime.total([sum(self.objective.weight(b) for b in batches.host)])[0]
+        tickers = [b["ticker"][b["real"]] for b in batches.host]
+        self.guard.remember(step, tickers)
+        if self.rehearsals:
+            self._rehearse(step, batches.device[0])
+        sums = self._fitting(step, batches.device, total)
         self.meter.steps += 1
-        self.meter.windows += sum(len(t) for t in self.recent[step])
-        batches = [self._to_device(b) for b in batches]
+        self.meter.windows += sum(len(t) for t in tickers)
+        self.meter.add(sums)
+        self._update(step)
+
+    def _gradients(self, step: int, batches: list[Batch], total: float) -> Sums:
+        """Leave this process's gradients of the step in the parameters; the sums of its losses."""
+        runtime = self.runtime
+        sums: Sums = {}
         reduce = self._joint(step, batches)
         for micro, batch in enumerate(batches):
             self._seed(step, micro)
             last = micro == len(batches) - 1
             with nullcontext() if last else runtime.accelerator.no_sync(self.module):
-                sums = self.module(batch, reduce)
-                runtime.accelerator.backward(sums["loss"] * (runtime.world / total))
-            self.meter.add(sums)
-        self._update(step, batches)
+                found = self.module(batch, reduce)
+                runtime.accelerator.backward(found["loss"] * (runtime.world / total))
+            added(sums, found)
+        return sums
 
-    def _update(self, step: int, batches: list[Batch]) -> None:
+    def _update(self, step: int) -> None:
         s = self.settings
         learning = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = self.runtime.accelerator.clip_grad_norm_(learning, s.grad_clip)
-        self._guard(step, norm)
+        self.guard.watch(step, self.meter.sums["loss"], norm, self.optimizer.optimizer)
         self.meter.add({"grad_norm": norm})
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, s.total_steps, s.learning_rate, s.warmup_ratio)
+            group["lr"] = s.schedule.rate(step, self.progress.history)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.runtime.device.type == "cpu":
@@ -237,50 +187,61 @@ class Trainer:
     def _seed(self, step: int, micro: int) -> None:
         torch.manual_seed(micro_seed(self.settings.seed, self.settings.stage, step, micro, self.runtime.rank))
 
-    def _to_device(self, batch: Batch) -> Batch:
-        return {name: t.to(self.runtime.device, non_blocking=True) for name, t in batch.items()}
-
-    # -- losses that are not numbers -----------------------------------------------------------------------------------
-    def _guard(self, step: int, norm: Tensor) -> None:
-        """From the first loss or gradient that is not finite the optimiser moves no weight any more, decided on the device.
-
-        Reading the flag costs a wait, so a GPU's is read with the next logged line or checkpoint. A GradScaler (fp16)
-        has a flag of its own and expects overflows: there only the loss counts.
-        """
-        finite = self.meter.sums["loss"].isfinite()
-        scaled = self.runtime.accelerator.scaler is not None
-        if not scaled:
-            finite = finite & norm.isfinite()
-        self.bad_step = torch.where((self.bad_step < 0) & ~finite, step, self.bad_step)
-        if not scaled:
-            self.optimizer.optimizer.found_inf = (self.bad_step >= 0).to(torch.float32)
-
     def _check_finite(self) -> None:
-        """Stop the run when a step since the last check was not finite. Every process has to call it."""
-        first = int(self.bad_step)
-        if not self.runtime.total([float(first >= 0)])[0]:
-            self.recent.clear()
-            return
-        seen = self.runtime.gather((first, {s: sorted({int(i) for t in ts for i in t}) for s, ts in self.recent.items()}))
-        self.runtime.on_main(lambda: self._raise_not_finite(seen))
+        self.guard.check()
+        self.progress.skipped = self.skipped_before + self.guard.skipped
 
-    def _raise_not_finite(self, seen: list[tuple[int, dict[int, list[int]]]]) -> None:
-        step = min(first for first, _ in seen if first >= 0)
-        names = sorted({self.streams.tickers[i] for _, tickers in seen for i in tickers.get(step, [])})
-        some = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-        raise KitError(
-            f"{self.settings.stage}: the loss or its gradient is not finite at step {step}; no weight was changed by it; tickers "
-            f"in that step: {some}. Check these prices, lower the learning rate, or set training.mixed_precision: no"
-        )
+    # -- memory (see `kronos.training.memory`) ---------------------------------------------------------------------------
+    def _fitting(self, step: int, batches: list[Batch], total: float) -> Sums:
+        """`_gradients` of the step, in as many pieces as the device's memory asks for."""
+        while True:
+            pieces = memory.cut(batches, self.progress.pieces)
+            if self.runtime.world > 1:
+                return self._gradients(step, pieces, total)
+            sums = memory.attempt(lambda: self._gradients(step, pieces, total))  # noqa: B023 (called at once)
+            if sums is not None:
+                return sums
+            self._halve(batches[0])
+
+    def _rehearse(self, step: int, batch: Batch) -> None:
+        """Find the number of pieces that all processes can bear, while none of them waits for another.
+
+        One that runs out of memory in the middle of a sum over processes would leave the others there. All micro-batches
+        have one shape, so what fits in the first two steps fits later.
+        """
+        self.rehearsals -= 1
+        fits = False
+        while not fits:
+            fits = self._fits_alone(step, memory.cut([batch], self.progress.pieces)[0])
+            self.optimizer.zero_grad()
+            fits = self.runtime.total([float(not fits)])[0] == 0
+            if not fits:
+                self._halve(batch)
+
+    def _fits_alone(self, step: int, batch: Batch) -> bool:
+        def alone() -> bool:
+            self._seed(step, 0)
+            with self.runtime.accelerator.no_sync(self.module):
+                self.runtime.accelerator.backward(self.module(batch, lambda own: own)["loss"])
+            return True
+
+        return memory.attempt(alone) is not None
+
+    def _halve(self, batch: Batch) -> None:
+        self.optimizer.zero_grad()
+        p = self.progress
+        p.pieces = memory.halved(self.settings.stage, len(batch["x"]), p.pieces, say=self.runtime.is_main)
 
     # -- agreement, logging, saving ------------------------------------------------------------------------------------
-    def _agree(self) -> tuple[bool, bool]:
-        """Whether to stop, by a signal or the time limit, and whether to save now: the same answer on every process."""
-        s, now = self.settings, time.monotonic()
-        due = self.runtime.is_main and now - self.saved_at >= s.checkpoint_minutes * 60
-        asked = self.runtime.stop.asked or (self.runtime.is_main and now >= self.deadline)
-        stop, late = self.runtime.total([float(asked), float(due)])
-        return stop > 0, late > 0 or self.progress.step % s.checkpoint_steps == 0
+    def _agree(self) -> tuple[str | None, bool]:
+        """Why to stop, if someone asked or time is over, and whether to save now: the same answer on every process."""
+        s = self.settings
+        due = self.runtime.is_main and time.monotonic() - self.saved_at >= s.checkpoint_minutes * 60
+        asked, over, late = self.runtime.total([float(self.runtime.stop.asked), float(self._time_is_over()), float(due)])
+        return _reason(asked > 0, over > 0), late > 0 or self.progress.step % s.checkpoint_steps == 0
+
+    def _time_is_over(self) -> bool:
+        return self.runtime.is_main and time.monotonic() >= self.deadline
 
     def _log_step(self) -> None:
         self._check_finite()
@@ -291,6 +252,8 @@ class Trainer:
         rate = sum(windows for _, windows in shares) / max(time.monotonic() - m.started, 1e-9)
         values = self.objective.report(sums)
         values |= {"grad_norm": norm, "learning_rate": self.optimizer.param_groups[0]["lr"], "windows_per_s": rate}
+        if self.guard.scaled:
+            values["skipped_steps"] = p.skipped
         values |= {"epoch": p.step / s.steps_per_epoch, "seconds": p.seconds}
         left = (s.total_steps - p.step) * p.seconds / p.step
         shown = {k: v for k, v in values.items() if k not in ("epoch", "seconds")}
@@ -314,27 +277,43 @@ class Trainer:
 
     # -- validation ----------------------------------------------------------------------------------------------------
     def evaluate(self) -> dict[str, float] | None:
-        """Exact means over the validation windows of all processes; None when someone asked to stop meanwhile.
+        """Exact means over the validation windows of all processes; None, and `reason`, when the run has to stop meanwhile.
 
         The bare module is called: without gradients there is nothing to synchronise, and the processes' shares differ in length.
         """
         self.module.eval()
-        sums: dict[str, Tensor] = {}
-        stopped = False
+        sums: Sums = {}
+        feed = DeviceFeed(self.streams.validation(), 1, self.runtime.device)
+        asked = over = False
         with torch.no_grad(), self.runtime.accelerator.autocast():
-            for batch in self.streams.validation():
-                for name, value in self.objective.evaluate(self._to_device(batch)).items():
-                    sums[name] = sums[name] + value if name in sums else value
-                if stopped := self.runtime.stop.asked:
+            for batches in feed:
+                added(sums, self._evaluated(batches.device[0]))
+                feed.prefetch()
+                asked, over = self.runtime.stop.asked, self._time_is_over()
+                if asked or over:
                     break
         self.module.train()
-        shares = self.runtime.gather(({name: value.reshape(-1).tolist() for name, value in sums.items()}, stopped))
-        if any(stop for _, stop in shares):
+        shares = self.runtime.gather(({name: value.reshape(-1).tolist() for name, value in sums.items()}, asked, over))
+        self.reason = _reason(any(share[1] for share in shares), any(share[2] for share in shares))
+        if self.reason is not None:
             return None
-        return self.objective.report(_added([share for share, _ in shares if share]))
+        return self.objective.report(_summed([share[0] for share in shares if share[0]]))
 
-    def _validate_if_due(self, save_best: Callable[[], None]) -> bool:
-        """Validate at the end of an epoch and keep the best network. False: someone asked to stop meanwhile."""
+    def _evaluated(self, batch: Batch) -> Sums:
+        """Sums of one batch. No process waits for another here, so each finds its own number of pieces that fit."""
+
+        def in_pieces() -> Sums:
+            sums: Sums = {}
+            for piece in memory.cut([batch], self.validation_pieces):
+                added(sums, self.objective.evaluate(piece))
+            return sums
+
+        while (sums := memory.attempt(in_pieces)) is None:
+            self.validation_pieces = memory.halved(f"{self.settings.stage} validation", len(batch["x"]), self.validation_pieces)
+        return sums
+
+    def _validate_if_due(self) -> bool:
+        """Validate at the end of an epoch and keep the best network. False: the run has to stop meanwhile."""
         p = self.progress
         if p.validated or not self._at_boundary():
             return True
@@ -347,19 +326,25 @@ class Trainer:
                 f"{self.settings.stage}: the validation {self.objective.metric} at step {p.step} is {value}; check the data"
             )
         if p.best is None or value < p.best["value"]:
-            self.runtime.on_main(save_best)
+            self.runtime.on_main(self.keepers.save_best)
             p.best = {"step": p.step, "value": value, "metric": self.objective.metric, "values": values}
         note = "best so far" if p.best["step"] == p.step else f"best was {p.best['value']:.6g} at step {p.best['step']}"
         self._log_validation(values, note)
         p.validated = True
+        p.history.append(value)
         return True
 
     def _log_validation(self, values: dict[str, float], note: str) -> None:
         s, p = self.settings, self.progress
         text = f"{s.stage} validation at step {p.step}/{s.total_steps}  {numbers(values)}  ({note})"
         self.log.record("validation", p.step, values, text)
+        self.runtime.on_main(self.keepers.validated)
 
 
-def _added(shares: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+def _reason(asked: bool, over: bool) -> str | None:
+    return "signal" if asked else "time limit" if over else None
+
+
+def _summed(shares: list[dict[str, list[float]]]) -> dict[str, list[float]]:
     """Elementwise sums over processes, in the order of their ranks."""
     return {name: [math.fsum(column) for column in zip(*(share[name] for share in shares), strict=True)] for name in shares[0]}

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronos.bars import CLOSE
+from kronos.networks.layers import BlockStack
 from kronos.networks.predictor import Kronos
 from kronos.networks.quantizer import QuantizerTerms
 from kronos.networks.tokenizer import KronosTokenizer
@@ -36,6 +37,16 @@ class Objective(nn.Module):
     def network(self) -> nn.Module:
         """The network that is trained and saved."""
         raise NotImplementedError
+
+    def compile_training(self) -> None:
+        """Let torch.compile do the training pass. Parameters keep their names; validation stays the plain network's."""
+        raise NotImplementedError
+
+    def recompute_blocks(self) -> None:
+        """Save memory in the backward pass, see `BlockStack.recompute`."""
+        for module in self.network().modules():
+            if isinstance(module, BlockStack):
+                module.recompute = True
 
     def weight(self, batch: Batch) -> float:
         """Summed weight of a batch: what its sums are divided by."""
@@ -64,9 +75,14 @@ class TokenizerObjective(Objective):
         super().__init__()
         self.tokenizer = tokenizer
         self.joint_size = tokenizer.quantizer.bits + 1
+        self._reconstruct = tokenizer.forward
 
     def network(self) -> KronosTokenizer:
         return self.tokenizer
+
+    def compile_training(self) -> None:
+        # Random numbers as without compiling: `joint`, which is not compiled, has to see the same dropout.
+        self._reconstruct = torch.compile(self.tokenizer.forward, options={"fallback_random": True})
 
     def weight(self, batch: Batch) -> float:
         return float(batch["weight"].sum(dtype=torch.float64))
@@ -82,7 +98,7 @@ class TokenizerObjective(Objective):
     def forward(self, batch: Batch, reduce: Reduce) -> Sums:
         """Sums of one micro-batch; `loss` carries the gradient and divides by the step's weight like the others."""
         x, weight = batch["x"], batch["weight"]
-        out = self.tokenizer(x)
+        out = self._reconstruct(x)
         terms = self._terms(batch, out.z, out.code)
         joint = reduce(_pack(terms))
         zero = joint.new_zeros(())
@@ -161,9 +177,13 @@ class PredictorObjective(Objective):
         self.lookback = lookback
         self.history_loss_weight = history_loss_weight
         self.teacher_forcing = teacher_forcing
+        self._nll = predictor.nll
 
     def network(self) -> Kronos:
         return self.predictor
+
+    def compile_training(self) -> None:
+        self._nll = torch.compile(self.predictor.nll)
 
     def train(self, mode: bool = True) -> "PredictorObjective":
         """Train mode of the predictor; the frozen tokenizer stays in eval mode, its tokens must not be random."""
@@ -176,7 +196,7 @@ class PredictorObjective(Objective):
 
     def forward(self, batch: Batch, reduce: Reduce) -> Sums:
         """Sums of one micro-batch over its T - 1 targets; `loss` carries the gradient."""
-        s1, s2 = self.predictor.nll(*self._tokens(batch), batch["stamp"], teacher_forcing=self.teacher_forcing)
+        s1, s2 = self._nll(*self._tokens(batch), batch["stamp"], teacher_forcing=self.teacher_forcing)
         weight = self._target_weight(batch).type_as(s1)
         s1, s2 = _weighted(s1, weight), _weighted(s2, weight)
         return {"loss": (s1 + s2) / 2, "s1": s1.detach(), "s2": s2.detach(), "weight": weight.sum()}

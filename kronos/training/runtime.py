@@ -88,7 +88,7 @@ class Runtime:
         if config.device.use_cuda and asked > 1:
             _check_gpus(config)
         if not on_cpu:
-            torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
+            allow_tf32(config.training.tf32)
         backend = "gloo" if on_cpu else config.distributed.ddp_backend
         accelerator = Accelerator(
             cpu=on_cpu and (asked > 1 or not config.device.use_cuda),
@@ -160,6 +160,12 @@ def precision(wanted: str, on_cpu: bool) -> str:
     if on_cpu:
         return "no"
     return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+
+
+def allow_tf32(allowed: bool) -> None:
+    """TensorFloat-32 for what stays in float32 on a GPU: matrix products, and whatever cuDNN does."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _check_gpus(config: Config) -> None:

@@ -1,57 +1,64 @@
 """The two training stages: what each trains on what, whether it starts, goes on or is skipped, and what it leaves.
 
-In: a resolved `Config`, a prepared store. Out: `best_model/`, `checkpoints/`, `metrics.jsonl` and `summary.json` in the
-stage's folder. `summary.json` says 'complete' only when the last step and its validation are done.
+In: a resolved `Config`, a prepared store. Out: `best_model/`, `checkpoints/`, `metrics.jsonl`, `loss.png`, `tensorboard/` and
+`summary.json` in the stage's folder. `summary.json` says 'complete' only when the last step and its validation are done.
 """
 
 import logging
 import math
 import os
-import signal
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from kronos import files
 from kronos.config import Config, to_dict
-from kronos.data.loader import validation_loader, window_loader
 from kronos.data.sampling import BatchPlan
-from kronos.data.splits import Part, Splits, split_sessions
 from kronos.data.store import BarStore
-from kronos.data.windows import WindowIndex, require_windows
 from kronos.errors import KitError
-from kronos.networks import Kronos, KronosTokenizer, check_pair
-from kronos.networks.presets import preset
-from kronos.training import checkpoint
+from kronos.networks import KronosTokenizer
+from kronos.training import checkpoint, curves
 from kronos.training.checkpoint import Checkpoint, Progress
 from kronos.training.folder import RunLock, read_summary, write_summary
-from kronos.training.log import clock, numbers
-from kronos.training.loop import LoopSettings, Status, Streams, Trainer
-from kronos.training.objectives import PredictorObjective, TokenizerObjective
+from kronos.training.log import read_records
+from kronos.training.loop import Status, Trainer
+from kronos.training.reading import StageData, streams
+from kronos.training.report import table, worse_than_start
 from kronos.training.runtime import PeerFailed, Runtime
+from kronos.training.schedule import Schedule
+from kronos.training.settings import STAGES, Keepers, LoopSettings, Stage
+from kronos.training.start import build_objective, network_digest, tokenizer_source
+from kronos.training.trackers import Trackers, check_installed
+
+__all__ = ["STAGES", "Stage", "StageData", "loop_settings", "network_digest", "run_stage", "streams", "train"]
 
 log = logging.getLogger(__name__)
 
-Stage = Literal["tokenizer", "basemodel"]
-STAGES: tuple[Stage, ...] = ("tokenizer", "basemodel")
+DRAWN_EVERY = 60.0
+"""Seconds between two drawings of the loss curves, at least."""
 
 
 def train(config: Config, stage: Stage) -> int:
     """Join the run's processes, open the store, run one stage. Returns the exit code of this process.
 
-    0: complete (or skipped because it is). After SIGTERM or SIGINT, with everything saved: 128 + the signal, but 0 under
-    a launcher, which would turn any other code into a traceback; summary.json tells the two apart.
+    0: complete (or skipped because it is), or at the time limit with everything saved. After SIGTERM or SIGINT, with
+    everything saved: 128 + the signal, but 0 under a launcher, which would turn any other code into a traceback;
+    summary.json tells them apart.
     """
     runtime = _join(config)
     try:
         runtime.on_main(lambda: BarStore.open(config.data.store, verify=True) and None)
         status = run_stage(config, stage, BarStore.open(config.data.store), runtime)
+    except torch.OutOfMemoryError as error:
+        raise KitError(
+            f"{stage}: out of memory on {runtime.device}: {str(error).splitlines()[0]} Go on from the last checkpoint with "
+            "--skip-existing, with half of training.batch_size and twice the training.accumulation_steps (the same gradient), or "
+            "with training.use_checkpoint: true"
+        ) from error
     except RuntimeError as error:
         if runtime.world > 1 and "by peer" in str(error):  # gloo's words for a process that is gone
             raise KitError(
@@ -60,7 +67,8 @@ def train(config: Config, stage: Stage) -> int:
             ) from error
         raise
     runtime.close()
-    return 0 if status == "complete" or runtime.stop.launched else 128 + (runtime.stop.signal or signal.SIGTERM)
+    by_signal = status == "interrupted" and runtime.stop.signal and not runtime.stop.launched
+    return 128 + runtime.stop.signal if by_signal else 0
 
 
 def _join(config: Config) -> Runtime:
@@ -86,157 +94,27 @@ def run_stage(config: Config, stage: Stage, store: BarStore, runtime: Runtime | 
         lock.release()
 
 
-# -- what a stage reads ------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class StageData:
-    """Windows of both parts, and the order in which training takes them."""
-
-    train: WindowIndex
-    validation: WindowIndex
-    plan: BatchPlan
-    splits: Splits
-
-    @classmethod
-    def of(cls, config: Config, stage: Stage, store: BarStore) -> "StageData":
-        """Raises KitError when a part has no window."""
-        d, t = config.data, config.training
-        splits = split_sessions(len(store.sessions), d.train_ratio, d.val_ratio, d.test_ratio, config.embargo)
-        indices = [WindowIndex.build(store, d.lookback_window, d.predict_window, part) for part in splits.parts]
-        require_windows(indices)
-        train, validation = indices[:2]
-        plan = BatchPlan(
-            windows=len(train),
-            batch_size=t.batch_size,
-            accumulation=t.accumulation_steps,
-            processes=config.distributed.num_processes,
-            epochs=t.tokenizer_epochs if stage == "tokenizer" else t.basemodel_epochs,
-            seed=t.seed,
-            samples_per_epoch=t.samples_per_epoch,
-            max_steps=t.max_steps,
-            ticker_windows=train.ticker_windows if d.ticker_weighting == "equal" else None,
-        )
-        return cls(train, validation, plan, splits)
-
-    @property
-    def train_part(self) -> Part:
-        return self.train.part
-
-
-def streams(config: Config, data: StageData, store: BarStore, runtime: Runtime) -> Streams:
-    """Loaders of this process, with workers that signals to the run do not reach."""
-    d, t = config.data, config.training
-    common: dict[str, Any] = {
-        "clip": d.clip,
-        "epsilon": d.norm_epsilon,
-        "workers": t.num_workers,
-        "pin_memory": runtime.device.type == "cuda",
-    }
-
-    def train_from(step: int) -> DataLoader:
-        return _sheltered(window_loader(store, data.train, data.plan, runtime.rank, step, **common))
-
-    validation = _sheltered(
-        validation_loader(
-            store,
-            data.validation,
-            batch_size=t.batch_size,
-            samples=t.validation_samples,
-            rank=runtime.rank,
-            processes=runtime.world,
-            **common,
-        )
-    )
-    return Streams(train_from, lambda: validation, store.tickers)
-
-
-def _sheltered(loader: DataLoader) -> DataLoader:
-    # Ctrl-C and the like go to the whole process group: the workers would die, and the trainer of that before it could save.
-    # In a group of their own they still end with the trainer, and when it tells them to.
-    loader.worker_init_fn = _leave_group
-    return loader
-
-
-def _leave_group(worker: int) -> None:
-    os.setpgid(0, 0)
-
-
-# -- networks ----------------------------------------------------------------------------------------------------------
-def tokenizer_source(config: Config) -> str:
-    """The tokenizer that a predictor of this configuration trains on: a folder or hub id.
-
-    Raises KitError when the tokenizer stage is not complete, or when there is no tokenizer.
-    """
-    chosen = Path(config.model_paths.finetuned_tokenizer)
-    own = chosen == config.tokenizer_dir / "best_model"
-    summary = read_summary(chosen.parent)
-    if chosen.is_dir() and (summary is None or summary["status"] == "complete") and not (own and _untold(config, summary)):
-        return str(chosen)
-    if chosen.is_dir() and summary is not None and summary["status"] != "complete":
-        raise KitError(
-            f"{chosen.parent}: expected a complete tokenizer stage, found it {summary['status']} at step {summary['step']} of "
-            f"{summary['total_steps']}; finish it with --skip-existing"
-        )
-    if not config.experiment.train_tokenizer and own and config.tokenizer_is_pretrained:
-        return config.model_paths.pretrained_tokenizer
-    raise KitError(
-        f"{chosen}: expected the tokenizer that the predictor is to be trained on, found none; train the tokenizer stage first, "
-        "or set experiment.train_tokenizer: false with a pretrained tokenizer"
-    )
-
-
-def _untold(config: Config, summary: dict[str, Any] | None) -> bool:
-    """Whether this run should have trained its tokenizer, and no summary says that it did."""
-    return summary is None and config.experiment.train_tokenizer
-
-
-def network_digest(network: KronosTokenizer | Kronos, source: str) -> str:
-    """Digest of a saved network; of a hub's as it is written by `save_pretrained`."""
-    if Path(source).is_dir():
-        return files.folder_digest(source)
-    with tempfile.TemporaryDirectory() as folder:
-        network.save_pretrained(Path(folder) / "network")
-        return files.folder_digest(Path(folder) / "network")
-
-
-def build_objective(config: Config, stage: Stage, tokenizer: KronosTokenizer | None) -> TokenizerObjective | PredictorObjective:
-    """The network of a stage with its loss: pretrained, or of the preset's size with random weights of the seed.
-
-    tokenizer: the frozen one, for the predictor. A new predictor takes its bits.
-    """
-    new_tokenizer, new_predictor = preset(config.experiment.preset)
-    torch.manual_seed(config.training.seed)
-    if tokenizer is None:
-        if config.tokenizer_is_pretrained:
-            return TokenizerObjective(KronosTokenizer.from_pretrained(config.model_paths.pretrained_tokenizer))
-        return TokenizerObjective(KronosTokenizer(**new_tokenizer))
-    bits = {"s1_bits": tokenizer.config.s1_bits, "s2_bits": tokenizer.config.s2_bits}
-    if config.predictor_is_pretrained:
-        predictor = Kronos.from_pretrained(config.model_paths.pretrained_predictor)
-    else:
-        predictor = Kronos(**{**new_predictor, **bits})
-    check_pair(tokenizer, predictor)
-    return PredictorObjective(
-        predictor,
-        tokenizer,
-        lookback=config.data.lookback_window,
-        history_loss_weight=config.training.history_loss_weight,
-        teacher_forcing=config.training.teacher_forcing,
-    )
-
-
+# -- what the loop is told ----------------------------------------------------------------------------------------------
 def loop_settings(config: Config, stage: Stage, plan: BatchPlan) -> LoopSettings:
     """What the loop reads of a configuration."""
     t = config.training
     tokenizer = stage == "tokenizer"
     return LoopSettings(
         stage=stage,
-        total_steps=plan.total_steps,
         steps_per_epoch=plan.steps_per_epoch,
         accumulation=t.accumulation_steps,
-        learning_rate=t.tokenizer_learning_rate if tokenizer else t.predictor_learning_rate,
-        warmup_ratio=t.warmup_ratio,
+        schedule=Schedule(
+            t.scheduler,
+            total_steps=plan.total_steps,
+            peak=t.tokenizer_learning_rate if tokenizer else t.predictor_learning_rate,
+            warmup_ratio=t.warmup_ratio,
+            plateau_patience=t.plateau_patience,
+            plateau_factor=t.plateau_factor,
+            early_stopping_patience=t.early_stopping_patience,
+        ),
         betas=(t.adam_beta1, t.adam_beta2),
         weight_decay=t.adam_weight_decay,
+        decay_norms_and_biases=t.decay_norms_and_biases,
         grad_clip=t.tokenizer_grad_clip if tokenizer else t.predictor_grad_clip,
         seed=t.seed,
         log_interval=t.log_interval,
@@ -260,27 +138,42 @@ class _StageRun:
         self.folder = config.tokenizer_dir if stage == "tokenizer" else config.basemodel_dir
         self.data = StageData.of(config, stage, store)
         self.settings = loop_settings(config, stage, self.data.plan)
+        self.drawn = time.monotonic()
 
     @property
     def best_model(self) -> Path:
         return self.folder / "best_model"
 
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
     def run(self) -> Status:
+        self.runtime.on_main(lambda: check_installed(self.config.training.trackers))
         tokenizer, self.tokenizer_digest = self._frozen_tokenizer()
         self.facts = self._facts()
         done, resumed = self.runtime.on_main(self._earlier)
         if done:
             return "complete"
         self.objective = self._after_main(lambda: build_objective(self.config, self.stage, tokenizer))
+        self._choose_computation()
         self.progress = replace(resumed.progress) if resumed else Progress(facts=self.facts)
         reader = streams(self.config, self.data, self.store, self.runtime)
         trainer = Trainer(self.objective, self.settings, reader, self.runtime, self.folder, self.progress)
         self.runtime.stop.install()
         self.runtime.on_main(lambda: self._begin(resumed))
         pretrained = self.config.tokenizer_is_pretrained if tokenizer is None else self.config.predictor_is_pretrained
-        status = trainer.fit(resumed, self._save_best, measure_start=pretrained)
-        self.runtime.on_main(lambda: self._finish(status))
+        keepers = Keepers(self._save_best, self._validated, self._trackers)
+        status = trainer.fit(resumed, keepers, measure_start=pretrained)
+        self.runtime.on_main(lambda: self._finish(status, trainer.reason))
         return status
+
+    def _choose_computation(self) -> None:
+        """How the same numbers are computed: faster, or in less memory."""
+        if self.config.training.use_checkpoint:
+            self.objective.recompute_blocks()
+        if self.config.training.compile:
+            self.objective.compile_training()
 
     def _after_main(self, action: Callable[[], Any]) -> Any:
         """Run on the main process first, then on the others: a download happens once."""
@@ -317,8 +210,8 @@ class _StageRun:
         facts: dict[str, Any] = {"data": self.store.digest, **{f"data.{name}": getattr(d, name) for name in names}}
         facts |= {"data.embargo": c.embargo, "data.ticker_weighting": d.ticker_weighting}
         facts |= {"windows of a step": plan.step_samples, "windows of an epoch": plan.epoch_samples}
-        keep = ("total_steps", "learning_rate", "warmup_ratio", "betas", "weight_decay", "grad_clip", "seed")
-        facts |= {name: value for name, value in asdict(s).items() if name in keep}
+        facts |= {"learning_rate" if k == "peak" else "scheduler" if k == "kind" else k: v for k, v in asdict(s.schedule).items()}
+        facts |= {name: getattr(s, name) for name in ("weight_decay", "decay_norms_and_biases", "grad_clip", "seed")}
         facts["betas"] = list(s.betas)
         facts["training.validation_samples"] = c.training.validation_samples
         if self.stage == "tokenizer":
@@ -383,40 +276,53 @@ class _StageRun:
     def _save_best(self) -> None:
         self.objective.network().save_pretrained(self.best_model)
 
-    def _finish(self, status: Status) -> None:
-        self._write_summary(status)
+    def _trackers(self) -> Trackers:
+        flat = {f"{section}.{key}": str(v) for section, keys in to_dict(self.config).items() for key, v in keys.items()}
+        names, run = self.config.training.trackers, self.config.experiment.name
+        return Trackers(names, self.folder, run, self.stage, flat)
+
+    def _validated(self) -> None:
+        if time.monotonic() - self.drawn >= DRAWN_EVERY:
+            self._draw()
+
+    def _draw(self) -> None:
+        curves.draw(self.folder, read_records(self.metrics), self.objective.metric)
+        self.drawn = time.monotonic()
+
+    def _finish(self, status: Status, reason: str | None) -> None:
+        self._draw()
+        self._write_summary(status, reason)
         p, total = self.progress, self.settings.total_steps
         if status == "interrupted":
-            log.info("%s: stopped at step %d of %d; go on with --skip-existing", self.stage, p.step, total)
+            why = f" ({reason})" if reason else ""
+            log.info("%s: stopped at step %d of %d%s; go on with --skip-existing", self.stage, p.step, total, why)
             return
-        assert p.best is not None
-        values = numbers({p.best["metric"]: p.best["value"]})
-        log.info("%s: complete, %d steps in %s, best %s at step %d", self.stage, total, clock(p.seconds), values, p.best["step"])
-        if self._worse_than_start():
-            log.warning(
-                "%s: fine-tuning made it WORSE than the pretrained weights: best %s %.6g, before training %.6g; "
-                "a smaller learning rate (1e-5 or below) usually helps",
-                self.stage,
-                p.best["metric"],
-                p.best["value"],
-                p.start_value,
-            )
+        early = ""
+        if self._stopped_early():
+            early = f", early: {self.settings.schedule.early_stopping_patience} validations in a row without improvement"
+        title = f"{self.stage}: complete, {p.step} of {total} steps{early}"
+        lines = table(self.folder, title, self.objective.metric, read_records(self.metrics), p)
+        level = logging.WARNING if worse_than_start(p) else logging.INFO
+        log.log(level, "%s", "\n".join(lines))
 
-    def _worse_than_start(self) -> bool | None:
-        p = self.progress
-        return None if p.start_value is None or p.best is None else p.best["value"] >= p.start_value
+    def _stopped_early(self) -> bool:
+        return self.progress.step < self.settings.total_steps and self.settings.schedule.ends_early(self.progress.history)
 
-    def _write_summary(self, status: str) -> None:
+    def _write_summary(self, status: str, reason: str | None = None) -> None:
         p, s, part = self.progress, self.settings, self.data.train_part
         tree = {
             "status": status,
+            "reason": reason,
             "stage": self.stage,
             "step": p.step,
             "total_steps": s.total_steps,
             "epoch": round(p.step / s.steps_per_epoch, 4),
+            "stopped_early": self._stopped_early(),
             "best": p.best,
             "start_value": p.start_value,
-            "worse_than_start": self._worse_than_start(),
+            "worse_than_start": worse_than_start(p),
+            "pieces": p.pieces,
+            "skipped_steps": p.skipped,
             "seconds": round(p.seconds, 1),
             "processes": self.runtime.world,
             "tokenizer_digest": self.tokenizer_digest,
