@@ -77,27 +77,6 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 # -- schedule and optimiser --------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("total", "ratio"), [(1000, 0.03), (77, 0.3), (200, 0.03), (12, 0.5)])
-def test_learning_rate_is_torchs_one_cycle(total: int, ratio: float) -> None:
-    """Keeps out a schedule that differs from the published fine-tuning's."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-5, total_steps=total, pct_start=ratio, div_factor=10)
-    schedule = Schedule("onecycle", total, 4e-5, ratio)
-    for step in range(total):
-        assert schedule.rate(step, []) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15)
-        optimizer.step()
-        if step < total - 1:
-            torchs.step()
-
-
-@pytest.mark.parametrize("total", [1, 2, 3, 33, 34])
-def test_learning_rate_of_short_runs_is_positive_and_ends_low(total: int) -> None:
-    """Keeps out a division by zero in smoke runs, whose warm-up is shorter than a step."""
-    rates = [Schedule("onecycle", total, 1.0, 0.03).rate(step, []) for step in range(total)]
-    assert all(0 < rate <= 1 for rate in rates) and max(rates) > 0.2
-    assert total == 1 or rates[-1] < 1e-4
-
-
 def test_seeds_differ_in_every_argument() -> None:
     """Keeps out equal dropout masks on two ranks, steps or micro-batches."""
     base = dict(seed=1, stage="tokenizer", step=2, micro=3, rank=4)
