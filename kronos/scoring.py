@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from kronos.bars import CLOSE
 from kronos.config import Config
-from kronos.data.competition import read_columns
+from kronos.data.competition import check_ids, read_answers, read_rows
 from kronos.data.market import market_path
 from kronos.data.prepare import open_store
 from kronos.errors import KitError
 from kronos.forecasting.rows import RowPlan, base_rate
-from kronos.submission import check_ids, plan_test_rows, read_rows
+from kronos.submission import plan_test_rows
 
 
 @dataclass(frozen=True)
@@ -117,15 +116,6 @@ def _last_move(plan: RowPlan) -> NDArray[np.float64]:
 def _attainable(config: Config) -> float | None:
     path = market_path(config.data)
     return float(json.loads(path.read_text(encoding="utf-8"))["attainable_accuracy"]) if path.is_file() else None
-
-
-def read_answers(path: str | Path, column: str) -> tuple[list[str], NDArray[np.int64]]:
-    """IDs and the 0/1 values of `column` of a CSV file, in file order. Raises KitError on anything else."""
-    table = read_columns(Path(path), ("ID", column))
-    wrong = table.filter(~pl.col(column).is_in(["0", "1"]))
-    if len(wrong):
-        raise KitError(f"{path}: expected 0 or 1 in {column}, found {wrong[column][0]!r} for {wrong['ID'][0]}")
-    return table["ID"].to_list(), table[column].cast(pl.Int64).to_numpy()
 
 
 def _in_order(ids: Sequence[str], path: str | Path, column: str) -> NDArray[np.int64]:

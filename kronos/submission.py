@@ -15,7 +15,6 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from tqdm import tqdm
 
 from kronos import files
 from kronos.config import Config, to_dict
-from kronos.data import competition
+from kronos.data.competition import SUBMISSIONS, read_rows
 from kronos.data.prepare import open_store
 from kronos.data.store import BarStore
 from kronos.data.survey import date_text
@@ -41,8 +40,6 @@ from kronos.forecasting.rows import BAD_BARS, BAD_FORECAST, Batch, RowPlan, base
 from kronos.training.stages import network_digest
 
 log = logging.getLogger(__name__)
-
-FOLDER = Path("submissions")
 
 
 @dataclass(frozen=True)
@@ -112,31 +109,6 @@ def make_submission(config: Config, output: str | Path | None = None, allow_inco
 
 
 # -- what is asked -----------------------------------------------------------------------------------------------------
-def read_rows(config: Config) -> tuple[list[str], NDArray[np.datetime64]]:
-    """IDs and dates of the test file in the order of the sample (of the test file where there is no sample).
-
-    Raises KitError when an ID is missing, unknown or there twice.
-    """
-    if not config.data.test_path:
-        raise KitError("data.test_path: expected the competition's test.csv (ID, Date), found no path")
-    test = competition.read_test(config.data.test_path)
-    ids, dates = test["ID"].to_list(), test["Date"].to_numpy().astype("datetime64[s]")
-    if not config.data.sample_submission_path:
-        return ids, dates
-    wanted = competition.read_sample(config.data.sample_submission_path)["ID"].to_list()
-    check_ids(ids, wanted, config.data.test_path, config.data.sample_submission_path)
-    position = {name: i for i, name in enumerate(ids)}
-    return wanted, dates[[position[name] for name in wanted]]
-
-
-def check_ids(found: Sequence[str], wanted: Sequence[str], found_path: str | Path, wanted_path: str | Path) -> None:
-    """Raise KitError unless `found` holds exactly the IDs of `wanted`, in any order; both are free of repetitions."""
-    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if missing or extra:
-        parts = [f"{len(names)} {what} ({_some(names)})" for what, names in (("missing", missing), ("extra", extra)) if names]
-        raise KitError(f"{found_path}: expected the {len(wanted)} IDs of {wanted_path}, found {' and '.join(parts)}")
-
-
 def plan_test_rows(config: Config, store: BarStore, ids: list[str], dates: NDArray[np.datetime64]) -> RowPlan:
     """`plan_rows` with the settings of a configuration; in the competition an ID is a ticker."""
     return plan_rows(
@@ -212,7 +184,7 @@ def submit_command(config: Config, path: Path, manifest: dict[str, Any]) -> str:
 
 def _target(config: Config, output: str | Path | None) -> Path:
     if output is None:
-        return FOLDER / f"{config.model_paths.exp_name}-{time.strftime('%Y%m%d-%H%M%S')}.csv"
+        return SUBMISSIONS / f"{config.model_paths.exp_name}-{time.strftime('%Y%m%d-%H%M%S')}.csv"
     if Path(output).suffix != ".csv" or Path(output).is_dir():
         raise KitError(f"--output {output}: expected the name of a .csv file")
     return Path(output)
@@ -323,7 +295,3 @@ def _by_reason(reason: NDArray[np.str_]) -> dict[str, int]:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

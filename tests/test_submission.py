@@ -19,13 +19,14 @@ from kronos import files
 from kronos.bars import CLOSE, VOLUME
 from kronos.config import Config, DataConfig, DeviceConfig, ExperimentConfig, InferenceConfig, ModelPathsConfig, to_dict
 from kronos.data.calendar import open_days
+from kronos.data.competition import read_rows
 from kronos.data.store import BarStore, store_from_dict
 from kronos.errors import KitError
 from kronos.forecasting.pair import find_pair
 from kronos.forecasting.rows import base_rate, plan_rows
 from kronos.networks import Kronos, KronosTokenizer, preset
 from kronos.scoring import baseline_answers, score_submission
-from kronos.submission import make_submission, plan_test_rows, read_rows
+from kronos.submission import make_submission, plan_test_rows
 
 DATE = "2024-03-12"
 DAYS = open_days("NYSE", "2023-06-01", "2024-04-30").astype("datetime64[s]")

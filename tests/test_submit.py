@@ -241,8 +241,8 @@ def test_hiccup_while_waiting(stub: Stub, parcel: Parcel, ledger: Ledger, caplog
     def recover(seconds: float) -> None:
         stub.errors = {}
 
-    client = submit.Client(COMPETITION)
-    assert submit.follow(client, ledger, row, 60, sleep=recover)["status"] == "complete"
+    with submit.Client(COMPETITION) as client:
+        assert submit.follow(client, ledger, row, 60, sleep=recover)["status"] == "complete"
     assert "busy" in caplog.text
 
 
@@ -312,6 +312,27 @@ def test_manifest_of_other_content_names_no_run(config: Config, caplog: pytest.L
     assert pack(config, FILE, "m").run == "runs/kaggle"
     FILE.write_text(SAMPLE)
     assert pack(config, FILE, "m").run == "" and "another content" in caplog.text
+
+
+def report(**more: Any) -> None:
+    accuracy = {"value": 0.5123, "low": 0.5031, "high": 0.5215, "p": 0.01, "dates": 40}
+    entries = [{"name": "all rise", "figures": {}}, {"name": "kaggle", "figures": {"accuracy": accuracy}}]
+    tree = {"main": "kaggle", "control": None, "entries": entries, "models": [{"digest": "d1"}]}
+    files.write_json(Path("runs/kaggle/backtest/report.json"), tree | more)
+
+
+def test_backtests_expectation_stands_beside_the_score(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    """A score means something beside what was expected before; a backtest of other weights or of a control expects nothing."""
+    with_manifest(model={"digest": "d1"})
+    assert pack(config, FILE, "m").expected == "no backtest"
+    report()
+    assert pack(config, FILE, "m").expected == "51.2% (50.3-52.1%, 40 dates)"
+    report(models=[{"digest": "d2"}])
+    assert pack(config, FILE, "m").expected == "no backtest of these weights"
+    report(control="shuffle-labels")
+    assert pack(config, FILE, "m").expected == "no backtest" and "a control" in caplog.text
+    report(main="unknown")
+    assert pack(config, FILE, "m").expected == "no backtest" and "expected a backtest's report" in caplog.text
 
 
 def test_message_is_required(config: Config) -> None:

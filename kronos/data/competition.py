@@ -9,11 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from kronos.config import Config
 from kronos.data import blocks, dates
 from kronos.errors import KitError
 
+SUBMISSIONS = Path("submissions")
+"""Where submissions and their log lie, relative to the folder that the user stands in."""
 ROLES: dict[str, tuple[str, ...]] = {
     "ticker": ("ticker", "symbol"),
     "date": ("date", "timestamps", "timestamp", "datetime"),
@@ -103,6 +108,44 @@ def read_columns(path: Path, wanted: tuple[str, ...]) -> pl.DataFrame:
     return frame
 
 
+def read_answers(path: str | Path, column: str) -> tuple[list[str], NDArray[np.int64]]:
+    """IDs and the 0/1 values of `column` of a CSV file, in file order. Raises KitError on anything else."""
+    table = read_columns(Path(path), ("ID", column))
+    wrong = table.filter(~pl.col(column).is_in(["0", "1"]))
+    if len(wrong):
+        raise KitError(f"{path}: expected 0 or 1 in {column}, found {wrong[column][0]!r} for {wrong['ID'][0]}")
+    return table["ID"].to_list(), table[column].cast(pl.Int64).to_numpy()
+
+
+def read_rows(config: Config) -> tuple[list[str], NDArray[np.datetime64]]:
+    """IDs and dates of the test file in the order of the sample (of the test file where there is no sample).
+
+    Raises KitError when an ID is missing, unknown or there twice.
+    """
+    if not config.data.test_path:
+        raise KitError("data.test_path: expected the competition's test.csv (ID, Date), found no path")
+    test = read_test(config.data.test_path)
+    ids, dates = test["ID"].to_list(), test["Date"].to_numpy().astype("datetime64[s]")
+    if not config.data.sample_submission_path:
+        return ids, dates
+    wanted = read_sample(config.data.sample_submission_path)["ID"].to_list()
+    check_ids(ids, wanted, config.data.test_path, config.data.sample_submission_path)
+    position = {name: i for i, name in enumerate(ids)}
+    return wanted, dates[[position[name] for name in wanted]]
+
+
+def check_ids(found: Sequence[str], wanted: Sequence[str], found_path: str | Path, wanted_path: str | Path) -> None:
+    """Raise KitError unless `found` holds exactly the IDs of `wanted`, in any order; both are free of repetitions."""
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or extra:
+        parts = [f"{len(names)} {what} ({_some(names)})" for what, names in (("missing", missing), ("extra", extra)) if names]
+        raise KitError(f"{found_path}: expected the {len(wanted)} IDs of {wanted_path}, found {' and '.join(parts)}")
+
+
 def _first(mask: pl.Series) -> int:
     """One-based position of the first True, 0 when there is none."""
     return (mask.arg_max() or 0) + 1 if mask.any() else 0
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,31 +1,24 @@
 """Kaggle, as the kit sees it: five calls that end in an answer or in one clear line, never in silence.
 
-In: a competition and what to do. Out: plain values. Each call is a process (`worker`) that is ended when Kaggle stays silent
-for `patience` seconds; nothing of what it says leaves this module before known secrets are taken out. The errors and what a
-user can do about them: docs/kaggle.md.
+In: a competition and what to do. Out: plain values. The package runs in a process of its own (`process`, `worker`), which is
+ended when Kaggle stays silent for `patience` seconds; nothing that it says leaves this module before secrets are taken out.
+The errors, and what a user can do about them: docs/kaggle.md.
 """
 
-import json
-import os
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from kronos.delivery.credentials import HOW_TO, scrub, source
+from kronos.delivery.process import EndedError, SilentError, Worker
 from kronos.errors import KitError
 
-WORKER = Path(__file__).with_name("worker.py")
 PATIENCE = 120.0
 """Seconds without any sign from Kaggle after which a call is given up."""
 SLOWEST_UPLOAD = 20_000
 """Bytes per second that an upload may be granted, beside `PATIENCE`."""
 UPLOAD_FAILED = "Could not submit to competition"
-_VERBOSE = {"VERBOSE", "VERBOSE_OUTPUT"}  # they make the package print its requests, tokens included
 
 
 class KaggleError(KitError):
@@ -42,24 +35,32 @@ class KaggleError(KitError):
         return self.kind in ("credentials", "package") or (self.kind == "http" and 400 <= (self.status or 0) < 500)
 
 
-@dataclass(frozen=True)
 class Client:
-    """The calls for one competition. Raises KitError for a name that cannot be one."""
+    """The calls for one competition; used in a `with` block, which ends its process. KitError for a name that cannot be one.
 
-    competition: str
-    patience: float = PATIENCE
+    patience: seconds. hold: a lock's descriptor that is kept as long as the process lives, which may be longer than this one.
+    """
 
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.competition):
-            raise KitError(f"inference.competition: expected the end of the competition's address, found {self.competition!r}")
+    def __init__(self, competition: str, patience: float = PATIENCE, hold: int | None = None) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", competition):
+            raise KitError(f"inference.competition: expected the end of the competition's address, found {competition!r}")
+        self.competition = competition
+        self.patience = patience
+        self._worker = Worker(hold)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._worker.close()
 
     def list_files(self) -> list[dict[str, Any]]:
         """The data files: [{name, bytes, date}]."""
         return self._call("list_files")
 
-    def download(self, folder: Path, watch: Callable[[], Any], hold: int) -> None:
-        """Fetch the archive into `folder`. watch: changes while bytes arrive. hold: a lock that lives as long as the process."""
-        self._call("download", watch=watch, hold=hold, folder=str(folder))
+    def download(self, folder: Path, watch: Callable[[], Any]) -> None:
+        """Fetch the archive into `folder`. watch: a value that changes while bytes arrive."""
+        self._call("download", watch=watch, folder=str(folder))
 
     def limits(self) -> dict[str, int]:
         """{today, total, left}: submissions made today and ever, and left today."""
@@ -71,57 +72,23 @@ class Client:
 
     def submit(self, file: Path, message: str) -> dict[str, Any]:
         """Send a file: {message, ref}. Raises KaggleError also when the package says that the upload failed."""
-        patience = self.patience + file.stat().st_size / SLOWEST_UPLOAD
-        reply = Client(self.competition, patience)._call("submit", file=str(file), message=message)
+        more = file.stat().st_size / SLOWEST_UPLOAD
+        reply = self._call("submit", more_patience=more, file=str(file), message=message)
         if not reply["ref"] and UPLOAD_FAILED in reply["message"]:
             raise KaggleError(f"{file.name}: the upload to Kaggle broke off; run the same command again", "upload")
         return reply
 
-    def _call(self, operation: str, watch: Callable[[], Any] | None = None, hold: int | None = None, **arguments: Any) -> Any:
-        request = json.dumps({"operation": operation, "competition": self.competition, **arguments})
-        output, noise = self._wait(_start(hold), request, watch)
+    def _call(self, operation: str, watch: Callable[[], Any] | None = None, more_patience: float = 0.0, **arguments: Any) -> Any:
+        request = {"operation": operation, "competition": self.competition, **arguments}
         try:
-            result = json.loads(output)
-        except ValueError:
-            last = next((line for line in reversed(noise.splitlines()) if line.strip()), "it said nothing")
-            raise KaggleError(f"the kaggle package ended without an answer: {_line(last)}", "worker") from None
+            result = self._worker.ask(request, self.patience + more_patience, watch)
+        except SilentError as error:
+            raise explain(self.competition, "silence", None, f"{self.patience + more_patience:.0f} s") from error
+        except EndedError as error:
+            raise explain(self.competition, "ended", None, str(error)) from None
         if "answer" in result:
             return result["answer"]
         raise explain(self.competition, result["error"], result["status"], result["message"])
-
-    def _wait(self, process: subprocess.Popen[str], request: str, watch: Callable[[], Any] | None) -> tuple[str, str]:
-        """What the process wrote, (answer, noise). Ends it when there is no news for `patience` seconds, or on any exception."""
-        given: str | None = request
-        seen, since = None, time.monotonic()
-        try:
-            while True:
-                try:
-                    return process.communicate(given, timeout=0.25)
-                except subprocess.TimeoutExpired:
-                    given = None
-                if watch is not None and (news := watch()) != seen:
-                    seen, since = news, time.monotonic()
-                if time.monotonic() - since > self.patience:
-                    raise explain(self.competition, "silence", None, f"{self.patience:g} s")
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
-
-
-def _start(hold: int | None) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in _VERBOSE}
-    return subprocess.Popen(
-        [sys.executable, "-P", str(WORKER)],  # -P: no folder of the user's stands in for the package
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env=environment,
-        pass_fds=() if hold is None else (hold,),
-    )
 
 
 def explain(competition: str, kind: str, status: int | None, message: str) -> KaggleError:

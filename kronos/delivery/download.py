@@ -55,13 +55,14 @@ def download_data(config: Config, again: bool = False, patience: float = PATIENC
     Raises KitError when Kaggle refuses, when files in the folder differ from Kaggle's, or when an expected one is missing.
     """
     folder, expected = places(config)
-    client = Client(config.inference.competition, patience)
     if folder.is_dir() and not os.access(folder, os.W_OK):
         return _read_only(folder, expected)
     lock = folder / f"{STAGING}.lock"
     with files.locked(lock, f"another download into {folder} is at work: waiting for it") as hold:
-        done = None if again else _known(folder, client.competition)
-        done = done or _fetch(client, folder, again, hold)
+        done = None if again else _known(folder, config.inference.competition)
+        if done is None:
+            with Client(config.inference.competition, patience, hold) as client:
+                done = _fetch(client, folder, again)
     _check_expected(folder, expected, done.manifest)
     return done
 
@@ -140,7 +141,7 @@ def _by_hand(folder: Path, listed: dict[str, int], again: bool) -> bool:
 
 
 # -- fetching ----------------------------------------------------------------------------------------------------------
-def _fetch(client: Client, folder: Path, again: bool, hold: int) -> Download:
+def _fetch(client: Client, folder: Path, again: bool) -> Download:
     """List, download, unpack, place, write the manifest, in this order."""
     staging, archive = folder / STAGING, folder / STAGING / "archive.zip"
     listed = {str(item["name"]): int(item["bytes"]) for item in client.list_files()}
@@ -161,14 +162,14 @@ def _fetch(client: Client, folder: Path, again: bool, hold: int) -> Download:
     _check_space(folder, sum(listed.values()))
     staging.mkdir(exist_ok=True)
     if not archive.is_file():
-        _download(client, staging, hold).rename(archive)
+        _download(client, staging).rename(archive)
     names = _place(archive, folder, listed)
     weight = archive.stat().st_size
     facts = {"bytes": weight, "sha256": files.digest(archive)}
     return _finish(client, folder, names, listed, facts, f"{len(names)} files downloaded ({size(weight)}) and unpacked")
 
 
-def _download(client: Client, staging: Path, hold: int) -> Path:
+def _download(client: Client, staging: Path) -> Path:
     """The archive, fetched or completed by the kaggle package."""
     here = _arrived(client, staging)
     log.info("downloading to %s%s", staging.parent, f", going on after {size(here)}" if here else "")
@@ -180,7 +181,7 @@ def _download(client: Client, staging: Path, hold: int) -> Path:
             bar.update(arrived - bar.n)
             return arrived
 
-        client.download(staging, watch, hold)
+        client.download(staging, watch)
         watch()
     found = [path for path in staging.glob(f"{client.competition}.*") if path.suffix != ".kaggle-partial"]
     if len(found) != 1 or found[0].suffix != ".zip":

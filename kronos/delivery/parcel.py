@@ -11,11 +11,9 @@ from typing import Any
 
 from kronos import files
 from kronos.config import Config
-from kronos.data import competition
+from kronos.data.competition import check_ids, read_answers, read_rows, read_sample
 from kronos.delivery.expectation import expectation
 from kronos.errors import KitError
-from kronos.scoring import read_answers
-from kronos.submission import check_ids, read_rows
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +96,7 @@ def _form(config: Config) -> tuple[list[str], str, str]:
         raise KitError(
             f"{path}: expected the competition's sample submission, found none; python scripts/download_data.py gets it"
         )
-    sample = competition.read_sample(path)
+    sample = read_sample(path)
     with Path(path).open(encoding="utf-8-sig") as handle:
         return sample["ID"].to_list(), handle.readline().strip(), path
 

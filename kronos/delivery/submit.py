@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from kronos import files
+from kronos.data.competition import SUBMISSIONS
 from kronos.delivery.client import PATIENCE, Client, KaggleError
 from kronos.delivery.ledger import OPEN, REFUSED, Ledger, Row, same
 from kronos.delivery.parcel import Parcel
 from kronos.errors import KitError
-from kronos.submission import FOLDER
 
 log = logging.getLogger(__name__)
 
-LEDGER = FOLDER / "ledger.csv"
+LEDGER = SUBMISSIONS / "ledger.csv"
 WAIT = 600.0
 """Seconds to wait for a score."""
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 30.0
@@ -35,12 +35,12 @@ def submit(parcel: Parcel, ledger: Ledger, again: bool = False, wait: float = WA
     again: send it although Kaggle has it. Raises KitError when it was submitted before, when Kaggle refuses it, when what
     became of it is not known, or when it cannot be scored.
     """
-    client = Client(parcel.competition, patience)
     lock = ledger.path.parent / f".{parcel.sha256[:16]}.lock"
-    with files.locked(lock, f"{parcel.path.name} is being submitted by another process: waiting for it"):
-        row = None if again else earlier(client, parcel, ledger)
-        row = row or _send(client, parcel, ledger)
-    return follow(client, ledger, row, wait) if wait > 0 else row
+    with Client(parcel.competition, patience) as client:
+        with files.locked(lock, f"{parcel.path.name} is being submitted by another process: waiting for it"):
+            row = None if again else earlier(client, parcel, ledger)
+            row = row or _send(client, parcel, ledger)
+        return follow(client, ledger, row, wait) if wait > 0 else row
 
 
 def earlier(client: Client, parcel: Parcel, ledger: Ledger) -> Row | None:

@@ -1,7 +1,7 @@
-"""The one place that imports the `kaggle` package, in a process of its own (started by `kronos.delivery.client`).
+"""The one place that imports the `kaggle` package, in a process of its own (started by `kronos.delivery.process`).
 
-In: a JSON object on stdin, {"operation": name, ...arguments}. Out: a JSON object on stdout, {"answer": ...} or {"error": kind,
-"status": HTTP status or null, "message": ...}; what the package prints goes to stderr. Standard library and kaggle only.
+In: a JSON object a line on stdin, {"operation": name, ...arguments}. Out: one a line on stdout, {"answer": ...} or {"error":
+kind, "status": HTTP status or null, "message": ...}; what the package prints goes to stderr. Standard library and kaggle only.
 Importing kaggle logs in over the network, without a timeout, and ends the process when there are no credentials: hence a
 process that can be killed. Its Python interface is used, since its command line drops the HTTP status and exits with 0 when
 an upload fails (kaggle 2.2.4).
@@ -18,15 +18,13 @@ from typing import Any
 PAGE = 200
 
 
-def main() -> int:
-    """Answer one request."""
+def main() -> None:
+    """Answer one request after the other until there are no more."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # the package prints help and warnings to stdout
-    request = json.load(sys.stdin)
-    result = perform(request.pop("operation"), request)
-    json.dump(result, answers)
-    answers.close()
-    return 0 if "answer" in result else 1
+    for line in sys.stdin:
+        request = json.loads(line)
+        print(json.dumps(perform(request.pop("operation"), request)), file=answers, flush=True)
 
 
 def perform(operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -115,4 +113,4 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
