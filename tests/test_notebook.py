@@ -1,0 +1,160 @@
+"""The Kaggle notebook, executed cell by cell in a tree like Kaggle's: read-only inputs, an output that the next version reads."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from test_bundle import closure
+
+from kronos import files
+from kronos.delivery import bundle
+from kronos.delivery.session import write_session
+from kronos.errors import KitError
+
+SMALL = {
+    "data.lookback_window": "32",
+    "training.tokenizer_epochs": "1",
+    "training.basemodel_epochs": "1",
+    "training.samples_per_epoch": "960",
+    "training.validation_samples": "64",
+    "inference.sample_count": "3",
+}
+MARKET = {"market.tickers": "24", "market.days": "260"}
+NAMES = ("train.csv", "test.csv", "sample_submission.csv", "solution.csv")
+
+
+def settings(values: dict[str, str]) -> list[str]:
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture(scope="module")
+def competition(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """A small market in the competition's files."""
+    folder = tmp_path_factory.mktemp("market")
+    keys = ("data_path", "test_path", "sample_submission_path", "solution_path")
+    paths = {f"data.{key}": str(folder / "files" / name) for key, name in zip(keys, NAMES, strict=True)}
+    values = paths | MARKET | {"data.store": str(folder / "store")}
+    command = [sys.executable, root / "kaggle" / "prepare_data.py", "--config", root / "configs" / "demo.yaml", *settings(values)]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    return folder / "files"
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path, competition: Path) -> Iterator[Path]:
+    """/kaggle with the competition and the kit attached, and nothing under input that can be written."""
+    top = tmp_path / "kaggle"
+    inputs = top / "input"
+    shutil.copytree(competition, inputs / "competitions" / "predicting-stock-trends-rise-or-fall")
+    everything = closure(frozenset(r.name for r in bundle.runtime_requirements()))
+    bundle.bundle(inputs / "datasets" / "me" / "kronos-kit", "me/kronos-kit", bundle.this_python(everything))
+    (top / "working").mkdir()
+    rights(inputs, 0o555)
+    yield top
+    rights(inputs, 0o755)
+
+
+def rights(folder: Path, mode: int) -> None:
+    for path in [folder, *(p for p in folder.rglob("*") if p.is_dir())]:
+        path.chmod(mode)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): files.digest(p) for p in folder.rglob("*") if p.is_file()}
+
+
+def execute(root: Path, top: Path, **values: str) -> str:
+    """Run the notebook as `Save & Run All` does; everything that its cells printed."""
+    notebook = nbformat.read(root / "kaggle" / "notebook" / "kronos-training.ipynb", as_version=4)
+    surroundings = {
+        "KIT_KAGGLE_ROOT": str(top),
+        "KIT_PROFILE": "configs/demo.yaml",
+        "KIT_SETTINGS": " ".join(settings(SMALL | values)),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    client = NotebookClient(notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(top / "working")}})
+    client.execute(env={**os.environ, **surroundings})
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+    shown = ["".join(o.get("data", {}).get("text/html", "")) for o in outputs]
+    return "".join([*(o.get("text", "") for o in outputs), *shown])
+
+
+@pytest.mark.slow
+def test_the_notebook_goes_on_where_its_last_version_stopped(root: Path, kaggle: Path) -> None:
+    """The time limit ends the first version without a submission; the second, with its output attached, finishes."""
+    before = digests(kaggle / "input")
+    text = execute(root, kaggle, **{"training.time_limit": "0.00001"})
+    assert "The training is not complete" in text, text[-3000:]
+    assert not (kaggle / "working" / "submission.csv").exists()
+    assert digests(kaggle / "input") == before, "inputs are read-only on Kaggle"
+
+    rights(kaggle / "input", 0o755)
+    shutil.move(kaggle / "working", kaggle / "input" / "notebooks" / "me" / "kronos-training")
+    shutil.rmtree(kaggle / "temp")
+    (kaggle / "working").mkdir()
+    text = execute(root, kaggle)
+    assert "run: going on with" in text and "going on from step" in text, text[-3000:]
+    wanted = (kaggle / "input" / "competitions" / "predicting-stock-trends-rise-or-fall" / "sample_submission.csv").read_text()
+    lines = (kaggle / "working" / "submission.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == [line.split(",")[0] for line in wanted.splitlines()]
+    assert "<iframe srcdoc=" in text, "the report is shown at the end"
+
+
+def test_the_notebook_calls_commands_only(root: Path) -> None:
+    """Code in a notebook is code without tests."""
+    notebook = nbformat.read(root / "kaggle" / "notebook" / "kronos-training.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert "import kronos" not in source and "from kronos" not in source and "import torch" not in source
+    assert all(not cell.get("outputs") for cell in notebook.cells), "committed without outputs"
+    assert source.count("\n!") + source.count("    !") >= 4
+
+
+def test_the_kernels_metadata_is_what_kaggle_takes(root: Path) -> None:
+    """Without a machine shape, two T4 become one retired GPU; with internet, the competition refuses the notebook."""
+    tree = json.loads((root / "kaggle" / "notebook" / "kernel-metadata.json").read_text())
+    assert (root / "kaggle" / "notebook" / tree["code_file"]).is_file()
+    assert tree["machine_shape"] == "NvidiaTeslaT4" and tree["enable_gpu"] is True and tree["enable_internet"] is False
+    assert tree["id"].split("/")[1] == tree["title"].lower().replace(" ", "-") and tree["is_private"] is True
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.test_path=other/test2.csv"], "expected a folder with train.csv, test2.csv"),
+        (
+            ["experiment.pre_trained=true", "model_paths.pretrained_tokenizer=a/b", "model_paths.pretrained_predictor=a/c"],
+            "attach",
+        ),
+    ],
+)
+def test_what_is_not_attached_is_named(competition: Path, root: Path, tmp_path: Path, overrides: list[str], message: str) -> None:
+    """A session that finds it out after an hour is an hour of the week's thirty."""
+    with pytest.raises(KitError, match=message):
+        write_session(competition, tmp_path, root / "configs" / "demo.yaml", overrides, hours=1, gpus=0)
+    assert not (tmp_path / "session.json").exists()
+
+
+def test_a_session_finds_weights_and_gpus(competition: Path, root: Path, tmp_path: Path) -> None:
+    """Two GPUs are two processes, a packaged model is the pretrained pair, and the limit leaves time for the rest."""
+    inputs = tmp_path / "input"
+    shutil.copytree(competition, inputs / "data")
+    for kind in ("tokenizer", "predictor"):
+        shutil.copytree(root / "tests" / "golden" / "b" / kind, inputs / "kit" / "model" / kind)
+    profile = tmp_path / "profile.yaml"
+    pair = "{pretrained_tokenizer: a/b, pretrained_predictor: a/c}"
+    keys = ("data_path", "test_path", "sample_submission_path", "solution_path")
+    data = ", ".join(f"{key}: elsewhere/{name}" for key, name in zip(keys, NAMES, strict=True))
+    profile.write_text(f"data: {{{data}}}\nmodel_paths: {pair}\n")
+    path = write_session(inputs, tmp_path / "working", profile, [], hours=10.5, gpus=2)
+    tree = json.loads(path.read_text())
+    assert tree["distributed"]["num_processes"] == 2 and tree["distributed"]["use_ddp"] and tree["device"]["use_cuda"]
+    assert tree["training"]["time_limit"] == 10.5 and tree["training"]["mixed_precision"] == "auto"
+    assert tree["model_paths"]["pretrained_predictor"] == str(inputs / "kit" / "model" / "predictor")
+    assert tree["model_paths"]["base_save_path"].startswith(str(tmp_path / "working" / "runs"))
