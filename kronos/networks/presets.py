@@ -60,6 +60,15 @@ PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "base": (_TOKENIZER_BASE, _predictor(12, 832, 16, 2048, 0.2, 0.0)),
 }
 
+PUBLISHED = {
+    "NeoQuasar/Kronos-mini": "mini",
+    "NeoQuasar/Kronos-small": "small",
+    "NeoQuasar/Kronos-base": "base",
+    "NeoQuasar/Kronos-Tokenizer-2k": "mini",
+    "NeoQuasar/Kronos-Tokenizer-base": "base",
+}
+"""Hub repositories whose networks have a preset's sizes."""
+
 
 def preset(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Keyword arguments of `KronosTokenizer` and of `Kronos`; copies, free to change. KitError on an unknown name."""

@@ -1,0 +1,310 @@
+"""Before a run: will it fit, and how long will it take?
+
+In: a configuration, a device. Out: `Plan`: parameters, memory by part, the largest batch, time per epoch and stage.
+Memory is computed (`footprint`); time is probed where the device is at hand, else estimated from its peak rates with the shares
+below, which are assumptions and are printed as such.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kronos.config import Config
+from kronos.data.sampling import BatchPlan
+from kronos.data.store import MANIFEST, BarStore
+from kronos.errors import KitError
+from kronos.networks import Kronos, KronosTokenizer, cost
+from kronos.networks.hub import CONFIG_FILE
+from kronos.networks.predictor import PredictorConfig
+from kronos.networks.presets import PUBLISHED, preset
+from kronos.networks.tokenizer import TokenizerConfig
+from kronos.training.devices import Device
+from kronos.training.footprint import Load, Memory, largest_batch, predictor_memory, tokenizer_memory
+from kronos.training.log import clock
+from kronos.training.probe import probe
+from kronos.training.stages import Stage, StageData
+
+MATMUL_SHARE = 0.45
+"""Assumed: share of a device's peak that the matrix products reach."""
+BANDWIDTH_SHARE = 0.8
+"""Assumed: share of its memory bandwidth that everything else reaches."""
+TRAFFIC = 4
+"""Assumed: how often each byte that the forward pass keeps is moved in a step: written and read, forward and backward."""
+
+Networks = tuple[TokenizerConfig, PredictorConfig]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage on one kind of device."""
+
+    stage: Stage
+    parameters: int
+    flops: int
+    """of a training step on one window"""
+    memory: Memory
+    """at the configured batch"""
+    largest: int
+    """largest batch that fits"""
+    step_seconds: float | None
+    """of one micro-batch on one device; None: unknown"""
+    order: BatchPlan | None
+    """steps of the stage; None: the number of windows is not known yet"""
+    validation: int | None
+    """windows scored after every epoch; None: unknown"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `describe` tells."""
+
+    config: Config
+    device: Device
+    precision: str
+    probed: bool
+    windows: str
+    """where the number of windows comes from"""
+    stages: tuple[StagePlan, ...]
+
+
+def make_plan(config: Config, device: Device, probing: bool) -> Plan:
+    """Plan every stage that the configuration trains. probing: run two steps of each on this machine's device.
+
+    Raises KitError when the networks' sizes cannot be known without downloading them, or the store is damaged.
+    """
+    networks = network_configs(config)
+    precision = device.precision(config.training.mixed_precision)
+    if device.peak and precision not in device.peak and device.kind == "cuda":
+        raise KitError(f"training.mixed_precision: {device.name} has no {precision}; expected auto or one of {', '.join(device.peak)}")
+    store, windows = _store(config)
+    wanted = {"tokenizer": config.experiment.train_tokenizer, "basemodel": config.experiment.train_basemodel}
+    stages: list[Stage] = [s for s in ("tokenizer", "basemodel") if wanted[s]]  # type: ignore[misc]
+    probing = probing and device.here
+    plans = tuple(_plan_stage(config, stage, networks, device, precision, store, probing) for stage in stages)
+    return Plan(config, device, precision, probing, windows, plans)
+
+
+def check_fit(plan: Plan) -> None:
+    """Raise KitError when the configured batch of a stage does not fit."""
+    for stage in plan.stages:
+        if stage.memory.total > plan.device.usable:
+            batch = plan.config.training.batch_size
+            remedy = (
+                f"set training.batch_size={stage.largest} and training.accumulation_steps={-(-batch // stage.largest)}"
+                if stage.largest
+                else "set training.use_checkpoint=true, shorten data.lookback_window or choose a smaller network"
+            )
+            raise KitError(
+                f"{stage.stage}: expected at most {_gb(plan.device.usable)} on {plan.device.name}, a batch of {batch} needs "
+                f"{_gb(stage.memory.total)}; {remedy}"
+            )
+
+
+# -- one stage ---------------------------------------------------------------------------------------------------------
+def _plan_stage(
+    config: Config, stage: Stage, networks: Networks, device: Device, precision: str, store: BarStore | None, probing: bool
+) -> StagePlan:
+    t, length = config.training, config.window
+    parts = stage_flops(stage, networks, length, t.accumulation_steps)
+    memory = memory_of(config, stage, networks, precision, device.kind == "cpu")
+    fits = memory(t.batch_size).total <= device.usable
+    if probing and fits:
+        where = torch.device("cpu") if device.kind == "cpu" else torch.device("cuda", config.device.device_id)
+        step: float | None = probe(config, stage, networks, where, precision).seconds
+    else:
+        step = estimate(device, precision, cost.total(parts).total * t.batch_size, memory(t.batch_size).activations)
+    order, validation = _order(config, stage, store)
+    sizes = cost.tokenizer_parameters(networks[0]) if stage == "tokenizer" else cost.predictor_parameters(networks[1])
+    return StagePlan(
+        stage,
+        sum(sizes.values()),
+        cost.total(parts).total,
+        memory(t.batch_size),
+        largest_batch(memory, device.usable),
+        step,
+        order,
+        validation,
+    )
+
+
+def stage_flops(stage: Stage, networks: Networks, length: int, accumulation: int = 1) -> dict[str, cost.Flops]:
+    """Operations of a training step of a stage on one window."""
+    if stage == "tokenizer":
+        return cost.tokenizer_flops(networks[0], length, accumulation)
+    return cost.predictor_flops(networks[1], networks[0], length)
+
+
+def memory_of(config: Config, stage: Stage, networks: Networks, precision: str, cpu: bool) -> Callable[[int], Memory]:
+    """Memory of one process by its batch."""
+    t = config.training
+    load = Load(
+        batch=1,
+        length=config.window,
+        mixed=precision != "no",
+        recompute=t.use_checkpoint,
+        cpu=cpu,
+        gradients_stay=t.accumulation_steps > 1 or config.distributed.num_processes > 1,
+    )
+    if stage == "tokenizer":
+        return lambda batch: tokenizer_memory(networks[0], replace(load, batch=batch))
+    return lambda batch: predictor_memory(networks[1], networks[0], replace(load, batch=batch))
+
+
+def estimate(device: Device, precision: str, flops: int, kept: int) -> float | None:
+    """Seconds of a micro-batch from a device's peak rates, and bytes that its forward pass keeps; None: rates unknown."""
+    if precision not in device.peak or not device.bandwidth:
+        return None
+    return flops / (device.peak[precision] * MATMUL_SHARE) + TRAFFIC * kept / (device.bandwidth * BANDWIDTH_SHARE)
+
+
+# -- what is there -----------------------------------------------------------------------------------------------------
+def network_configs(config: Config) -> Networks:
+    """Configurations of both networks as training would start with them, without downloading anything. Raises KitError."""
+    tokenizer, predictor = preset(config.experiment.preset)
+    paths = config.model_paths
+    if config.tokenizer_is_pretrained:
+        tokenizer = _pretrained(paths.pretrained_tokenizer, 0)
+    made = KronosTokenizer.config_class(**tokenizer)
+    if config.predictor_is_pretrained:
+        predictor = _pretrained(paths.pretrained_predictor, 1)
+    else:
+        predictor |= {"s1_bits": made.s1_bits, "s2_bits": made.s2_bits}
+    return made, Kronos.config_class(**predictor)
+
+
+def _pretrained(source: str, which: int) -> dict[str, Any]:
+    file = Path(source).expanduser() / CONFIG_FILE
+    if file.is_file():
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    if source in PUBLISHED:
+        return preset(PUBLISHED[source])[which]
+    raise KitError(
+        f"{source}: expected a folder with {CONFIG_FILE} or one of {', '.join(PUBLISHED)}, whose sizes are known; download it first"
+    )
+
+
+def _store(config: Config) -> tuple[BarStore | None, str]:
+    if (Path(config.data.store) / MANIFEST).is_file():
+        return BarStore.open(config.data.store), f"from the prepared data in {config.data.store}"
+    if config.training.samples_per_epoch:
+        return None, f"{config.data.store} is not prepared yet; an epoch is taken as training.samples_per_epoch windows"
+    return None, f"unknown: {config.data.store} is not prepared yet and training.samples_per_epoch is not set"
+
+
+def _order(config: Config, stage: Stage, store: BarStore | None) -> tuple[BatchPlan | None, int | None]:
+    t = config.training
+    if store is not None:
+        data = StageData.of(config, stage, store)
+        return data.plan, min(len(data.validation), t.validation_samples or len(data.validation))
+    if t.samples_per_epoch is None:
+        return None, None
+    plan = BatchPlan(
+        windows=t.samples_per_epoch,
+        batch_size=t.batch_size,
+        accumulation=t.accumulation_steps,
+        processes=config.distributed.num_processes,
+        epochs=t.tokenizer_epochs if stage == "tokenizer" else t.basemodel_epochs,
+        max_steps=t.max_steps,
+    )
+    return plan, t.validation_samples
+
+
+# -- time and text -----------------------------------------------------------------------------------------------------
+def epoch_seconds(config: Config, stage: StagePlan) -> float | None:
+    """Training steps of an epoch and the validation after it, which is a third of a step per batch: forward only."""
+    if stage.step_seconds is None or stage.order is None:
+        return None
+    per_process = config.training.batch_size * config.distributed.num_processes
+    validating = (stage.validation or 0) / per_process * stage.step_seconds / 3
+    return stage.order.steps_per_epoch * config.training.accumulation_steps * stage.step_seconds + validating
+
+
+def stage_seconds(config: Config, stage: StagePlan) -> float | None:
+    """All epochs, or as many steps as training.max_steps leaves."""
+    epoch = epoch_seconds(config, stage)
+    if epoch is None or stage.order is None:
+        return None
+    return epoch * stage.order.total_steps / stage.order.steps_per_epoch
+
+
+def describe(plan: Plan) -> list[str]:
+    """The plan as lines of text, warnings last."""
+    t, device = plan.config.training, plan.device
+    processes = plan.config.distributed.num_processes
+    lines = [
+        f"Plan for {processes} x {device.name}, {_gb(device.usable)} usable each, precision {plan.precision}, batch {t.batch_size}"
+        f" x {t.accumulation_steps}, windows of {plan.config.window} bars"
+        + (", gradient checkpointing" if t.use_checkpoint else ""),
+        f"  windows: {plan.windows}",
+        f"  time: {_basis(plan)}",
+    ]
+    for stage in plan.stages:
+        lines += _stage_lines(plan, stage)
+    return lines + warnings(plan)
+
+
+def warnings(plan: Plan) -> list[str]:
+    """What the user should change: a batch that does not fit, a run that does not end in time."""
+    found = []
+    for stage in plan.stages:
+        if stage.memory.total > plan.device.usable:
+            found.append(f"  WARNING: {stage.stage}: batch {plan.config.training.batch_size} does not fit; at most {stage.largest}")
+    times = [stage_seconds(plan.config, stage) for stage in plan.stages]
+    limit = plan.config.training.time_limit
+    known = sum(seconds for seconds in times if seconds is not None)
+    if limit is not None and known > limit * 3600:
+        found.append(
+            f"  WARNING: {clock(known)} exceed training.time_limit ({limit:g} h): the run will save, end and have to be resumed with "
+            "--skip-existing; fewer epochs or training.samples_per_epoch would end in time"
+        )
+    return found
+
+
+def _basis(plan: Plan) -> str:
+    spread = " and that processes do not slow each other down" if plan.config.distributed.num_processes > 1 else ""
+    if plan.probed:
+        return "two steps of each stage, run here" + (f"; assumed{spread.removeprefix(' and')}" if spread else "")
+    return (
+        f"estimated, not measured; ASSUMED are {MATMUL_SHARE:.0%} of the peak rate, {BANDWIDTH_SHARE:.0%} of the bandwidth"
+        f"{spread}"
+    )
+
+
+def _stage_lines(plan: Plan, stage: StagePlan) -> list[str]:
+    config, memory = plan.config, stage.memory
+    parts = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "AdamW": memory.optimizer,
+        "frozen tokenizer": memory.frozen,
+        "16-bit copies": memory.copies,
+        "activations": memory.activations,
+        "workspace": memory.workspace,
+    }
+    lines = [
+        f"{stage.stage}: {stage.parameters:,} parameters, {stage.flops / 1e9:,.2f} GFLOP a window",
+        f"  memory {_gb(memory.total)}: " + ", ".join(f"{name} {_gb(value)}" for name, value in parts.items() if value),
+        f"  largest batch that fits: {stage.largest}",
+    ]
+    if stage.step_seconds is None:
+        return [*lines, "  time: unknown, the device's rates are not in the table; run a probe on it"]
+    rate = config.training.batch_size * config.distributed.num_processes / stage.step_seconds
+    lines.append(f"  {rate:,.0f} windows/s, {rate * config.window:,.0f} bars/s")
+    epoch, whole = epoch_seconds(config, stage), stage_seconds(config, stage)
+    if epoch is None or whole is None or stage.order is None:
+        return [*lines, f"  a million windows: {clock(1e6 / rate)}; an epoch: unknown until the data is prepared"]
+    order = stage.order
+    unknown = "" if stage.validation is not None else " (validation not counted: its windows are unknown)"
+    return [
+        *lines,
+        f"  an epoch of {order.epoch_samples:,} windows: {clock(epoch)}; the stage of {order.total_steps:,} steps: "
+        f"{clock(whole)}{unknown}",
+    ]
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB" if size >= 1e7 else f"{size / 1e6:,.2f} MB"

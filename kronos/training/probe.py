@@ -1,0 +1,122 @@
+"""Two real steps of a stage on this machine: objective, optimiser and precision of the run, random weights and bars.
+
+In: a configuration, the networks' configurations. Out: seconds of a step and the bytes it really took. Reads no data.
+"""
+
+import gc
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kronos.config import Config
+from kronos.data.sampling import BatchPlan
+from kronos.networks import Kronos, KronosTokenizer
+from kronos.networks.layers import BlockStack
+from kronos.networks.predictor import CALENDAR_SIZES, PredictorConfig
+from kronos.networks.tokenizer import TokenizerConfig
+from kronos.training.loop import build_optimizer
+from kronos.training.measure import peak_bytes, seconds
+from kronos.training.objectives import Objective, PredictorObjective, TokenizerObjective
+from kronos.training.stages import Stage, loop_settings
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What two steps took."""
+
+    seconds: float
+    """of the second one, which is the faster"""
+    bytes: int
+    """growth of memory during forward and backward; 0: not measured"""
+
+
+class ProbedStage:
+    """A stage that can be stepped by hand: what the loop does to a micro-batch, without its bookkeeping."""
+
+    def __init__(
+        self, config: Config, stage: Stage, networks: tuple[TokenizerConfig, PredictorConfig], device: torch.device, precision: str
+    ) -> None:
+        self.device, self.precision = device, precision
+        self.objective = random_objective(config, stage, networks).to(device).train()
+        if config.training.use_checkpoint:
+            recompute_blocks(self.objective)
+        settings = loop_settings(config, stage, BatchPlan(windows=1, batch_size=1))
+        self.optimizer = build_optimizer(self.objective, settings)
+        self.clip = settings.grad_clip
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.learning = [p for p in self.objective.parameters() if p.requires_grad]
+
+    def gradients(self, batch: dict[str, Tensor]) -> None:
+        """Forward and backward."""
+        with self._autocast():
+            loss = self.objective(batch, lambda joint: joint)["loss"]
+        self.scaler.scale(loss / batch["weight"].numel()).backward()
+
+    def update(self) -> None:
+        """Clip, and move the weights."""
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.learning, self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+
+    def step(self, batch: dict[str, Tensor]) -> None:
+        """A whole optimiser step of one micro-batch."""
+        self.gradients(batch)
+        self.update()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        kind = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, kind, enabled=self.precision != "no")
+
+
+def random_objective(config: Config, stage: Stage, networks: tuple[TokenizerConfig, PredictorConfig]) -> Objective:
+    """The network of a stage with its loss, with random weights."""
+    tokenizer = KronosTokenizer(**asdict(networks[0]))
+    if stage == "tokenizer":
+        return TokenizerObjective(tokenizer)
+    t = config.training
+    return PredictorObjective(
+        Kronos(**asdict(networks[1])),
+        tokenizer,
+        lookback=config.data.lookback_window,
+        history_loss_weight=t.history_loss_weight,
+        teacher_forcing=t.teacher_forcing,
+    )
+
+
+def recompute_blocks(objective: Objective) -> None:
+    """Gradient checkpointing of the trained network."""
+    for module in objective.network().modules():
+        if isinstance(module, BlockStack):
+            module.recompute = True
+
+
+def random_batch(rows: int, length: int, device: torch.device) -> dict[str, Tensor]:
+    """Windows as the loader gives them, of normal noise and random dates."""
+    stamp = torch.stack([torch.randint(0, size, (rows, length)) for size in CALENDAR_SIZES.values()], dim=-1)
+    batch = {
+        "x": torch.randn(rows, length, 6),
+        "stamp": stamp.float(),
+        "weight": torch.ones(rows, length),
+        "mean": torch.ones(rows, 6),
+        "scale": torch.ones(rows, 6),
+    }
+    return {name: values.to(device) for name, values in batch.items()}
+
+
+def probe(
+    config: Config, stage: Stage, networks: tuple[TokenizerConfig, PredictorConfig], device: torch.device, precision: str
+) -> Probe:
+    """Two steps at the configured batch. Raises torch.OutOfMemoryError where the batch does not fit."""
+    run = ProbedStage(config, stage, networks, device, precision)
+    batch = random_batch(config.training.batch_size, config.window, device)
+    run.step(batch)
+    took = seconds(lambda: run.step(batch), device)
+    grew = peak_bytes(lambda: run.gradients(batch), device) if device.type == "cuda" else 0
+    del run
+    gc.collect()
+    return Probe(took, grew)
