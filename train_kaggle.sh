@@ -120,6 +120,7 @@ export KIT_LAUNCHED
 plan=$("$PY" kaggle/plan_launch.py --config "$config" ${overrides[@]+"${overrides[@]}"} ${plan_flags[@]+"${plan_flags[@]}"})
 stages=()
 summaries=()
+costs=()
 launch=("$PY" -m accelerate.commands.launch)
 while IFS='=' read -r key value; do
   case $key in
@@ -131,6 +132,7 @@ while IFS='=' read -r key value; do
     stage) stages+=("$value") ;;
     summary) summaries+=("$value") ;;
     accelerate) launch+=("$value") ;;
+    plan) costs+=("$value") ;;
   esac
 done <<<"$plan"
 if [ "$gpu" = 0 ]; then
@@ -246,6 +248,7 @@ if [ $submit = 1 ]; then
 fi
 
 if [ $dry_run = 1 ]; then
+  printf '%s\n' "${costs[@]}"
   echo "Nothing was run or written."
 else
   echo

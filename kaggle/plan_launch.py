@@ -9,6 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 import torch
 
 from kronos import cli
+from kronos.config import Config
+from kronos.errors import KitError
 from kronos.launch import plan_launch
 
 
@@ -27,6 +29,19 @@ def main() -> None:
         write=not args.dry_run,
     )
     print("\n".join(plan.lines()))
+    if args.dry_run:
+        print("\n".join(f"plan={line}" for line in cost_lines(plan.config)))
+
+
+def cost_lines(config: Config) -> list[str]:
+    """Memory and time of the run on this machine, estimated and not probed, so that a dry run stays quick."""
+    from kronos.training.devices import find_device
+    from kronos.training.plan import describe, make_plan
+
+    try:
+        return describe(make_plan(config, find_device("auto", config), probing=False))
+    except KitError as error:
+        return [f"No plan of memory and time: {error}"]
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Device:
     memory: int
     """bytes"""
     peak: dict[str, float] = field(default_factory=dict)
-    """FLOP/s by precision: no (TF32 where there is one), fp16, bf16; empty: unknown"""
+    """FLOP/s by type of number: fp32, tf32, fp16, bf16; empty: unknown"""
     bandwidth: float = 0.0
     """bytes/s"""
     half: str = "no"
@@ -49,6 +49,11 @@ class Device:
             return int(self.memory * HOST_SHARE)
         return int(self.memory * (1 - FRAGMENTATION)) - CONTEXT_BYTES
 
+    def rate(self, precision: str, tf32: bool) -> float | None:
+        """FLOP/s of matrix products under a mixed precision; None: unknown."""
+        plain = "tf32" if tf32 and "tf32" in self.peak else "fp32"
+        return self.peak.get(plain if precision == "no" else precision)
+
     def precision(self, wanted: str) -> str:
         """The mixed precision that a setting means on this device."""
         return self.half if wanted == "auto" else wanted
@@ -57,13 +62,13 @@ class Device:
 T = 1e12
 DEVICES = {
     # 16 GB GDDR6 of which 15,360 MiB are left with ECC; FP32 8.1, FP16 tensor 65 TFLOP/s; 300 GB/s
-    "T4": Device("T4", 15_360 << 20, {"no": 8.1 * T, "fp16": 65 * T}, 300e9, "fp16"),
+    "T4": Device("T4", 15_360 << 20, {"fp32": 8.1 * T, "fp16": 65 * T}, 300e9, "fp16"),
     # 16 GB HBM2; FP32 9.3, FP16 18.7 TFLOP/s, no tensor cores; 732 GB/s
-    "P100": Device("P100", 16_276 << 20, {"no": 9.3 * T, "fp16": 18.7 * T}, 732e9, "fp16"),
-    # 40 GB HBM2; TF32 156, FP16 and BF16 312 TFLOP/s; 1,555 GB/s
-    "A100": Device("A100", 40_536 << 20, {"no": 156 * T, "fp16": 312 * T, "bf16": 312 * T}, 1555e9, "bf16"),
-    # 80 GB HBM3; TF32 495, FP16 and BF16 989 TFLOP/s; 3,350 GB/s
-    "H100": Device("H100", 81_559 << 20, {"no": 495 * T, "fp16": 989 * T, "bf16": 989 * T}, 3350e9, "bf16"),
+    "P100": Device("P100", 16_276 << 20, {"fp32": 9.3 * T, "fp16": 18.7 * T}, 732e9, "fp16"),
+    # 40 GB HBM2; FP32 19.5, TF32 156, FP16 and BF16 312 TFLOP/s; 1,555 GB/s
+    "A100": Device("A100", 40_536 << 20, {"fp32": 19.5 * T, "tf32": 156 * T, "fp16": 312 * T, "bf16": 312 * T}, 1555e9, "bf16"),
+    # 80 GB HBM3; FP32 67, TF32 495, FP16 and BF16 989 TFLOP/s; 3,350 GB/s
+    "H100": Device("H100", 81_559 << 20, {"fp32": 67 * T, "tf32": 495 * T, "fp16": 989 * T, "bf16": 989 * T}, 3350e9, "bf16"),
 }
 
 
@@ -90,7 +95,7 @@ def this_cpu(processes: int) -> Device:
     """This machine's processor and this process's share of its free memory; its rates are measured, in half a second."""
     free = psutil.virtual_memory().available // processes
     name = f"CPU, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
-    return Device(name, free, {"no": matmul_rate(torch.device("cpu"), torch.float32)}, copy_rate(), "no", "cpu", here=True)
+    return Device(name, free, {"fp32": matmul_rate(torch.device("cpu"), torch.float32)}, copy_rate(), "no", "cpu", here=True)
 
 
 def matmul_rate(device: torch.device, kind: torch.dtype, size: int | None = None, repeats: int = 5) -> float:

@@ -26,7 +26,8 @@ from kronos.training.devices import Device
 from kronos.training.footprint import Load, Memory, largest_batch, predictor_memory, tokenizer_memory
 from kronos.training.log import clock
 from kronos.training.probe import probe
-from kronos.training.stages import Stage, StageData
+from kronos.training.reading import StageData
+from kronos.training.settings import STAGES, Stage
 
 MATMUL_SHARE = 0.45
 """Assumed: share of a device's peak that the matrix products reach."""
@@ -78,13 +79,13 @@ def make_plan(config: Config, device: Device, probing: bool) -> Plan:
     """
     networks = network_configs(config)
     precision = device.precision(config.training.mixed_precision)
-    if device.peak and precision not in device.peak and device.kind == "cuda":
-        raise KitError(f"training.mixed_precision: {device.name} has no {precision}; expected auto or one of {', '.join(device.peak)}")
+    if device.kind == "cuda" and device.peak and precision not in ("no", *device.peak):
+        has = ", ".join(["auto", "no", *(p for p in ("fp16", "bf16") if p in device.peak)])
+        raise KitError(f"training.mixed_precision: expected one that {device.name} has ({has}), found {precision}")
     store, windows = _store(config)
     wanted = {"tokenizer": config.experiment.train_tokenizer, "basemodel": config.experiment.train_basemodel}
-    stages: list[Stage] = [s for s in ("tokenizer", "basemodel") if wanted[s]]  # type: ignore[misc]
     probing = probing and device.here
-    plans = tuple(_plan_stage(config, stage, networks, device, precision, store, probing) for stage in stages)
+    plans = tuple(_plan_stage(config, stage, networks, device, precision, store, probing) for stage in STAGES if wanted[stage])
     return Plan(config, device, precision, probing, windows, plans)
 
 
@@ -114,9 +115,9 @@ def _plan_stage(
     fits = memory(t.batch_size).total <= device.usable
     if probing and fits:
         where = torch.device("cpu") if device.kind == "cpu" else torch.device("cuda", config.device.device_id)
-        step: float | None = probe(config, stage, networks, where, precision).seconds
+        step: float | None = probe(config, stage, networks, where, precision)
     else:
-        step = estimate(device, precision, cost.total(parts).total * t.batch_size, memory(t.batch_size).activations)
+        step = estimate(config, device, precision, parts, memory(t.batch_size).activations)
     order, validation = _order(config, stage, store)
     sizes = cost.tokenizer_parameters(networks[0]) if stage == "tokenizer" else cost.predictor_parameters(networks[1])
     return StagePlan(
@@ -154,11 +155,20 @@ def memory_of(config: Config, stage: Stage, networks: Networks, precision: str, 
     return lambda batch: predictor_memory(networks[1], networks[0], replace(load, batch=batch))
 
 
-def estimate(device: Device, precision: str, flops: int, kept: int) -> float | None:
-    """Seconds of a micro-batch from a device's peak rates, and bytes that its forward pass keeps; None: rates unknown."""
-    if precision not in device.peak or not device.bandwidth:
+def estimate(config: Config, device: Device, precision: str, parts: dict[str, cost.Flops], kept: int) -> float | None:
+    """Seconds of a micro-batch from a device's peak rates and the bytes that its forward pass keeps; None: rates unknown.
+
+    The frozen tokenizer works in float32 whatever the precision (TF32 counts as that); recomputing is another forward pass.
+    """
+    t = config.training
+    fast, plain = device.rate(precision, t.tf32), device.rate("no", t.tf32)
+    if fast is None or plain is None or not device.bandwidth:
         return None
-    return flops / (device.peak[precision] * MATMUL_SHARE) + TRAFFIC * kept / (device.bandwidth * BANDWIDTH_SHARE)
+    frozen = parts.get("frozen tokenizer", cost.Flops(0)).total
+    again = parts["blocks" if "blocks" in parts else "decoder"].forward if t.use_checkpoint else 0
+    trained = cost.total(parts).total - frozen + again
+    products = t.batch_size * (trained / fast + frozen / plain) / MATMUL_SHARE
+    return products + TRAFFIC * kept / (device.bandwidth * BANDWIDTH_SHARE)
 
 
 # -- what is there -----------------------------------------------------------------------------------------------------
@@ -183,7 +193,8 @@ def _pretrained(source: str, which: int) -> dict[str, Any]:
     if source in PUBLISHED:
         return preset(PUBLISHED[source])[which]
     raise KitError(
-        f"{source}: expected a folder with {CONFIG_FILE} or one of {', '.join(PUBLISHED)}, whose sizes are known; download it first"
+        f"{source}: expected a folder with {CONFIG_FILE}, or a network whose size is known ({', '.join(PUBLISHED)}); "
+        "download it first"
     )
 
 
@@ -236,8 +247,8 @@ def describe(plan: Plan) -> list[str]:
     t, device = plan.config.training, plan.device
     processes = plan.config.distributed.num_processes
     lines = [
-        f"Plan for {processes} x {device.name}, {_gb(device.usable)} usable each, precision {plan.precision}, batch {t.batch_size}"
-        f" x {t.accumulation_steps}, windows of {plan.config.window} bars"
+        f"Plan for {processes} x {device.name}, {_gb(device.usable)} usable each, precision {plan.precision}, batch "
+        f"{t.batch_size} x {t.accumulation_steps}, windows of {plan.config.window} bars"
         + (", gradient checkpointing" if t.use_checkpoint else ""),
         f"  windows: {plan.windows}",
         f"  time: {_basis(plan)}",
@@ -252,14 +263,16 @@ def warnings(plan: Plan) -> list[str]:
     found = []
     for stage in plan.stages:
         if stage.memory.total > plan.device.usable:
-            found.append(f"  WARNING: {stage.stage}: batch {plan.config.training.batch_size} does not fit; at most {stage.largest}")
+            found.append(
+                f"  WARNING: {stage.stage}: batch {plan.config.training.batch_size} does not fit; at most {stage.largest}"
+            )
     times = [stage_seconds(plan.config, stage) for stage in plan.stages]
     limit = plan.config.training.time_limit
     known = sum(seconds for seconds in times if seconds is not None)
     if limit is not None and known > limit * 3600:
         found.append(
-            f"  WARNING: {clock(known)} exceed training.time_limit ({limit:g} h): the run will save, end and have to be resumed with "
-            "--skip-existing; fewer epochs or training.samples_per_epoch would end in time"
+            f"  WARNING: {clock(known)} exceed training.time_limit ({limit:g} h): the run will save, end and have to be resumed "
+            "with --skip-existing; fewer epochs or a smaller training.samples_per_epoch would end in time"
         )
     return found
 

@@ -1,11 +1,10 @@
 """Two real steps of a stage on this machine: objective, optimiser and precision of the run, random weights and bars.
 
-In: a configuration, the networks' configurations. Out: seconds of a step and the bytes it really took. Reads no data.
+In: a configuration, the networks' configurations. Out: seconds of a step; `ProbedStage` for whoever measures more. Reads no data.
 """
 
-import gc
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,35 +13,34 @@ from torch import Tensor
 from kronos.config import Config
 from kronos.data.sampling import BatchPlan
 from kronos.networks import Kronos, KronosTokenizer
-from kronos.networks.layers import BlockStack
 from kronos.networks.predictor import CALENDAR_SIZES, PredictorConfig
 from kronos.networks.tokenizer import TokenizerConfig
-from kronos.training.loop import build_optimizer
-from kronos.training.measure import peak_bytes, seconds
+from kronos.training.measure import seconds
 from kronos.training.objectives import Objective, PredictorObjective, TokenizerObjective
-from kronos.training.stages import Stage, loop_settings
+from kronos.training.optimizer import build_optimizer
+from kronos.training.settings import Stage
+from kronos.training.stages import loop_settings
 
-
-@dataclass(frozen=True)
-class Probe:
-    """What two steps took."""
-
-    seconds: float
-    """of the second one, which is the faster"""
-    bytes: int
-    """growth of memory during forward and backward; 0: not measured"""
+Networks = tuple[TokenizerConfig, PredictorConfig]
 
 
 class ProbedStage:
     """A stage that can be stepped by hand: what the loop does to a micro-batch, without its bookkeeping."""
 
     def __init__(
-        self, config: Config, stage: Stage, networks: tuple[TokenizerConfig, PredictorConfig], device: torch.device, precision: str
+        self,
+        config: Config,
+        stage: Stage,
+        networks: Networks,
+        device: torch.device,
+        precision: str,
     ) -> None:
         self.device, self.precision = device, precision
         self.objective = random_objective(config, stage, networks).to(device).train()
         if config.training.use_checkpoint:
-            recompute_blocks(self.objective)
+            self.objective.recompute_blocks()
+        if config.training.compile:
+            self.objective.compile_training()
         settings = loop_settings(config, stage, BatchPlan(windows=1, batch_size=1))
         self.optimizer = build_optimizer(self.objective, settings)
         self.clip = settings.grad_clip
@@ -73,7 +71,7 @@ class ProbedStage:
         return torch.autocast(self.device.type, kind, enabled=self.precision != "no")
 
 
-def random_objective(config: Config, stage: Stage, networks: tuple[TokenizerConfig, PredictorConfig]) -> Objective:
+def random_objective(config: Config, stage: Stage, networks: Networks) -> Objective:
     """The network of a stage with its loss, with random weights."""
     tokenizer = KronosTokenizer(**asdict(networks[0]))
     if stage == "tokenizer":
@@ -86,13 +84,6 @@ def random_objective(config: Config, stage: Stage, networks: tuple[TokenizerConf
         history_loss_weight=t.history_loss_weight,
         teacher_forcing=t.teacher_forcing,
     )
-
-
-def recompute_blocks(objective: Objective) -> None:
-    """Gradient checkpointing of the trained network."""
-    for module in objective.network().modules():
-        if isinstance(module, BlockStack):
-            module.recompute = True
 
 
 def random_batch(rows: int, length: int, device: torch.device) -> dict[str, Tensor]:
@@ -108,15 +99,9 @@ def random_batch(rows: int, length: int, device: torch.device) -> dict[str, Tens
     return {name: values.to(device) for name, values in batch.items()}
 
 
-def probe(
-    config: Config, stage: Stage, networks: tuple[TokenizerConfig, PredictorConfig], device: torch.device, precision: str
-) -> Probe:
-    """Two steps at the configured batch. Raises torch.OutOfMemoryError where the batch does not fit."""
+def probe(config: Config, stage: Stage, networks: Networks, device: torch.device, precision: str) -> float:
+    """Seconds of the second of two steps at the configured batch. Raises torch.OutOfMemoryError where that does not fit."""
     run = ProbedStage(config, stage, networks, device, precision)
     batch = random_batch(config.training.batch_size, config.window, device)
     run.step(batch)
-    took = seconds(lambda: run.step(batch), device)
-    grew = peak_bytes(lambda: run.gradients(batch), device) if device.type == "cuda" else 0
-    del run
-    gc.collect()
-    return Probe(took, grew)
+    return seconds(lambda: run.step(batch), device)

@@ -1,0 +1,92 @@
+"""Predicted memory against what torch's profiler sees of real steps: within 10 %, or the plan promises what does not fit."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from kronos.config import Config
+from kronos.networks import Kronos, KronosTokenizer
+from kronos.networks.presets import preset
+from kronos.training.footprint import Load, Memory, largest_batch, predictor_memory, tokenizer_memory
+from kronos.training.measure import peak_bytes
+from kronos.training.probe import ProbedStage, random_batch
+from kronos.training.settings import Stage
+
+CPU = torch.device("cpu")
+# preset, windows, bars: enough that activations outweigh rounding, little enough for a test
+SIZES = [("nano", 8, 257), ("nano", 48, 41), ("mini", 3, 257), ("small", 3, 129)]
+
+
+def stage_and_memory(stage: Stage, size: tuple[str, int, int], **changes: Any) -> tuple[ProbedStage, Memory]:
+    """A real stage of a preset, and the memory that is predicted for it. changes: of `Load`."""
+    name, rows, length = size
+    tokenizer, predictor = preset(name)
+    networks = KronosTokenizer.config_class(**tokenizer), Kronos.config_class(**predictor)
+    load = Load(rows, length, cpu=True, **changes)
+    config = replace(Config(), training=replace(Config().training, use_checkpoint=load.recompute))
+    config = replace(config, data=replace(config.data, lookback_window=length - 1, predict_window=1))
+    memory = tokenizer_memory(networks[0], load) if stage == "tokenizer" else predictor_memory(networks[1], networks[0], load)
+    return ProbedStage(config, stage, networks, CPU, "bf16" if load.mixed else "no"), memory
+
+
+def check(stage: Stage, size: tuple[str, int, int], **changes: Any) -> None:
+    run, memory = stage_and_memory(stage, size, **changes)
+    batch = random_batch(size[1], size[2], CPU)
+    measured = peak_bytes(lambda: run.gradients(batch), CPU)
+    assert memory.step == pytest.approx(measured, rel=0.1), (stage, size, changes)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("stage", ["tokenizer", "basemodel"])
+@pytest.mark.parametrize("size", SIZES[:2])
+def test_a_step_of_nano(size: tuple[str, int, int], stage: Stage, recompute: bool) -> None:
+    """An operation that keeps a tensor more than the plan knows of."""
+    check(stage, size, recompute=recompute)
+    check(stage, size, recompute=recompute, mixed=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("stage", ["tokenizer", "basemodel"])
+@pytest.mark.parametrize("size", SIZES[2:])
+def test_a_step_of_mini_and_small(size: tuple[str, int, int], stage: Stage, recompute: bool) -> None:
+    """The same for published sizes: with dropout, with attention dropout, with gradients as large as the activations."""
+    check(stage, size, recompute=recompute)
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "basemodel"])
+def test_what_stays_between_steps(stage: Stage) -> None:
+    """Weights, the frozen tokenizer's and AdamW's moments, to the byte."""
+    run, memory = stage_and_memory(stage, SIZES[0])
+    run.step(random_batch(2, 20, CPU))
+    learning = {id(p) for p in run.learning}
+    weights = {id(p): p.nbytes for p in run.objective.parameters()}
+    frozen = sum(size for p, size in weights.items() if p not in learning)
+    moments = sum(t.nbytes for state in run.optimizer.state.values() for name, t in state.items() if name != "step")
+    assert (memory.weights, memory.frozen, memory.optimizer) == (sum(weights.values()) - frozen, frozen, moments)
+
+
+def test_gradients_that_stay_lie_beside_the_activations() -> None:
+    """Accumulation and DDP hold all gradients while the next forward pass runs."""
+    run, memory = stage_and_memory("basemodel", SIZES[1], gradients_stay=True)
+    batch = random_batch(SIZES[1][1], SIZES[1][2], CPU)
+    run.gradients(batch)
+    held = sum(p.grad.nbytes for p in run.learning if p.grad is not None)
+    assert memory.gradients == held
+    assert memory.step == pytest.approx(held + peak_bytes(lambda: run.gradients(batch), CPU), rel=0.1)
+
+
+def test_largest_batch() -> None:
+    """The last batch that fits, and 0 when none does."""
+
+    config = KronosTokenizer.config_class(**preset("nano")[0])
+
+    def memory(batch: int) -> Memory:
+        return tokenizer_memory(config, Load(batch, 257))
+
+    for limit in (memory(1).total, memory(37).total, memory(1000).total - 1):
+        found = largest_batch(memory, limit)
+        assert memory(found).total <= limit < memory(found + 1).total
+    assert largest_batch(memory, memory(1).total - 1) == 0
