@@ -141,8 +141,9 @@ class TrainingConfig:
     """Gradient checkpointing: blocks are computed again in the backward pass; less memory, about a third more time."""
     teacher_forcing: bool = True
     """Condition the fine token on the true coarse one; false: on a sampled one, as the original training does."""
-    history_loss_weight: CountFloat = 1.0
-    """Weight of the positions inside the lookback in the predictor's loss; the predicted bars weigh 1."""
+    history_loss_weight: CountFloat = 0.02
+    """Weight of the positions inside the lookback in the predictor's loss; the predicted bars weigh 1. Those positions are
+    normalised by what came after them and teach reversion that does not exist (docs/findings.md); 1: as published."""
     samples_per_epoch: PositiveInt | None = None
     """Windows per epoch, over all processes; None: every window once. Epochs continue where the last one ended."""
     validation_samples: PositiveInt | None = None

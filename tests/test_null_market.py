@@ -1,0 +1,90 @@
+"""What training teaches where there is nothing to learn, and where there is something: two synthetic markets, nano networks.
+
+The null market (`market.signal: 0`) is a random walk without drift in log prices, so that every forecast of a direction is
+right half of the time and the truth about "what is high comes down" is 0. docs/findings.md has the studies behind it.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kronos import configfile
+from kronos.config import Config
+from kronos.data.market import attainable, rise_probability
+from kronos.data.store import BarStore
+from kronos.evaluation import study
+from kronos.evaluation.study import Belief, Estimate, Origins
+from kronos.forecasting.pair import find_pair, load_forecaster
+
+LIMIT = 2.5
+"""Standard errors, clustered by date."""
+TAUGHT = 0.05
+"""Next-day reversion per unit of level after training with equal weights."""
+SMALL = (
+    "market.tickers=100", "market.days=400", "data.train_ratio=0.6", "data.val_ratio=0.1", "data.test_ratio=0.3",
+    "training.tokenizer_epochs=1", "training.basemodel_epochs=1", "training.samples_per_epoch=12000",
+    "training.validation_samples=200",
+)  # fmt: skip
+
+
+def trained(root: Path, folder: Path, signal: float) -> tuple[Config, BarStore]:
+    """Both stages of the demonstration with the default loss weights, smaller, on a market of its own."""
+    base = configfile.load(root / "configs" / "demo.yaml", SMALL)
+    config = study.on_market(base, folder, signal, seed=3)
+    config = study.in_folder(config, folder / "run", folder / "run")
+    return config, study.train(config)
+
+
+def believed(config: Config, store: BarStore, horizon: int, every: int) -> tuple[Origins, Belief]:
+    origins = study.held_out(config, store, horizon, every)
+    return origins, study.believe(load_forecaster(config, find_pair(config)), origins)
+
+
+def right(origins: Origins, belief: Belief) -> Estimate:
+    """Direction accuracy on the last step."""
+    return study.mean((belief.prob_up[:, -1] > 0.5) == origins.rise[:, -1], origins.date)
+
+
+@pytest.mark.slow
+def test_nothing_is_learned_from_a_random_walk(root: Path, tmp_path: Path) -> None:
+    """Keeps out reversion taught by bars whose normalisation saw their future, and a leak, which shows as a right direction.
+
+    One future is drawn per origin: as many as the market itself gives, so that a slope that could not be told from the
+    market's own passes. The test can fail: next-day changes that revert as equal weights teach (docs/findings.md) do.
+    """
+    config, store = trained(root, tmp_path, 0.0)
+    config = replace(config, inference=replace(config.inference, sample_count=1))
+    origins, belief = believed(config, store, horizon=1, every=2)
+    change = belief.drift[:, -1]
+    assert abs(study.slope(change, origins.level, origins.date).t) < LIMIT
+    accuracy = right(origins, belief)
+    assert abs(accuracy.value - 0.5) < LIMIT * accuracy.error
+    assert accuracy.error < 0.02
+    assert study.slope(change - TAUGHT * origins.level, origins.level, origins.date).t < -LIMIT
+
+
+@pytest.mark.slow
+def test_a_planted_signal_is_found(root: Path, tmp_path: Path) -> None:
+    """Keeps out a loss that protects from false patterns by learning nothing."""
+    config, store = trained(root, tmp_path, 0.4)
+    origins, belief = believed(config, store, horizon=5, every=5)
+    accuracy, best = right(origins, belief), attainable(rise_probability(0.4, 5))
+    assert accuracy.value - LIMIT * accuracy.error > 0.5
+    assert accuracy.value - 0.5 > (best - 0.5) / 2
+    assert accuracy.value < best + LIMIT * accuracy.error  # better than possible is a leak
+
+
+def test_errors_are_those_of_dates_and_not_of_rows() -> None:
+    """Keeps out an error bar that counts 200 shares of one day as 200 observations."""
+    rng = np.random.default_rng(0)
+    date = np.repeat(np.arange(50), 200)
+    common = rng.standard_normal(50)[date]
+    values = 1 + common + 0.1 * rng.standard_normal(len(date))
+    estimate = study.mean(values, date)
+    assert estimate.error == pytest.approx(common[::200].std(ddof=1) / np.sqrt(50), rel=0.05)
+    x = rng.standard_normal(50)[date]
+    assert study.slope(2 * x + common, x, date).value == pytest.approx(2, abs=0.4)
+    assert study.slope(2 * x + common, x, date).error == pytest.approx(0.14, rel=0.4)
+    assert study.mean(rng.standard_normal(len(date)), date).error == pytest.approx(0.01, rel=0.3)
