@@ -21,7 +21,7 @@ from kronos.forecasting.pair import find_pair, load_forecaster
 LIMIT = 2.5
 """Standard errors, clustered by date."""
 TAUGHT = 0.05
-"""Next-day reversion per unit of level after training with equal weights."""
+"""Next-day reversion per unit of level: half of what training with equal weights teaches."""
 SMALL = (
     "market.tickers=100", "market.days=400", "data.train_ratio=0.6", "data.val_ratio=0.1", "data.test_ratio=0.3",
     "training.tokenizer_epochs=1", "training.basemodel_epochs=1", "training.samples_per_epoch=12000",
@@ -52,7 +52,7 @@ def test_nothing_is_learned_from_a_random_walk(root: Path, tmp_path: Path) -> No
     """Keeps out reversion taught by bars whose normalisation saw their future, and a leak, which shows as a right direction.
 
     One future is drawn per origin: as many as the market itself gives, so that a slope that could not be told from the
-    market's own passes. The test can fail: next-day changes that revert as equal weights teach (docs/findings.md) do.
+    market's own passes. The test can fail: changes that revert half as much as equal weights teach (docs/findings.md) do.
     """
     config, store = trained(root, tmp_path, 0.0)
     config = replace(config, inference=replace(config.inference, sample_count=1))
