@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kronos.bars import CLOSE
 from kronos.config import Config
 from kronos.data.competition import check_ids, read_answers, read_rows
 from kronos.data.market import market_path
 from kronos.data.prepare import open_store
 from kronos.errors import KitError
+from kronos.evaluation.baselines import ALL_FALL, ALL_RISE, MAJORITY, answers, rule_scores
 from kronos.forecasting.rows import RowPlan, base_rate
 from kronos.submission import plan_test_rows
 
@@ -78,19 +78,17 @@ def score_submission(config: Config, path: str | Path) -> Score:
 
 
 def baseline_answers(plan: RowPlan) -> dict[str, NDArray[np.int64]]:
-    """Answers that need no model, each (n,): constants, the majority of the past, and the last day's direction.
+    """Answers that need no model, each (n,): constants, the majority of the past, rules on past returns.
 
-    A row without a last return (fewer than two known bars, or an unchanged close) counts as a fall in both directions.
+    A row whose history is too short for a rule, or whose close did not change, counts as a fall in both directions.
     """
     rows = len(plan.ids)
-    move = _last_move(plan)
-    return {
-        "all rise": np.ones(rows, np.int64),
-        "all fall": np.zeros(rows, np.int64),
-        "majority in training": _majority(plan),
-        "last return's sign": (move > 0).astype(np.int64),
-        "last return reversed": (move < 0).astype(np.int64),
-    }
+    known = plan.known > 0
+    constants = {ALL_RISE: np.ones(rows, np.int64), ALL_FALL: np.zeros(rows, np.int64), MAJORITY: _majority(plan)}
+    for name, score in rule_scores(plan.store, plan.end[known] - 1).items():
+        constants[name] = np.zeros(rows, np.int64)
+        constants[name][known] = answers(score)
+    return constants
 
 
 def _majority(plan: RowPlan) -> NDArray[np.int64]:
@@ -102,15 +100,6 @@ def _majority(plan: RowPlan) -> NDArray[np.int64]:
         rate, _ = base_rate(plan.store, date.astype("datetime64[s]"), int(horizon))
         answers[inverse.reshape(-1) == k] = rate > 0.5
     return answers
-
-
-def _last_move(plan: RowPlan) -> NDArray[np.float64]:
-    """Last known close less the one before it; 0 where there are not two."""
-    move = np.zeros(len(plan.ids))
-    two = plan.known >= 2
-    closes = plan.store.bars[plan.end[two][:, None] + np.array([-2, -1]), CLOSE].astype(np.float64)
-    move[two] = closes[:, 1] - closes[:, 0]
-    return move
 
 
 def _attainable(config: Config) -> float | None:

@@ -80,6 +80,11 @@ class Panel:
         dates = {name: getattr(self, name)[which] for name in ("sessions", "origins", "targets")}
         return replace(self, origin=place[self.origin[kept]].astype(np.int32), **columns, **dates)
 
+    def only_rows(self, kept: NDArray[np.bool_]) -> "Panel":
+        """The panel with some of its samples, kept (n,) bool, and all of its origins."""
+        columns = {name: getattr(self, name)[kept] for name in ("origin", "ticker", "row", "last_close", "future_close")}
+        return replace(self, **columns)
+
 
 def build_panel(store: BarStore, sessions: NDArray[np.int64], horizon: int) -> Panel:
     """Every ticker with a bar on an origin and one on the trading day `horizon` days later; others are counted.
@@ -90,8 +95,8 @@ def build_panel(store: BarStore, sessions: NDArray[np.int64], horizon: int) -> P
     assert (np.diff(sessions) > 0).all() and (
         not len(sessions) or 0 <= sessions[0] <= sessions[-1] < len(store.sessions) - horizon
     )
-    row, key = _rows_on(store, sessions)
-    target, target_key = _rows_on(store, sessions + horizon)
+    row, key = rows_on(store, sessions)
+    target, target_key = rows_on(store, sessions + horizon)
     place = np.searchsorted(target_key, key)
     found = np.append(target_key, -1)[place] == key
     row, future, key = row[found], target[place[found]], key[found]
@@ -111,7 +116,7 @@ def build_panel(store: BarStore, sessions: NDArray[np.int64], horizon: int) -> P
     )
 
 
-def _rows_on(store: BarStore, sessions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def rows_on(store: BarStore, sessions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Store rows dated on any of the sessions, and date x K + ticker of each, sorted by that key."""
     slot = np.full(len(store.sessions), -1, np.int64)
     slot[sessions] = np.arange(len(sessions))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+from sklearn import config_context
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
 
 from kronos.evaluation.entry import Entry
@@ -42,16 +43,17 @@ def score_dates(panel: Panel, entry: Entry) -> dict[str, NDArray[np.float64]]:
     """Every figure of an entry on every date, {name: (D,)}; all NaN for what the entry does not give."""
     label, ret = panel.label, panel.ret
     rows = []
-    for part in panel.slices():
-        figures = dict.fromkeys(FIGURES, float("nan"))
-        if part.stop > part.start:
-            figures |= _classes(label[part], entry.pred[part])
-            figures |= _order(label[part], ret[part], entry.score[part])
-            if entry.prob is not None:
-                figures |= _probabilities(label[part], entry.prob[part])
-            if entry.closes is not None:
-                figures |= path_figures(entry.closes[part], panel.last_close[part], panel.future_close[part])
-        rows.append(figures)
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # thousands of small calls
+        for part in panel.slices():
+            figures = dict.fromkeys(FIGURES, float("nan"))
+            if part.stop > part.start:
+                figures |= _classes(label[part], entry.pred[part])
+                figures |= _order(label[part], ret[part], entry.score[part])
+                if entry.prob is not None:
+                    figures |= _probabilities(label[part], entry.prob[part])
+                if entry.closes is not None:
+                    figures |= path_figures(entry.closes[part], panel.last_close[part], panel.future_close[part])
+            rows.append(figures)
     return {name: np.array([row[name] for row in rows]) for name in FIGURES}
 
 

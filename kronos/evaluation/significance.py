@@ -10,6 +10,7 @@ freedom that overlapping horizons alone imply. Coverage by simulation: docs/eval
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -79,6 +80,24 @@ class DateBootstrap:
         )
         return own._interval(np.asarray(values, np.float64)[defined], null)
 
+    def ratio(self, above: FloatArray, below: FloatArray) -> Interval:
+        """Sum of `above` over sum of `below`, each (D,), with the interval of its linear approximation over dates."""
+        value = float(above.sum() / below.sum())
+        found = self.interval((above - value * below) / below.mean())
+        if found.low is None or found.high is None:
+            return Interval(value, dates=int((below > 0).sum()))
+        return Interval(value, value + found.low, value + found.high, dates=int((below > 0).sum()))
+
+    def percentiles(self, totals: FloatArray, figure: Callable[[FloatArray], FloatArray]) -> Interval:
+        """A figure of sums over dates: totals (D, ...) -> (...) -> scalar. Its interval are percentiles of the draws."""
+        dates, value = len(totals), float(figure(totals.sum(axis=0)))
+        if self.effective < MIN_EFFECTIVE or dates < 2 * self.block:
+            return Interval(value, dates=dates)
+        draws = _draws(dates, self.block, self.draws, self.seed)
+        values = figure(np.stack([totals[d].sum(axis=0) for d in draws]))
+        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Interval(value, float(low), float(high), dates=dates)
+
     def _interval(self, x: FloatArray, null: float | None) -> Interval:
         mean, dates = float(x.mean()), len(x)
         if self.effective < MIN_EFFECTIVE or dates < 2 * self.block:
@@ -87,9 +106,11 @@ class DateBootstrap:
         if error <= 1e-12 * max(1.0, abs(mean)):
             return Interval(mean, mean, mean, None if null is None else float(abs(mean - null) < 1e-12), dates)
         t = self._replicates(x, mean)
+        if not np.isfinite(largest := float(np.quantile(t, LEVEL, method="higher"))):
+            return Interval(mean, dates=dates)  # so many equal dates that whole draws do not vary
         ratio, freedom = overlap_model(self.sessions, self.horizon, self.block)
         least = stats.t.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(ratio)
-        half = error * max(float(np.quantile(t, LEVEL)), least)
+        half = error * max(largest, least)
         return Interval(
             mean, mean - half, mean + half, None if null is None else _p_value(t, mean - null, error, ratio, freedom), dates
         )
@@ -99,7 +120,8 @@ class DateBootstrap:
         drawn = x[_draws(len(x), self.block, self.draws, self.seed)]
         error = np.sqrt(_variance(drawn, self.block))
         away = np.abs(drawn.mean(axis=1) - mean)
-        return np.where(away > 1e-15, away / np.maximum(error, 1e-300), 0.0)
+        still = error <= 1e-9 * math.sqrt(float(_variance(x, self.block)))
+        return np.where(still, np.where(away > 0, np.inf, 0.0), away / np.where(still, 1.0, error))
 
 
 def _p_value(t: FloatArray, away: float, error: float, ratio: float, freedom: float) -> float:

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from kronos.bars import CLOSE, FloatArray, calendar_stamps
 from kronos.data.calendar import TradingCalendar
 from kronos.data.store import BarStore
 from kronos.forecasting.context import MIN_BARS, Overflow, room
+
+if TYPE_CHECKING:  # planning needs no torch
+    from kronos.forecasting.forecaster import Forecaster
 
 UNKNOWN, NO_BAR, FEW_BARS, NO_DAY, TOO_FAR, BAD_BARS, BAD_FORECAST = (
     "unknown ID",
@@ -106,6 +110,22 @@ class RowPlan:
             _calendar(self.store, date, self.calendar).future(last, horizon) for date, last in distinct.astype("datetime64[s]")
         ]
         return calendar_stamps(np.stack(days)[inverse.reshape(-1)])
+
+
+def sampled_closes(batch: Batch, forecaster: "Forecaster") -> tuple[FloatArray, NDArray[np.str_]]:
+    """The last close of every path (B, S), and why a row has none (B,), '' where it has.
+
+    A value that is not finite, going in or coming out, is a reason and no answer: its closes are NaN.
+    """
+    closes = np.full((len(batch.rows), forecaster.sampling.sample_count), np.nan, np.float32)
+    sound = np.logical_and.reduce(np.isfinite(batch.bars), axis=(1, 2))
+    finite = sound.copy()
+    if sound.any():
+        part = batch.only(np.flatnonzero(sound))
+        paths = forecaster.forecast(part.bars, part.stamps, part.future_stamps, part.series).paths
+        finite[sound] = np.isfinite(paths).all(axis=(1, 2, 3))
+        closes[finite] = paths[finite[sound]][:, :, -1, CLOSE]
+    return closes, np.select([~sound, ~finite], [BAD_BARS, BAD_FORECAST], "")
 
 
 def series_keys(ids: Sequence[str]) -> NDArray[np.int64]:

@@ -1,0 +1,345 @@
+"""The backtest: forecast past dates as the submission would, beside everything that needs no model, and say what it shows.
+
+In: a configuration, the run folders to score, options. Out: `Backtest`: report.json in the output folder (docs/evaluation.md has
+its form), the table and the verdict. Fit < calibrate < test; each later block begins after the earlier block's last label.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronos import files
+from kronos.config import Config
+from kronos.data import competition
+from kronos.data.calendar import TradingCalendar
+from kronos.data.prepare import open_store
+from kronos.data.store import BarStore
+from kronos.errors import KitError
+from kronos.evaluation.baselines import fitted_entries, simple_entries
+from kronos.evaluation.calibration import blend, fit_calibration
+from kronos.evaluation.controls import noisy_futures, shuffled_labels
+from kronos.evaluation.entry import Entry
+from kronos.evaluation.forecasts import (
+    DateForecast,
+    Network,
+    closes_on,
+    config_of_run,
+    forecast_dates,
+    load_network,
+    pretrained,
+    random_init,
+    shares_on,
+)
+from kronos.evaluation.origins import Timeline, boundary_of, latest, plan_timeline
+from kronos.evaluation.panel import Panel, build_panel
+from kronos.evaluation.report_tree import report_tree
+from kronos.evaluation.significance import DateBootstrap
+from kronos.evaluation.verdict import CHECKS, Results
+from kronos.forecasting.calibration import Calibration
+from kronos.forecasting.context import MIN_BARS
+from kronos.forecasting.decide import decide
+from kronos.forecasting.rows import base_rate
+
+log = logging.getLogger(__name__)
+
+Control = Literal["shuffle-labels", "future-noise"]
+BLEND = "blend"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a call of the backtest asks for beside the configuration."""
+
+    models: tuple[str, ...] = ()
+    """Run folders; none: the configuration's own run. Several are scored side by side and blended."""
+    output: str = ""
+    """Folder of the report; empty: backtest/ in the (first) run's folder."""
+    control: Control | None = None
+    refit: bool = False
+    """Train anew before each fold of the test dates."""
+    allow_incomplete: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Backtest:
+    """A written report."""
+
+    path: Path
+    tree: dict[str, Any]
+    results: Results
+
+    @property
+    def failed_control(self) -> bool:
+        """Whether a negative control found what cannot be there."""
+        control = self.tree["control"]
+        return control is not None and (self.results.skill > 0 or self.tree["changed_forecasts"] > 0)
+
+    def text(self) -> str:
+        """The verdict, then the table, then what a reader has to know."""
+        verdict, alarm = self.tree["verdict"], self.tree["alarm"]
+        lines = [verdict["headline"], "", self.results.table(), "", *verdict["lines"]]
+        return "\n".join([*lines, *(alarm["lines"] if alarm else []), f"Report: {self.path}"])
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What all steps of one backtest share."""
+
+    config: Config
+    options: Options
+    store: BarStore
+    timeline: Timeline
+    panel: Panel
+    """Calibration and test dates."""
+    folder: Path
+
+    @property
+    def sessions(self) -> NDArray[np.int64]:
+        return self.panel.sessions
+
+    @property
+    def is_test(self) -> NDArray[np.bool_]:
+        """(D,) which dates are scored."""
+        return np.isin(self.sessions, self.timeline.test)
+
+
+def run_backtest(config: Config, options: Options | None = None) -> Backtest:
+    """Score a configuration's run (or `options.models`) on past dates and write report.json.
+
+    Raises KitError, with no report written, when there is no model, no date after its training, or no row to score.
+    """
+    options, started = options or Options(), time.monotonic()
+    store = open_store(config)
+    horizon = horizon_of(config, store)
+    if options.refit:
+        from kronos.evaluation.refit import planned_boundary, refit_forecasts
+
+        networks: list[Network] = []
+        boundary = planned_boundary(config, store)
+    else:
+        networks = load_networks(config, options)
+        boundary = latest([boundary_of(store, n.summary) for n in networks])
+    own = config.evaluation
+    timeline = plan_timeline(
+        len(store.sessions),
+        boundary,
+        horizon,
+        origins=own.origins,
+        every=own.every,
+        calibration_share=0.0 if own.calibration == "off" or options.refit else own.calibration_share,
+        embargo=own.embargo,
+        history=min(MIN_BARS, config.data.lookback_window),
+    )
+    panel = build_panel(store, np.concatenate([timeline.calibrate, timeline.test]), horizon)
+    folder = Path(options.output) if options.output else (networks[0].config if networks else config).run_dir / "backtest"
+    scene = Scene(config, options, store, timeline, panel, folder)
+    _say_plan(scene)
+    if options.refit:
+        networks, forecasts = refit_forecasts(config, store, panel, folder / "cache")
+        changed = 0
+    else:
+        scene, forecasts, changed = _forecast(scene, networks)
+    entries, calibrations = _entries(scene, networks, forecasts)
+    test = _test_panel(scene)
+    results = Results(test, entries, DateBootstrap(tuple(test.sessions.tolist()), horizon, own.draws, own.seed))
+    raw = shares_on(test, closes_on(test, _of_test(scene, forecasts[networks[0].name])))
+    tree = report_tree(scene, results, networks, calibrations, np.where(np.isnan(raw), 0.5, raw))
+    tree |= {
+        "changed_forecasts": changed,
+        "alarm": _alarm(scene, results, changed),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    path = folder / (f"report-{options.control}.json" if options.control else "report.json")
+    files.write_json(path, tree)
+    return Backtest(path, tree, results)
+
+
+def horizon_of(config: Config, store: BarStore) -> int:
+    """Trading days ahead: evaluation.horizon, else inference.horizon, else the test file's, else data.predict_window."""
+    if given := config.evaluation.horizon or config.inference.horizon:
+        return given
+    if not (config.data.test_path and Path(config.data.test_path).is_file()):
+        return config.data.predict_window
+    dates = competition.read_test(config.data.test_path)["Date"].to_numpy().astype("datetime64[s]")
+    days, count = np.unique(dates, return_counts=True)
+    calendar = TradingCalendar(store.sessions, config.data.calendar, store.frequency)
+    steps = int(calendar.steps_between(store.sessions[-1:], days[[count.argmax()]])[0])
+    return steps if steps > 0 else config.data.predict_window
+
+
+# -- networks ----------------------------------------------------------------------------------------------------------
+def load_networks(config: Config, options: Options) -> list[Network]:
+    """The models to score: the configuration's own run, or those of --model, with names of their own."""
+    if not options.models:
+        return [load_network(config, allow_incomplete=options.allow_incomplete)]
+    names = _names(options.models)
+    return [
+        load_network(config_of_run(folder, config), name, options.allow_incomplete)
+        for folder, name in zip(options.models, names, strict=True)
+    ]
+
+
+def _names(folders: Sequence[str]) -> list[str]:
+    """The folders' own names, or their paths where two have the same."""
+    short = [Path(f).resolve().name for f in folders]
+    if len(set(map(str, map(Path, folders)))) < len(folders):
+        raise KitError(f"--model: expected different run folders, found {', '.join(folders)}")
+    return short if len(set(short)) == len(short) else [str(f) for f in folders]
+
+
+def _baseline_networks(config: Config, main: Network) -> list[Network]:
+    own = config.evaluation
+    found = [random_init(main, own.seed)] if own.random_init else []
+    published = pretrained(main) if own.pretrained else None
+    return found + ([published] if published else [])
+
+
+# -- forecasts ---------------------------------------------------------------------------------------------------------
+def _forecast(scene: Scene, networks: list[Network]) -> tuple[Scene, dict[str, list[DateForecast]], int]:
+    """All networks' answers, the scene with the labels of a control, and how many rows a changed future changed."""
+    cache, config, store = scene.folder / "cache", scene.config, scene.store
+    horizon, test = scene.timeline.horizon, scene.timeline.test
+    forecasts = forecast_dates(networks, store, scene.sessions, horizon, cache)
+    extra = _baseline_networks(config, networks[0])
+    forecasts |= forecast_dates(extra, store, test, horizon, cache)
+    networks += extra
+    if scene.options.control == "shuffle-labels":
+        return replace(scene, panel=shuffled_labels(scene.panel, config.evaluation.seed)), forecasts, 0
+    if scene.options.control == "future-noise":
+        models = [n for n in networks if n.kind == "model"]
+        panel, noisy = _with_noise(scene, models)
+        changed = sum(_differences(forecasts[n.name], noisy[n.name]) for n in models)
+        return replace(scene, panel=panel), forecasts | noisy, changed
+    return scene, forecasts, 0
+
+
+def _with_noise(scene: Scene, models: list[Network]) -> tuple[Panel, dict[str, list[DateForecast]]]:
+    """The panel with what the noise became, and forecasts made while everything after each origin was noise. Never cached."""
+    future = scene.panel.future_close.copy()
+    found: dict[str, list[Any]] = {n.name: [None] * scene.panel.dates for n in models}
+    for place, store in noisy_futures(scene.store, scene.sessions, scene.config.evaluation.seed):
+        one = scene.sessions[place : place + 1]
+        future[scene.panel.slices()[place]] = build_panel(store, one, scene.timeline.horizon).future_close
+        for name, dates in forecast_dates(models, store, one, scene.timeline.horizon, None).items():
+            found[name][place] = dates[0]
+    return replace(scene.panel, future_close=future), found
+
+
+def _differences(a: list[DateForecast], b: list[DateForecast]) -> int:
+    """Rows of which any sampled close differs in any bit."""
+    return sum(
+        int((~((x.closes == y.closes) | (np.isnan(x.closes) & np.isnan(y.closes))).all(axis=1)).sum())
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+# -- entries -----------------------------------------------------------------------------------------------------------
+def _test_panel(scene: Scene) -> Panel:
+    panel = scene.panel.only(scene.is_test)
+    if not len(panel):
+        raise KitError(
+            "backtest: expected rows with a bar on an as-of date and on its target, found none; choose another horizon"
+        )
+    return panel
+
+
+def _of_test(scene: Scene, dates: list[DateForecast]) -> list[DateForecast]:
+    """A network's answers to the scored dates: the last ones, since calibration comes first."""
+    return dates[-int(scene.is_test.sum()) :]
+
+
+def _entries(
+    scene: Scene, networks: list[Network], forecasts: dict[str, list[DateForecast]]
+) -> tuple[list[Entry], dict[str, Calibration | None]]:
+    """The main entry first, then its members, then everything without a model."""
+    test, own = _test_panel(scene), scene.config.evaluation
+    models = [n for n in networks if n.kind == "model"]
+    calibrations = {n.name: _calibrate(scene, n, forecasts[n.name]) for n in models}
+    entries = [
+        network_entry(scene.store, test, n, _of_test(scene, forecasts[n.name]), calibrations.get(n.name)) for n in networks
+    ]
+    members = [e for e in entries if e.kind == "model"]
+    if len(members) > 1:
+        entries.insert(0, blend_entry(members))
+    entries += simple_entries(scene.store, test, own)
+    if own.fitted_baselines:
+        entries += fitted_entries(scene.store, test, own)
+    return entries, calibrations
+
+
+def _calibrate(scene: Scene, network: Network, dates: list[DateForecast]) -> Calibration | None:
+    """Fitted on the calibration dates, and saved with a trained model unless this is a control."""
+    count = len(scene.timeline.calibrate)
+    if not count:
+        return None
+    panel = scene.panel.only(~scene.is_test)
+    closes = closes_on(panel, dates[:count])
+    share = shares_on(panel, closes)
+    if not np.isfinite(share).any():
+        return None
+    made = fit_calibration(panel, share, closes, scene.config.evaluation, network.key)
+    if scene.options.control is None:
+        folder = network.config.basemodel_dir if network.pair.trained else scene.folder
+        log.info("calibration of %s: %s", network.name, made.save(folder))
+    return made
+
+
+def network_entry(
+    store: BarStore, panel: Panel, network: Network, dates: list[DateForecast], calibration: Calibration | None
+) -> Entry:
+    """A network's answers; rows that it cannot forecast get the base rate known at their origin, as in the submission."""
+    closes = closes_on(panel, dates)
+    prob = shares_on(panel, closes)
+    have = np.isfinite(prob)
+    if calibration is not None:
+        prob[have] = calibration.prob(prob[have])
+        closes[have] = calibration.widen(closes[have])
+    for date in np.unique(panel.origin[~have]):
+        rate, _ = base_rate(store, panel.origins[date] + np.timedelta64(1, "s"), panel.horizon)
+        prob[~have & (panel.origin == date)] = rate
+    threshold = network.config.inference.threshold
+    if calibration is not None and threshold == 0.5:
+        threshold = calibration.threshold
+    return Entry(
+        network.name, network.kind, decide(prob, threshold), prob, prob, closes, fallback=int((~have).sum()), note=network.note
+    )
+
+
+def blend_entry(members: list[Entry]) -> Entry:
+    """Averaged calibrated logits; the paths of all members together."""
+    prob = blend([e.prob for e in members if e.prob is not None])
+    closes = np.concatenate([e.closes for e in members if e.closes is not None], axis=1)
+    note = f"mean of the calibrated logits of {', '.join(e.name for e in members)}"
+    return Entry(BLEND, "blend", decide(prob), prob, prob, closes, fallback=max(e.fallback for e in members), note=note)
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+def _say_plan(scene: Scene) -> None:
+    t, sessions = scene.timeline, scene.store.sessions
+    parts = [f"{len(t.test)} dates from {sessions[t.test[0]]} to {sessions[t.test[-1]]}, {t.horizon} trading days ahead"]
+    if len(t.calibrate):
+        parts.append(f"calibration on {len(t.calibrate)} dates until {sessions[t.calibrate[-1]]}")
+    log.info("backtest: %s; %d rows", "; ".join(parts).replace("T00:00:00", ""), len(scene.panel))
+    for note in t.notes:
+        log.info("%s", note)
+
+
+def _alarm(scene: Scene, results: Results, changed: int) -> dict[str, Any] | None:
+    """Too good, or not blind to the future: what to check. Expected on the planted market, and said all the same."""
+    if changed:
+        return {"lines": [f"LEAK: {changed} forecasts changed when bars after their origin did."], "expected": False}
+    if scene.options.control and results.skill > 0:
+        return {"lines": [f"LEAK: skill on a negative control ({scene.options.control})."], "expected": False}
+    if not results.suspicious:
+        return None
+    why = " and ".join(results.suspicious)
+    if scene.config.market.generate:
+        return {"lines": [f"Leak alarm, as expected: {why}; a signal was planted in this synthetic market."], "expected": True}
+    checks = [f"  {number}. {check}" for number, check in enumerate(CHECKS, 1)]
+    return {"lines": [f"LEAK ALARM: {why}. On real prices look for the leak first:", *checks], "expected": False}

@@ -1,0 +1,76 @@
+"""Walk-forward training: the networks are trained anew before each fold of the test dates, on what had ended by then.
+
+In: a configuration, a store, the panel of all dates. Out: one network per fold, and the forecasts of every date by the network
+of its fold. Runs lie under RUN/folds/K and are resumed like any run. One process; for small configurations.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kronos import configfile
+from kronos.config import Config
+from kronos.data.splits import split_sessions
+from kronos.data.store import BarStore
+from kronos.errors import KitError
+from kronos.evaluation.baselines import folds
+from kronos.evaluation.forecasts import DateForecast, Network, forecast_dates, load_network
+from kronos.evaluation.origins import Boundary
+from kronos.evaluation.panel import Panel
+from kronos.training.stages import STAGES, run_stage
+
+MODEL = "model, trained anew"
+
+
+def planned_boundary(config: Config, store: BarStore) -> Boundary:
+    """Where the first fold may begin: after the training and validation parts of the configuration."""
+    d = config.data
+    splits = split_sessions(len(store.sessions), d.train_ratio, d.val_ratio, 0.0, config.embargo)
+    last = splits.validation.last
+    if last >= len(store.sessions) - 2:
+        raise KitError(
+            "--refit: expected days after the training and validation parts, found none; lower data.train_ratio or data.val_ratio"
+        )
+    return Boundary(last, config.embargo, last)
+
+
+def fold_config(config: Config, store: BarStore, first_session: int, number: int) -> Config:
+    """The configuration of a fold's run: training and validation in their old proportion end, with an embargo, before it."""
+    d = config.data
+    days, whole = first_session - config.embargo, d.train_ratio + d.val_ratio
+    share = days / len(store.sessions) / whole * (1 - 1e-9)  # rounding must not reach the fold
+    data = replace(d, train_ratio=d.train_ratio * share, val_ratio=d.val_ratio * share, test_ratio=0.0)
+    own = f"{config.model_paths.exp_name}-fold{number}"
+    paths = replace(
+        config.model_paths, exp_name=own, base_save_path=str(config.run_dir / "folds" / str(number)), finetuned_tokenizer=""
+    )
+    single = replace(config.distributed, use_ddp=False, num_processes=1, num_machines=1, machine_rank=0)
+    fresh = replace(config.experiment, skip_existing=True, name="")
+    return configfile.derived_paths(replace(config, data=data, model_paths=paths, distributed=single, experiment=fresh))
+
+
+def train_fold(config: Config, store: BarStore) -> Network:
+    """Both stages of one fold, or what is left of them. Raises KitError when it was asked to stop."""
+    wanted = {"tokenizer": config.experiment.train_tokenizer, "basemodel": config.experiment.train_basemodel}
+    for stage in STAGES:
+        if wanted[stage] and run_stage(config, stage, store) != "complete":
+            raise KitError(f"{config.run_dir}: stopped while training this fold; the same command goes on from there")
+    return load_network(config)
+
+
+def refit_forecasts(
+    config: Config, store: BarStore, panel: Panel, cache: Path
+) -> tuple[list[Network], dict[str, list[DateForecast]]]:
+    """The last fold's network, under the name of all, and every date's forecast by its own fold's."""
+    dates: list[DateForecast] = []
+    network = None
+    for number, fold in enumerate(folds(panel.dates, config.evaluation.folds)):
+        own = fold_config(config, store, int(panel.sessions[fold.start]), number)
+        network = train_fold(own, store)
+        sessions = np.asarray(panel.sessions[fold])
+        dates += next(iter(forecast_dates([network], store, sessions, panel.horizon, cache).values()))
+    assert network is not None, "a panel has at least one date"
+    count = len(folds(panel.dates, config.evaluation.folds))
+    named = replace(network, name=MODEL, note=f"trained {count} times, each time on what had ended before the dates it answers")
+    return [named], {MODEL: dates}

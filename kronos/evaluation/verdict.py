@@ -1,0 +1,133 @@
+"""Figures with error bars, comparisons, and what they say in words.
+
+In: entries over one panel. Out: `Results`; sentences; the compact table for a terminal.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronos.evaluation.baselines import CONSTANTS
+from kronos.evaluation.entry import Entry
+from kronos.evaluation.panel import Panel
+from kronos.evaluation.scores import CHANCE, SMALLER_IS_BETTER, score_dates
+from kronos.evaluation.significance import MIN_EFFECTIVE, Comparison, DateBootstrap, Interval, compare, skill
+
+COMPARED = ("accuracy", "within_date_accuracy", "rank_ic", "auc", "brier", "log_loss", "crps")
+ALARM_WITHIN, ALARM_IC = 0.53, 0.08
+"""Above these a result on real prices is likelier a leak than a discovery: believable are 50.5 to 52 % and 0.02 to 0.05."""
+CHECKS = (
+    "run it with --future-noise: forecasts must not change by one bit, and no skill may be left",
+    "run it with --shuffle-labels: no skill may be left",
+    "is the store's last training day (summary.json: train_end) before the first date scored?",
+    "do prices hold adjustments made later (splits, dividends), or only shares that survived?",
+    "does the same share stand under several tickers?",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Every entry's figures on every date, and what follows from them. The first entry is the main one."""
+
+    panel: Panel
+    entries: list[Entry]
+    bootstrap: DateBootstrap
+
+    @property
+    def main(self) -> Entry:
+        return self.entries[0]
+
+    @cached_property
+    def per_date(self) -> dict[str, dict[str, NDArray[np.float64]]]:
+        """{entry: {figure: (D,)}}"""
+        return {e.name: score_dates(self.panel, e) for e in self.entries}
+
+    @cached_property
+    def overall(self) -> dict[str, dict[str, Interval]]:
+        """{entry: {figure: interval}}; figures that an entry does not have are absent."""
+        return {
+            name: {f: self.bootstrap.interval(v, CHANCE.get(f)) for f, v in figures.items() if np.isfinite(v).any()}
+            for name, figures in self.per_date.items()
+        }
+
+    @cached_property
+    def comparisons(self) -> dict[str, list[Comparison]]:
+        """Main less each other entry, Holm-corrected within a figure."""
+        own, others = self.per_date[self.main.name], [e for e in self.entries[1:] if e.kind not in ("model", "blend")]
+        result = {}
+        for figure in COMPARED:
+            values = {e.name: self.per_date[e.name][figure] for e in others if np.isfinite(self.per_date[e.name][figure]).any()}
+            if figure in self.overall[self.main.name]:
+                result[figure] = compare(self.bootstrap, figure, own[figure], values, figure in SMALLER_IS_BETTER)
+        return result
+
+    @property
+    def within(self) -> Interval:
+        return self.overall[self.main.name]["within_date_accuracy"]
+
+    @property
+    def skill(self) -> int:
+        """1: evidence of skill; 0: none; -1: worse than chance."""
+        return skill(self.within, self.comparisons["accuracy"], set(CONSTANTS))
+
+    # -- words ---------------------------------------------------------------------------------------------------------
+    @property
+    def headline(self) -> str:
+        dates, effective = self.panel.dates, self.bootstrap.effective
+        within = f"within-date accuracy {_percent(self.within)}"
+        if dates == 1:
+            return f"One date: this score measures the market of that day, and says nothing about skill ({within})."
+        if effective < MIN_EFFECTIVE:
+            return f"Too few dates to tell: {dates}, of which {effective} do not overlap ({within})."
+        word = {1: "Evidence of skill", 0: "No evidence of skill", -1: "Worse than chance"}[self.skill]
+        return f"{word}: {within} over {dates} dates ({effective} without overlap), {self.panel.horizon} trading days ahead."
+
+    @property
+    def lines(self) -> list[str]:
+        """Comparisons of accuracy, one sentence a kind."""
+        found = self.comparisons["accuracy"]
+        kinds = {1: "Accuracy better than: ", 0: "No evidence of a difference to: ", -1: "Accuracy worse than: "}
+        return [
+            text + ", ".join(c.baseline for c in found if c.better == side) + "."
+            for side, text in kinds.items()
+            if any(c.better == side for c in found)
+        ]
+
+    @property
+    def suspicious(self) -> list[str]:
+        """Why the result is too good to be believed on real prices; empty where it is not."""
+        ic = self.overall[self.main.name].get("rank_ic")
+        found = []
+        if self.within.value > ALARM_WITHIN:
+            found.append(f"within-date accuracy {self.within.value:.1%} is above {ALARM_WITHIN:.0%}")
+        if ic is not None and ic.value > ALARM_IC:
+            found.append(f"rank IC {ic.value:.3f} is above {ALARM_IC}")
+        return found
+
+    def table(self) -> str:
+        """Every entry with its figures and 95 % intervals, for a terminal."""
+        rows = [("", "accuracy", "within date", "rank IC", "Brier", "rises", "accuracy of the model is")]
+        words = {c.baseline: c for c in self.comparisons["accuracy"]}
+        for e in self.entries:
+            f = self.overall[e.name]
+            told = words.get(e.name)
+            verdict = "" if told is None else {1: "better", 0: "no different", -1: "worse"}[told.better]
+            cells = (_percent(f["accuracy"]), _percent(f["within_date_accuracy"]), _number(f.get("rank_ic")))
+            rows.append((e.name, *cells, _plain(f.get("brier")), f"{f['predicted_rises'].value:.0%}", verdict))
+        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _percent(i: Interval) -> str:
+    return f"{i.value:.1%}" + ("" if i.low is None else f" [{100 * i.low:.1f}, {100 * (i.high or 0):.1f}]")
+
+
+def _number(i: Interval | None) -> str:
+    return "" if i is None else f"{i.value:+.3f}" + ("" if i.low is None else f" [{i.low:+.3f}, {i.high:+.3f}]")
+
+
+def _plain(i: Interval | None) -> str:
+    return "" if i is None else f"{i.value:.4f}"

@@ -1,0 +1,110 @@
+"""What a calibration is and how it is applied: honest probabilities, band width and threshold for sampled paths.
+
+In: how many of S paths rose, sampled closes, a calibration.json beside the predictor. Out: P(rise), closes with calibrated bands.
+How one is fitted: `kronos.evaluation.calibration`. NumPy only.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronos import files
+from kronos.errors import KitError
+
+FILE = "calibration.json"
+Method = Literal["temperature", "platt", "isotonic"]
+
+FloatArray = NDArray[np.float64]
+
+
+def share_up(closes: NDArray, last_close: NDArray) -> FloatArray:
+    """P(rise) from S sampled closes (n, S), as (k + 0.5) / (S + 1) for k above the last close (n,): never 0 or 1.
+
+    Strictly above: a tie is no rise. NaN for rows without paths.
+    """
+    count = closes.shape[1]
+    up = (closes > last_close[:, None]).sum(axis=1)
+    return np.where(np.isfinite(closes).all(axis=1), (up + 0.5) / (count + 1), np.nan)
+
+
+def logit(prob: FloatArray) -> FloatArray:
+    """ln(p / (1 - p)); p strictly between 0 and 1, else ValueError."""
+    if not ((prob > 0) & (prob < 1)).all():
+        raise ValueError("logit: a probability is not strictly between 0 and 1; count paths with share_up")
+    return np.log(prob) - np.log1p(-prob)
+
+
+def sigmoid(x: FloatArray) -> FloatArray:
+    """1 / (1 + exp(-x))."""
+    return 0.5 * (1 + np.tanh(x / 2))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """P = sigmoid(slope logit(p) + intercept), or a monotone table; paths spread by `width` about their median."""
+
+    method: Method
+    horizon: int
+    """Trading days ahead that it is for."""
+    key: dict[str, Any]
+    """What it belongs to: digests of both networks and the settings that shape paths (`evaluation.forecasts.network_key`)."""
+    slope: float = 1.0
+    """1 / temperature."""
+    intercept: float = 0.0
+    width: float = 1.0
+    """Factor of the paths' log distance from their median."""
+    threshold: float = 0.5
+    """Rise above it; not 0.5 only where that survived the date bootstrap on dates it was not chosen on."""
+    knots: list[list[float]] = field(default_factory=list)
+    """Of an isotonic one: [logit(p), P] pairs, both rising."""
+    fitted: dict[str, Any] = field(default_factory=dict)
+    """Dates, rows, what was found: for a reader."""
+
+    def prob(self, share: FloatArray) -> FloatArray:
+        """Calibrated P(rise) of `share_up`'s values, (n,)."""
+        if self.method == "isotonic":
+            x, y = np.array(self.knots, np.float64).T
+            return np.interp(logit(share), x, y)
+        return sigmoid(self.slope * logit(share) + self.intercept)
+
+    def widen(self, closes: NDArray) -> NDArray[np.float32]:
+        """Closes (n, S), all positive, with their log distance from the median multiplied by `width`."""
+        return widened(closes, self.width)
+
+    def save(self, folder: Path) -> Path:
+        """Write calibration.json into a stage's folder."""
+        files.write_json(folder / FILE, asdict(self))
+        return folder / FILE
+
+    def difference(self, horizon: int, key: dict[str, Any]) -> list[str]:
+        """Why it does not fit a forecast with this horizon and key; empty where it does."""
+        found = {"horizon": self.horizon, **self.key}
+        asked = {"horizon": horizon, **key}
+        return [f"{k} {found.get(k)!r} instead of {asked[k]!r}" for k in asked if found.get(k) != asked[k]]
+
+
+def widened(closes: NDArray, width: float) -> NDArray[np.float32]:
+    """Closes (n, S) spread by `width` about their median in logs; a path at or below 0 has no log and keeps its row as it is."""
+    if width == 1:
+        return closes.astype(np.float32)
+    positive = (closes > 0).all(axis=1)
+    result = closes.astype(np.float64)
+    logs = np.log(result[positive])
+    middle = np.median(logs, axis=1, keepdims=True)
+    result[positive] = np.exp(middle + width * (logs - middle))
+    return result.astype(np.float32)
+
+
+def read_calibration(folder: Path) -> Calibration | None:
+    """The calibration of a stage's folder, None where there is none. Raises KitError when it cannot be read."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        return Calibration(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise KitError(f"{path}: expected a calibration of this version, found {error}; run the backtest again") from error
