@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from panels import random_series, store_in_memory
-from scipy.stats import norm
+from scipy.stats import norm, rankdata, spearmanr
 
 from kronos.data.store import BarStore, store_from_dict
 from kronos.evaluation.entry import Entry
 from kronos.evaluation.panel import NO_ORIGIN_BAR, NO_TARGET_BAR, Panel, build_panel, within_date
-from kronos.evaluation.scores import FIGURES, coverage, crps, path_figures, score_dates, spearman, within_accuracy
+from kronos.evaluation.scores import FIGURES, correlation, coverage, crps, path_figures, pooled, score_dates, within_accuracy
 
 
 def store_of(path: Path, closes: dict[str, list[float]]) -> BarStore:
@@ -108,7 +108,23 @@ def test_within_date_accuracy_takes_the_market_out() -> None:
     assert within_accuracy(np.full(101, 0.3), ret) == 0.5
     assert within_accuracy(ret, ret) == pytest.approx(1 - 0.5 / 101)
     assert within_accuracy(-ret, ret) == pytest.approx(0.5 / 101)
-    assert spearman(score, np.exp(score)) == pytest.approx(1) and spearman(score, -score) == pytest.approx(-1)
+    assert correlation(rankdata(score), rankdata(np.exp(score))) == pytest.approx(1)
+    assert correlation(score, -score) == pytest.approx(-1) and np.isnan(correlation(score, np.ones(101)))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_figures_of_one_date_are_scikit_learns(tmp_path: Path, seed: int) -> None:
+    """The fast formulas beside the well-kept ones: ties, probabilities of 0 and 1, unbalanced classes."""
+    rng = np.random.default_rng(seed)
+    closes = {f"t{k:02d}": [1.0, float(np.round(rng.lognormal(0, 0.05), 2))] for k in range(60)}
+    panel = build_panel(store_of(tmp_path / "store", closes), np.array([0]), 1)
+    prob = np.round(rng.random(60), 1)
+    entry = Entry("x", "model", (prob > rng.choice([0.2, 0.5, 0.8])).astype(int), prob, prob)
+    found, expected = score_dates(panel, entry), pooled(panel, entry)
+    assert len(expected) == 5
+    for name, value in expected.items():
+        assert found[name][0] == pytest.approx(value, rel=1e-12), name
+    assert found["rank_ic"][0] == pytest.approx(spearmanr(prob, panel.ret).statistic, rel=1e-12)
 
 
 def test_crps_of_a_normal_forecast() -> None:

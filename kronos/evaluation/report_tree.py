@@ -23,7 +23,7 @@ from kronos.evaluation.calibration import reliability
 from kronos.evaluation.forecasts import Network, plan_date
 from kronos.evaluation.origins import PRETRAINING_END, Timeline
 from kronos.evaluation.panel import Panel
-from kronos.evaluation.scores import FIGURES
+from kronos.evaluation.scores import FIGURES, pooled
 from kronos.evaluation.significance import DateBootstrap, Interval
 from kronos.evaluation.verdict import Results
 from kronos.forecasting.calibration import Calibration
@@ -112,7 +112,14 @@ def texts(dates: NDArray[np.datetime64]) -> list[str]:
 def _entry(results: Results, place: int) -> dict[str, Any]:
     e = results.entries[place]
     figures = {name: interval(i) for name, i in results.overall[e.name].items()}
-    return {"name": e.name, "kind": e.kind, "note": e.note, "fallback": e.fallback, "figures": figures}
+    return {
+        "name": e.name,
+        "kind": e.kind,
+        "note": e.note,
+        "fallback": e.fallback,
+        "figures": figures,
+        "pooled": pooled(results.panel, e),
+    }
 
 
 def _per_date(results: Results) -> dict[str, Any]:

@@ -1,16 +1,12 @@
 """How good answers were, date by date: the date is the unit of evidence, since shares of one date move together.
 
 In: a `Panel` and an `Entry`. Out: {figure: (D,) values}, NaN where a figure is not defined on a date. The value over all dates
-is their plain mean: what a score on one more date would be expected to show. Metrics are scikit-learn's and SciPy's where they
-have them.
+is their plain mean: what a score on one more date would be expected to show. Ranks are SciPy's, pooled metrics scikit-learn's.
 """
-
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from sklearn import config_context
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
 
 from kronos.evaluation.entry import Entry
@@ -43,47 +39,61 @@ def score_dates(panel: Panel, entry: Entry) -> dict[str, NDArray[np.float64]]:
     """Every figure of an entry on every date, {name: (D,)}; all NaN for what the entry does not give."""
     label, ret = panel.label, panel.ret
     rows = []
-    with config_context(assume_finite=True, skip_parameter_validation=True):  # thousands of small calls
-        for part in panel.slices():
-            figures = dict.fromkeys(FIGURES, float("nan"))
-            if part.stop > part.start:
-                figures |= _classes(label[part], entry.pred[part])
-                figures |= _order(label[part], ret[part], entry.score[part])
-                if entry.prob is not None:
-                    figures |= _probabilities(label[part], entry.prob[part])
-                if entry.closes is not None:
-                    figures |= path_figures(entry.closes[part], panel.last_close[part], panel.future_close[part])
-            rows.append(figures)
+    for part in panel.slices():
+        figures = dict.fromkeys(FIGURES, float("nan"))
+        if part.stop > part.start:
+            figures |= _classes(label[part], entry.pred[part])
+            figures |= _order(label[part], ret[part], entry.score[part])
+            if entry.prob is not None:
+                figures |= _probabilities(label[part], entry.prob[part])
+            if entry.closes is not None:
+                figures |= path_figures(entry.closes[part], panel.last_close[part], panel.future_close[part])
+        rows.append(figures)
     return {name: np.array([row[name] for row in rows]) for name in FIGURES}
 
 
+def pooled(panel: Panel, entry: Entry) -> dict[str, float]:
+    """scikit-learn's metrics over all rows at once: for comparison with other texts, where a date with more rows weighs more.
+
+    Its calls take milliseconds each, so `score_dates` computes the same per date in NumPy; tests compare the two.
+    """
+    label = panel.label
+    found = {"accuracy": accuracy_score(label, entry.pred)}
+    if 0 < label.sum() < len(label):
+        found["balanced_accuracy"] = balanced_accuracy_score(label, entry.pred)
+        found["auc"] = roc_auc_score(label, entry.score)
+    if entry.prob is not None:
+        found["brier"] = brier_score_loss(label, entry.prob, pos_label=1)
+        found["log_loss"] = log_loss(label, entry.prob, labels=[0, 1])
+    return {name: float(value) for name, value in found.items()}
+
+
 def _classes(label: NDArray[np.int64], pred: NDArray[np.int64]) -> dict[str, float]:
+    """A date on which all rose or all fell has no balanced accuracy: it compares the two."""
+    right, rises = label == pred, label == 1
+    both = 0 < rises.sum() < len(label)
     return {
-        "accuracy": float(accuracy_score(label, pred)),
-        "balanced_accuracy": _both_classes(label, lambda: balanced_accuracy_score(label, pred)),
+        "accuracy": float(right.mean()),
+        "balanced_accuracy": float((right[rises].mean() + right[~rises].mean()) / 2) if both else float("nan"),
         "predicted_rises": float(pred.mean()),
         "true_rises": float(label.mean()),
     }
 
 
 def _order(label: NDArray[np.int64], ret: NDArray[np.float64], score: NDArray[np.float64]) -> dict[str, float]:
+    ranks, rises = rankdata(score), int(label.sum())
+    pairs = rises * (len(label) - rises)
     return {
-        "auc": _both_classes(label, lambda: roc_auc_score(label, score)),
+        "auc": float((ranks[label == 1].sum() - rises * (rises + 1) / 2) / pairs) if pairs else float("nan"),
         "within_date_accuracy": within_accuracy(score, ret),
-        "rank_ic": spearman(score, ret),
+        "rank_ic": correlation(ranks, rankdata(ret)),
     }
 
 
 def _probabilities(label: NDArray[np.int64], prob: NDArray[np.float64]) -> dict[str, float]:
-    return {
-        "brier": float(brier_score_loss(label, prob, pos_label=1)),
-        "log_loss": float(log_loss(label, prob, labels=[0, 1])),
-    }
-
-
-def _both_classes(label: NDArray[np.int64], metric: Callable[[], float]) -> float:
-    """NaN on a date on which all rose or all fell: the figure compares the two."""
-    return float(metric()) if 0 < label.sum() < len(label) else float("nan")
+    least = np.finfo(np.float64).eps  # as scikit-learn cuts them
+    chance = np.clip(np.where(label == 1, prob, 1 - prob), least, 1 - least)
+    return {"brier": float(((prob - label) ** 2).mean()), "log_loss": float(-np.log(chance).mean())}
 
 
 def within_accuracy(score: NDArray[np.float64], ret: NDArray[np.float64]) -> float:
@@ -94,9 +104,8 @@ def within_accuracy(score: NDArray[np.float64], ret: NDArray[np.float64]) -> flo
     return float((0.5 + 0.5 * np.sign(score - np.median(score)) * np.sign(ret - np.median(ret))).mean())
 
 
-def spearman(score: NDArray[np.float64], ret: NDArray[np.float64]) -> float:
-    """Rank correlation with average ranks for ties; NaN where either is constant. score, ret: (m,)."""
-    a, b = rankdata(score), rankdata(ret)
+def correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Pearson's correlation, of ranks Spearman's; NaN where either is constant. a, b: (m,)."""
     a, b = a - a.mean(), b - b.mean()
     size = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / size) if size > 0 else float("nan")
