@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""How fast training is: windows/s, bars/s, FLOP/s and the share of the device's peak, against the plain float32 eager loop.
+
+Both train the same networks on the same windows in turn, a step each, so that a machine that is busy now and then slows both.
+The plain loop is `kronos/training/plain.py`. The peak is a GPU's from the table of devices, else that of a large float32 matrix
+product measured in between. --memory compares predicted with measured memory instead. One JSON line last.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+
+import torch
+
+from kronos import cli
+from kronos.config import Config
+from kronos.networks import Kronos, KronosTokenizer, cost
+from kronos.networks.presets import PRESETS, preset
+from kronos.training.devices import matmul_rate, this_gpu
+from kronos.training.measure import peak_bytes, seconds
+from kronos.training.plain import PlainStage
+from kronos.training.plan import memory_of, stage_flops
+from kronos.training.probe import Networks, ProbedStage, random_batch
+from kronos.training.runtime import allow_tf32, precision
+
+Row = dict[str, Any]
+
+
+def networks_of(name: str) -> Networks:
+    tokenizer, predictor = preset(name)
+    return KronosTokenizer.config_class(**tokenizer), Kronos.config_class(**predictor)
+
+
+def config_of(given: argparse.Namespace, recompute: bool | None = None) -> Config:
+    data = replace(Config().data, lookback_window=given.window - 1, predict_window=1)
+    training = replace(
+        Config().training,
+        batch_size=given.batch,
+        compile=given.compile,
+        use_checkpoint=given.checkpoint if recompute is None else recompute,
+    )
+    return replace(Config(), data=data, training=training)
+
+
+def peak_rate(device: torch.device, kind: str) -> float:
+    """FLOP/s of the device: by the table, or measured where the table does not know it."""
+    known = None if device.type == "cpu" else this_gpu(0).rate(kind, tf32=True)
+    types = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    return known or matmul_rate(device, types[kind])
+
+
+def speed(given: argparse.Namespace, stage: Any, device: torch.device, kind: str) -> Row:
+    """A step of the kit and a step of the plain loop in turn; medians, and the median of their ratios."""
+    networks = networks_of(given.preset)
+    ours = ProbedStage(config_of(given), stage, networks, device, kind)
+    tokenizer = KronosTokenizer(**asdict(networks[0]))
+    predictor = None if stage == "tokenizer" else Kronos(**asdict(networks[1]))
+    plain = PlainStage(tokenizer, predictor, ours.clip).to(device)
+    batch = random_batch(given.batch, given.window, device)
+    for _ in range(2):
+        ours.step(batch)
+        plain.step(batch)
+    times, peaks = [], []
+    for _ in range(given.pairs):
+        allow_tf32(True)
+        fast = seconds(lambda: ours.step(batch), device)
+        peaks.append(peak_rate(device, kind))
+        allow_tf32(False)
+        times.append((fast, seconds(lambda: plain.step(batch), device)))
+    took, slow = (statistics.median(column) for column in zip(*times, strict=True))
+    rate = cost.total(stage_flops(stage, networks, given.window)).total * given.batch / took
+    return {
+        "preset": given.preset,
+        "stage": stage,
+        "windows_per_second": round(given.batch / took, 1),
+        "bars_per_second": round(given.batch * given.window / took),
+        "gflops": round(rate / 1e9, 1),
+        "peak_gflops": round(max(peaks) / 1e9, 1),
+        "share_of_peak": round(rate / max(peaks), 3),
+        "plain_windows_per_second": round(given.batch / slow, 1),
+        "ratio": round(statistics.median(b / a for a, b in times), 2),
+        "ratios": [round(b / a, 2) for a, b in times],
+    }
+
+
+def memory(given: argparse.Namespace, stage: Any, device: torch.device, kind: str, recompute: bool) -> Row:
+    """Predicted and measured growth during forward and backward."""
+    networks, config = networks_of(given.preset), config_of(given, recompute)
+    run = ProbedStage(config, stage, networks, device, kind)
+    batch = random_batch(given.batch, given.window, device)
+    measured = peak_bytes(lambda: run.gradients(batch), device)
+    predicted = memory_of(config, stage, networks, kind, device.type == "cpu")(given.batch).step
+    row = {"preset": given.preset, "stage": stage, "checkpointing": recompute, "measured_mb": round(measured / 1e6, 1)}
+    return {**row, "predicted_mb": round(predicted / 1e6, 1), "error": round(predicted / measured - 1, 3)}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--preset", choices=sorted(PRESETS), default="mini")
+    arguments.add_argument("--stage", choices=["tokenizer", "basemodel", "both"], default="both")
+    arguments.add_argument("--batch", type=int, default=32)
+    arguments.add_argument("--window", type=int, default=257, help="bars of a window")
+    arguments.add_argument("--precision", choices=["auto", "no", "fp16", "bf16"], default="auto")
+    arguments.add_argument("--compile", action="store_true", help="training.compile")
+    arguments.add_argument("--checkpoint", action="store_true", help="training.use_checkpoint")
+    arguments.add_argument("--pairs", type=int, default=5, help="timed steps of each of the two")
+    arguments.add_argument("--cpu", action="store_true", help="the processor, also where there is a GPU")
+    arguments.add_argument("--memory", action="store_true", help="memory, predicted and measured, instead of speed")
+    given = arguments.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() and not given.cpu else "cpu")
+    kind = precision(given.precision, device.type == "cpu")
+    stages = ["tokenizer", "basemodel"] if given.stage == "both" else [given.stage]
+    if given.memory:
+        rows = [memory(given, stage, device, kind, recompute) for stage in stages for recompute in (False, True)]
+    else:
+        rows = [speed(given, stage, device, kind) for stage in stages]
+    for row in rows:
+        print("  ".join(f"{name} {value}" for name, value in row.items()))
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    setting = {"device": where, "precision": kind, "batch": given.batch, "window": given.window, "compile": given.compile}
+    print(json.dumps({**setting, "torch": torch.__version__, "rows": rows}))
+
+
+if __name__ == "__main__":
+    cli.run(main)
