@@ -5,15 +5,15 @@ last context bar. Equal to `KronosTokenizer.decode` of every path behind its con
 took most of a forecast.
 """
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kronos.networks import KronosTokenizer
-from kronos.networks.layers import Rope, SharedPrefixCache, TransformerBlock
+from kronos.networks.decoding import PackedStack
 
-DECODE_BARS = 1 << 16
+DECODE_BARS = 1 << 14
 """Bars of paths that are decoded at once: bounds the memory, whatever the number of paths and steps."""
 
 
@@ -40,34 +40,12 @@ def decode_paths(tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor, future_s1: 
 
 
 def _decode(tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor, future_s1: Tensor, future_s2: Tensor) -> Decoded:
-    caches, ropes, last = _prefill(tokenizer, s1, s2, *future_s1.shape[1:])
-    embedded = _embed(tokenizer, future_s1, future_s2)
-    bars = []
-    for step in range(future_s1.shape[2]):
-        here = slice(s1.shape[1] + step, s1.shape[1] + step + 1)
-        x = embedded[:, :, step]
-        for block, cache, rope in zip(_blocks(tokenizer), caches, ropes, strict=True):
-            x = block.decode_one(x, cache, rope[here])
-        bars.append(tokenizer.head(x))
-    return Decoded(torch.stack(bars, dim=2).float(), tokenizer.head(last).float())
-
-
-def _prefill(
-    tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor, samples: int, horizon: int
-) -> tuple[list[SharedPrefixCache], list[Rope], Tensor]:
-    """Each decoder block's keys and values of the context, once per series, its rotary table, and (B, D) the last state."""
-    caches, ropes = [], []
-    x = _embed(tokenizer, s1, s2)
-    for block in _blocks(tokenizer):
-        rope = block.self_attn.rotary.table(s1.shape[1] + horizon)
-        x, keys, values = block.with_keys_values(x, rope[: s1.shape[1]])
-        caches.append(SharedPrefixCache.of(keys, values, samples, horizon))
-        ropes.append(rope)
-    return caches, ropes, x[:, -1]
-
-
-def _blocks(tokenizer: KronosTokenizer) -> list[TransformerBlock]:
-    return cast(list[TransformerBlock], list(tokenizer.decoder))
+    """All steps of a path at once: its tokens are known, and the decoder is causal."""
+    _, samples, horizon = future_s1.shape
+    own = PackedStack(tokenizer.decoder.blocks(), tokenizer.decoder.rope(s1.shape[1] + horizon), torch.float32)
+    last = own.prefill(_embed(tokenizer, s1, s2), samples, horizon)[:, -1]
+    paths = own.extend(_embed(tokenizer, future_s1, future_s2))
+    return Decoded(tokenizer.head(paths).float(), tokenizer.head(last).float())
 
 
 def _embed(tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor) -> Tensor:

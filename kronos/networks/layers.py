@@ -1,9 +1,9 @@
-"""Building blocks of both networks: RMSNorm, rotary positions, causal attention with a shared-prefix cache, SwiGLU.
+"""Building blocks of both networks: RMSNorm, rotary positions, causal attention, SwiGLU. Decoding: `decoding`.
 
 In: hidden states (B, T, D). Out: hidden states of the same shape. Attribute names are the published checkpoints'.
 Source: Kronos paper (arXiv 2508.02739) and its published weights; RoFormer (arXiv 2104.09864) for the rotation.
 
-Letters: B series, T time steps, S sample paths, D width, H heads, E = D / H width of a head.
+Letters: B series, T time steps, D width, H heads, E = D / H width of a head.
 """
 
 from collections.abc import Iterator
@@ -91,47 +91,6 @@ class RotaryEmbedding(nn.Module):
 
 
 # -- attention ---------------------------------------------------------------------------------------------------------
-@dataclass
-class SharedPrefixCache:
-    """Keys and values of one attention while S paths of each series are decoded.
-
-    The context is held once per series, whatever S: `keys`, `values` (B, H, T, E). What the paths add is held per
-    path in buffers of fixed size: `own_keys`, `own_values` (B, H, S, steps, E), of which the first `filled` are valid.
-    """
-
-    keys: Tensor
-    values: Tensor
-    own_keys: Tensor
-    own_values: Tensor
-    filled: int = 0
-
-    @classmethod
-    def of(cls, keys: Tensor, values: Tensor, paths: int, steps: int) -> "SharedPrefixCache":
-        batch, heads, _, width = keys.shape
-        own = keys.new_empty(2, batch, heads, paths, steps, width)
-        return cls(keys, values, own[0], own[1])
-
-    def append(self, keys: Tensor, values: Tensor) -> None:
-        """Add one position of every path; keys, values (B, H, S, E)."""
-        self.own_keys[..., self.filled, :] = keys
-        self.own_values[..., self.filled, :] = values
-        self.filled += 1
-
-    def attend(self, query: Tensor) -> Tensor:
-        """Softmax attention of (B, H, S, E) queries over the context and each path's own positions; same shape.
-
-        All cached positions are visible: they are the query's past. One matrix product serves the S queries of a
-        series against their common context, so that the context is read once instead of S times.
-        """
-        query = query * query.shape[-1] ** -0.5
-        own_keys, own_values = self.own_keys[..., : self.filled, :], self.own_values[..., : self.filled, :]
-        shared_scores = query @ self.keys.transpose(-1, -2)
-        own_scores = (own_keys @ query.unsqueeze(-1)).squeeze(-1)
-        weights = torch.cat((shared_scores, own_scores), dim=-1).softmax(dim=-1).type_as(self.values)
-        shared, own = weights.split((self.keys.shape[-2], self.filled), dim=-1)
-        return shared @ self.values + (own.unsqueeze(-2) @ own_values).squeeze(-2)
-
-
 class Attention(nn.Module):
     """Multi-head attention with biased projections, rotary positions and dropout on weights and output."""
 
@@ -164,10 +123,6 @@ class Attention(nn.Module):
         """Keys, rotated unless `rope` is None, and values of (B, T, D); each (B, H, T, E)."""
         keys, values = self._split(self.k_proj(memory)), self._split(self.v_proj(memory))
         return (keys if rope is None else rope.rotate(keys)), values
-
-    def attend_cached(self, query: Tensor, cache: SharedPrefixCache, rope: Rope | None) -> Tensor:
-        """One query per path, (B, S, D) -> (B, S, D), over everything in the cache; `rope` of its one position."""
-        return self._merge(cache.attend(self._queries(query, rope)))
 
     def _queries(self, x: Tensor, rope: Rope | None) -> Tensor:
         queries = self._split(self.q_proj(x))
@@ -214,22 +169,10 @@ class TransformerBlock(nn.Module):
         self.ffn = FeedForward(width, ff_dim, ffn_dropout_p)
 
     def forward(self, x: Tensor, rope: Rope) -> Tensor:
-        return self.with_keys_values(x, rope)[0]
-
-    def with_keys_values(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        """The output (B, T, D) and the attention's keys and values (B, H, T, E), which a cache may keep."""
         normed = _for_products(self.norm1(x))
         keys, values = self.self_attn.keys_values(normed, rope)
         x = x + self.self_attn(normed, keys, values, rope)
-        return x + self.ffn(_for_products(self.norm2(x))), keys, values
-
-    def decode_one(self, x: Tensor, cache: SharedPrefixCache, rope: Rope) -> Tensor:
-        """The next position of every path, (B, S, D) -> (B, S, D); `rope` of that one position."""
-        normed = self.norm1(x)
-        keys, values = self.self_attn.keys_values(normed, rope)
-        cache.append(keys, values)
-        x = x + self.self_attn.attend_cached(normed, cache, rope)
-        return x + self.ffn(self.norm2(x))
+        return x + self.ffn(_for_products(self.norm2(x)))
 
 
 class BlockStack(nn.ModuleList):

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronos.bars import STAMP_FIELDS
+from kronos.networks.decoding import PackedAttention, PackedStack, SharedPrefixCache, compute_type, rotate_, rotation
 from kronos.networks.hub import Pretrained, check_geometry
-from kronos.networks.layers import Attention, BlockStack, Dropout, RMSNorm, Rope, SharedPrefixCache, TransformerBlock
+from kronos.networks.layers import Attention, BlockStack, Dropout, RMSNorm, TransformerBlock
 
 CALENDAR_SIZES = dict(zip(STAMP_FIELDS, (60, 24, 7, 32, 13), strict=True))
 DEPENDENCY_HEADS = 4  # whatever n_heads says: the published networks were trained so
@@ -137,18 +138,34 @@ class TokenHead(nn.Module):
 # -- the network -------------------------------------------------------------------------------------------------------
 @dataclass
 class DecodeState:
-    """Everything that decoding S paths of B series keeps between two steps."""
+    """Everything that decoding S paths of B series keeps between two steps: caches, and weights packed for it."""
 
-    blocks: list[SharedPrefixCache]
+    stack: PackedStack
     dependency: SharedPrefixCache
-    ropes: Rope
-    """of the blocks, for all positions of context and steps"""
-    dependency_ropes: Rope | None
-    """of the dependency layer; None: 'original' decoding, nothing is rotated there"""
-    position: int
-    """of the last token"""
+    """of the dependency layer"""
+    attention: PackedAttention
+    """the dependency layer's"""
+    turn: Tensor | None
+    """its rotation; None: 'original' decoding, nothing is rotated there"""
+    tokens: tuple[Tensor, Tensor]
+    """(V1, D), (V2, D): a pair of tokens is embedded as the sum of a row of each"""
+    queries: Tensor
+    """(V1, D) the dependency layer's query of every s1, scaled, not rotated"""
     hidden: Tensor
     """(B, S, D) context of the last position of every path"""
+    first: Tensor
+    """(B, 1, D) `hidden` of the context's last position"""
+
+    @property
+    def blocks(self) -> list[SharedPrefixCache]:
+        """The blocks' caches."""
+        return self.stack.caches
+
+    def restart(self, paths: int, steps: int) -> None:
+        """Make room for `steps` positions of other `paths` paths behind the same context."""
+        self.stack.restart(paths, steps)
+        self.dependency = self.dependency.restarted(paths, steps)
+        self.hidden = self.first.expand(-1, paths, -1)
 
 
 class Kronos(Pretrained[PredictorConfig], nn.Module):
@@ -241,6 +258,7 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         return PredictorLoss((mean1 + mean2) / 2, mean1, mean2)
 
     # -- decoding with a cache -----------------------------------------------------------------------------------------
+    @torch.no_grad()
     def prefill(
         self, s1: Tensor, s2: Tensor, stamp: Tensor, *, paths: int, steps: int, decode_rope: DecodeRope = "trained"
     ) -> DecodeState:
@@ -249,39 +267,52 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         s1, s2: (B, T) int64; stamp: (B, T, 5). decode_rope: how the dependency layer rotates; 'trained': as in training,
         'original': not at all, as the published generation does.
         """
-        length = s1.shape[1]
-        ropes = self.transformer.rope(length + steps)
-        attention = self.dep_layer.cross_attn
-        dependency_ropes = attention.rotary.table(length + steps) if decode_rope == "trained" else None
-        x = self.token_dropout(self.embedding(s1, s2) + self.time_emb(stamp))
-        caches = []
-        for block in self.transformer.blocks():
-            x, keys, values = block.with_keys_values(x, ropes[:length])
-            caches.append(SharedPrefixCache.of(keys, values, paths, steps))
-        h = self.norm(x)
-        keys, values = attention.keys_values(h, dependency_ropes and dependency_ropes[:length])
-        dependency = SharedPrefixCache.of(keys, values, paths, steps)
-        hidden = h[:, -1:].expand(-1, paths, -1)
-        return DecodeState(caches, dependency, ropes, dependency_ropes, length - 1, hidden)
+        length, dtype = s1.shape[1], compute_type(self.head.proj_s1.weight)
+        tokens = self._token_tables()
+        attention = PackedAttention(self.dep_layer.cross_attn, dtype)
+        queries = F.linear(self.embedding.emb_s1.weight, attention.query_weight, attention.query_bias).to(dtype)
+        rope = self.dep_layer.cross_attn.rotary.table(length + steps)
+        turn = rotation(rope) if decode_rope == "trained" else None
+        stack = PackedStack(self.transformer.blocks(), self.transformer.rope(length + steps), dtype)
+        h = self.norm(stack.prefill(tokens[0][s1] + tokens[1][s2] + self.time_emb(stamp), paths, steps).float())
+        keys, values = attention.project(h, turn if turn is None else turn[:length]).unbind(-3)
+        dependency, last = SharedPrefixCache.of(keys, values, paths, steps), h[:, -1:].clone()
+        return DecodeState(stack, dependency, attention, turn, tokens, queries, last.expand(-1, paths, -1), last)
 
+    def _token_tables(self) -> tuple[Tensor, Tensor]:
+        """(V1, D), (V2, D): fusion_proj of a pair is the sum of what it makes of each token; the bias is in the first."""
+        e = self.embedding
+        halves = e.fusion_proj.weight.float().chunk(2, dim=1)
+        tables = [F.linear(emb.weight.float() * e.scale, half) for emb, half in zip((e.emb_s1, e.emb_s2), halves, strict=True)]
+        return tables[0] + e.fusion_proj.bias.float(), tables[1]
+
+    @torch.no_grad()
     def decode_s2_logits(self, state: DecodeState, s1: Tensor) -> Tensor:
-        """Logits (B, S, V2) of the next s2 of every path, given its next s1 (B, S)."""
-        query = self.embedding.emb_s1(s1)
-        here = slice(state.position, state.position + 1)
-        rope = state.dependency_ropes and state.dependency_ropes[here]
-        mixed = self.dep_layer.cross_attn.attend_cached(query, state.dependency, rope)
-        return self.head.proj_s2(self.dep_layer.norm(state.hidden + mixed))
+        """Logits (B, S, V2) of the next s2 of every path, given its next s1 (B, S).
 
+        Of a state that has just been prefilled for one path: of any number of candidates s1 for the one next step.
+        """
+        query = state.queries[s1].unflatten(-1, (1, 1, DEPENDENCY_HEADS, -1))
+        if state.turn is not None:
+            here = state.stack.position - 1
+            rotate_(query, state.turn[here : here + 1])
+        mixed = state.attention.out(state.dependency.attend(query[:, :, :, 0])).squeeze(2)
+        return self.head.proj_s2(self.dep_layer.norm(state.hidden + mixed.float()))
+
+    @torch.no_grad()
     def decode_one(self, state: DecodeState, s1: Tensor, s2: Tensor, stamp: Tensor) -> None:
         """Append one pair of tokens to every path and advance `state`. s1, s2: (B, S) int64; stamp: (B, 5) of that bar."""
-        state.position += 1
-        here = slice(state.position, state.position + 1)
-        x = self.token_dropout(self.embedding(s1, s2) + self.time_emb(stamp)[:, None])
-        for block, cache in zip(self.transformer.blocks(), state.blocks, strict=True):
-            x = block.decode_one(x, cache, state.ropes[here])
-        state.hidden = self.norm(x)
-        rope = state.dependency_ropes and state.dependency_ropes[here]
-        state.dependency.append(*self.dep_layer.cross_attn.keys_values(state.hidden, rope))
+        self.advance(state, s1, s2, self.time_emb(stamp))
+
+    @torch.no_grad()
+    def advance(self, state: DecodeState, s1: Tensor, s2: Tensor, time: Tensor) -> None:
+        """`decode_one` with the bar's calendar embedding (B, D) at hand."""
+        x = state.tokens[0][s1].add_(state.tokens[1][s2]).add_(time[:, None])
+        here = state.stack.position
+        x = self.norm(state.stack.extend(x.unsqueeze(2)).float())
+        state.hidden = x.squeeze(2)
+        turn = None if state.turn is None else state.turn[here : here + 1]
+        state.dependency.append(state.attention.project(x, turn))
 
 
 def sample_categorical(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
