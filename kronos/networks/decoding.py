@@ -83,7 +83,7 @@ class SharedPrefixCache:
             mixed = torch.bmm(_softmax(scores), values)
         else:
             own_keys, own_values = (own.flatten(0, 2)[:, : self.filled] for own in self.own.unbind())
-            own = torch.bmm(flat.view(-1, count, width), own_keys.transpose(1, 2))
+            own = torch.bmm(flat.reshape(-1, count, width), own_keys.transpose(1, 2))
             if count > 1:
                 own = own.masked_fill(self._ahead(count), float("-inf"))
             weights = _softmax(torch.cat((scores, own.view(batch * heads, paths * count, -1)), dim=-1))
