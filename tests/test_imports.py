@@ -24,7 +24,7 @@ ROOMS = [
     "config",
     "bars",
 ]
-ROOMS += ["files", "errors"]
+ROOMS += ["page", "files", "errors"]
 WITHOUT_TORCH = [
     "kronos",
     "kronos.bars",

@@ -4,30 +4,22 @@ In: a prepared store and the configuration it was made from. Out: one self-conta
 screen and for paper. The table of checks is the one of `pytest tests/data_checks --data`.
 """
 
-import io
-import re
-from collections.abc import Callable
 from pathlib import Path
 
-import jinja2
-import matplotlib
 import matplotlib.ticker
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from kronos import files
+from kronos import page
 from kronos.config import Config
 from kronos.data.checks import CheckResult, run_checks
 from kronos.data.policy import PROBLEMS
 from kronos.data.store import BarStore
 from kronos.data.survey import WORST, Survey, date_text, survey
+from kronos.page import BLUE, GREY, INK, RED, draw, percent
 
-INK, BLUE, RED, GREY = "#22303c", "#2b6c9b", "#b0413e", "#c9d1d8"
-SIZE = (5.6, 2.9)
-"""Inches of one figure."""
 FEW_CHANGES = 5
 """Dates with fewer changes are left out of the plot of rises: a share of three tickers says nothing."""
 MONTH = 21
@@ -37,11 +29,10 @@ MONTH = 21
 def write_report(store: BarStore, config: Config, path: str | Path) -> Path:
     """Run the checks, survey the store, write the page atomically. Returns its path."""
     found = survey(store)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("kronos.data"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("report.html").render(
-        title=config.experiment.name or "data",
+    page.write(
+        path,
+        "kronos.data",
+        title=f"Data report: {config.experiment.name or 'data'}",
         facts=_facts(store, found),
         verdict=_verdict(results := run_checks(config)),
         results=results,
@@ -54,7 +45,6 @@ def write_report(store: BarStore, config: Config, path: str | Path) -> Path:
         sources=store.manifest["sources"],
         digest=store.digest,
     )
-    files.write_text(path, page)
     return Path(path)
 
 
@@ -106,15 +96,15 @@ def _illiquid(store: BarStore, found: Survey) -> list[tuple[str, str]]:
 def _figures(store: BarStore, found: Survey) -> list[tuple[str, str, Markup]]:
     """(title, what it says, SVG) of each plot."""
     return [
-        ("Rows per year", "Bars in the store, by calendar year.", _draw(lambda axes: _plot_years(axes, found))),
+        ("Rows per year", "Bars in the store, by calendar year.", draw(lambda axes: _plot_years(axes, found))),
         (
             "Share of rises per date",
             f"Close above the bar before, over all tickers of a date; the line is the mean of {MONTH} dates. "
             "How far the dots spread is how much one test date can be luck.",
-            _draw(lambda axes: _plot_rises(axes, store, found)),
+            draw(lambda axes: _plot_rises(axes, store, found)),
         ),
-        ("History lengths", "Bars per ticker.", _draw(lambda axes: _plot_lengths(axes, found))),
-        ("Rises per year", "Share of rises, year by year; the line is one half.", _draw(lambda axes: _plot_balance(axes, found))),
+        ("History lengths", "Bars per ticker.", draw(lambda axes: _plot_lengths(axes, found))),
+        ("Rises per year", "Share of rises, year by year; the line is one half.", draw(lambda axes: _plot_balance(axes, found))),
     ]
 
 
@@ -132,7 +122,7 @@ def _plot_rises(axes: Axes, store: BarStore, found: Survey) -> None:
     if len(share) >= MONTH:
         axes.plot(dates[MONTH - 1 :], np.convolve(share, np.full(MONTH, 1 / MONTH), "valid"), color=BLUE, linewidth=1)
     axes.axhline(0.5, color=INK, linewidth=0.6)
-    _percent(axes)
+    percent(axes)
     axes.set_ylim(0, 1)
 
 
@@ -147,28 +137,10 @@ def _plot_balance(axes: Axes, found: Survey) -> None:
     share = found.rises_per_year[shown] / found.changes_per_year[shown]
     axes.bar(found.years[shown], share, color=np.where(np.abs(share - 0.5) > 0.15, RED, BLUE).tolist(), width=0.8)
     axes.axhline(0.5, color=INK, linewidth=0.6)
-    _percent(axes)
+    percent(axes)
     _whole_years(axes, found.years)
-
-
-def _draw(plot: Callable[[Axes], None]) -> Markup:
-    """One figure as an SVG element. Text stays text; dense dots are one picture inside it."""
-    with matplotlib.rc_context({"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "report", "axes.edgecolor": GREY}):
-        figure = Figure(figsize=SIZE, layout="constrained", dpi=150)
-        axes = figure.subplots()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(color=GREY)
-        plot(axes)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    svg = text.getvalue()
-    return Markup(re.sub(r'\s(width|height)="[\d.]+pt"', "", svg[svg.index("<svg") :], count=2))
 
 
 def _whole_years(axes: Axes, years: NDArray[np.int64]) -> None:
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.set_xlim(years[0] - 0.6, years[-1] + 0.6)
-
-
-def _percent(axes: Axes) -> None:
-    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
