@@ -241,7 +241,9 @@ class InferenceConfig:
     batch_size: PositiveInt = 64
     """Series forecast at once; no answer depends on it."""
     threshold: Share = 0.5
-    """Rise when P(rise) is above this."""
+    """Rise when P(rise) is above this. At 0.5 a calibration may name another, see docs/evaluation.md."""
+    calibration: Literal["auto", "off"] = "auto"
+    """auto: use the calibration that a backtest left beside the predictor, where it fits these networks, settings and horizon."""
     seed: CountInt = 42
     max_fallback_ratio: Share = 0.2
     """The run fails when a larger share of the rows had to be answered without a forecast."""

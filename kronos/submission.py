@@ -27,16 +27,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from kronos import files
+from kronos.bars import CLOSE
 from kronos.config import Config, to_dict
 from kronos.data.competition import SUBMISSIONS, read_rows
 from kronos.data.prepare import open_store
 from kronos.data.store import BarStore
 from kronos.data.survey import date_text
 from kronos.errors import KitError
+from kronos.forecasting.calibration import FILE as CALIBRATION_FILE
+from kronos.forecasting.calibration import Calibration, key_of, read_calibration, smoothed, threshold_of
 from kronos.forecasting.decide import decide
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import Pair, find_pair, load_forecaster
-from kronos.forecasting.rows import BAD_BARS, BAD_FORECAST, Batch, RowPlan, base_rate, plan_rows
+from kronos.forecasting.rows import Batch, RowPlan, base_rate, plan_rows, sampled_closes
 from kronos.training.stages import network_digest
 
 log = logging.getLogger(__name__)
@@ -74,6 +77,7 @@ class Submission:
             "rows": f"{m['rows']} ({m['forecast']} forecast)",
             "rises": f"{m['share_of_rises']:.1%} (mean probability {m['mean_probability']:.3f})",
             "horizon": f"{horizons} trading days" if common else "none",
+            "calibrated": f"{m['calibration']['rows']} rows ({m['calibration']['method']})" if m["calibration"]["used"] else "no",
             "shortened": _counts(m["shortened"]),
             "fallbacks": _counts(m["fallbacks"]),
             "digest": f"sha256 {m['sha256'][:16]}",
@@ -98,11 +102,12 @@ def make_submission(config: Config, output: str | Path | None = None, allow_inco
     plan = plan_test_rows(config, store, ids, dates)
     _check_fallbacks(config, plan.fallbacks(), len(ids))  # before the long part
     forecaster = load_forecaster(config, pair)
-    answers = answer_rows(config, plan, forecaster)
+    networks = _networks(pair, plan, forecaster)
+    calibration, account = find_calibration(config, plan, networks)
+    answers = answer_rows(config, plan, forecaster, calibration)
     _check_fallbacks(config, _by_reason(answers.reason), len(ids))
-    manifest = (
-        _manifest(config, plan, answers) | _networks(pair, plan, forecaster) | {"seconds": round(time.monotonic() - started, 1)}
-    )
+    manifest = _manifest(config, plan, answers) | networks | {"calibration": account}
+    manifest |= {"seconds": round(time.monotonic() - started, 1)}
     target = target if output else _free(target)
     manifest = _write(target, plan, answers, manifest)
     return Submission(target, manifest, submit_command(config, target, manifest))
@@ -124,9 +129,36 @@ def plan_test_rows(config: Config, store: BarStore, ids: list[str], dates: NDArr
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
-def answer_rows(config: Config, plan: RowPlan, forecaster: Forecaster) -> Answers:
-    """P(rise) and the answer of every row; a row that cannot be forecast gets the base rate of rises before its date."""
+def find_calibration(config: Config, plan: RowPlan, networks: dict[str, Any]) -> tuple[Calibration | None, dict[str, Any]]:
+    """The calibration beside the predictor where it fits, and what the manifest says of it. Rows of another horizon stay raw."""
+    found, path = read_calibration(config.basemodel_dir), config.basemodel_dir / CALIBRATION_FILE
+    if config.inference.calibration == "off":
+        return None, {"used": False, "why": "inference.calibration is off"}
+    if found is None:
+        return None, {"used": False, "why": f"{path}: none there; scripts/run_backtest.py leaves one"}
+    key = key_of(config, networks["model"]["digest"], networks["tokenizer"]["digest"])
+    horizons = Counter(plan.horizon[plan.reason == ""].tolist())
+    common = horizons.most_common(1)[0][0] if horizons else found.horizon
+    if wrong := found.difference(found.horizon if found.horizon in horizons else common, key):
+        log.warning("%s is not used: it has %s; run the backtest again", path, "; ".join(wrong))
+        return None, {"used": False, "why": f"{path}: {'; '.join(wrong)}"}
+    rows = horizons[found.horizon]
+    log.info("calibrated by %s (%s, fitted until %s): %d rows", path, found.method, found.fitted.get("last_label"), rows)
+    account = {name: getattr(found, name) for name in ("method", "horizon", "slope", "intercept", "threshold", "fitted")}
+    return found, {"used": True, "path": str(path), "rows": rows, "raw_rows": sum(horizons.values()) - rows} | account
+
+
+def answer_rows(config: Config, plan: RowPlan, forecaster: Forecaster, calibration: Calibration | None = None) -> Answers:
+    """P(rise) and the answer of every row; a row that cannot be forecast gets the base rate of rises before its date.
+
+    calibration: for the forecast rows of its horizon.
+    """
     prob, reason = forecast_rows(plan, forecaster, config.inference.batch_size)
+    threshold = np.full(len(prob), config.inference.threshold)
+    if calibration is not None:
+        own = (reason == "") & (plan.horizon == calibration.horizon)
+        prob[own] = calibration.prob(smoothed(prob[own], forecaster.sampling.sample_count))
+        threshold[own] = threshold_of(config.inference.threshold, calibration)
     rates: dict[tuple[np.datetime64, int], tuple[float, int]] = {}
     for row in np.flatnonzero(reason != ""):
         key = (plan.dates[row], int(plan.horizon[row]))
@@ -137,7 +169,7 @@ def answer_rows(config: Config, plan: RowPlan, forecaster: Forecaster) -> Answer
         {"date": date_text(date), "horizon": steps, "rate": rate, "pairs": pairs}
         for (date, steps), (rate, pairs) in sorted(rates.items())
     ]
-    return Answers(prob, decide(prob, config.inference.threshold), reason, used)
+    return Answers(prob, decide(prob, threshold), reason, used)
 
 
 def forecast_rows(plan: RowPlan, forecaster: Forecaster, batch_size: int) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
@@ -154,16 +186,10 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, batch_size: int) -> tup
 
 
 def _forecast_batch(batch: Batch, forecaster: Forecaster) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    """P(rise) and reason of each row, (B,); a value that is not finite, going in or coming out, is a reason and no answer."""
-    prob = np.full(len(batch.rows), np.nan)
-    sound = np.logical_and.reduce(np.isfinite(batch.bars), axis=(1, 2))
-    finite = sound.copy()
-    if sound.any():
-        part = batch.only(np.flatnonzero(sound))
-        forecast = forecaster.forecast(part.bars, part.stamps, part.future_stamps, part.series)
-        finite[sound] = np.isfinite(forecast.paths).all(axis=(1, 2, 3))
-        prob[finite] = forecast.only(np.flatnonzero(finite[sound])).prob_up()
-    return prob, np.select([~sound, ~finite], [BAD_BARS, BAD_FORECAST], "")
+    """Share of rising paths and reason of each row, (B,); NaN where there is no answer."""
+    closes, reason = sampled_closes(batch, forecaster)
+    share = (closes > batch.bars[:, -1, CLOSE, None]).mean(axis=1)
+    return np.where(reason == "", share, np.nan), reason
 
 
 def _check_fallbacks(config: Config, fallbacks: dict[str, int], rows: int) -> None:

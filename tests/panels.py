@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kronos.data.store import BarStore, write_store
+from kronos.data.store import BarStore, store_from_dict, write_store
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
 WEEKDAYS = np.arange("2015-01-01", "2022-01-01", dtype="datetime64[D]")
@@ -66,3 +66,14 @@ def random_store(path: Path, seed: int, tickers: int = 12, days: int = 300) -> B
     rng = np.random.default_rng(seed)
     arrays = arrays_of(random_series(rng, tickers, days))
     return write_store(path, **{**arrays, "segments": cut_segments(rng, arrays)})
+
+
+def store_of(path: Path, closes: dict[str, list[float]]) -> BarStore:
+    """A store of daily closes; NaN: no bar that day."""
+    days = np.datetime64("2024-01-01") + np.arange(max(map(len, closes.values())))
+    series = {}
+    for name, values in closes.items():
+        close = np.array(values, np.float64)
+        there = np.isfinite(close)
+        series[name] = (days[: len(close)][there], np.repeat(close[there, None], 6, axis=1))
+    return store_from_dict(path, series)

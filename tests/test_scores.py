@@ -4,25 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from panels import random_series, store_in_memory
+from panels import random_series, store_in_memory, store_of
 from scipy.stats import norm, rankdata, spearmanr
 
-from kronos.data.store import BarStore, store_from_dict
 from kronos.evaluation.entry import Entry
 from kronos.evaluation.panel import NO_ORIGIN_BAR, NO_TARGET_BAR, Panel, build_panel, within_date
 from kronos.evaluation.scores import FIGURES, correlation, coverage, crps, path_figures, pooled, score_dates, within_accuracy
-
-
-def store_of(path: Path, closes: dict[str, list[float]]) -> BarStore:
-    """A store of daily closes; NaN: no bar that day."""
-    days = np.datetime64("2024-01-01") + np.arange(max(map(len, closes.values())))
-    series = {}
-    for name, values in closes.items():
-        close = np.array(values, np.float64)
-        there = np.isfinite(close)
-        series[name] = (days[: len(close)][there], np.repeat(close[there, None], 6, axis=1))
-    return store_from_dict(path, series)
-
 
 NAN = float("nan")
 

@@ -41,7 +41,7 @@ from kronos.evaluation.panel import Panel, build_panel
 from kronos.evaluation.report_tree import report_tree
 from kronos.evaluation.significance import DateBootstrap
 from kronos.evaluation.verdict import CHECKS, Results
-from kronos.forecasting.calibration import Calibration
+from kronos.forecasting.calibration import Calibration, threshold_of
 from kronos.forecasting.context import MIN_BARS
 from kronos.forecasting.decide import decide
 from kronos.forecasting.rows import base_rate
@@ -303,9 +303,7 @@ def network_entry(
     for date in np.unique(panel.origin[~have]):
         rate, _ = base_rate(store, panel.origins[date] + np.timedelta64(1, "s"), panel.horizon)
         prob[~have & (panel.origin == date)] = rate
-    threshold = network.config.inference.threshold
-    if calibration is not None and threshold == 0.5:
-        threshold = calibration.threshold
+    threshold = threshold_of(network.config.inference.threshold, calibration)
     return Entry(
         network.name, network.kind, decide(prob, threshold), prob, prob, closes, fallback=int((~have).sum()), note=network.note
     )

@@ -27,7 +27,7 @@ from kronos.data.survey import date_text
 from kronos.errors import KitError
 from kronos.evaluation.entry import Kind
 from kronos.evaluation.panel import Panel, rows_on
-from kronos.forecasting.calibration import share_up
+from kronos.forecasting.calibration import key_of, share_up
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import Pair, find_pair, load_forecaster
 from kronos.forecasting.rows import RowPlan, plan_rows, sampled_closes
@@ -55,7 +55,7 @@ class Network:
 
     @property
     def key(self) -> dict[str, Any]:
-        return network_key(self.config, self.digest, self.tokenizer_digest)
+        return key_of(self.config, self.digest, self.tokenizer_digest)
 
     def describe(self) -> dict[str, Any]:
         """For the report."""
@@ -70,14 +70,6 @@ class Network:
             "lookback": self.config.data.lookback_window,
             "parameters": sum(p.numel() for p in self.forecaster.model.parameters()),
         }
-
-
-def network_key(config: Config, digest: str, tokenizer_digest: str) -> dict[str, Any]:
-    """What the sampled paths of a date depend on, beside its bars: also what a calibration belongs to."""
-    own, data = config.inference, config.data
-    names = ("temperature", "top_k", "top_p", "sample_count", "decode_rope", "overflow", "anchor")
-    key = {"model": digest, "tokenizer": tokenizer_digest, "lookback": data.lookback_window, "max_context": data.max_context}
-    return key | {"clip": data.clip, "norm_epsilon": data.norm_epsilon} | {name: getattr(own, name) for name in names}
 
 
 # -- which networks ----------------------------------------------------------------------------------------------------

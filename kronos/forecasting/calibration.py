@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronos import files
+from kronos.config import Config
 from kronos.errors import KitError
 
 FILE = "calibration.json"
@@ -26,9 +27,13 @@ def share_up(closes: NDArray, last_close: NDArray) -> FloatArray:
 
     Strictly above: a tie is no rise. NaN for rows without paths.
     """
-    count = closes.shape[1]
-    up = (closes > last_close[:, None]).sum(axis=1)
-    return np.where(np.isfinite(closes).all(axis=1), (up + 0.5) / (count + 1), np.nan)
+    share = (closes > last_close[:, None]).mean(axis=1)
+    return np.where(np.isfinite(closes).all(axis=1), smoothed(share, closes.shape[1]), np.nan)
+
+
+def smoothed(share: FloatArray, count: int) -> FloatArray:
+    """k / S of S = count paths as (k + 0.5) / (S + 1): finitely many paths know nothing for certain."""
+    return (share * count + 0.5) / (count + 1)
 
 
 def logit(prob: FloatArray) -> FloatArray:
@@ -51,7 +56,7 @@ class Calibration:
     horizon: int
     """Trading days ahead that it is for."""
     key: dict[str, Any]
-    """What it belongs to: digests of both networks and the settings that shape paths (`evaluation.forecasts.network_key`)."""
+    """What it belongs to (`key_of`)."""
     slope: float = 1.0
     """1 / temperature."""
     intercept: float = 0.0
@@ -85,6 +90,19 @@ class Calibration:
         found = {"horizon": self.horizon, **self.key}
         asked = {"horizon": horizon, **key}
         return [f"{k} {found.get(k)!r} instead of {asked[k]!r}" for k in asked if found.get(k) != asked[k]]
+
+
+def key_of(config: Config, digest: str, tokenizer_digest: str) -> dict[str, Any]:
+    """What sampled paths depend on beside bars and random numbers: digests of both networks, context, normalisation, sampling."""
+    own, data = config.inference, config.data
+    names = ("temperature", "top_k", "top_p", "sample_count", "decode_rope", "overflow", "anchor")
+    key = {"model": digest, "tokenizer": tokenizer_digest, "lookback": data.lookback_window, "max_context": data.max_context}
+    return key | {"clip": data.clip, "norm_epsilon": data.norm_epsilon} | {name: getattr(own, name) for name in names}
+
+
+def threshold_of(given: float, calibration: Calibration | None) -> float:
+    """inference.threshold where it is set, else the calibration's, else 0.5."""
+    return calibration.threshold if calibration is not None and given == 0.5 else given
 
 
 def widened(closes: NDArray, width: float) -> NDArray[np.float32]:

@@ -22,8 +22,8 @@ def prob_up(paths: NDArray, last_close: NDArray, step: int = -1) -> NDArray[np.f
     return (closes > last_close[:, None]).mean(axis=1, dtype=np.float64)
 
 
-def decide(prob: NDArray, threshold: float = 0.5) -> NDArray[np.int64]:
-    """1 where P(rise) is strictly above the threshold, else 0. prob (B,) -> (B,) int64.
+def decide(prob: NDArray, threshold: float | NDArray = 0.5) -> NDArray[np.int64]:
+    """1 where P(rise) is strictly above the threshold, one or (B,), else 0. prob (B,) -> (B,) int64.
 
     With an even number of paths P can be exactly 0.5 (14 % of coin-flip rows at 32 paths), and all those rows become
     falls; an odd number has no such rows, so the default `inference.sample_count` is odd. Raises ValueError on NaN.
