@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import polars as pl
-
 from kronos import files
+from kronos.delivery.tables import table
 from kronos.errors import KitError
 
 COLUMNS = ("date", "competition", "file", "sha256", "run", "message", "ref", "status", "public", "private", "expected", "problem")
@@ -64,20 +63,8 @@ class Ledger:
 
     def table(self) -> str:
         """The ledger for people, oldest first."""
-        rows = self.rows()
-        shown = pl.DataFrame(
-            {name: [_cell(name, row[name]) for row in rows] for name in SHOWN}, schema=dict.fromkeys(SHOWN, pl.String)
-        )
-        with pl.Config(
-            tbl_formatting="ASCII_MARKDOWN",
-            tbl_hide_column_data_types=True,
-            tbl_hide_dataframe_shape=True,
-            tbl_rows=-1,
-            tbl_cols=-1,
-            tbl_width_chars=400,
-            fmt_str_lengths=60,
-        ):
-            return f"{self.path}\n{shown}"
+        rows = [{name: _cell(name, row[name]) for name in SHOWN} for row in self.rows()]
+        return f"{self.path}\n{table(rows, SHOWN)}"
 
 
 def same(one: Row, other: Row) -> bool:
