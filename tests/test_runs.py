@@ -127,6 +127,18 @@ def test_what_cannot_be_compared_is_refused(base: Path) -> None:
         find_runs(base / "stores")
 
 
+@pytest.mark.parametrize(
+    "dates", [[f"2023-01-{day:02}" for day in range(1, 31)], [f"2023-01-03 {h:02}:30:00" for h in range(24)]]
+)
+def test_dates_outside_the_calendar(base: Path, dates: list[str]) -> None:
+    """Two dates on one place of the calendar would divide by zero; then the backtest's own order counts."""
+    for name, seed in (("one", 1), ("two", 2)):
+        values = 0.5 + np.random.default_rng(seed).normal(0, 0.01, len(dates))
+        series = {"origins": dates, "entries": {"model": {"accuracy": values.tolist()}}}
+        add_backtest(make_run(base, name, 1.5), 0.5, 0.01, 1, per_date=series)
+    assert f"{len(dates)} common dates ({len(dates)} without overlap)" in against(read_run(base / "one"), read_run(base / "two"))
+
+
 def test_unfinished_runs_say_so(base: Path) -> None:
     """A loss in mid-training beside finished ones misleads."""
     files.write_json(base / "worse" / "basemodel" / "summary.json", {"status": "interrupted", "best": None, "seconds": 5.0})

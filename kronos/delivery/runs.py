@@ -164,12 +164,13 @@ def _common_dates(reports: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _sessions(report: dict[str, Any], dates: Sequence[str]) -> tuple[int, ...]:
-    """Positions of the dates in the trading calendar; of intraday dates by their order in the backtest and its stride."""
-    if len(dates[0]) > len("YYYY-MM-DD"):
-        order = {date: place for place, date in enumerate(report["per_date"]["origins"])}
-        return tuple(order[date] * int(report["dates"]["stride"]) for date in dates)
+    """Positions of the dates in the trading calendar; of dates that it does not know (intraday) by their order and stride."""
     days = open_days(report["config"]["data"]["calendar"], dates[0], dates[-1]).astype("datetime64[D]")
-    return tuple(int(place) for place in np.searchsorted(days, np.array(dates, "datetime64[D]")))
+    wanted = np.array(dates, "datetime64[s]")
+    if np.isin(wanted, days).all():
+        return tuple(int(place) for place in np.searchsorted(days, wanted))
+    order = {date: place for place, date in enumerate(report["per_date"]["origins"])}
+    return tuple(order[date] * int(report["dates"]["stride"]) for date in dates)
 
 
 def _values(report: dict[str, Any], figure: str, dates: Sequence[str]) -> NDArray[np.float64]:
