@@ -4,11 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kronos.forecasting.predictor_api import KronosPredictor
     from kronos.networks import Kronos, KronosTokenizer
 
-__all__ = ["Kronos", "KronosTokenizer"]
+__all__ = ["Kronos", "KronosPredictor", "KronosTokenizer"]
 
-_lazy = {"Kronos": "kronos.networks", "KronosTokenizer": "kronos.networks"}
+_lazy = {
+    "Kronos": "kronos.networks",
+    "KronosTokenizer": "kronos.networks",
+    "KronosPredictor": "kronos.forecasting.predictor_api",
+}
 
 
 def __getattr__(name: str) -> Any:

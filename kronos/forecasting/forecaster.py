@@ -7,7 +7,8 @@ Source: Kronos paper (arXiv 2508.02739), section 3.3, autoregressive inference.
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,18 +16,32 @@ from accelerate.utils.memory import should_reduce_batch_size
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kronos.bars import CLOSE, FEATURES, OPEN, EpsilonKind, FloatArray, WindowStats, denormalise, normalise, window_stats
+from kronos.bars import (
+    CLOSE,
+    FEATURES,
+    OPEN,
+    EpsilonKind,
+    FloatArray,
+    WindowStats,
+    denormalise,
+    normalise,
+    published_stats,
+    window_stats,
+)
 from kronos.errors import KitError
 from kronos.forecasting.context import Overflow, plan_contexts, slides
 from kronos.forecasting.decode import decode_paths
 from kronos.forecasting.generate import generate, generate_reference
+from kronos.forecasting.next_step import SERIES_AT_ONCE, Enumeration, NextStep, next_step
 from kronos.forecasting.request import Arrays, Request, batches
-from kronos.forecasting.result import Forecast
+from kronos.forecasting.result import Forecast, Rise
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer, check_pair
 
 log = logging.getLogger(__name__)
 
+Work = TypeVar("Work")
+Probability = Literal["auto", "sampled", "enumerated"]
 Progress = Callable[[int], None]
 """Called after each batch with the number of series just finished."""
 
@@ -52,9 +67,13 @@ class Forecaster:
         overflow: Overflow = "cut",
         autocast: torch.dtype | None = None,
         anchor: bool = True,
+        published_statistics: bool = False,
+        probability: Probability = "auto",
+        enumeration: Enumeration | None = None,
     ) -> None:
         """Moves both networks to `device`. overflow: what becomes of a context that does not fit beside the horizon (see
-        `context`). anchor: paths start from the true last close (see `anchored`).
+        `context`). anchor: paths start from the true last close (see `anchored`). published_statistics: normalise by
+        `bars.published_stats`, not `window_stats`. probability, enumeration: how `prob_up` finds it, and how far it looks.
 
         Raises KitError when the two networks do not belong together.
         """
@@ -70,6 +89,9 @@ class Forecaster:
         self.overflow: Overflow = overflow
         self.autocast = autocast
         self.anchor = anchor
+        self.published_statistics = published_statistics
+        self.probability: Probability = probability
+        self.enumeration = enumeration or Enumeration()
         self._short_of_memory = False
 
     def forecast(
@@ -88,34 +110,116 @@ class Forecaster:
         float rounding). Series are computed in batches of one length and returned in the caller's order. Raises KitError
         before any computation when the input is not finite or the horizon does not fit max_context (`context`).
         """
-        asked = Request.of(bars, stamps, future_stamps, series)
-        used = plan_contexts(asked.lengths, asked.horizon, self.max_context, self.overflow)
-        shortened = used < asked.lengths
-        if shortened.any():
-            log.info("%d of %d contexts are cut to leave room for the horizon in max_context", shortened.sum(), len(used))
+        asked, used = self._plan(bars, stamps, future_stamps, series)
         paths = np.empty((len(used), self.sampling.sample_count, asked.horizon, len(FEATURES)), np.float32)
-        todo = deque(batches(used, self.batch_size))
-        while todo:
-            rows = todo.popleft()
-            found = self._attempt(asked.take(rows, int(used[rows[0]])))
-            if found is None:
-                self._halve(len(rows))
-                todo.extendleft(reversed(np.array_split(rows, 2)))
-                continue
+        for rows, found in self._in_batches(asked, used, self._batch, progress):
             paths[rows] = found
-            if progress:
-                progress(len(rows))
-        return Forecast(paths, asked.last_close, shortened=shortened)
+        return Forecast(paths, asked.last_close, shortened=used < asked.lengths)
 
     def paths(self, bars: Arrays, stamps: Arrays, future_stamps: NDArray, series: NDArray[np.int64]) -> FloatArray:
         """`forecast(...).paths`, (B, S, H, 6) float32."""
         return self.forecast(bars, stamps, future_stamps, series).paths
 
-    # -- one batch -----------------------------------------------------------------------------------------------------
-    def _attempt(self, batch: tuple[NDArray, NDArray, NDArray, NDArray[np.int64]]) -> FloatArray | None:
-        """`_batch`, or None when the memory did not suffice."""
+    def prob_up(
+        self,
+        bars: Arrays,
+        stamps: Arrays,
+        future_stamps: NDArray,
+        series: NDArray[np.int64],
+        progress: Progress | None = None,
+    ) -> Rise:
+        """P(the last close ahead is strictly above the last known one); arguments of `forecast`.
+
+        Enumerated (`next_step`) for one step ahead and sampled for more, unless `probability` names one of the two. NaN where the
+        networks gave something that is not finite. Raises KitError when more than one step is to be enumerated.
+        """
+        if self.probability == "auto":
+            enumerated = np.asarray(future_stamps).shape[1:2] == (1,)
+        else:
+            enumerated = self.probability == "enumerated"
+        if enumerated:
+            found = self.next_step(bars, stamps, future_stamps, series, progress)
+            return Rise(found.prob_up, found.mass)
+        forecast = self.forecast(bars, stamps, future_stamps, series, progress)
+        prob = np.full(len(forecast.paths), np.nan)
+        finite = np.flatnonzero(np.isfinite(forecast.paths).all(axis=(1, 2, 3)))
+        prob[finite] = forecast.only(finite).prob_up()
+        return Rise(prob, np.full(len(prob), np.nan))
+
+    def next_step(
+        self,
+        bars: Arrays,
+        stamps: Arrays,
+        future_stamps: NDArray,
+        series: NDArray[np.int64],
+        progress: Progress | None = None,
+    ) -> NextStep:
+        """P(rise) of the next bar without sampling noise (`kronos.forecasting.next_step`); arguments of `forecast`, horizon 1."""
+        asked, used = self._plan(bars, stamps, future_stamps, series)
+        if asked.horizon != 1:
+            steps = asked.horizon
+            raise KitError(f"forecast: expected one step ahead to enumerate, found {steps}; set inference.probability=sampled")
+        prob, mass, pairs = np.empty(len(used)), np.empty(len(used)), np.empty(len(used), np.int64)
+        size = min(self.batch_size, SERIES_AT_ONCE) if self.device.type == "cpu" else self.batch_size
+        for rows, found in self._in_batches(asked, used, self._enumerate, progress, size):
+            prob[rows], mass[rows], pairs[rows] = found.prob_up, found.mass, found.pairs
+        return NextStep(prob, mass, pairs)
+
+    def hidden_states(self, bars: NDArray, stamps: NDArray, last: bool = True) -> FloatArray:
+        """What the predictor makes of known bars: its states after the last norm, which the logits are read from.
+
+        bars (B, L, 6), stamps (B, L, 5). last: of the last bar only, (B, D) float32; otherwise of all, (B, L, D). The state of a
+        bar depends on that bar and earlier ones, but all bars are normalised with the statistics of all L. Of more than
+        max_context bars the last max_context are seen by the predictor. Raises KitError on values that are not finite.
+        """
+        asked = Request.of(bars, stamps, np.asarray(stamps)[:, :1], np.arange(len(bars)))
+        parts = []
+        for rows in batches(asked.lengths, self.batch_size):
+            chosen, their_stamps, *_ = asked.take(rows, int(asked.lengths[0]))
+            with torch.inference_mode():
+                s1, s2, _ = self.encode(chosen)
+                with self.precision():
+                    seen = (x[:, -self.max_context :] for x in (s1, s2, self.tensor(their_stamps)))
+                    states = self.model.context(*seen)
+            parts.append((states[:, -1] if last else states).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    # -- batches -------------------------------------------------------------------------------------------------------
+    def _plan(
+        self, bars: Arrays, stamps: Arrays, future_stamps: NDArray, series: NDArray[np.int64]
+    ) -> tuple[Request, NDArray[np.int64]]:
+        """The checked request and the bars of each context that are used."""
+        asked = Request.of(bars, stamps, future_stamps, series)
+        used = plan_contexts(asked.lengths, asked.horizon, self.max_context, self.overflow)
+        if (shortened := used < asked.lengths).any():
+            log.info("%d of %d contexts are cut to leave room for the horizon in max_context", shortened.sum(), len(used))
+        return asked, used
+
+    def _in_batches(
+        self,
+        asked: Request,
+        used: NDArray[np.int64],
+        work: Callable[..., Work],
+        progress: Progress | None,
+        size: int | None = None,
+    ) -> Iterator[tuple[NDArray[np.int64], Work]]:
+        """Rows and what `work` makes of them, in batches of one length, halved when memory runs out."""
+        todo = deque(batches(used, size or self.batch_size))
+        while todo:
+            rows = todo.popleft()
+            found = self._attempt(work, asked.take(rows, int(used[rows[0]])))
+            if found is None:
+                self._halve(len(rows))
+                todo.extendleft(reversed(np.array_split(rows, 2)))
+                continue
+            yield rows, found
+            if progress:
+                progress(len(rows))
+
+    def _attempt(self, work: Callable[..., Work], batch: tuple[NDArray, NDArray, NDArray, NDArray[np.int64]]) -> Work | None:
+        """`work` of a batch, or None when the memory did not suffice."""
         try:
-            return self._batch(*batch)
+            return work(*batch)
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
@@ -136,35 +240,44 @@ class Forecaster:
         self._short_of_memory = True
         self.batch_size = max(1, size // 2)
 
+    def _enumerate(self, bars: NDArray, stamps: NDArray, *_: NDArray) -> NextStep:
+        return next_step(self, bars, stamps, self.enumeration)
+
     def _batch(self, bars: NDArray, stamps: NDArray, future_stamps: NDArray, series: NDArray[np.int64]) -> FloatArray:
-        """One batch: (B, L, 6) bars to (B, S, H, 6) paths. Dropout is off whatever the caller did to the networks."""
+        """One batch: (B, L, 6) bars to (B, S, H, 6) paths."""
+        with torch.inference_mode():
+            s1, s2, stats = self.encode(bars)
+            future = self._generate(s1, s2, stamps, future_stamps, series)
+            return self.decode(s1, s2, *future, stats, bars[:, -1, CLOSE])
+
+    def encode(self, bars: NDArray) -> tuple[Tensor, Tensor, WindowStats]:
+        """Tokens s1, s2 (B, L) of bars (B, L, 6) and the statistics that they were normalised with.
+
+        Dropout is off from here on, whatever the caller did to the networks.
+        """
         self.model.eval()
         self.tokenizer.eval()
-        stats = window_stats(bars, self.epsilon)
-        with torch.inference_mode():
-            s1, s2 = self.tokenizer.encode(self._tensor(normalise(bars, stats, self.clip)))
-            future = self._generate(s1, s2, stamps, future_stamps, series)
-            paths, last = self._decode(s1, s2, *future, stats)
-        return anchored(paths, last[:, CLOSE], bars[:, -1, CLOSE]) if self.anchor else paths
+        stats = published_stats(bars) if self.published_statistics else window_stats(bars, self.epsilon)
+        return *self.tokenizer.encode(self.tensor(normalise(bars, stats, self.clip))), stats
 
     def _generate(
         self, s1: Tensor, s2: Tensor, stamps: NDArray, future_stamps: NDArray, series: NDArray
     ) -> tuple[Tensor, Tensor]:
         keys = torch.from_numpy(np.array(series, dtype=np.int64)).to(self.device)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        with self.precision():
             way = generate_reference if slides(s1.shape[1], future_stamps.shape[1], self.max_context) else generate
             return way(
                 self.model,
-                *(s1, s2, self._tensor(stamps), self._tensor(future_stamps)),
+                *(s1, s2, self.tensor(stamps), self.tensor(future_stamps)),
                 sampling=self.sampling,
                 series=keys,
                 max_context=self.max_context,
             )
 
-    def _decode(
-        self, s1: Tensor, s2: Tensor, future_s1: Tensor, future_s2: Tensor, stats: WindowStats
-    ) -> tuple[FloatArray, FloatArray]:
-        """Known (B, L) and sampled (B, S, H) tokens to bars (B, S, H, 6) and the last known bar (B, 6) in price units.
+    def decode(
+        self, s1: Tensor, s2: Tensor, future_s1: Tensor, future_s2: Tensor, stats: WindowStats, last_close: NDArray
+    ) -> FloatArray:
+        """Known (B, L) and future (B, S, H) tokens to bars (B, S, H, 6) in price units, anchored at last_close (B,) if so set.
 
         A sampled token is decoded behind its context, as in training: the decoder looks back, but never ahead. It sees
         max_context tokens at most, like the predictor.
@@ -172,9 +285,14 @@ class Forecaster:
         past = max(1, self.max_context - future_s1.shape[2])
         decoded = decode_paths(self.tokenizer, s1[:, -past:], s2[:, -past:], future_s1, future_s2)
         paths, last = (denormalise(scaled.cpu().numpy(), stats) for scaled in decoded)
-        return paths, last
+        return anchored(paths, last[:, CLOSE], last_close) if self.anchor else paths
 
-    def _tensor(self, array: NDArray) -> Tensor:
+    def precision(self) -> torch.autocast:
+        """The context in which the predictor computes; the tokenizer never does."""
+        return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+
+    def tensor(self, array: NDArray) -> Tensor:
+        """A float32 copy on the networks' device."""
         return torch.from_numpy(np.array(array, dtype=np.float32)).to(self.device)
 
 

@@ -27,6 +27,15 @@ View = Literal["mean", "median"] | float
 
 
 @dataclass(frozen=True)
+class Rise:
+    """P(rise) of B series, each (B,) float64; NaN where the networks gave something that is not finite."""
+
+    prob_up: NDArray[np.float64]
+    mass: NDArray[np.float64]
+    """Probability of the outcomes that an enumerated `prob_up` rests on (see `next_step`); NaN: sampled."""
+
+
+@dataclass(frozen=True)
 class Forecast:
     """Sampled futures of B series: S paths of H bars, and views of them. All in price units."""
 

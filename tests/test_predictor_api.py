@@ -1,0 +1,295 @@
+"""The public face: tables in, tables and forecasts out, the published numbers, and what is refused."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_forecaster import make_bars, tiny_networks
+from test_golden import GOLDEN
+
+from kronos import Kronos, KronosPredictor, KronosTokenizer
+from kronos.bars import CLOSE, FEATURES, HIGH, LOW, OPEN, VOLUME, calendar_stamps
+from kronos.errors import KitError
+
+HORIZON = 5
+
+
+def make(dropout: float = 0.0, **settings: Any) -> KronosPredictor:
+    return KronosPredictor(*tiny_networks(dropout), device="cpu", **{"max_context": 40, "epsilon": "relative"} | settings)
+
+
+def table(rows: int = 30, seed: int = 3) -> tuple[pd.DataFrame, pd.DatetimeIndex, pd.DatetimeIndex]:
+    """Bars, their stamps and the stamps that follow."""
+    stamps = pd.date_range("2024-01-02 09:30", periods=rows + HORIZON, freq="5min")
+    frame = pd.DataFrame(make_bars(1, rows, seed)[0], columns=list(FEATURES))
+    return frame, stamps[:rows], stamps[rows:]
+
+
+@pytest.fixture(scope="module")
+def published() -> tuple[Kronos, KronosTokenizer]:
+    return Kronos.from_pretrained(GOLDEN / "a" / "predictor"), KronosTokenizer.from_pretrained(GOLDEN / "a" / "tokenizer")
+
+
+@pytest.mark.parametrize("name", ["ctx16", "ctx27", "ctx29", "novolume"])
+def test_the_original_predictor_is_reproduced(published: tuple[Kronos, KronosTokenizer], name: str) -> None:
+    """Who changes one import must get the same numbers: two of the four contexts overflow and slide."""
+    series = pd.read_csv(GOLDEN / "series.csv", parse_dates=["timestamps"])
+    with np.load(GOLDEN / "a" / "golden.npz") as arrays:
+        expected, (steps, max_context, *_) = arrays[f"predict_greedy_{name}"], arrays["predict_meta"]
+    rows = 16 if name == "novolume" else int(name[3:])
+    known, ahead = series.timestamps[:rows], series.timestamps[rows : rows + steps]
+    frame = series[:rows].drop(columns=["volume", "amount"] if name == "novolume" else [])
+    own = KronosPredictor(*published, device="cpu", max_context=int(max_context), compatibility="original")
+    found = own.predict(frame, known, ahead, int(steps), top_k=1, verbose=False)
+    assert list(found.columns) == list(FEATURES) and list(found.index) == list(ahead)
+    scale = np.abs(expected).max(axis=0)
+    np.testing.assert_allclose(found.to_numpy() / scale, expected / scale, rtol=1e-5, atol=1e-5)
+
+
+def test_the_default_is_not_the_original(published: tuple[Kronos, KronosTokenizer]) -> None:
+    """A setting that changes nothing: compatibility must be what makes the numbers equal."""
+    series = pd.read_csv(GOLDEN / "series.csv", parse_dates=["timestamps"])
+    asked = (series[:27], series.timestamps[:27], series.timestamps[27:35], 8)
+    for settings in ({}, {"overflow": "slide"}):
+        own = KronosPredictor(*published, device="cpu", max_context=36, **settings)
+        old = KronosPredictor(*published, device="cpu", max_context=32, compatibility="original")
+        mine, theirs = (p.predict(*asked, T=0, verbose=False) for p in (own, old))
+        assert (mine.close != theirs.close).any()
+        assert (mine.volume >= 0).all() and (mine.high >= mine[["open", "close"]].max(axis=1)).all()
+
+
+def test_predict_is_the_mean_of_the_forecast() -> None:
+    """Two ways to the same paths: what predict averages is what forecast shows."""
+    frame, known, ahead = table()
+    own = make()
+    result = own.forecast(frame, known, ahead, HORIZON, sample_count=7, top_p=0.9)
+    found = own.predict(frame, known, ahead, HORIZON, sample_count=7, verbose=False)
+    np.testing.assert_array_equal(found.to_numpy(), result.mean()[0])
+    assert found.index.equals(ahead) and result.paths.shape == (1, 7, HORIZON, 6)
+    np.testing.assert_array_equal(result.dates[0], ahead.to_numpy().astype("datetime64[s]"))
+    np.testing.assert_array_equal(result.history[0], frame.to_numpy(dtype=np.float32))
+    assert result.repairs is not None and sum(result.repairs.values()) > 0
+    paths = result.paths
+    assert (paths[..., HIGH] >= paths[..., [OPEN, CLOSE]].max(-1)).all() and (paths[..., VOLUME:] >= 0).all()
+    assert (paths[..., LOW] <= paths[..., [OPEN, CLOSE]].min(-1)).all()
+
+
+def test_a_batch_is_its_series_in_order() -> None:
+    """Series of unequal length were refused or padded; order and names must survive the grouping by length."""
+    lengths = (30, 22, 36, 22)
+    frames, known, ahead = (list(x) for x in zip(*(table(n, seed=i) for i, n in enumerate(lengths)), strict=True))
+    own, names = make(), ["A", "B", "C", "D"]
+    whole = own.forecast(frames, known, ahead, HORIZON, sample_count=3, names=names)
+    for i, name in enumerate(names):
+        alone = own.forecast(frames[i], known[i], ahead[i], HORIZON, sample_count=3, names=[name])
+        np.testing.assert_allclose(whole.paths[i], alone.paths[0], rtol=1e-4)
+    assert list(whole.names) == names and np.isnan(whole.history[1, : 36 - 22]).all()
+    tables = own.predict_batch(frames, known, ahead, HORIZON, verbose=False)
+    assert [len(t) for t in tables] == [HORIZON] * 4
+    assert all(t.index.equals(y) for t, y in zip(tables, ahead, strict=True))
+
+
+def test_rows_before_the_context_change_nothing() -> None:
+    """Statistics over more history than the model sees made old rows move a forecast."""
+    frame, known, ahead = table(60)
+    changed = frame.copy()
+    changed.iloc[: 60 - (40 + 1 - HORIZON)] *= 100
+    for overflow, untouched in (("cut", changed), ("slide", frame.iloc[-40:])):
+        own = make(overflow=overflow)
+        stamps = known[-len(untouched) :]
+        one = own.forecast(frame, known, ahead, HORIZON, sample_count=2)
+        two = own.forecast(untouched, stamps, ahead, HORIZON, sample_count=2)
+        np.testing.assert_array_equal(one.paths, two.paths)
+    original = make(compatibility="original")
+    one, two = (original.predict(f, known, ahead, HORIZON, T=0, verbose=False) for f in (frame, changed))
+    assert (one.close != two.close).any()
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e3, 1e6])
+def test_a_forecast_scales_with_its_prices(factor: float) -> None:
+    """Cheap coins and dear indices: forecast(c x) = c forecast(x) with the relative epsilon."""
+    frame, known, ahead = table()
+    own = make()
+    plain, scaled = (own.forecast(f, known, ahead, HORIZON, sample_count=5) for f in (frame, frame * factor))
+    np.testing.assert_allclose(scaled.paths, plain.paths * factor, rtol=2e-3, atol=1e-4 * factor)
+    np.testing.assert_array_equal(scaled.prob_up(), plain.prob_up())
+
+
+def test_a_constant_series_gives_a_finite_forecast() -> None:
+    """Zero variance must not become a division by zero, nor noise of the price's size."""
+    frame, known, ahead = table()
+    frame[:] = 25.0
+    for epsilon in ("absolute", "relative"):
+        out = make(epsilon=epsilon).predict(frame, known, ahead, HORIZON, verbose=False)
+        np.testing.assert_allclose(out.to_numpy(), 25.0, rtol=1e-3)
+
+
+def test_two_calls_agree_and_dropout_is_off() -> None:
+    """One unseeded sample decided an answer; dropout left on in training mode changed it per call."""
+    frame, known, ahead = table()
+    own = make(dropout=0.5)
+    first = own.predict(frame, known, ahead, HORIZON, verbose=False)
+    own.model.train()
+    own.tokenizer.train()
+    torch.manual_seed(99)
+    pd.testing.assert_frame_equal(own.predict(frame, known, ahead, HORIZON, verbose=False), first)
+    other = make(dropout=0.5, seed=1).predict(frame, known, ahead, HORIZON, verbose=False)
+    assert (other.close != first.close).any()
+
+
+def test_zero_temperature_is_the_likeliest_path() -> None:
+    """T = 0 divided by zero; here every path is the same, and the same as with top_k = 1."""
+    frame, known, ahead = table()
+    paths = make().forecast(frame, known, ahead, HORIZON, T=0, sample_count=3).paths
+    np.testing.assert_array_equal(paths[:, 0], paths[:, 2])
+    single = make().forecast(frame, known, ahead, HORIZON, top_k=1, sample_count=1).paths
+    np.testing.assert_allclose(single, paths[:, :1], rtol=1e-5)
+
+
+def test_stamps_of_every_kind_give_the_same_forecast() -> None:
+    """A Series, an index, a list, text, and the exchange's own time zone; the networks read wall time."""
+    frame, known, ahead = table()
+    own = make()
+    expected = own.predict(frame, known, ahead, HORIZON, verbose=False).to_numpy()
+    zone = "America/New_York"
+    kinds = [
+        (pd.Series(known, index=range(7, 37)), pd.Series(ahead)),
+        (list(known), list(ahead)),
+        (known.to_numpy(), ahead.to_numpy()),
+        (known.astype(str), list(ahead.astype(str))),
+        (known.tz_localize(zone), ahead.tz_localize(zone)),
+        (known.tz_localize(zone), ahead.tz_localize(zone).tz_convert("UTC")),
+        ([stamp.to_pydatetime() for stamp in known], ahead.astype("datetime64[s]")),
+    ]
+    for x, y in kinds:
+        out = own.predict(frame, x, y, HORIZON, verbose=False)
+        np.testing.assert_array_equal(out.to_numpy(), expected)
+        assert len(out.index) == HORIZON and out.index[0] == (y.iloc[0] if isinstance(y, pd.Series) else pd.DatetimeIndex(y)[0])
+
+
+def test_a_missing_volume_or_amount(caplog: pytest.LogCaptureFixture) -> None:
+    """An amount alone was thrown away, or read as a volume; the rule that networks were trained with works both ways."""
+    frame, known, ahead = table()
+    frame["amount"] = frame.volume * frame[["open", "high", "low", "close"]].mean(axis=1)
+    own = make()
+    with caplog.at_level(logging.WARNING):
+        both, only_volume, only_amount, again = (
+            own.predict(frame.drop(columns=gone), known, ahead, HORIZON, verbose=False)
+            for gone in ([], ["amount"], ["volume"], ["volume"])
+        )
+    np.testing.assert_allclose(only_volume, both, rtol=1e-4)
+    np.testing.assert_allclose(only_amount, both, rtol=1e-4)
+    pd.testing.assert_frame_equal(only_amount, again)
+    assert [r.getMessage() for r in caplog.records] == [
+        "1 of 1 tables have an amount but no volume: volume is taken to be amount / mean price"
+    ]
+    prices = frame[["open", "high", "low", "close"]]
+    neither = own.predict(prices, known, ahead, HORIZON, verbose=False)
+    zeros = own.predict(prices.assign(volume=0.0, amount=0.0), known, ahead, HORIZON, verbose=False)
+    pd.testing.assert_frame_equal(neither, zeros)
+    original = make(compatibility="original")
+    theirs = [original.predict(f, known, ahead, HORIZON, T=0, verbose=False) for f in (frame.drop(columns="volume"), prices)]
+    pd.testing.assert_frame_equal(*theirs)
+
+
+def broken(change: Any) -> dict[str, Any]:
+    frame, known, ahead = table()
+    given = {"df": frame, "x_timestamp": known, "y_timestamp": ahead, "pred_len": HORIZON}
+    return given | change(frame, known, ahead)
+
+
+def with_value(value: Any, column: str = "low", row: int = 4) -> Any:
+    def change(frame: pd.DataFrame, *_: Any) -> dict[str, Any]:
+        changed = frame.astype(object)
+        changed.loc[row, column] = value
+        return {"df": changed if isinstance(value, str) else changed.astype(float)}
+
+    return change
+
+
+REFUSED = {
+    r"nan in row 4 \(4\), column low, and 1": with_value(np.nan),
+    r"inf in row 4 \(4\), column volume": with_value(np.inf, "volume"),
+    r"1e\+39 in row 2": with_value(1e39, "amount", 2),
+    r"numbers in column low, found could not convert string to float: 'n/a'": with_value("n/a"),
+    "found no low, close; rename": lambda f, x, y: {"df": f.drop(columns=["low", "close"])},
+    "every column once, found 'open' twice": lambda f, x, y: {"df": pd.concat([f, f[["open"]]], axis=1)},
+    "at least 2 rows of history, found 1": lambda f, x, y: {"df": f[:1], "x_timestamp": x[:1]},
+    "one x_timestamp per row, found 29 for 30": lambda f, x, y: {"x_timestamp": x[:-1]},
+    "as many y_timestamp, found 5 for 4": lambda f, x, y: {"pred_len": HORIZON - 1},
+    "as many y_timestamp, found 0 for 0": lambda f, x, y: {"pred_len": 0, "y_timestamp": y[:0]},
+    r"x_timestamp: expected rising stamps, each once, found .* in row 1$": lambda f, x, y: {"x_timestamp": x[::-1]},
+    r"x_timestamp: expected rising stamps.* in row 8$": lambda f, x, y: {"x_timestamp": x[:8].append(x[7:-1])},
+    r"y_timestamp: expected rising stamps.* in row 1$": lambda f, x, y: {"y_timestamp": y[[0, 0, 1, 2, 3]]},
+    "after the last x_timestamp": lambda f, x, y: {"y_timestamp": y - pd.Timedelta("5min")},
+    "a date in every row, found none in row 3": lambda f, x, y: {"x_timestamp": x.where(np.arange(30) != 3)},
+    "expected dates, found integer": lambda f, x, y: {"x_timestamp": list(range(30))},
+    "expected dates of one time zone, found .*soon": lambda f, x, y: {"y_timestamp": ["soon"] * HORIZON},
+    "time zone on both": lambda f, x, y: {"y_timestamp": y.tz_localize("UTC")},
+    "expected a DatetimeIndex, a Series or a list of stamps, found str": lambda f, x, y: {"x_timestamp": "2024-01-02"},
+    "as many tables as stamps": lambda f, x, y: {"df": [f, f], "x_timestamp": [x], "y_timestamp": [y, y]},
+    r"df_list\[1\]: expected the columns": lambda f, x, y: {
+        "df": [f, f[["open"]]],
+        "x_timestamp": [x, x],
+        "y_timestamp": [y, y],
+    },
+    "max_context 40": lambda f, x, y: {"y_timestamp": pd.date_range(y[0], periods=45, freq="5min"), "pred_len": 45},
+    "temperature >= 0, found -1": lambda f, x, y: {"T": -1.0},
+    "sample_count >= 1, found 0": lambda f, x, y: {"sample_count": 0},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_bad_input_is_refused_before_any_work(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN in, plausible numbers out. The message names row and column; nothing has been computed."""
+    own = make()
+    monkeypatch.setattr(own.tokenizer, "encode", None)  # calling it would be another error
+    with pytest.raises(KitError, match=message):
+        own.forecast(**broken(REFUSED[message]))
+
+
+def test_summer_time_is_no_disorder() -> None:
+    """A market that never closes has one wall hour twice in autumn: its instants still rise."""
+    frame, *_ = table()
+    stamps = pd.date_range("2024-11-03 00:00", periods=30 + HORIZON, freq="5min", tz="America/New_York")
+    known, ahead = stamps[:30], stamps[30:]
+    assert not known.tz_localize(None).is_monotonic_increasing
+    assert len(make().predict(frame, known, ahead, HORIZON, verbose=False)) == HORIZON
+
+
+def test_embeddings_are_the_states_behind_the_logits() -> None:
+    """Embeddings of another layer, or of a padded position, train a head on noise."""
+    frame, known, _ = table()
+    longer, their_known, _ = table(36, seed=5)
+    own = make()
+    states = own.hidden_states([frame, longer], [known, their_known])
+    every = own.hidden_states([frame, longer], [known, their_known], last=False)
+    assert isinstance(states, np.ndarray) and states.shape == (2, 16) and [len(s) for s in every] == [30, 36]
+    for row in range(2):
+        np.testing.assert_allclose(states[row], every[row][-1], rtol=1e-6)
+    one = own.hidden_states(frame, known)
+    np.testing.assert_allclose(one[0], states[0], rtol=1e-5)
+    s1, s2, _ = own._forecaster(own._sampling(1, 0, 1, 1)).encode(frame.to_numpy(dtype=np.float32)[None])
+    with torch.inference_mode():
+        stamp = torch.from_numpy(calendar_stamps(known.to_numpy())[None])
+        expected = own.model.context(s1, s2, stamp)[0]
+    np.testing.assert_allclose(every[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_progress_bar_shows_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    """verbose=False must be silent, verbose=True must not."""
+    frame, known, ahead = table()
+    own = make()
+    own.predict(frame, known, ahead, HORIZON, verbose=False)
+    assert capsys.readouterr() == ("", "")
+    own.predict(frame, known, ahead, HORIZON)
+    assert "1/1" in capsys.readouterr().err
+
+
+def test_a_wrong_compatibility_is_refused() -> None:
+    """A misspelt mode that is silently ours."""
+    with pytest.raises(KitError, match="None or 'original', found 'Original'"):
+        make(compatibility="Original")
