@@ -5,11 +5,13 @@
     python scripts/bench_windows.py --rows 21000000 --batch 256
 
 Both loaders give windows of lookback_window + 2 bars with statistics of the lookback and stamps, in equal batches, to one
-process. Peak memory is that of this process after the kit's loader has run, before the frames of the other are built.
+process. Memory is what the kit's loader and its workers added, without the pages of the store's file. Then what loading costs
+a training step on this processor: the time for which the trainer waits for its batch.
 """
 
 import json
-import resource
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
@@ -29,6 +31,9 @@ from kronos.data.sampling import BatchPlan
 from kronos.data.splits import Part
 from kronos.data.store import BarStore, write_store
 from kronos.data.windows import WindowIndex
+from kronos.networks import Kronos, KronosTokenizer
+from kronos.networks.presets import preset
+from kronos.training.objectives import PredictorObjective
 
 PREDICT = 2  # 258 bars with the default lookback
 
@@ -87,6 +92,37 @@ def rate(loader: DataLoader, batch: int, seconds: float) -> float:
     return count * batch / elapsed
 
 
+def own_memory() -> float:
+    """MB of this process and its workers, shared pages counted once; pages of mapped files are the system's to take back."""
+    kilobytes = 0
+    for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
+                kilobytes += int(line.split()[1])
+    return kilobytes / 1e3
+
+
+def waiting(loader: DataLoader, name: str, lookback: int, steps: int) -> dict[str, float]:
+    """Seconds of a training step of a predictor of preset `name`, and of those how many pass until its batch is there."""
+    tokenizer, predictor = preset(name)
+    objective = PredictorObjective(
+        Kronos(**predictor), KronosTokenizer(**tokenizer), lookback=lookback, history_loss_weight=1.0, teacher_forcing=True
+    )
+    optimizer = torch.optim.AdamW(p for p in objective.parameters() if p.requires_grad)
+    batches, waited = iter(loader), 0.0
+    for step in range(steps + 1):
+        if step == 1:  # the first one starts the workers
+            started, waited = time.perf_counter(), 0.0
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        sums = objective(batch, lambda joint: joint)
+        (sums["loss"] / objective.weight(batch)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"step_seconds": (time.perf_counter() - started) / steps, "wait_seconds": waited / steps}
+
+
 def main() -> None:
     options = cli.parser(__doc__ or "", str(Path(__file__).resolve().parents[1] / "configs" / "kaggle.yaml"))
     for name, default in {"rows": 4_000_000, "tickers": 1000, "workers": 2, "batch": 32, "seconds": 10, "frames": 200}.items():
@@ -98,16 +134,26 @@ def main() -> None:
         store = generated(Path(folder), given.rows, given.tickers)
         index = WindowIndex.build(store, lookback, PREDICT, Part("train", 0, len(store.sessions) - 1, whole=True))
         plan = BatchPlan(len(index), given.batch, epochs=1000)
-        ours = rate(
-            window_loader(store, index, plan, 0, clip=5.0, epsilon="absolute", workers=given.workers), given.batch, given.seconds
-        )
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        before = own_memory()
+        loader = window_loader(store, index, plan, 0, clip=5.0, epsilon="absolute", workers=given.workers)
+        ours = rate(loader, given.batch, given.seconds)
+        memory = own_memory() - before
+        del loader  # and its workers
         few = generated(Path(folder) / "few", given.frames * (given.rows // given.tickers), given.frames)
         frames = DataLoader(FrameSlices(few, lookback), given.batch, shuffle=True, num_workers=given.workers)
         theirs = rate(frames, given.batch, given.seconds)
+        costs = {}
+        for name, steps in {"nano": 20, "mini": 4}.items():
+            loader = window_loader(store, index, plan, 0, clip=5.0, epsilon="absolute", workers=given.workers)
+            costs[name] = waiting(loader, name, lookback, steps)
     print(f"{len(index):,} windows of {lookback + PREDICT} bars, {given.workers} workers, batches of {given.batch}")
     print(f"kit {ours:>12,.0f} windows/s\nframes {theirs:>9,.0f} windows/s\nratio {ours / theirs:>10.1f}")
-    print(json.dumps({"windows_per_second": round(ours), "frames_per_second": round(theirs), "peak_gb": round(peak, 2)}))
+    print(f"memory of the loader and its workers: {memory:.0f} MB for {len(store.bars):,} rows")
+    for name, cost in costs.items():
+        share = cost["wait_seconds"] / cost["step_seconds"]
+        print(f"{name}: a step takes {cost['step_seconds']:.3f} s, {share:.2%} of it waiting for windows")
+    result = {"windows_per_second": round(ours), "frames_per_second": round(theirs), "ratio": round(ours / theirs, 1)}
+    print(json.dumps({**result, "loader_mb": round(memory), "training_step": costs}))
 
 
 if __name__ == "__main__":

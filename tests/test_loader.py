@@ -1,18 +1,24 @@
 """The loader: the plan's windows for any number of workers and processes, resumable, and without side effects."""
 
 import multiprocessing
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from panels import WEEKDAYS, random_bars, random_store
-from torch.utils.data import DataLoader
 
 from kronos.data.loader import Batch, MicroBatches, validation_loader, window_loader
 from kronos.data.sampling import BatchPlan
+from kronos.data.slots import Slots
 from kronos.data.splits import Part
 from kronos.data.store import BarStore, store_from_dict
 from kronos.data.windows import WindowIndex, read_windows
@@ -159,10 +165,122 @@ def test_a_worker_gets_a_path_and_not_the_bars(tmp_path: Path) -> None:
 def test_spawned_workers(store: BarStore, index: WindowIndex) -> None:
     """Python 3.14 and other systems do not fork."""
     plan = plan_of(index, batch=32)
-    plain = loaded(store, index, plan)
     spawned = window_loader(store, index, plan, 0, workers=1, **READ)
-    other = DataLoader(
-        spawned.dataset, batch_size=None, sampler=spawned.sampler, num_workers=1, collate_fn=spawned.collate_fn,
-        multiprocessing_context=multiprocessing.get_context("spawn"),
+    spawned.multiprocessing_context = multiprocessing.get_context("spawn")
+    batches = list(spawned)
+    plain = loaded(store, index, plan)
+    assert len(batches) == len(plain) and all(map(same, plain, batches))
+
+
+# -- slots -------------------------------------------------------------------------------------------------------------
+def test_an_epoch_left_early(store: BarStore, index: WindowIndex) -> None:
+    """Batches of an iteration that was given up, in slots of the next one."""
+    loader = validation_loader(store, index, batch_size=8, samples=300, rank=0, processes=1, workers=2, **READ)
+    whole = list(loader)
+    for left in (0, 1, 5, 20):
+        batches = iter(loader)
+        assert all(same(next(batches), whole[i]) for i in range(left))
+        again = list(loader)
+        assert len(again) == len(whole) and all(map(same, again, whole))
+
+
+def test_a_batch_waits_for_a_slow_trainer(store: BarStore, index: WindowIndex) -> None:
+    """A batch overwritten by workers that are ahead while the trainer is still at it, or keeps it."""
+    plan = plan_of(index, batch=7)
+    plain = loaded(store, index, plan)
+    kept = []
+    for batch, expected in zip(window_loader(store, index, plan, 0, workers=2, **READ), plain, strict=True):
+        time.sleep(0.05 if len(kept) < 20 else 0)
+        assert same(batch, expected)
+        kept.append(batch)
+    assert all(map(same, kept, plain))
+
+
+def test_a_slot_that_was_written_over_is_an_error() -> None:
+    """A reader that takes whatever lies in the slot: windows of one step beside targets of another."""
+    batches = [{"x": np.full((3, 2), i, np.float32), "row": np.arange(3) + i} for i in range(5)]
+    slots = Slots.like(batches[0], 4)
+    for number in range(4):
+        slots.write(number, batches[number])
+    for number in range(4):
+        found = slots.read(number)
+        assert found.keys() == batches[number].keys()
+        assert all(np.array_equal(found[k], v) and found[k].dtype == v.dtype for k, v in batches[number].items())
+    kept = slots.read(0)
+    slots.write(4, batches[4])
+    assert np.array_equal(kept["x"], batches[0]["x"]) and np.array_equal(slots.read(4)["x"], batches[4]["x"])
+    with pytest.raises(AssertionError, match="before the one in its slot"):
+        slots.read(0)
+
+
+TRAINER = """
+import sys
+from pathlib import Path
+from panels import random_store
+from kronos import cli
+from kronos.data.loader import window_loader
+from kronos.data.sampling import BatchPlan
+from kronos.data.slots import Slots
+from kronos.data.splits import Part
+from kronos.data.store import BarStore
+from kronos.data.windows import WindowIndex
+
+def main():
+    store = BarStore.open(sys.argv[1])
+    index = WindowIndex.build(store, 8, 2, Part("train", 0, len(store.sessions) - 15, whole=True))
+    loader = window_loader(store, index, BatchPlan(len(index), 4, epochs=10_000), 0, clip=5.0, epsilon="absolute", workers=2)
+    batches = iter(loader)
+    next(batches)
+    print(*(worker.pid for worker in loader._iterator._workers), flush=True)
+    for _ in batches:
+        pass
+
+cli.run(main)
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def trainer(store: BarStore) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A process that takes batches from two workers without end, and the workers."""
+    paths = f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parent}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINER, str(store.path)], env={**os.environ, "PYTHONPATH": paths}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert all(map(same, plain, other))
+    assert process.stdout
+    yield process, [int(pid) for pid in process.stdout.readline().split()]
+    process.kill()
+    process.communicate()
+
+
+def test_a_killed_worker_is_one_error(trainer: tuple[subprocess.Popen[str], list[int]]) -> None:
+    """A trainer that waits for ever for a worker that the system killed, or forty lines of traceback."""
+    process, workers = trainer
+    os.kill(workers[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    lines = errors.strip().splitlines()
+    assert process.returncode == 2 and len(lines) == 1, errors
+    assert "processes that read windows" in lines[0] and "--skip-existing" in lines[0]
+
+
+def test_a_killed_trainer_leaves_nothing(trainer: tuple[subprocess.Popen[str], list[int]]) -> None:
+    """Shared memory that outlives a killed run: a container's 64 MB are full after a few of them."""
+    process, workers = trainer
+    mapped = Path(f"/proc/{process.pid}/maps").read_text()
+    assert "/memfd:windows" in mapped and "/dev/shm/torch" not in mapped
+    before = set(Path("/dev/shm").iterdir())
+    process.kill()
+    process.communicate()
+    for _ in range(200):
+        if not any(alive(pid) for pid in workers):
+            break
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in workers), "a worker outlived its trainer"
+    assert set(Path("/dev/shm").iterdir()) <= before

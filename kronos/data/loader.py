@@ -1,11 +1,11 @@
 """From windows on disk to batches of tensors: whole micro-batches read in worker processes, in an order that is arithmetic.
 
-In: a store, a `WindowIndex` and a plan (which windows when). Out: a `DataLoader` whose items are ready batches for one
-process of the run; do not let accelerate prepare it, the plan has already divided the work between processes.
+In: a store, a `WindowIndex` and a plan (which windows when). Out: a `WindowLoader`, a `DataLoader` whose items are ready
+batches for one process of the run; do not let accelerate prepare it, the plan has already divided the work between processes.
 The only file of `data` with torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from kronos.bars import EpsilonKind
 from kronos.data.sampling import BatchPlan, IntArray, ScoringPlan
+from kronos.data.slots import Slots
 from kronos.data.store import BarStore
 from kronos.data.windows import WindowIndex, WindowReader
+from kronos.errors import KitError
 
 Batch = dict[str, torch.Tensor]
-SMALL = ("stamp", "weight")
-"""Batch entries whose values are whole numbers below 256."""
+AHEAD = 4
+"""Micro-batches that each worker may have ready or under way."""
+WORKER_GONE = (
+    "expected the processes that read windows to live as long as the trainer, found one gone (out of memory?); "
+    "go on from the last checkpoint with --skip-existing, with fewer training.num_workers where memory is short"
+)
 RUN = 32
 """Micro-batches whose windows are looked up together."""
 
@@ -62,25 +68,64 @@ class MicroBatches(Dataset[Batch]):
         return self._known[1][place].copy(), self._known[2][place].copy()
 
 
-class _Parcel(dict[str, torch.Tensor]):
-    """A batch on its way out of a worker: pickled arrays through the pipe, small numbers as bytes; arrives as a plain dict.
+class WindowLoader(DataLoader[Batch]):
+    """Some consecutive micro-batches in order, each a dict of tensors of its own.
 
-    Cheaper than torch's own way, which sends every tensor as a file descriptor of shared memory, and it needs no /dev/shm,
-    of which containers have little.
+    With workers, these read into `Slots` and the pipe carries numbers: pickling and copying whole batches through it took
+    half of the time. torch hands number i + AHEAD * workers to a worker while it gives out number i, which is copied before
+    the next one is asked for: one slot more than that, and no slot is written to while it is read.
     """
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        arrays = {name: tensor.numpy() for name, tensor in self.items()}
-        return _unpack, ({**arrays, **{name: arrays[name].astype(np.uint8) for name in SMALL}},)
+    def __init__(self, data: MicroBatches, items: range, workers: int, pin_memory: bool) -> None:
+        self.slots = Slots.like(_arrays(data[items[0]]), AHEAD * workers + 1) if workers and items else None
+        self.pinned = pin_memory and self.slots is not None  # from the slot, in one copy
+        more: dict[str, Any] = {"prefetch_factor": AHEAD, "persistent_workers": True} if workers else {}
+        super().__init__(
+            data if self.slots is None else _Slotted(data, self.slots),  # type: ignore[arg-type]
+            batch_size=None,  # an item is already a batch
+            sampler=items,
+            num_workers=workers,
+            pin_memory=pin_memory and not self.pinned,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # else every new iterator draws from the global state, and a resumed run differs
+            **more,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        batches = super().__iter__()  # here and now, so that workers begin before the first batch is asked for
+        return batches if self.slots is None else self._arriving(batches, self.slots)
+
+    def _arriving(self, numbers: Iterator[Any], slots: Slots) -> Iterator[Batch]:
+        try:
+            for number in numbers:
+                batch = {name: torch.from_numpy(values) for name, values in slots.read(number).items()}
+                yield {name: tensor.pin_memory() for name, tensor in batch.items()} if self.pinned else batch
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error):  # torch's words for a process that is gone
+                raise KitError(f"{WORKER_GONE} ({error})") from error
+            raise
 
 
-def _unpack(arrays: dict[str, NDArray[Any]]) -> Batch:
-    batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
-    return {**batch, **{name: batch[name].float() for name in SMALL}}
+class _Slotted(Dataset[int]):
+    """What a worker does: read a micro-batch, put it into its slot, say its number."""
+
+    def __init__(self, data: MicroBatches, slots: Slots) -> None:
+        self.data, self.slots = data, slots
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, item: int) -> int:
+        self.slots.write(item, _arrays(self.data[item]))
+        return item
 
 
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
+def _arrays(batch: Batch) -> dict[str, NDArray[Any]]:
+    return {name: tensor.numpy() for name, tensor in batch.items()}
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
 
 
 def window_loader(
@@ -94,13 +139,13 @@ def window_loader(
     epsilon: EpsilonKind,
     workers: int = 0,
     pin_memory: bool = False,
-) -> DataLoader[Batch]:
+) -> WindowLoader:
     """Training batches of one rank from optimiser step `start_step` to the end: `plan.accumulation` items per step.
 
     The order is a function of the plan and the step alone: equal for any number of workers, and when resumed.
     """
     data = MicroBatches(store, index, plan, rank, clip=clip, epsilon=epsilon)
-    return _loader(data, range(start_step * plan.accumulation, len(data)), workers, pin_memory)
+    return WindowLoader(data, range(start_step * plan.accumulation, len(data)), workers, pin_memory)
 
 
 def validation_loader(
@@ -115,7 +160,7 @@ def validation_loader(
     epsilon: EpsilonKind,
     workers: int = 0,
     pin_memory: bool = False,
-) -> DataLoader[Batch]:
+) -> WindowLoader:
     """A fixed list of windows, each real exactly once over all ranks; every rank has the same number of batches.
 
     samples: that many, evenly spread over the index; None: all. Sums over real entries do not depend on batch_size or
@@ -123,19 +168,4 @@ def validation_loader(
     """
     plan = ScoringPlan(len(index), batch_size, processes, samples)
     data = MicroBatches(store, index, plan, rank, clip=clip, epsilon=epsilon)
-    return _loader(data, range(len(data)), workers, pin_memory)
-
-
-def _loader(data: MicroBatches, items: range, workers: int, pin_memory: bool) -> DataLoader[Batch]:
-    collate: Callable[[Any], Batch] = _Parcel if workers else _as_it_is
-    more: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
-    return DataLoader(
-        data,
-        batch_size=None,  # an item is already a batch
-        sampler=items,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        collate_fn=collate,
-        generator=torch.Generator(),  # else every new iterator draws from the global state, and a resumed run differs
-        **more,
-    )
+    return WindowLoader(data, range(len(data)), workers, pin_memory)
