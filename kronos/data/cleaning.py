@@ -49,30 +49,30 @@ def clean(panel: Panel, config: CleaningConfig, frequency: str, write: Callable[
     """
     limits = Limits.of(config, frequency)
     keep, cut = np.empty(len(panel.session), dtype=bool), np.empty(len(panel.session), dtype=bool)
+    used = np.zeros(len(panel.sessions), dtype=bool)  # dates of rows that stay
     tally = Tally()
     tally.add("missing_key", panel.missing_key, dropped=panel.missing_key)
     tally.add("unsorted", panel.unsorted, repaired=panel.unsorted)
     pieces = list(_pieces(panel.offsets))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy works outside the interpreter's lock
-        for found, rows in pool.map(lambda piece: _judge(panel, piece, keep, cut, limits), pieces):
+        for found, rows in pool.map(lambda piece: _judge(panel, piece, keep, cut, used, limits), pieces):
             tally.merge(found)
-            write(panel.values[rows] if keep[rows].all() else panel.values[rows][keep[rows]])
+            write(panel.values[rows] if not found.dropped else panel.values[rows][keep[rows]])
         if not keep.any():
             raise KitError(f"{panel.name}: expected bars with a Close above 0, found none in {panel.read:,} rows")
-        _forget_unused_sessions(panel, keep)
+        _forget_unused_sessions(panel, used)
         spans = []
         start = 0
         for found, part, kept in pool.map(lambda piece: _segments(panel, piece, keep, cut, limits), pieces):
             tally.merge(found)
             spans.append(part + start)
             start += kept
-    kept_before = np.concatenate([[0], np.cumsum(keep)])
-    return Cleaned(keep, kept_before[panel.offsets], np.concatenate(spans), tally, limits)
+    dropped_before = np.searchsorted(np.flatnonzero(~keep), panel.offsets)
+    return Cleaned(keep, panel.offsets - dropped_before, np.concatenate(spans), tally, limits)
 
 
-def _forget_unused_sessions(panel: Panel, keep: Mask) -> None:
+def _forget_unused_sessions(panel: Panel, used: Mask) -> None:
     """The calendar of the past holds the dates on which a bar was kept: a stray date must not count as a trading day."""
-    used = np.bincount(panel.session[keep], minlength=len(panel.sessions)) > 0
     if not used.all():
         panel.sessions = panel.sessions[used]
         panel.session = (np.cumsum(used, dtype=np.int32) - 1)[panel.session]
@@ -87,13 +87,15 @@ def _pieces(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
 
 
-def _judge(panel: Panel, piece: tuple[int, int], keep: Mask, cut: Mask, limits: Limits) -> tuple[Tally, slice]:
-    """Repair and judge the rows of whole tickers: fills their part of values, keep and cut, and says which part that is."""
+def _judge(panel: Panel, piece: tuple[int, int], keep: Mask, cut: Mask, used: Mask, limits: Limits) -> tuple[Tally, slice]:
+    """Repair and judge the rows of whole tickers: fills their part of values, keep and cut, marks the dates of kept rows as
+    used, and says which part that is."""
     work = _Piece(panel, piece, limits)
     work.check_rows()
     work.check_sequence()
     panel.values[work.part] = work.columns.T
     keep[work.part], cut[work.part] = work.keep, work.cut
+    used[work.session[_chosen(work.keep)]] = True
     return work.tally, work.part
 
 
@@ -102,14 +104,23 @@ def _segments(
 ) -> tuple[Tally, NDArray[np.int64], int]:
     """Segments of whole tickers, counted from the piece's first kept row, and the number of kept rows."""
     offsets = panel.offsets[piece[0] : piece[1] + 1]
-    rows = offsets[0] + np.flatnonzero(keep[offsets[0] : offsets[-1]])
-    spans, found = segments_of(panel, rows, _owners(offsets)[rows - offsets[0]], cut[rows], limits)
-    return found, spans, len(rows)
+    part, owner = slice(int(offsets[0]), int(offsets[-1])), _owners(offsets)
+    kept = _chosen(keep[part])
+    spans, found = segments_of(
+        panel.values[part, CLOSE][kept], panel.values[part, VOLUME][kept] if "volume" in panel.roles else None,
+        panel.session[part][kept], owner[kept], cut[part][kept], limits
+    )  # fmt: skip
+    return found, spans, int(np.count_nonzero(keep[part]))
 
 
 def _owners(offsets: NDArray[np.int64]) -> NDArray[np.int32]:
     """The ticker of each row, counted from 0."""
     return np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
+
+
+def _chosen(keep: Mask) -> slice | NDArray[np.int64]:
+    """An index of the rows that stay; all of them without a copy."""
+    return slice(None) if keep.all() else np.flatnonzero(keep)
 
 
 class _Piece:
@@ -144,7 +155,8 @@ class _Piece:
         found = np.count_nonzero(bad)
         if found and action == "stop":
             raise self._stop(problem, bad)
-        self.keep &= ~bad
+        if found:
+            self.keep &= ~bad
         self.tally.add(problem, found + repaired, dropped=found, repaired=repaired)
 
     def _stop(self, problem: str, bad: Mask) -> KitError:
@@ -207,35 +219,38 @@ class _Piece:
     def check_sequence(self) -> None:
         """Duplicates, then jumps between kept rows of one ticker."""
         self._duplicates(self.limits.actions.duplicate)
-        rows = np.flatnonzero(self.keep)
-        jump, split = self._jumps(rows)
+        kept = _chosen(self.keep)
+        jump, split = self._jumps(kept)
         action = self.limits.actions.jump
         if action == "drop":
             bad = np.zeros_like(self.keep)
-            bad[rows[jump]] = True
+            bad[kept] = jump
             self._drop("jump", bad, action)
         else:
             self.tally.add("jump", np.count_nonzero(jump))
         self.tally.add("unadjusted_split", np.count_nonzero(split))
-        self.cut[rows] = (jump & (action == "split")) | (split & (self.limits.actions.unadjusted_split == "split"))
+        self.cut[kept] = (jump & (action == "split")) | (split & (self.limits.actions.unadjusted_split == "split"))
 
     def _duplicates(self, action: str) -> None:
-        rows = np.flatnonzero(self.keep)
-        same = (self.owner[rows[1:]] == self.owner[rows[:-1]]) & (self.session[rows[1:]] == self.session[rows[:-1]])
+        kept = _chosen(self.keep)
+        owner, session = self.owner[kept], self.session[kept]
+        same = (session[1:] == session[:-1]) & (owner[1:] == owner[:-1])
         if not same.any():
             self.tally.add("duplicate", 0)
             return
-        bad = np.zeros_like(self.keep)
+        twice = np.zeros(len(session), dtype=bool)
         if action in ("last", "drop", "stop"):
-            bad[rows[:-1][same]] = True
+            twice[:-1] |= same
         if action in ("first", "drop", "stop"):
-            bad[rows[1:][same]] = True
+            twice[1:] |= same
+        bad = np.zeros_like(self.keep)
+        bad[kept] = twice
         self._drop("duplicate", bad, action)
 
-    def _jumps(self, rows: NDArray[np.int64]) -> tuple[Mask, Mask]:
+    def _jumps(self, kept: slice | NDArray[np.int64]) -> tuple[Mask, Mask]:
         """(kept,) the close jumps; it jumps by about a split's ratio and the row names no split."""
-        close, owner = self.columns[CLOSE, rows].astype(np.float64), self.owner[rows]
-        ratio = np.ones(len(rows))
+        close, owner = self.columns[CLOSE][kept].astype(np.float64), self.owner[kept]
+        ratio = np.ones(len(close))
         np.divide(close[1:], close[:-1], out=ratio[1:], where=owner[1:] == owner[:-1])
         jump = np.abs(ratio - 1) > self.limits.max_jump
         at = np.flatnonzero(jump)
@@ -245,5 +260,5 @@ class _Piece:
         alone[1:] = (np.diff(at) > SPLIT_QUIET_BARS) | (owner[at[1:]] != owner[at[:-1]])
         split = np.zeros_like(jump)
         split[at[simple & alone]] = True
-        split &= ~self.panel.split[self.part][rows]
+        split &= ~self.panel.split[self.part][kept]
         return jump, split

@@ -173,13 +173,19 @@ def _seconds(stamps: pl.Series) -> NDArray[np.int64]:
 
 def _encode(text: pl.Series) -> tuple[NDArray[np.integer], pl.Series]:
     """(n,) codes, -1 for null, and the distinct strings they mean."""
-    coded = text.cast(pl.Categorical)
-    distinct = coded.unique().drop_nulls()
-    physical = distinct.to_physical().to_numpy()
-    table = np.full(int(physical.max(initial=0)) + 2, -1, dtype=np.int32)  # the last entry stands for null
-    table[physical] = np.arange(len(physical))
-    codes = table[coded.to_physical().fill_null(len(table) - 1).to_numpy()]
-    return narrow(codes, len(physical)), distinct.cast(pl.String)
+    coded = text.cast(pl.Categorical).to_physical()
+    if coded.null_count():
+        codes, distinct = _encode(text.drop_nulls())
+        full = np.full(len(text), -1, dtype=codes.dtype)
+        full[text.is_not_null().to_numpy()] = codes
+        return full, distinct
+    physical = coded.to_numpy()
+    example = np.full(int(physical.max(initial=0)) + 1, -1, dtype=np.int32)  # a row of each string; other pieces' strings: -1
+    example[physical] = np.arange(len(physical), dtype=np.int32)
+    present = np.flatnonzero(example >= 0)
+    table = np.empty_like(example)
+    table[present] = np.arange(len(present))
+    return narrow(table, len(present))[physical], text.gather(example[present])
 
 
 def _without(codes: NDArray[np.integer], empty: NDArray[np.bool_]) -> NDArray[np.integer]:

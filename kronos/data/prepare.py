@@ -114,7 +114,7 @@ def _build(config: Config, paths: list[Path]) -> None:
         tickers = [panel.tickers[k] for k in kept.tolist()]
         offsets = np.append(cleaned.offsets[kept], cleaned.offsets[-1])
         _check_usable(config, tickers, cleaned.segments)
-        writer.save("session", panel.session[cleaned.keep])
+        writer.save("session", panel.session if cleaned.keep.all() else panel.session[cleaned.keep])
         for name, array in (("sessions", panel.sessions), ("offsets", offsets), ("segments", cleaned.segments)):
             writer.save(name, array)
         manifest = _manifest(config, panel, cleaned, frequency, len(tickers))

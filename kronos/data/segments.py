@@ -1,36 +1,39 @@
 """Which runs of bars training windows may be cut from.
 
-In: a panel whose rows are judged. Out: (M, 2) segments, counted in kept rows: a ticker's rows, cut at long gaps and at what the
+In: columns of rows that are judged. Out: (M, 2) segments, counted in kept rows: a ticker's rows, cut at long gaps and at what the
 policy splits, without the runs that it leaves out. They say which windows are trained on, nothing else: no value depends on them.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kronos.bars import CLOSE, VOLUME
-from kronos.data.panel import Panel
 from kronos.data.policy import Limits, Tally
 
 Mask = NDArray[np.bool_]
 
 
 def segments_of(
-    panel: Panel, rows: NDArray[np.int64], owner: NDArray[np.int32], cut: Mask, limits: Limits
-) -> tuple[NDArray, Tally]:
-    """Segments of some whole tickers. rows (n,) the kept ones, owner (n,) their tickers, cut (n,) no window crosses into a row.
+    close: NDArray[np.float32],
+    volume: NDArray[np.float32] | None,
+    session: NDArray[np.int32],
+    owner: NDArray[np.int32],
+    cut: Mask,
+    limits: Limits,
+) -> tuple[NDArray[np.int64], Tally]:
+    """Segments of the n kept rows of some whole tickers.
 
-    Returns (M, 2) int64 positions in `rows`, first and end (exclusive), and what was found on the way.
+    close, volume (n,), None where the files have no volume; session (n,) positions of their dates; owner (n,) their tickers;
+    cut (n,) no window crosses into a row. Returns (M, 2) positions among the n rows, first and end (exclusive), and what was
+    found on the way.
     """
     tally = Tally()
-    session = panel.session[rows]
-    begins = np.ones(len(rows), dtype=bool)
+    begins = np.ones(len(close), dtype=bool)
     begins[1:] = owner[1:] != owner[:-1]
     gap = np.zeros_like(begins)
-    gap[1:] = ~begins[1:] & (session[1:] - session[:-1] - 1 > limits.max_gap)
+    gap[1:] = (session[1:] - session[:-1] > limits.max_gap + 1) & ~begins[1:]
     tally.add("gap", np.count_nonzero(gap))
-    idle = panel.values[rows, VOLUME] == 0 if "volume" in panel.roles else np.zeros_like(begins)
+    idle = volume == 0 if volume is not None else np.zeros_like(begins)
     left_out = _long_runs("illiquid", idle, begins, limits.illiquid_run, limits, tally)
-    close = panel.values[rows, CLOSE]
     moves = begins.copy()
     moves[1:] |= close[1:] != close[:-1]
     left_out |= _long_runs("stagnant", np.ones_like(begins), moves, limits.stagnant_run, limits, tally)

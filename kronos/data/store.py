@@ -8,7 +8,9 @@ folder that is damaged or of another version is refused. Layout: docs/architectu
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,15 +148,20 @@ def _damaged(path: Path, what: str) -> KitError:
 
 # -- writing -----------------------------------------------------------------------------------------------------------
 class StoreWriter:
-    """The store of a `writing` block: arrays in any order, whole or in pieces, then `finish`."""
+    """The store of a `writing` block: arrays in any order, whole or in pieces, then `finish`.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    A written array is summed up and flushed to disk in `pool` while the caller makes the next one.
+    """
+
+    def __init__(self, folder: Path, pool: ThreadPoolExecutor) -> None:
+        self.folder, self.pool = folder, pool
+        self.entries: dict[str, Future[dict[str, Any]]] = {}
         self.finished = False
 
     def save(self, name: str, values: NDArray[Any]) -> None:
         """Write a whole array."""
         np.save(self._path(name), values.astype(ARRAYS[name], copy=False))
+        self._sum_up(name)
 
     @contextmanager
     def growing(self, name: str, *width: int) -> Iterator[Callable[[NDArray[Any]], None]]:
@@ -175,12 +182,13 @@ class StoreWriter:
             handle.seek(0)
             np.lib.format.write_array_header_1_0(handle, {"descr": ARRAYS[name], "fortran_order": False, "shape": (rows, *width)})
             assert handle.tell() == HEADER_BYTES, "the header grew over the first rows"
+        self._sum_up(name)
 
     def finish(self, tickers: Sequence[str], manifest: Mapping[str, Any]) -> None:
         """Write names and manifest, with the size and digest of every array. Nothing may be written after it."""
         files.write_text(self.folder / TICKERS, json.dumps(list(tickers), ensure_ascii=False))
-        entries = {name: self._entry(self._path(name)) for name in ARRAYS}
-        entries[TICKERS] = self._entry(self.folder / TICKERS)
+        entries = {name: self.entries[name].result() for name in ARRAYS}
+        entries[TICKERS] = _entry(self.folder / TICKERS)
         digest = hashlib.sha256("".join(e["sha256"] for e in entries.values()).encode()).hexdigest()
         own = {"schema_version": SCHEMA_VERSION, "digest": digest, "tickers": len(tickers), "arrays": entries}
         files.write_json(self.folder / MANIFEST, {**manifest, **own})
@@ -189,16 +197,22 @@ class StoreWriter:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.npy"
 
-    @staticmethod
-    def _entry(path: Path) -> dict[str, Any]:
-        return {"bytes": path.stat().st_size, "sha256": files.digest(path)}
+    def _sum_up(self, name: str) -> None:
+        self.entries[name] = self.pool.submit(_entry, self._path(name))
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    """What the manifest says about a file, which is on disk then."""
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+    return {"bytes": path.stat().st_size, "sha256": files.digest(path)}
 
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[StoreWriter]:
     """Write a store next to `path` and put it there when the block ends without an error. The caller holds the lock."""
-    with published(Path(path), STORE_FILES) as folder:
-        writer = StoreWriter(folder)
+    with published(Path(path), STORE_FILES) as folder, ThreadPoolExecutor(1) as pool:
+        writer = StoreWriter(folder, pool)
         yield writer
         assert writer.finished, "a store needs its manifest: call finish"
 
