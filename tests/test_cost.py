@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from test_objectives import batch_of, predictor_objective, tokenizer
-from tiny import PREDICTOR, TOKENIZER
+from test_objectives import batch_of, tokenizer
+from tiny import LOOKBACK, PREDICTOR, TOKENIZER
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kronos.networks import Kronos, KronosTokenizer, cost
 from kronos.networks.presets import PRESETS
-from kronos.training.objectives import Objective, TokenizerObjective
+from kronos.training.objectives import Objective, PredictorObjective, TokenizerObjective
 
 PUBLISHED = {"mini": 4_108_032, "small": 24_741_376, "base": 102_310_592}
 
@@ -62,9 +62,9 @@ def test_operations_of_a_tokenizer_step(joint: bool) -> None:
 @pytest.mark.parametrize("changes", [{}, {"n_layers": 3, "d_model": 48, "ff_dim": 40, "s1_bits": 2, "s2_bits": 4}])
 def test_operations_of_a_predictor_step(changes: dict[str, Any]) -> None:
     """Equal to the last operation: the frozen tokenizer's forward, then everything thrice."""
-    objective, batch = predictor_objective(), batch_of()
-    objective.tokenizer = tokenizer(s1_bits=changes.get("s1_bits", 3), s2_bits=changes.get("s2_bits", 3)).requires_grad_(False)
-    objective.predictor = Kronos(**{**PREDICTOR, **changes})
+    bits = {name: changes.get(name, PREDICTOR[name]) for name in ("s1_bits", "s2_bits")}
+    objective = PredictorObjective(Kronos(**{**PREDICTOR, **changes}), tokenizer(**bits), lookback=LOOKBACK)
+    batch = batch_of()
     c, t = objective.predictor.config, objective.tokenizer.config
     rows, length, _ = batch["x"].shape
     expected = cost.total(cost.predictor_flops(c, t, length)).total

@@ -44,6 +44,33 @@ def test_rotation() -> None:
         torch.testing.assert_close(rope.rotate(x), reference)
 
 
+def test_rotation_of_half_precision_is_computed_in_float32() -> None:
+    """Angles or products in bfloat16 would blur late positions."""
+    rope = RotaryEmbedding(12).table(600)
+    x = torch.randn(2, 600, 12)
+    expected = rope.rotate(x.bfloat16().float()).bfloat16()
+    assert torch.equal(rope.rotate(x.bfloat16()), expected)
+
+
+@pytest.mark.slow
+def test_compiled_steps_drop_out_as_eager_ones() -> None:
+    """torch.compile must neither merge the masks of two layers nor draw them twice."""
+    layers = torch.nn.ModuleList([Dropout(0.5), Dropout(0.5)])
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        return layers[0](x), layers[1](x)
+
+    x = torch.ones(30, 40, requires_grad=True)
+    torch.manual_seed(1)
+    eager = both(x)
+    torch.manual_seed(1)
+    compiled = torch.compile(both)(x)
+    assert not torch.equal(*compiled)
+    for a, b in zip(eager, compiled, strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(torch.autograd.grad(b.sum(), x, retain_graph=True)[0], b.detach())
+
+
 @pytest.mark.parametrize("p", [0.1, 0.2, 0.25, 0.9])
 def test_dropout(p: float) -> None:
     """The share of zeros, the scale, independence of neighbours, and the same mask in the backward pass."""

@@ -6,6 +6,7 @@ Source: Kronos paper (arXiv 2508.02739) and its published weights; RoFormer (arX
 Letters: B series, T time steps, D width, H heads, E = D / H width of a head.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -29,7 +30,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and fused.applies(x):
+        if fused.norm_applies(x):
             return cast(Tensor, fused.RMSNormFunction.apply(x, self.weight, NORM_EPSILON))
         if x.dtype == self.weight.dtype == torch.float32:
             return F.rms_norm(x, x.shape[-1:], self.weight, NORM_EPSILON)  # a GPU has one kernel for it
@@ -39,10 +40,18 @@ class RMSNorm(nn.Module):
 class Dropout(nn.Dropout):
     """nn.Dropout; masks of a CPU tensor are drawn faster."""
 
+    def __init__(self, p: float) -> None:
+        super().__init__(p)
+        self.place = next(_PLACES)
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.p > 0 and x.device.type == "cpu" and not torch.compiler.is_compiling():
-            return fused.dropout(x, self.p)
+        if self.training and self.p > 0 and x.device.type == "cpu":
+            return fused.dropout(x, self.p, self.place)
         return super().forward(x)
+
+
+_PLACES = itertools.count()
+"""Numbers the dropout layers: torch.compile merges equal operations, also random ones that are not its own."""
 
 
 # -- rotary positions --------------------------------------------------------------------------------------------------
@@ -55,7 +64,7 @@ class Rope:
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate (..., T, E) by the table's positions: x cos + (-b, a) sin, with (a, b) the halves of x."""
-        if fused.applies(x):
+        if fused.rotation_applies(x):
             return cast(Tensor, fused.RotateFunction.apply(x, self.cos, self.sin))
         a, b = x.float().chunk(2, dim=-1)
         return (x * self.cos + torch.cat((-b, a), dim=-1) * self.sin).type_as(x)
