@@ -129,6 +129,7 @@ while IFS='=' read -r key value; do
     log) log=$value ;;
     gpu) gpu=$value ;;
     scored) scored=$value ;;
+    backtest) backtest=$value ;;
     stage) stages+=("$value") ;;
     summary) summaries+=("$value") ;;
     accelerate) launch+=("$value") ;;
@@ -242,6 +243,8 @@ step "preparing the data" "$PY" kaggle/prepare_data.py --config "$resolved"
 for index in "${!stages[@]}"; do
   train "${stages[$index]}" "${summaries[$index]}"
 done
+[ "$backtest" = 0 ] || run "$PY" scripts/run_backtest.py --config "$resolved" ||
+  echo "No backtest, for the reason above; the models are complete."
 if [ $submit = 1 ]; then
   step "the submission" "$PY" scripts/make_submission.py --config "$resolved" --output "$submission"
   [ "$scored" = 0 ] || step "the score" "$PY" scripts/score_submission.py --config "$resolved" --file "$submission"

@@ -60,6 +60,7 @@ def run(main: Callable[[], int | None]) -> None:
 def setup_logging() -> None:
     """One plain logger on stdout: level and message, as the run's log file shows them."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it comments on ordinary axis labels
 
 
 def _fail(message: str, code: int = EXIT_USER_ERROR) -> int:

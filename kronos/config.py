@@ -263,6 +263,8 @@ class EvaluationConfig:
     """Trading days between two as-of dates; takes the place of `origins`."""
     horizon: PositiveInt | None = None
     """Trading days ahead. None: inference.horizon, else that of the test file, else data.predict_window."""
+    tickers: PositiveInt | None = None
+    """Score so many tickers of each date, drawn by their names; None: every ticker that has a bar on it."""
     embargo: CountInt = 0
     """Trading days between fit, calibration and test beyond the horizon, which always lies between them."""
     calibration: Literal["auto", "temperature", "platt", "isotonic", "off"] = "auto"

@@ -24,6 +24,10 @@ FAST_MODE = (
     "training.validation_samples=128",
     "training.log_interval=5",
     "inference.sample_count=5",
+    "evaluation.origins=3",
+    "evaluation.every=null",
+    "evaluation.random_init=false",
+    "evaluation.pretrained=false",
 )
 
 
@@ -38,6 +42,12 @@ class LaunchPlan:
     accelerate: tuple[str, ...]
     uses_gpu: bool
 
+    @property
+    def _backtests(self) -> bool:
+        """After a predictor's training, on the machine that leads."""
+        main = self.config.distributed.machine_rank == 0
+        return main and self.config.evaluation.after_training and "basemodel" in self.stages
+
     def lines(self) -> list[str]:
         """`key=value` lines; list values repeat their key."""
         head = [
@@ -47,6 +57,7 @@ class LaunchPlan:
             f"gpu={int(self.uses_gpu)}",
         ]
         head.append(f"scored={int(bool(self.config.data.solution_path))}")
+        head.append(f"backtest={int(self._backtests)}")
         folders = {"tokenizer": self.config.tokenizer_dir, "basemodel": self.config.basemodel_dir}
         stages = [line for s in self.stages for line in (f"stage={s}", f"summary={folders[s] / 'summary.json'}")]
         return head + stages + [f"accelerate={a}" for a in self.accelerate]

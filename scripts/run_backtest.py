@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Score a trained model on past dates, beside every baseline, with error bars over dates.
 
-Writes report.json to RUN/backtest (or --output) and prints the table and the verdict. docs/evaluation.md explains every figure.
-Exit code 1: a negative control found skill, or forecasts changed with the future.
+Writes report.html and report.json to RUN/backtest (or --output) and prints the verdict and the table.
+docs/evaluation.md explains every figure. Exit code 1: a negative control found skill, or forecasts changed with the future.
 """
 
 import sys
@@ -37,7 +37,7 @@ def main() -> int:
     overrides += ["evaluation.every=null"] if args.origins else []
     options = Options(tuple(args.model), args.output, args.control, args.refit, args.allow_incomplete)
     done = run_backtest(configfile.load(args.config, overrides), options)
-    print(f"\n{done.text()}")
+    print(f"\n{done.text()}\nReport: {done.write_page()} and {done.path.name}")
     return int(done.failed_control)
 
 

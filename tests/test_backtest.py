@@ -12,10 +12,11 @@ from backtests import DAYS, changed, finished_run, small_world
 
 from kronos.bars import CLOSE
 from kronos.config import Config
+from kronos.data.splits import split_sessions
 from kronos.data.store import BarStore, write_store
 from kronos.errors import KitError
 from kronos.evaluation.backtest import BLEND, Options, run_backtest
-from kronos.evaluation.baselines import CONSTANTS, FITTED, RULES
+from kronos.evaluation.baselines import CONSTANTS, FITTED, RULES, folds
 from kronos.evaluation.forecasts import closes_on, forecast_dates, load_network, plan_date
 from kronos.evaluation.panel import build_panel
 from kronos.evaluation.scores import FIGURES
@@ -196,6 +197,27 @@ def test_short_histories_get_the_base_rate(world: World, tmp_path: Path) -> None
     assert entry.fallback == 1 and entry.prob[0] == pytest.approx(rises.mean())
 
 
+@pytest.mark.slow
+def test_refit_trains_before_each_fold(tmp_path: Path) -> None:
+    """A walk-forward of one network trained once says nothing about training again; a fold must not have seen its dates."""
+    config, store = small_world(tmp_path, evaluation__origins=12, training__max_steps=3, evaluation__random_init=False)
+    config = changed(config, data__train_ratio=0.4, data__val_ratio=0.1)
+    done = run_backtest(config, Options(refit=True))
+    first = {}
+    for number, part in enumerate(folds(12, 2)):
+        summary = json.loads((config.run_dir / "folds" / str(number) / "basemodel" / "summary.json").read_text())
+        data = summary["config"]["data"]
+        ended = split_sessions(len(store.sessions), data["train_ratio"], data["val_ratio"], 0.0, config.embargo).validation.last
+        first[number] = int(done.results.panel.sessions[part.start])
+        assert summary["status"] == "complete" and ended + config.embargo <= first[number]
+        assert ended > first[number] - 8, "all that had ended is used"
+    assert first[1] > first[0] and done.results.main.name == "model, trained anew"
+    assert np.isfinite(done.results.main.closes).all() and done.tree["calibration"]["model, trained anew"] is None
+    stamps = [p.stat().st_mtime_ns for p in sorted((config.run_dir / "folds").rglob("model.safetensors"))]
+    run_backtest(config, Options(refit=True))
+    assert stamps == [p.stat().st_mtime_ns for p in sorted((config.run_dir / "folds").rglob("model.safetensors"))]
+
+
 def test_script_prints_and_exits(world: World, root: Path, tmp_path: Path) -> None:
     """The command of the README, from another directory, with a space in a path."""
     config, _ = world
@@ -205,6 +227,7 @@ def test_script_prints_and_exits(world: World, root: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "accuracy" in done.stdout and "all rise" in done.stdout
     tree = json.loads((tmp_path / "a report" / "report.json").read_text())
+    assert (tmp_path / "a report" / "report.html").is_file()
     assert tree["dates"]["stride"] == 9 and tree["dates"]["horizon"] == 2
     wrong = subprocess.run([*command, "--horizon", "999"], cwd=tmp_path, capture_output=True, text=True)
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "lower --horizon" in wrong.stderr

@@ -8,8 +8,9 @@ from panels import random_series, store_in_memory, store_of
 from scipy.stats import norm, rankdata, spearmanr
 
 from kronos.evaluation.entry import Entry
-from kronos.evaluation.panel import NO_ORIGIN_BAR, NO_TARGET_BAR, Panel, build_panel, within_date
+from kronos.evaluation.panel import NO_ORIGIN_BAR, NO_TARGET_BAR, NOT_DRAWN, Panel, build_panel, drawn, rows_on, within_date
 from kronos.evaluation.scores import FIGURES, correlation, coverage, crps, path_figures, pooled, score_dates, within_accuracy
+from kronos.forecasting.rows import series_keys
 
 NAN = float("nan")
 
@@ -37,7 +38,7 @@ def test_panel_holds_the_competitions_label(panel: Panel) -> None:
     ]
     assert panel.label.tolist() == [1, 0, 1, 0, 0, 0, 1, 1]
     assert panel.ret == pytest.approx([1, 0, 1, -0.5, -0.5, 0, 0.5, 0.5])
-    assert panel.excluded == {NO_ORIGIN_BAR: 1, NO_TARGET_BAR: 1}
+    assert panel.excluded == {NO_ORIGIN_BAR: 1, NO_TARGET_BAR: 1, NOT_DRAWN: 0}
     assert str(panel.targets[1]).startswith("2024-01-06")
     second = panel.only(np.array([False, True]))
     assert second.label.tolist() == [0, 0, 1, 1] and second.origin.tolist() == [0] * 4 and second.dates == 1
@@ -61,6 +62,23 @@ def test_panel_agrees_with_a_loop_over_tickers(seed: int) -> None:
     panel = build_panel(store, sessions, horizon)
     found = zip(panel.origins[panel.origin], panel.ticker.tolist(), panel.last_close, panel.future_close, strict=True)
     assert list(found) == expected
+
+
+def test_some_tickers_are_drawn_alike_on_every_date() -> None:
+    """A draw that depended on who is alive later would look ahead; one that changed by date would follow no share."""
+    store = store_in_memory(random_series(np.random.default_rng(1), 30, 200))
+    sessions = np.arange(20, 150, 10)
+    row, key = rows_on(store, sessions)
+    kept = drawn(store, key, 3)
+    assert np.bincount((key // 30)[kept]).max() == 3 and drawn(store, key, 99).all() and drawn(store, key, None).all()
+    order = np.argsort(series_keys(store.tickers))
+    for date in range(len(sessions)):
+        own = key // 30 == date
+        alive = set((key[own] % 30).tolist())
+        assert sorted((key[own & kept] % 30).tolist()) == sorted([k for k in order if k in alive][:3])
+    whole, few = (build_panel(store, sessions, 5, n) for n in (None, 3))
+    assert len(few) + sum(few.excluded.values()) == len(whole) + sum(whole.excluded.values())
+    assert set(few.row) <= set(whole.row) and len(row) == len(key)
 
 
 def test_scores_with_known_answers(panel: Panel) -> None:

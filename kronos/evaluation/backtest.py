@@ -80,11 +80,17 @@ class Backtest:
         control = self.tree["control"]
         return control is not None and (self.results.skill > 0 or self.tree["changed_forecasts"] > 0)
 
+    def write_page(self) -> Path:
+        """Draw report.html beside report.json. Returns its path."""
+        from kronos.evaluation.report import write_page  # matplotlib takes a second to load
+
+        return write_page(self.tree, self.path.with_suffix(".html"))
+
     def text(self) -> str:
         """The verdict, then the table, then what a reader has to know."""
         verdict, alarm = self.tree["verdict"], self.tree["alarm"]
         lines = [verdict["headline"], "", self.results.table(), "", *verdict["lines"]]
-        return "\n".join([*lines, *(alarm["lines"] if alarm else []), f"Report: {self.path}"])
+        return "\n".join([*lines, *(alarm["lines"] if alarm else [])])
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +142,7 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
         embargo=own.embargo,
         history=min(MIN_BARS, config.data.lookback_window),
     )
-    panel = build_panel(store, np.concatenate([timeline.calibrate, timeline.test]), horizon)
+    panel = build_panel(store, np.concatenate([timeline.calibrate, timeline.test]), horizon, own.tickers)
     folder = Path(options.output) if options.output else (networks[0].config if networks else config).run_dir / "backtest"
     scene = Scene(config, options, store, timeline, panel, folder)
     _say_plan(scene)
@@ -204,10 +210,10 @@ def _baseline_networks(config: Config, main: Network) -> list[Network]:
 def _forecast(scene: Scene, networks: list[Network]) -> tuple[Scene, dict[str, list[DateForecast]], int]:
     """All networks' answers, the scene with the labels of a control, and how many rows a changed future changed."""
     cache, config, store = scene.folder / "cache", scene.config, scene.store
-    horizon, test = scene.timeline.horizon, scene.timeline.test
-    forecasts = forecast_dates(networks, store, scene.sessions, horizon, cache)
+    horizon, test, limit = scene.timeline.horizon, scene.timeline.test, config.evaluation.tickers
+    forecasts = forecast_dates(networks, store, scene.sessions, horizon, cache, limit)
     extra = _baseline_networks(config, networks[0])
-    forecasts |= forecast_dates(extra, store, test, horizon, cache)
+    forecasts |= forecast_dates(extra, store, test, horizon, cache, limit)
     networks += extra
     if scene.options.control == "shuffle-labels":
         return replace(scene, panel=shuffled_labels(scene.panel, config.evaluation.seed)), forecasts, 0
@@ -221,12 +227,12 @@ def _forecast(scene: Scene, networks: list[Network]) -> tuple[Scene, dict[str, l
 
 def _with_noise(scene: Scene, models: list[Network]) -> tuple[Panel, dict[str, list[DateForecast]]]:
     """The panel with what the noise became, and forecasts made while everything after each origin was noise. Never cached."""
-    future = scene.panel.future_close.copy()
+    future, limit = scene.panel.future_close.copy(), scene.config.evaluation.tickers
     found: dict[str, list[Any]] = {n.name: [None] * scene.panel.dates for n in models}
     for place, store in noisy_futures(scene.store, scene.sessions, scene.config.evaluation.seed):
         one = scene.sessions[place : place + 1]
-        future[scene.panel.slices()[place]] = build_panel(store, one, scene.timeline.horizon).future_close
-        for name, dates in forecast_dates(models, store, one, scene.timeline.horizon, None).items():
+        future[scene.panel.slices()[place]] = build_panel(store, one, scene.timeline.horizon, limit).future_close
+        for name, dates in forecast_dates(models, store, one, scene.timeline.horizon, None, limit).items():
             found[name][place] = dates[0]
     return replace(scene.panel, future_close=future), found
 

@@ -26,7 +26,7 @@ from kronos.data.store import BarStore
 from kronos.data.survey import date_text
 from kronos.errors import KitError
 from kronos.evaluation.entry import Kind
-from kronos.evaluation.panel import Panel, rows_on
+from kronos.evaluation.panel import Panel, drawn, rows_on
 from kronos.forecasting.calibration import key_of, share_up
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import Pair, find_pair, load_forecaster
@@ -176,11 +176,21 @@ def plan_date(store: BarStore, session: int, tickers: NDArray[np.integer], horiz
 
 
 def forecast_dates(
-    networks: Iterable[Network], store: BarStore, sessions: NDArray[np.int64], horizon: int, cache: Path | None
+    networks: Iterable[Network],
+    store: BarStore,
+    sessions: NDArray[np.int64],
+    horizon: int,
+    cache: Path | None,
+    tickers: int | None = None,
 ) -> dict[str, list[DateForecast]]:
-    """Every network's answers to every origin, {name: [D]}. cache: folder to keep and find them in; None: neither."""
+    """Every network's answers to every origin, {name: [D]}. cache: folder to keep and find them in; None: neither.
+
+    tickers: of each date only so many (`panel.drawn`).
+    """
     networks = list(networks)
     row, key = rows_on(store, sessions)
+    kept = drawn(store, key, tickers)
+    row, key = row[kept], key[kept]
     origin, ticker = np.divmod(key, len(store.tickers))
     parts = np.split(ticker.astype(np.int32), np.searchsorted(origin, np.arange(1, len(sessions))))
     shown = sys.stderr.isatty() or "KIT_PROGRESS" in os.environ

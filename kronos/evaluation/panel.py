@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from kronos.bars import CLOSE
 from kronos.data.store import BarStore
+from kronos.forecasting.rows import series_keys
 
 NO_ORIGIN_BAR = "no bar on the origin"
 NO_TARGET_BAR = "no bar on the target date"
+NOT_DRAWN = "beyond evaluation.tickers"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +88,20 @@ class Panel:
         return replace(self, **columns)
 
 
-def build_panel(store: BarStore, sessions: NDArray[np.int64], horizon: int) -> Panel:
+def build_panel(store: BarStore, sessions: NDArray[np.int64], horizon: int, tickers: int | None = None) -> Panel:
     """Every ticker with a bar on an origin and one on the trading day `horizon` days later; others are counted.
 
     sessions (D,): rising positions in `store.sessions`, each at least `horizon` before the last one.
+    tickers: of each date only so many (`drawn`).
     """
     sessions = np.asarray(sessions, np.int64)
     assert (np.diff(sessions) > 0).all() and (
         not len(sessions) or 0 <= sessions[0] <= sessions[-1] < len(store.sessions) - horizon
     )
     row, key = rows_on(store, sessions)
+    alive = len(row)
+    kept = drawn(store, key, tickers)
+    row, key = row[kept], key[kept]
     target, target_key = rows_on(store, sessions + horizon)
     place = np.searchsorted(target_key, key)
     found = np.append(target_key, -1)[place] == key
@@ -112,7 +118,11 @@ def build_panel(store: BarStore, sessions: NDArray[np.int64], horizon: int) -> P
         row=row,
         last_close=store.bars[row, CLOSE].astype(np.float64),
         future_close=store.bars[future, CLOSE].astype(np.float64),
-        excluded={NO_ORIGIN_BAR: _begun(store, sessions) - len(found), NO_TARGET_BAR: int((~found).sum())},
+        excluded={
+            NO_ORIGIN_BAR: _begun(store, sessions) - alive,
+            NO_TARGET_BAR: int((~found).sum()),
+            NOT_DRAWN: alive - len(found),
+        },
     )
 
 
@@ -126,6 +136,21 @@ def rows_on(store: BarStore, sessions: NDArray[np.int64]) -> tuple[NDArray[np.in
     key = date[row] * len(store.tickers) + ticker
     order = np.argsort(key, kind="stable")
     return row[order], key[order]
+
+
+def drawn(store: BarStore, key: NDArray[np.int64], count: int | None) -> NDArray[np.bool_]:
+    """Which of the rows with these keys (`rows_on`) are scored: `count` of each date, by a hash of their names; None: all.
+
+    So the same tickers date after date, and no ticker that comes or goes later changes the choice.
+    """
+    if count is None:
+        return np.ones(len(key), bool)
+    date, ticker = np.divmod(key, len(store.tickers))
+    order = np.lexsort((series_keys(store.tickers)[ticker], date))
+    first = np.searchsorted(date[order], date[order])
+    kept = np.empty(len(key), bool)
+    kept[order] = np.arange(len(key)) - first < count
+    return kept
 
 
 def _begun(store: BarStore, sessions: NDArray[np.int64]) -> int:

@@ -69,7 +69,7 @@ def refit_forecasts(
         own = fold_config(config, store, int(panel.sessions[fold.start]), number)
         network = train_fold(own, store)
         sessions = np.asarray(panel.sessions[fold])
-        dates += next(iter(forecast_dates([network], store, sessions, panel.horizon, cache).values()))
+        dates += next(iter(forecast_dates([network], store, sessions, panel.horizon, cache, config.evaluation.tickers).values()))
     assert network is not None, "a panel has at least one date"
     count = len(folds(panel.dates, config.evaluation.folds))
     named = replace(network, name=MODEL, note=f"trained {count} times, each time on what had ended before the dates it answers")
