@@ -163,6 +163,9 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
     }
     path = folder / (f"report-{options.control}.json" if options.control else "report.json")
     files.write_json(path, tree)
+    from kronos.evaluation.report import write_page  # matplotlib takes a second to load
+
+    write_page(tree, path.with_suffix(".html"))
     return Backtest(path, tree, results)
 
 

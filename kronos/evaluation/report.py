@@ -216,12 +216,14 @@ def _errors(intervals: list[dict[str, Any]]) -> NDArray[np.float64]:
 
 
 def _plot_years(axes: Axes, by_year: list[dict[str, Any]]) -> None:
-    years = [str(y["year"]) for y in by_year]
+    years = [y["year"] for y in by_year]
     values = [y["figures"]["rank_ic"] for y in by_year]
     heights = [v["value"] if v["value"] is not None else 0.0 for v in values]
     axes.bar(years, heights, color=BLUE, width=0.5, alpha=0.6)
     axes.errorbar(years, heights, yerr=_errors(values), color=INK, fmt="none", linewidth=1, capsize=2)
     axes.axhline(0, color=INK, linewidth=0.6)
+    axes.set_xticks(years, [str(year) for year in years])
+    axes.set_xlim(min(years) - 0.8, max(years) + 0.8)
 
 
 def _plot_coverage(axes: Axes, figures: dict[str, Any]) -> None:
