@@ -238,6 +238,13 @@ class InferenceConfig:
     """last_close: paths start from the true last close; none: from the tokenizer's rendering of it, as the original does."""
     overflow: Literal["cut", "slide"] = "cut"
     """A context that does not fit beside the horizon. cut: it loses its oldest bars; slide: as in the original, slow."""
+    probability: Literal["auto", "sampled", "enumerated"] = "auto"
+    """How P(rise) is found. sampled: share of the paths; enumerated: by listing the next bar's likeliest values, one step ahead
+    only; auto: enumerated one step ahead, unless a calibration (which is fitted on sampled paths) is in use."""
+    enumeration_mass: Share = 0.995
+    """Enumerated: stop when the listed values hold this probability."""
+    enumeration_pairs: PositiveInt = 256
+    """Enumerated: stop after this many values per row, whatever their probability (the manifest says what they hold)."""
     batch_size: PositiveInt = 64
     """Series forecast at once; no answer depends on it."""
     threshold: Share = 0.5

@@ -39,7 +39,7 @@ from kronos.forecasting.calibration import Calibration, key_of, read_calibration
 from kronos.forecasting.decide import decide
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import Pair, find_pair, load_forecaster
-from kronos.forecasting.rows import Batch, RowPlan, base_rate, plan_rows, sampled_closes
+from kronos.forecasting.rows import Batch, RowPlan, base_rate, enumerated_rises, plan_rows, sampled_closes
 from kronos.training.stages import network_digest
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,8 @@ class Answers:
     """(n,) '' for a forecast row, else why not."""
     base_rates: list[dict[str, Any]]
     """Each rate that answered a row: date, horizon, rate, pairs it was counted over."""
+    mass: NDArray[np.float64]
+    """(n,) probability of what an enumerated answer rests on; NaN for the others."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,12 @@ def make_submission(config: Config, output: str | Path | None = None, allow_inco
     pair = find_pair(config, allow_incomplete)
     plan = plan_test_rows(config, store, ids, dates)
     _check_fallbacks(config, plan.fallbacks(), len(ids))  # before the long part
+    _check_probability(config, plan)
     forecaster = load_forecaster(config, pair)
     networks = _networks(pair, plan, forecaster)
     calibration, account = find_calibration(config, plan, networks)
+    if calibration is not None:
+        forecaster.probability = "sampled"  # what it was fitted on
     answers = answer_rows(config, plan, forecaster, calibration)
     _check_fallbacks(config, _by_reason(answers.reason), len(ids))
     manifest = _manifest(config, plan, answers) | networks | {"calibration": account}
@@ -134,6 +139,8 @@ def find_calibration(config: Config, plan: RowPlan, networks: dict[str, Any]) ->
     found, path = read_calibration(config.basemodel_dir), config.basemodel_dir / CALIBRATION_FILE
     if config.inference.calibration == "off":
         return None, {"used": False, "why": "inference.calibration is off"}
+    if config.inference.probability == "enumerated":
+        return None, {"used": False, "why": "inference.probability is enumerated; calibrations are fitted on sampled paths"}
     if found is None:
         return None, {"used": False, "why": f"{path}: none there; scripts/run_backtest.py leaves one"}
     key = key_of(config, networks["model"]["digest"], networks["tokenizer"]["digest"])
@@ -153,7 +160,7 @@ def answer_rows(config: Config, plan: RowPlan, forecaster: Forecaster, calibrati
 
     calibration: for the forecast rows of its horizon.
     """
-    prob, reason = forecast_rows(plan, forecaster, config.inference.batch_size)
+    prob, mass, reason = forecast_rows(plan, forecaster, config.inference.batch_size)
     threshold = np.full(len(prob), config.inference.threshold)
     if calibration is not None:
         own = (reason == "") & (plan.horizon == calibration.horizon)
@@ -169,27 +176,42 @@ def answer_rows(config: Config, plan: RowPlan, forecaster: Forecaster, calibrati
         {"date": date_text(date), "horizon": steps, "rate": rate, "pairs": pairs}
         for (date, steps), (rate, pairs) in sorted(rates.items())
     ]
-    return Answers(prob, decide(prob, threshold), reason, used)
+    return Answers(prob, decide(prob, threshold), reason, used, mass)
 
 
-def forecast_rows(plan: RowPlan, forecaster: Forecaster, batch_size: int) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    """P(rise) of the rows that can be forecast, NaN for the others, and the completed reasons; each (n,)."""
-    prob, reason = np.full(len(plan.ids), np.nan), plan.reason.copy()
+def forecast_rows(
+    plan: RowPlan, forecaster: Forecaster, batch_size: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_]]:
+    """P(rise) of the rows that can be forecast and the mass of the enumerated ones, NaN for the others, and the completed
+    reasons; each (n,)."""
+    (prob, mass), reason = np.full((2, len(plan.ids)), np.nan), plan.reason.copy()
     todo, paths = int((reason == "").sum()), forecaster.sampling.sample_count
     log.info("forecasting %d of %d rows, %d paths each, on %s", todo, len(reason), paths, forecaster.device)
     shown = sys.stderr.isatty() or "KIT_PROGRESS" in os.environ
     with tqdm(total=todo, desc="forecast", unit="row", disable=not shown) as bar:
         for batch in plan.batches(batch_size):
-            prob[batch.rows], reason[batch.rows] = _forecast_batch(batch, forecaster)
+            prob[batch.rows], mass[batch.rows], reason[batch.rows] = _forecast_batch(batch, forecaster)
             bar.update(len(batch.rows))
-    return prob, reason
+    return prob, mass, reason
 
 
-def _forecast_batch(batch: Batch, forecaster: Forecaster) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    """Share of rising paths and reason of each row, (B,); NaN where there is no answer."""
+def _forecast_batch(
+    batch: Batch, forecaster: Forecaster
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | float, NDArray[np.str_]]:
+    """P(rise), the mass it rests on where it is enumerated, and the reason of each row, (B,); NaN where there is none."""
+    if forecaster.enumerates(batch.future_stamps.shape[1]):
+        return enumerated_rises(batch, forecaster)
     closes, reason = sampled_closes(batch, forecaster)
     share = (closes > batch.bars[:, -1, CLOSE, None]).mean(axis=1)
-    return np.where(reason == "", share, np.nan), reason
+    return np.where(reason == "", share, np.nan), np.nan, reason
+
+
+def _check_probability(config: Config, plan: RowPlan) -> None:
+    further = int((plan.horizon[plan.reason == ""] != 1).sum())
+    if config.inference.probability == "enumerated" and further:
+        raise KitError(
+            f"inference.probability: expected rows one step ahead to enumerate, found {further} further ahead; set it to auto"
+        )
 
 
 def _check_fallbacks(config: Config, fallbacks: dict[str, int], rows: int) -> None:
@@ -276,6 +298,7 @@ def _manifest(config: Config, plan: RowPlan, answers: Answers) -> dict[str, Any]
         "shortened": plan.shortened,
         "fallbacks": _by_reason(answers.reason),
         "base_rates": answers.base_rates,
+        "enumerated": _enumerated(answers.mass),
         "seed": config.inference.seed,
         "dates": _range(plan.dates),
         "last_bars": _range(known),
@@ -288,6 +311,12 @@ def _manifest(config: Config, plan: RowPlan, answers: Answers) -> dict[str, Any]
         },
         "config": to_dict(config),
     }
+
+
+def _enumerated(mass: NDArray[np.float64]) -> dict[str, Any]:
+    """How many answers are enumerated, and what the listed outcomes hold of the probability."""
+    held = mass[~np.isnan(mass)]
+    return {"rows": len(held)} | ({"mean_mass": float(held.mean()), "least_mass": float(held.min())} if len(held) else {})
 
 
 def _networks(pair: Pair, plan: RowPlan, forecaster: Forecaster) -> dict[str, Any]:

@@ -133,11 +133,7 @@ class Forecaster:
         Enumerated (`next_step`) for one step ahead and sampled for more, unless `probability` names one of the two. NaN where the
         networks gave something that is not finite. Raises KitError when more than one step is to be enumerated.
         """
-        if self.probability == "auto":
-            enumerated = np.asarray(future_stamps).shape[1:2] == (1,)
-        else:
-            enumerated = self.probability == "enumerated"
-        if enumerated:
+        if self.enumerates(np.asarray(future_stamps).shape[1]):
             found = self.next_step(bars, stamps, future_stamps, series, progress)
             return Rise(found.prob_up, found.mass)
         forecast = self.forecast(bars, stamps, future_stamps, series, progress)
@@ -145,6 +141,10 @@ class Forecaster:
         finite = np.flatnonzero(np.isfinite(forecast.paths).all(axis=(1, 2, 3)))
         prob[finite] = forecast.only(finite).prob_up()
         return Rise(prob, np.full(len(prob), np.nan))
+
+    def enumerates(self, horizon: int) -> bool:
+        """Whether `prob_up` lists outcomes and does not sample, so many steps ahead."""
+        return horizon == 1 if self.probability == "auto" else self.probability == "enumerated"
 
     def next_step(
         self,

@@ -14,6 +14,7 @@ from kronos import files
 from kronos.config import Config
 from kronos.errors import KitError
 from kronos.forecasting.forecaster import Forecaster
+from kronos.forecasting.next_step import Enumeration
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.training.folder import read_summary
@@ -77,6 +78,8 @@ def load_forecaster(config: Config, pair: Pair) -> Forecaster:
         overflow=own.overflow,
         autocast=pick_autocast(config, device),
         anchor=own.anchor == "last_close",
+        probability=own.probability,
+        enumeration=Enumeration(own.enumeration_mass, own.enumeration_pairs),
     )
 
 

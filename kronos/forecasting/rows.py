@@ -128,6 +128,17 @@ def sampled_closes(batch: Batch, forecaster: "Forecaster") -> tuple[FloatArray, 
     return closes, np.select([~sound, ~finite], [BAD_BARS, BAD_FORECAST], "")
 
 
+def enumerated_rises(batch: Batch, forecaster: "Forecaster") -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_]]:
+    """P(rise) of the next bar by enumeration, the probability that it rests on, and why a row has none; each (B,)."""
+    prob, mass = np.full((2, len(batch.rows)), np.nan)
+    sound = np.logical_and.reduce(np.isfinite(batch.bars), axis=(1, 2))
+    if sound.any():
+        part = batch.only(np.flatnonzero(sound))
+        found = forecaster.next_step(part.bars, part.stamps, part.future_stamps, part.series)
+        prob[sound], mass[sound] = found.prob_up, found.mass
+    return prob, mass, np.select([~sound, np.isnan(prob)], [BAD_BARS, BAD_FORECAST], "")
+
+
 def series_keys(ids: Sequence[str]) -> NDArray[np.int64]:
     """A number per ID that fixes its random numbers wherever it stands in a file; (n,) int64 >= 0."""
     digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids]
