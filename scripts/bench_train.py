@@ -55,6 +55,12 @@ def peak_rate(device: torch.device, kind: str) -> float:
     return known or matmul_rate(device, types[kind])
 
 
+def tf32(device: torch.device, allowed: bool) -> None:
+    """The kit allows TF32 on a GPU; the plain float32 loop has none."""
+    if device.type == "cuda":
+        allow_tf32(allowed)
+
+
 def speed(given: argparse.Namespace, stage: Any, device: torch.device, kind: str) -> Row:
     """A step of the kit and a step of the plain loop in turn; medians, and the median of their ratios."""
     networks = networks_of(given.preset)
@@ -68,10 +74,10 @@ def speed(given: argparse.Namespace, stage: Any, device: torch.device, kind: str
         plain.step(batch)
     times, peaks = [], []
     for _ in range(given.pairs):
-        allow_tf32(True)
+        tf32(device, True)
         fast = seconds(lambda: ours.step(batch), device)
         peaks.append(peak_rate(device, kind))
-        allow_tf32(False)
+        tf32(device, False)
         times.append((fast, seconds(lambda: plain.step(batch), device)))
     took, slow = (statistics.median(column) for column in zip(*times, strict=True))
     rate = cost.total(stage_flops(stage, networks, given.window)).total * given.batch / took

@@ -71,6 +71,9 @@ DEVICES = {
     "H100": Device("H100", 81_559 << 20, {"fp32": 67 * T, "tf32": 495 * T, "fp16": 989 * T, "bf16": 989 * T}, 3350e9, "bf16"),
 }
 
+DRIVER_NAMES = {"T4": "T4", "P100-PCIE": "P100", "A100": "A100", "H100 80GB HBM3": "H100"}
+"""Part of the name that a driver gives a GPU -> its row; others, such as the slower H100 PCIe, have no row."""
+
 
 def find_device(name: str, config: Config) -> Device:
     """The device of that name in the table; `auto`: this machine's, as the configuration would use it. Raises KitError."""
@@ -86,7 +89,7 @@ def find_device(name: str, config: Config) -> Device:
 def this_gpu(index: int) -> Device:
     """The GPU that a run would use: rates from the table where its name is in there."""
     properties = torch.cuda.get_device_properties(index)
-    known = next((d for name, d in DEVICES.items() if name in properties.name), None)
+    known = next((DEVICES[row] for part, row in DRIVER_NAMES.items() if part in properties.name), None)
     rates: dict[str, Any] = {"peak": known.peak, "bandwidth": known.bandwidth} if known else {}
     return Device(properties.name, properties.total_memory, half=precision("auto", False), here=True, **rates)
 

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from kronos.config import Config
 from kronos.data.sampling import BatchPlan
+from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.predictor import CALENDAR_SIZES, PredictorConfig
 from kronos.networks.tokenizer import TokenizerConfig
 from kronos.training.measure import seconds
 from kronos.training.objectives import Objective, PredictorObjective, TokenizerObjective
 from kronos.training.optimizer import build_optimizer
+from kronos.training.runtime import allow_tf32
 from kronos.training.settings import Stage
 from kronos.training.stages import loop_settings
 
@@ -36,6 +38,8 @@ class ProbedStage:
         precision: str,
     ) -> None:
         self.device, self.precision = device, precision
+        if device.type == "cuda":
+            allow_tf32(config.training.tf32)
         self.objective = random_objective(config, stage, networks).to(device).train()
         if config.training.use_checkpoint:
             self.objective.recompute_blocks()
@@ -100,8 +104,14 @@ def random_batch(rows: int, length: int, device: torch.device) -> dict[str, Tens
 
 
 def probe(config: Config, stage: Stage, networks: Networks, device: torch.device, precision: str) -> float:
-    """Seconds of the second of two steps at the configured batch. Raises torch.OutOfMemoryError where that does not fit."""
+    """Seconds of the second of two steps at the configured batch. Raises KitError where that does not fit."""
     run = ProbedStage(config, stage, networks, device, precision)
     batch = random_batch(config.training.batch_size, config.window, device)
-    run.step(batch)
-    return seconds(lambda: run.step(batch), device)
+    try:
+        run.step(batch)
+        return seconds(lambda: run.step(batch), device)
+    except torch.OutOfMemoryError as error:
+        raise KitError(
+            f"{stage}: expected a batch of {len(batch['x'])} to fit, as computed, but {device} ran out of memory: something else "
+            "may use it; lower training.batch_size or set training.use_checkpoint=true"
+        ) from error
