@@ -147,6 +147,18 @@ def test_a_stopped_launcher_saves_and_leaves_nothing_running(
         assert json.loads((tmp_path / "demo" / "tokenizer" / "summary.json").read_text())["status"] == "complete"
 
 
+def test_the_time_limit_ends_well_and_submits_nothing(root: Path, tmp_path: Path) -> None:
+    """Kaggle keeps the files only of a run that ends with 0; a network that is half trained must not be submitted in silence."""
+    arguments = demo(tmp_path, "--fast-mode", "--submit", "--set", "training.time_limit=0.0001")
+    text = launch(root, *arguments)
+    summary = json.loads((tmp_path / "demo-fast" / "tokenizer" / "summary.json").read_text())
+    assert (summary["status"], summary["reason"]) == ("interrupted", "time limit")
+    last = [line for line in text.splitlines() if line][-2:]
+    assert last[0].startswith("Time limit: the tokenizer stage is saved in") and "--skip-existing" in last[0]
+    assert last[1].startswith("Not submitted") and "Submission: " not in text
+    assert not (tmp_path / "demo-fast" / "basemodel").exists()
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_failing_stage_is_one_clear_line(root: Path, tmp_path: Path, processes: int) -> None:
     """accelerate's launcher answers a trainer's exit code with its own traceback, far below the line that matters."""

@@ -191,6 +191,7 @@ def test_a_stage_that_was_stopped_after_its_first_save_is_resumed_not_skipped(
         interrupt_after(patch, 8)
         assert run_stage(config, "tokenizer", store) == "interrupted"
     summary = summary_of(config.tokenizer_dir)
+    assert summary["reason"] == "signal"
     assert summary["status"] == "interrupted" and summary["step"] == 9 < summary["total_steps"]
     assert (config.tokenizer_dir / "best_model").is_dir()
     with caplog.at_level("INFO"):
@@ -208,7 +209,8 @@ def test_the_time_limit_saves_and_leaves(store: BarStore, tmp_path: Path, monkey
     monkeypatch.setenv("KIT_LAUNCHED", str(time.time() - 3600))
     limited = tiny_config(tmp_path, experiment__skip_existing=True, training__time_limit=0.5)
     assert run_stage(limited, "tokenizer", store) == "interrupted"
-    assert summary_of(limited.tokenizer_dir)["step"] == 1
+    summary = summary_of(limited.tokenizer_dir)
+    assert (summary["step"], summary["reason"]) == (1, "time limit")
     roomy = tiny_config(tmp_path, experiment__skip_existing=True, training__time_limit=2.0)
     assert run_stage(roomy, "tokenizer", store) == "complete"
 

@@ -70,8 +70,35 @@ def tiny_objective(config: Config, stage: str, **dropout: float) -> Objective:
     )
 
 
-def record(config: Config, stage: str, folder: Path) -> dict[str, Any]:
-    """Train in float64: gradients and windows of every step, weights at the end, validation values."""
+def cramp(objective: Objective, windows: int) -> Objective:
+    """As if the device's memory were full with more windows than that: the tokenizer's runs out in its forward pass, the
+    predictor's in its backward pass, and both in validation."""
+    forward, evaluate = objective.forward, objective.evaluate
+
+    def refuse(batch: Any) -> None:
+        if len(batch["x"]) > windows:
+            raise torch.OutOfMemoryError(f"no room for {len(batch['x'])} windows")
+
+    def cramped_forward(batch: Any, reduce: Any) -> Any:
+        if isinstance(objective, TokenizerObjective):
+            refuse(batch)
+        sums = forward(batch, reduce)
+        sums["loss"].register_hook(lambda gradient: refuse(batch))
+        return sums
+
+    def cramped_evaluate(batch: Any) -> Any:
+        refuse(batch)
+        return evaluate(batch)
+
+    objective.forward, objective.evaluate = cramped_forward, cramped_evaluate  # type: ignore[method-assign]
+    return objective
+
+
+def record(config: Config, stage: str, folder: Path, room: int | None = None) -> dict[str, Any]:
+    """Train in float64: gradients and windows of every step, weights at the end, validation values.
+
+    room: windows that fit into the memory (see `cramp`); None: all.
+    """
     torch.set_default_dtype(torch.float64)
     single, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double  # the networks' "at least float32"
     try:
@@ -79,6 +106,8 @@ def record(config: Config, stage: str, folder: Path) -> dict[str, Any]:
         store = BarStore.open(config.data.store)
         data = StageData.of(config, stage, store)
         objective = tiny_objective(config, stage).double()
+        if room is not None:
+            cramp(objective, room)
         settings = loop_settings(config, stage, data.plan)
         trainer = RecordingTrainer(objective, settings, streams(config, data, store, runtime), runtime, folder, Progress())
         trainer.fit(None, Keepers(lambda: None), measure_start=False)
@@ -89,6 +118,7 @@ def record(config: Config, stage: str, folder: Path) -> dict[str, Any]:
             "rates": trainer.rates,
             "weights": weights,
             "best": trainer.progress.best,
+            "pieces": trainer.progress.pieces,
         }
     finally:
         torch.Tensor.float = single
@@ -168,14 +198,14 @@ def _sit(config: Config, stage: str, store: BarStore) -> None:
 
 
 def do(job: dict[str, Any]) -> None:
-    """record: rank{r}.pt in the folder `out`. killed: what the kills found, as JSON in the file `out`."""
+    """record: rank{r}.pt in the folder `out`; rooms: `room` by rank. killed: what the kills found, as JSON in the file `out`."""
     config, stage, out = from_dict(job["config"]), job["stage"], Path(job["out"])
     if job["do"] == "killed":
         out.write_text(json.dumps(run_killed(config, stage, job["kills"], job["seed"])))
         return
 
     def action(rank: int) -> None:
-        torch.save(record(config, stage, out / f"files{rank}"), out / f"rank{rank}.pt")
+        torch.save(record(config, stage, out / f"files{rank}", job.get("rooms", {}).get(str(rank))), out / f"rank{rank}.pt")
 
     if any(wait(spawn(config.distributed.num_processes, action))):
         raise SystemExit("a recording process failed")

@@ -85,6 +85,8 @@ class Runtime:
                 f"train_kaggle.sh, or with accelerate launch --multi_gpu --num_processes {asked}"
             )
         on_cpu = not (config.device.use_cuda and torch.cuda.is_available())
+        if on_cpu and config.training.mixed_precision == "fp16":
+            raise KitError("training.mixed_precision: expected auto, no or bf16 on a CPU, found fp16, which needs a GPU")
         if config.device.use_cuda and asked > 1:
             _check_gpus(config)
         if not on_cpu:
