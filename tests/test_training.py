@@ -215,6 +215,19 @@ def test_the_time_limit_saves_and_leaves(store: BarStore, tmp_path: Path, monkey
     assert run_stage(roomy, "tokenizer", store) == "complete"
 
 
+def test_checkpoints_come_by_the_clock_too(store: BarStore, tmp_path: Path) -> None:
+    """Keeps out hours between two checkpoints of a slow run, whose steps are few."""
+    config = tiny_config(tmp_path, training__checkpoint_steps=1000, training__checkpoint_minutes=1e-9)
+    run_stage(config, "tokenizer", store)
+    assert sorted(p.name for p in (config.tokenizer_dir / "checkpoints").iterdir()) == ["step_000000011", "step_000000012"]
+
+
+def test_fp16_on_a_cpu_is_refused(store: BarStore, tmp_path: Path) -> None:
+    """Keeps out a setting that accelerate ignores there without a word."""
+    with pytest.raises(KitError, match="expected auto, no or bf16 on a CPU, found fp16"):
+        run_stage(tiny_config(tmp_path, training__mixed_precision="fp16"), "tokenizer", store)
+
+
 def test_starting_anew_keeps_the_old_best_model_until_there_is_a_new_one(
     store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

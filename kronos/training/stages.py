@@ -290,8 +290,8 @@ class _StageRun:
         self.drawn = time.monotonic()
 
     def _finish(self, status: Status, reason: str | None) -> None:
-        self._draw()
         self._write_summary(status, reason)
+        self._draw()
         p, total = self.progress, self.settings.total_steps
         if status == "interrupted":
             why = f" ({reason})" if reason else ""
