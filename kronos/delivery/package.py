@@ -195,12 +195,12 @@ def _data_facts(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _backtest(config: Config) -> dict[str, Any] | None:
-    """Verdict and table of the run's own backtest; None where there is none."""
+    """Verdict, dates and figures of the run's own backtest; None where there is none."""
     path = config.run_dir / "backtest" / "report.json"
     if not path.is_file():
         return None
     report = json.loads(path.read_text(encoding="utf-8"))
-    return {key: report[key] for key in ("verdict", "table") if key in report}
+    return {key: report[key] for key in ("verdict", "dates", "entries")}
 
 
 def _card(facts: dict[str, Any]) -> str:

@@ -161,7 +161,8 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
         "alarm": _alarm(scene, results, changed),
         "seconds": round(time.monotonic() - started, 1),
     }
-    path = folder / (f"report-{options.control}.json" if options.control else "report.json")
+    special = options.control or ("refit" if options.refit else "")  # neither is about the run's own networks
+    path = folder / (f"report-{special}.json" if special else "report.json")
     files.write_json(path, tree)
     from kronos.evaluation.report import write_page  # matplotlib takes a second to load
 
