@@ -174,6 +174,25 @@ def test_ensembles_stand_beside_their_members(world: World, tmp_path: Path) -> N
         run_backtest(config, Options(models=(str(tmp_path / "nowhere"),)))
 
 
+def test_a_pretrained_pair_is_scored_as_published(world: World, tmp_path: Path) -> None:
+    """Zero-shot scores are asked for most; dates that the published weights have seen must be named."""
+    config, _ = world
+    folders = {
+        "model_paths__pretrained_tokenizer": str(config.tokenizer_dir / "best_model"),
+        "model_paths__pretrained_predictor": str(config.basemodel_dir / "best_model"),
+    }
+    zero = changed(config, experiment__train_basemodel=False, model_paths__base_save_path=str(tmp_path / "zero"), **folders)
+    done = run_backtest(changed(zero, evaluation__every=40, evaluation__fitted_baselines=False))
+    assert not done.tree["models"][0]["trained"] and done.tree["timeline"][0]["name"] != "train"
+    assert done.tree["dates"]["before_pretraining_end"] == done.tree["dates"]["test"]
+    assert any("not out of sample" in line for line in done.tree["verdict"]["lines"])
+    started = changed(config, experiment__pre_trained=True, evaluation__every=40, evaluation__fitted_baselines=False, **folders)
+    beside = run_backtest(started).results
+    one, other = (next(e for e in beside.entries if e.name == name) for name in (beside.main.name, "pretrained"))
+    middles = (np.median(e.closes, axis=1) for e in (one, other))  # calibration widens bands about the median
+    assert next(middles) == pytest.approx(next(middles), rel=1e-5), "the same weights under both names"
+
+
 def test_short_histories_get_the_base_rate(world: World, tmp_path: Path) -> None:
     """As in the submission: a ticker with too few bars is answered by the share of rises known then, and counted."""
     config, store = world

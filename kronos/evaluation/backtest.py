@@ -284,7 +284,7 @@ def _entries(
 
 
 def _calibrate(scene: Scene, network: Network, dates: list[DateForecast]) -> Calibration | None:
-    """Fitted on the calibration dates, and saved with a trained model unless this is a control."""
+    """Fitted on the calibration dates, and saved in the run's predictor folder unless this is a control."""
     count = len(scene.timeline.calibrate)
     if not count:
         return None
@@ -295,8 +295,7 @@ def _calibrate(scene: Scene, network: Network, dates: list[DateForecast]) -> Cal
         return None
     made = fit_calibration(panel, share, closes, scene.config.evaluation, network.key)
     if scene.options.control is None:
-        folder = network.config.basemodel_dir if network.pair.trained else scene.folder
-        log.info("calibration of %s: %s", network.name, made.save(folder))
+        log.info("calibration of %s: %s", network.name, made.save(network.config.basemodel_dir))
     return made
 
 
