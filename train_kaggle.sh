@@ -2,23 +2,28 @@
 # The recipe: environment, arguments, then one line per stage. `bash train_kaggle.sh -h` explains the flags.
 set -euo pipefail
 
+bold='' green='' red='' plain=''
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
+  bold=$'\033[1m' green=$'\033[32m' red=$'\033[31m' plain=$'\033[0m'
+fi
+
 usage() {
-  cat <<'TEXT'
+  sed -E "s/^([A-Z][A-Z ]+)\$/$bold\\1$plain/" <<'TEXT'
 NAME
-    train_kaggle.sh - competition CSVs to a trained Kronos, and on to a submission
+    train_kaggle.sh - from price files to a trained Kronos, a backtest and a submission
 
 SYNOPSIS
-    bash train_kaggle.sh [--config FILE] [options]
+    bash train_kaggle.sh [--config FILE] [--set SECTION.KEY=VALUE]... [options]
 
 WHAT RUNS
     --config FILE            YAML or JSON configuration (default: configs/kaggle.yaml)
-    --set SECTION.KEY=VALUE  override one setting; may be repeated
+    --set SECTION.KEY=VALUE  override one setting (all of them: kronos/config.py); may be repeated
     --skip-tokenizer         train the predictor only, on the trained tokenizer
-    --skip-basemodel         train the tokenizer only (also --skip-predictor)
-    --skip-existing          skip complete stages and resume interrupted ones
-    --fast-mode              shorten every stage to a smoke run, in the folder NAME-fast
+    --skip-basemodel         train the tokenizer only (also: --skip-predictor)
+    --skip-existing          skip complete stages, resume interrupted ones; without it: start anew
+    --fast-mode              shorten every stage to a smoke run, in a folder NAME-fast of its own
     --submit                 write a submission file afterwards
-    --dry-run                check everything, print what would run, and end
+    --dry-run                check everything, print what would run and how long, write nothing
 
 WHERE IT RUNS
     --multi-gpu [N]          N GPUs of this machine (default: all)
@@ -30,6 +35,14 @@ WHERE IT RUNS
                              one launch per machine, R from 0; all of them with the same IP and PORT
 
     -h, --help               this page
+
+FILES
+    runs/NAME                models, loss curves, log and backtest; NAME: model_paths.exp_name
+    submissions              submission files; relative paths of a configuration start in the kit's folder
+
+SIGNALS AND STATUS
+    Ctrl-C or SIGTERM saves a resumable state, a second one ends at once. 0 done, or saved at
+    training.time_limit; 2 a mistake, said in one line; 130, 143 interrupted. NO_COLOR=1: no colours.
 
 EXAMPLES
     bash train_kaggle.sh --config configs/demo.yaml --submit
@@ -195,12 +208,17 @@ step() { # NAME COMMAND...: a user's error (status 2) has said its line already
 }
 
 stop_here() {
-  echo "Interrupted. What was saved lies in $run_dir; go on with the same command and --skip-existing."
+  echo "${red}Interrupted.$plain What was saved lies in $run_dir; go on with the same command and --skip-existing."
   if [ "${signal:-TERM}" = INT ]; then exit 130; fi
   exit 143
 }
 
+title() { # TEXT: what comes next
+  [ $dry_run = 1 ] || printf '\n%s%s%s\n' "$bold" "$1" "$plain"
+}
+
 train() { # STAGE SUMMARY
+  title "Training: $1"
   local failure=$log.failure # a trainer's error, see kronos/cli.py
   KIT_FAILURE=$failure step "the $1 stage" "${launch[@]}" kaggle/train_stage.py --config "$resolved" --stage "$1"
   if [ -e "$failure" ]; then
@@ -217,9 +235,46 @@ train() { # STAGE SUMMARY
 
 out_of_time() { # STAGE: exit status 0, because Kaggle keeps the files only of a run that ends well
   echo
-  echo "Time limit: the $1 stage is saved in $run_dir, not complete; go on with the same command and --skip-existing."
+  echo "${red}Time limit:$plain the $1 stage is saved in $run_dir, not complete; go on with the same command and --skip-existing."
   [ $submit = 0 ] || echo "Not submitted: no submission is written from networks that are not fully trained."
   exit 0
+}
+
+place() { # NAME PATH...: a line with those of the paths that are there, as the user's folder sees them
+  local name=$1 path found=()
+  shift
+  for path in "$@"; do
+    [ ! -e "$path" ] || found+=("$(seen "$path")")
+  done
+  [ ${#found[@]} = 0 ] || printf '  %-13s%s\n' "$name:" "${found[*]}"
+}
+
+seen() { # PATH: it, from the folder in which the user stands
+  if [ "$start_dir" = "$root" ] || [[ $1 == /* ]]; then printf '%s' "$1"; else printf '%s' "$root/$1"; fi
+}
+
+command_line() { # WORD...: ready to be pasted
+  printf '  '
+  printf '%q ' "$@"
+  printf '\n'
+}
+
+report() { # where everything is, and what to type next
+  local folders=("${summaries[@]%/summary.json}")
+  printf '\n%sDone in %d s%s\n' "$bold$green" $((SECONDS - started)) "$plain"
+  place Models "${folders[@]/%//best_model}"
+  place Curves "${folders[@]/%//loss.png}"
+  [ "$backtest" = 0 ] || place Backtest "$run_dir/backtest/report.html"
+  place Log "$log"
+  [ $submit = 0 ] || place Submission "$submission"
+  printf '%sNext%s\n' "$bold" "$plain"
+  if [ $submit = 0 ]; then
+    command_line python "$(seen scripts/make_submission.py)" --config "$(seen "$resolved")"
+  elif [ "$scored" = 0 ]; then
+    command_line python "$(seen scripts/submit.py)" --config "$(seen "$resolved")" --file "$(seen "$submission")" --message "what is new"
+  else
+    command_line python "$(seen scripts/compare_runs.py)" --config "$(seen "$resolved")"
+  fi
 }
 
 flush_log() { # keeps the exit status of the script
@@ -231,7 +286,7 @@ if [ $dry_run = 1 ]; then
   echo "Would run, from $root:"
 else
   [ ! -t 1 ] || export KIT_PROGRESS=1 # the log takes the terminal away from the steps; progress bars are still wanted
-  exec > >(trap '' INT TERM; tee >(trap '' INT TERM; sed -u 's/.*\r//' >>"$log")) 2>&1
+  exec > >(trap '' INT TERM; tee >(trap '' INT TERM; sed -u 's/.*\r//; s/\x1b\[[0-9;]*m//g' >>"$log")) 2>&1
   tee_pid=$!
   trap flush_log EXIT
 fi
@@ -239,13 +294,17 @@ trap 'forward INT' INT
 trap 'forward TERM' TERM
 
 # ---- the recipe ---------------------------------------------------------------------------------------------------------
+title "Preparing the data"
 step "preparing the data" "$PY" kaggle/prepare_data.py --config "$resolved"
 for index in "${!stages[@]}"; do
   train "${stages[$index]}" "${summaries[$index]}"
 done
-[ "$backtest" = 0 ] || run "$PY" scripts/run_backtest.py --config "$resolved" ||
-  echo "No backtest, for the reason above; the models are complete."
+if [ "$backtest" = 1 ]; then
+  title "Backtest"
+  run "$PY" scripts/run_backtest.py --config "$resolved" || echo "No backtest, for the reason above; the models are complete."
+fi
 if [ $submit = 1 ]; then
+  title "Submission"
   step "the submission" "$PY" scripts/make_submission.py --config "$resolved" --output "$submission"
   [ "$scored" = 0 ] || step "the score" "$PY" scripts/score_submission.py --config "$resolved" --file "$submission"
 fi
@@ -254,7 +313,5 @@ if [ $dry_run = 1 ]; then
   printf '%s\n' "${costs[@]}"
   echo "Nothing was run or written."
 else
-  echo
-  echo "Done in $((SECONDS - started)) s. Models: $run_dir   Log: $log"
-  if [ $submit = 1 ]; then echo "Submission: $submission"; else echo "Next: python scripts/make_submission.py --config $resolved"; fi
+  report
 fi

@@ -1,6 +1,10 @@
 """The launcher: its arguments become overrides, its plan is explicit, and a mistake is one clear line before anything runs."""
 
 import json
+import os
+import pty
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -122,17 +126,47 @@ def test_a_mistake_is_one_clear_line(root: Path, tmp_path: Path, arguments: list
     assert expected in done.stderr and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
 
 
-def test_help_fits_one_screen(root: Path) -> None:
-    """A man page of one screen, without setting anything up."""
+@pytest.fixture
+def copied(root: Path, tmp_path: Path) -> Path:
+    """The checkout's tracked files in a folder with a space in its name."""
+    kit = tmp_path / "the kit"
+    names = subprocess.run(["git", "-C", root, "ls-files", "-z"], capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        (kit / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, kit / name)
+    return kit
+
+
+def test_help_fits_one_screen_and_names_every_flag(root: Path) -> None:
+    """A flag that the page does not name is found by reading the script only."""
     done = shell(root, "-h")
-    assert done.returncode == 0 and done.stdout.startswith("NAME") and done.stdout.count("\n") < 50
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and lines[0] == "NAME" and len(lines) <= 45 and max(map(len, lines)) <= 110
+    source = (root / "train_kaggle.sh").read_text(encoding="utf-8")
+    accepted = re.findall(r"^    ((?:-\w+ \| )*--[a-z-]+(?: \| --[a-z-]+)*)\)", source, flags=re.MULTILINE)
+    flags = {flag for group in accepted for flag in group.split(" | ")}
+    assert len(flags) > 15 and flags == set(
+        re.findall(r"(?<![\w-])--?[a-z][a-z-]*", re.sub(r"EXAMPLES.*", "", done.stdout, flags=re.S))
+    )
 
 
-def test_dry_run_prints_the_commands_and_writes_nothing(root: Path, tmp_path: Path) -> None:
-    """From any directory, with a space in a path."""
+@pytest.mark.parametrize(("settings", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_colours_are_for_terminals(root: Path, settings: dict[str, str], coloured: bool) -> None:
+    """Escape codes in a log or a pipe are noise; NO_COLOR is a user's wish."""
+    reader, writer = pty.openpty()
+    environment = {"PATH": "/usr/bin:/bin", "TERM": "xterm", **settings}
+    subprocess.run(["bash", root / "train_kaggle.sh", "-h"], stdout=writer, env=environment, check=True)
+    os.close(writer)
+    assert (b"\x1b[" in os.read(reader, 4096)) is coloured
+    os.close(reader)
+    assert "\x1b" not in shell(root, "-h").stdout
+
+
+def test_dry_run_prints_the_commands_and_writes_nothing(copied: Path, tmp_path: Path) -> None:
+    """From any directory, with a space in the kit's path and in another."""
     base = tmp_path / "my runs"
     done = shell(
-        root, "--config", "configs/demo.yaml", "--dry-run", "--cpu", "--num-processes", "2", "--submit", "--fast-mode",
+        copied, "--config", "configs/demo.yaml", "--dry-run", "--cpu", "--num-processes", "2", "--submit", "--fast-mode",
         "--set", f"model_paths.base_path={base}", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -145,4 +179,5 @@ def test_dry_run_prints_the_commands_and_writes_nothing(root: Path, tmp_path: Pa
         "my\\ runs",
     ):
         assert part in done.stdout
-    assert not base.exists()
+    assert f"Would run, from {copied}:" in done.stdout and "\nDone" not in done.stdout
+    assert not base.exists() and not (copied / "runs").exists()

@@ -57,8 +57,8 @@ def rows(path: Path) -> list[list[str]]:
 
 
 def check_submission(text: str, root: Path, sample: Path) -> None:
-    line = next(line for line in text.splitlines() if line.startswith("Submission: "))
-    path = root / line.removeprefix("Submission: ")
+    line = next(line for line in text.splitlines() if line.startswith("  Submission: "))
+    path = root / line.removeprefix("  Submission: ").strip()
     found, expected = rows(path), rows(sample)
     assert found[0] == ["ID", "Pred"]
     assert [r[0] for r in found] == [r[0] for r in expected]

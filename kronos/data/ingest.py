@@ -5,6 +5,8 @@ only a human can decide stops with one line: a missing column, dates of two form
 """
 
 import logging
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,9 @@ def read(paths: list[Path]) -> Panel:
     known = [describe(path) if path.exists() else {} for path in paths]  # before: a change while we read must not go unseen
     opened = [blocks.open_source(path) for path in paths]
     reader = _Reader()
-    with tqdm(desc="reading", unit=" rows", unit_scale=True, disable=None, leave=False) as bar:
+    shown = sys.stderr.isatty() or "KIT_PROGRESS" in os.environ
+    total = sum(map(_likely_rows, opened))
+    with tqdm(total=total, desc="reading", unit=" rows", unit_scale=True, disable=not shown, leave=False) as bar:
         for number, source in enumerate(opened):
             reader.add(source, number, bar)
     reader.flush()
@@ -61,6 +65,18 @@ def read(paths: list[Path]) -> Panel:
         {**facts, "crc32": source.crc32, "rows": rows} for facts, source, rows in zip(known, opened, reader.rows, strict=True)
     ]
     return panel
+
+
+def _likely_rows(source: blocks.Source) -> float:
+    """Rows of a file, for the time that is left: counted, or from its size and the mean length of its first lines (of a
+    compressed one: as if it were a fifth of its text)."""
+    if isinstance(source, blocks.ParquetSource):
+        return source.rows
+    with source.path.open("rb") as handle:
+        start = handle.read(100_000)
+    if source.path.suffix == ".gz":
+        return source.path.stat().st_size * 5 / 80
+    return source.path.stat().st_size / max(len(start), 1) * start.count(b"\n")
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
