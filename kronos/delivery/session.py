@@ -53,6 +53,7 @@ def _data(inputs: Path, config: Config) -> Iterator[str]:
     if folder is None:
         raise KitError(f"{inputs}: expected a folder with {', '.join(required)}, found none; attach the competition's data")
     log.info("competition files: %s", folder)
+    yield "market.generate=false"  # inputs are read-only
     for key, name in names.items():
         if (folder / name).is_file():
             yield f"data.{key}={json.dumps(str(folder / name))}"
