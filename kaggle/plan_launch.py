@@ -35,8 +35,8 @@ def main() -> None:
 
 def cost_lines(config: Config) -> list[str]:
     """Memory and time of the run on this machine, estimated and not probed, so that a dry run stays quick."""
-    from kronos.training.devices import find_device
-    from kronos.training.plan import describe, make_plan
+    from kronos.planning.devices import find_device
+    from kronos.planning.plan import describe, make_plan
 
     try:
         return describe(make_plan(config, find_device("auto", config), probing=False))

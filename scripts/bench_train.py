@@ -2,7 +2,7 @@
 """How fast training is: windows/s, bars/s, FLOP/s and the share of the device's peak, against the plain float32 eager loop.
 
 Both train the same networks on the same windows in turn, a step each, so that a machine that is busy now and then slows both.
-The plain loop is `kronos/training/plain.py`. The peak is a GPU's from the table of devices, else that of a large float32 matrix
+The plain loop is `kronos/planning/plain.py`. The peak is a GPU's from the table of devices, else that of a large float32 matrix
 product measured in between. --memory compares predicted with measured memory instead. One JSON line last.
 """
 
@@ -22,11 +22,11 @@ from kronos import cli
 from kronos.config import Config
 from kronos.networks import Kronos, KronosTokenizer, cost
 from kronos.networks.presets import PRESETS, preset
-from kronos.training.devices import matmul_rate, this_gpu
-from kronos.training.measure import peak_bytes, seconds
-from kronos.training.plain import PlainStage
-from kronos.training.plan import memory_of, stage_flops
-from kronos.training.probe import Networks, ProbedStage, random_batch
+from kronos.planning.devices import matmul_rate, this_gpu
+from kronos.planning.measure import peak_bytes, seconds
+from kronos.planning.plain import PlainStage
+from kronos.planning.plan import memory_of, stage_flops
+from kronos.planning.probe import Networks, ProbedStage, random_batch
 from kronos.training.runtime import allow_tf32, precision
 
 Row = dict[str, Any]

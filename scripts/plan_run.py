@@ -21,8 +21,8 @@ def main() -> None:
     args = arguments.parse_args()
 
     from kronos import configfile
-    from kronos.training.devices import find_device
-    from kronos.training.plan import check_fit, describe, make_plan
+    from kronos.planning.devices import find_device
+    from kronos.planning.plan import check_fit, describe, make_plan
 
     overrides = [*args.overrides]
     if args.num_gpus is not None:

@@ -9,9 +9,9 @@ import torch
 from kronos.config import Config
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.presets import preset
-from kronos.training.footprint import Load, Memory, largest_batch, predictor_memory, tokenizer_memory
-from kronos.training.measure import peak_bytes
-from kronos.training.probe import ProbedStage, random_batch
+from kronos.planning.footprint import Load, Memory, largest_batch, predictor_memory, tokenizer_memory
+from kronos.planning.measure import peak_bytes
+from kronos.planning.probe import ProbedStage, random_batch
 from kronos.training.settings import Stage
 
 CPU = torch.device("cpu")

@@ -16,6 +16,7 @@ ROOMS = [
     "submission",
     "evaluation",
     "forecasting",
+    "planning",
     "training",
     "data",
     "networks",
@@ -34,7 +35,13 @@ WITHOUT_TORCH = [
     "kronos.forecasting.result",
     "kronos.data.prepare",
 ]
-ON_A_GPU_MACHINE = ["kronos.training.stages", "kronos.forecasting.forecaster", "kronos.networks", "kronos.data.loader"]
+ON_A_GPU_MACHINE = [
+    "kronos.planning.plan",
+    "kronos.training.stages",
+    "kronos.forecasting.forecaster",
+    "kronos.networks",
+    "kronos.data.loader",
+]
 ABSENT = {"polars", "pandas", "pydantic", "kaggle"}
 
 
@@ -71,6 +78,8 @@ def test_every_room_is_in_the_plan(root: Path) -> None:
     for path in (root / "kronos").iterdir():
         if path.is_dir() and any(path.glob("*.py")):
             assert f"`kronos/{path.name}/`" in plan
+            for module in path.glob("[!_]*.py"):
+                assert f"`{module.stem}`" in plan, f"docs/architecture.md does not name {path.name}/{module.name}"
         elif path.suffix == ".py" and path.stem != "__init__":
             assert f"{path.name}`" in plan, f"docs/architecture.md does not name {path.name}"
 

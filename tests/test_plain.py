@@ -10,7 +10,7 @@ from test_objectives import batch_of, predictor_objective, tokenizer
 from tiny import PREDICTOR
 
 from kronos.networks import Kronos
-from kronos.training.plain import PlainPredictor, PlainStage, PlainTokenizer
+from kronos.planning.plain import PlainPredictor, PlainStage, PlainTokenizer
 
 
 def gradients(network: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:

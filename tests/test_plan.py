@@ -14,8 +14,8 @@ from tiny import tiny_config, tiny_store
 from kronos.config import Config
 from kronos.errors import KitError
 from kronos.networks import cost
-from kronos.training.devices import DEVICES, Device, find_device
-from kronos.training.plan import (
+from kronos.planning.devices import DEVICES, Device, find_device
+from kronos.planning.plan import (
     MATMUL_SHARE,
     check_fit,
     describe,

@@ -14,7 +14,7 @@ import torch
 
 from kronos.config import Config
 from kronos.errors import KitError
-from kronos.training.measure import seconds
+from kronos.planning.measure import seconds
 from kronos.training.runtime import precision
 
 GB = 10**9

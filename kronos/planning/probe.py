@@ -16,7 +16,7 @@ from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.predictor import CALENDAR_SIZES, PredictorConfig
 from kronos.networks.tokenizer import TokenizerConfig
-from kronos.training.measure import seconds
+from kronos.planning.measure import seconds
 from kronos.training.objectives import Objective, PredictorObjective, TokenizerObjective
 from kronos.training.optimizer import build_optimizer
 from kronos.training.runtime import allow_tf32

@@ -22,10 +22,10 @@ from kronos.networks.hub import CONFIG_FILE
 from kronos.networks.predictor import PredictorConfig
 from kronos.networks.presets import PUBLISHED, preset
 from kronos.networks.tokenizer import TokenizerConfig
-from kronos.training.devices import Device
-from kronos.training.footprint import Load, Memory, largest_batch, predictor_memory, tokenizer_memory
+from kronos.planning.devices import Device
+from kronos.planning.footprint import Load, Memory, largest_batch, predictor_memory, tokenizer_memory
+from kronos.planning.probe import probe
 from kronos.training.log import clock
-from kronos.training.probe import probe
 from kronos.training.reading import StageData
 from kronos.training.settings import STAGES, Stage
 
