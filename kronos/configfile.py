@@ -67,6 +67,15 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# "no" is a word here, as in YAML 1.2: training.mixed_precision takes it, and a setting of type bool still reads it as false
+_BOOL = "tag:yaml.org,2002:bool"
+_UniqueKeyLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_UniqueKeyLoader.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
@@ -96,7 +105,7 @@ def _override(tree: dict[str, Any], text: str) -> str | None:
             return f"--set {text}: {part} is a value, not a section"
         node = node[part]
     try:
-        node[key] = yaml.safe_load(value) if value else ""
+        node[key] = yaml.load(value, _UniqueKeyLoader) if value else ""  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError:
         return f"--set {text}: the value is not readable as YAML; quote it"
     return None
