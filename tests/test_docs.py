@@ -180,10 +180,11 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-def test_the_task_pages_are_there() -> None:
-    """One page a task."""
+def test_the_task_pages_are_there_and_linked() -> None:
+    """One page a task, reachable from the README."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in ("data", "training", "forecasting", "evaluation", "kaggle", "troubleshooting", "findings", "architecture"):
-        assert (ROOT / "docs" / f"{name}.md").is_file()
+        assert (ROOT / "docs" / f"{name}.md").is_file() and f"(docs/{name}.md)" in readme
 
 
 @pytest.mark.slow
@@ -293,3 +294,28 @@ def test_python_of_the_pages_runs(trained: Path, monkeypatch: pytest.MonkeyPatch
                 exec(compile(block, page.name, "exec"), {})
                 count += 1
     assert count >= 3
+
+
+# -- the README in Chinese ------------------------------------------------------------------------------------------------
+def shape(page: Path) -> dict[str, Any]:
+    """What two languages share: levels of headings, fenced blocks, links, inline code, and the size of each table."""
+    text, prose = page.read_text(encoding="utf-8"), sentences(page)
+    tables = re.findall(r"(?:^\|.*\n)+", prose, flags=re.MULTILINE)
+    links = {target for target in re.findall(r"\]\(([^)\s]+)\)", prose) if not target.startswith("README")}
+    return {
+        "headings": [len(marks) for marks in re.findall(r"^(#+) ", prose, flags=re.MULTILINE)],
+        "blocks": re.findall(r"^ *```\w*\n.*?^ *```", text, flags=re.MULTILINE | re.DOTALL),
+        "links": sorted(links),
+        "code": sorted(set(re.findall(r"`[^`\n]+`", prose))),
+        "steps": re.findall(r"^\d+\. ", prose, flags=re.MULTILINE),
+        "tables": [(table.count("\n"), table.count("|")) for table in tables],
+        "figures": sorted(set(re.findall(r"\d[\d.,]*\d", prose))),
+    }
+
+
+def test_both_readmes_say_the_same() -> None:
+    """A command that was mended in one language only."""
+    english, chinese = shape(ROOT / "README.md"), shape(ROOT / "README.zh-CN.md")
+    for part, value in english.items():
+        assert chinese[part] == value, f"README.zh-CN.md: {part} differ from README.md"
+    assert len(english["blocks"]) >= 8 and len(english["headings"]) >= 6
