@@ -4,12 +4,14 @@ In: the command line. Out: a `Config`, or an exit code other than 0 with a line 
 """
 
 import argparse
+import atexit
 import errno
 import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from kronos.errors import KitError
 
@@ -45,6 +47,10 @@ def run(main: Callable[[], int | None]) -> None:
         code = main() or 0
     except KitError as error:
         code = _fail(str(error))
+    except SystemExit as end:  # a peer says what went wrong, or the command line's parser already did
+        if not isinstance(end.code, int):
+            raise
+        code = end.code
     except KeyboardInterrupt:
         code = _fail("interrupted; nothing half-written was left behind", EXIT_INTERRUPTED)
     except OSError as error:
@@ -54,6 +60,22 @@ def run(main: Callable[[], int | None]) -> None:
             code = _fail(f"no permission for {error.filename}: expected a path this user may use; mend its rights")
         else:
             raise
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code.
+
+    One of several processes that train or forecast together ends without the interpreter's teardown: a gloo thread that
+    still lets go of a tensor then needs the interpreter's lock, is ended inside a C++ destructor, and aborts the process
+    ("terminate called without an active exception"), which the launcher takes for a failed run.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        atexit._run_exitfuncs()  # children are joined, temporary folders removed
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
