@@ -86,6 +86,18 @@ def test_two_processes_equal_one_on_the_joined_batch(
     assert first["best"] == second["best"]
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_gradients_are_summed_once_a_step_however_many_micro_batches(
+    pairs: dict[tuple[str, int], list[dict[str, Any]]], stage: str
+) -> None:
+    """Without `no_sync` on all but the last micro-batch every one of them waits for the network: the same gradient, k times
+    the traffic."""
+    for rank in (0, 1):
+        whole, cut_in_two = (pairs[stage, k][rank]["sums"] for k in (1, 2))
+        assert len(whole) == 6 and all(after > before for before, after in zip([0, *whole], whole, strict=False))
+        assert cut_in_two == whole, "sums over processes after each step"
+
+
 def test_the_tail_really_is_ragged(whole: dict[str, Any]) -> None:
     """Guards the tests above: without a short last step they would not see a wrong normalisation."""
     assert [len(rows) for rows in whole["tokenizer"]["rows"]] == [8, 8, 6, 8, 8, 6]

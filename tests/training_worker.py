@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 import torch._dynamo  # two seconds that the optimiser's import would otherwise cost in every forked process
+import torch.distributed as dist
 from tiny import PREDICTOR, TOKENIZER
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from kronos.config import Config, from_dict, to_dict
 from kronos.data.store import BarStore
@@ -35,7 +37,17 @@ from kronos.training.stages import StageData, loop_settings, run_stage, streams
 
 
 class RecordingTrainer(Trainer):
-    """Keeps every step's gradients, as the optimiser is about to see them, and the windows that made them."""
+    """Keeps every step's gradients, as the optimiser is about to see them, the windows that made them, and how many sums over
+    processes the gradients of all steps so far took (a `DistributedDataParallel` hook that does what it does without one)."""
+
+    def _prepare(self, resumed: Any) -> None:
+        super()._prepare(resumed)
+        if self.runtime.world > 1:
+            self.module.register_comm_hook(None, self._count)
+
+    def _count(self, group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        self.sums += 1
+        return allreduce_hook(group, bucket)
 
     def _step(self, step: int, batches: StepBatches) -> None:
         self.rows.append(sorted(int(r) for b in batches.host for r in b["row"][b["real"]]))
@@ -45,11 +57,13 @@ class RecordingTrainer(Trainer):
         self.grads.append([p.grad.clone() for p in self.objective.parameters() if p.grad is not None])
         super()._update(step)
         self.rates.append(self.optimizer.param_groups[0]["lr"])
+        self.summed.append(self.sums)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         self.rows: list[list[int]] = []
         self.grads: list[list[torch.Tensor]] = []
         self.rates: list[float] = []
+        self.sums, self.summed = 0, list[int]()
         return super().fit(*args, **kwargs)
 
 
@@ -116,6 +130,7 @@ def record(config: Config, stage: str, folder: Path, room: int | None = None) ->
             "grads": trainer.grads,
             "rows": trainer.rows,
             "rates": trainer.rates,
+            "sums": trainer.summed,
             "weights": weights,
             "best": trainer.progress.best,
             "pieces": trainer.progress.pieces,

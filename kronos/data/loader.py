@@ -101,9 +101,19 @@ class WindowLoader(DataLoader[Batch]):
                 batch = {name: torch.from_numpy(values) for name, values in slots.read(number).items()}
                 yield {name: tensor.pin_memory() for name, tensor in batch.items()} if self.pinned else batch
         except RuntimeError as error:
-            if "DataLoader worker" in str(error):  # torch's words for a process that is gone
-                raise KitError(f"{WORKER_GONE} ({error})") from error
-            raise
+            known = worker_gone(error)
+            if known is None:
+                raise
+            raise known from error
+
+
+def worker_gone(error: RuntimeError) -> KitError | None:
+    """The user's error where torch says that a process which reads windows is gone, else None.
+
+    torch notices at the end of a child and raises wherever the trainer is at that moment: mostly in the middle of a step.
+    """
+    said = "DataLoader worker" in str(error)  # torch's words
+    return KitError(f"{WORKER_GONE} ({' '.join(str(error).split())})") if said else None
 
 
 class _Slotted(Dataset[int]):

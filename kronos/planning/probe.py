@@ -17,6 +17,7 @@ from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.predictor import CALENDAR_SIZES, PredictorConfig
 from kronos.networks.tokenizer import TokenizerConfig
 from kronos.planning.measure import seconds
+from kronos.training.failures import check_compiler
 from kronos.training.objectives import Objective, PredictorObjective, TokenizerObjective
 from kronos.training.optimizer import build_optimizer
 from kronos.training.runtime import allow_tf32
@@ -44,6 +45,7 @@ class ProbedStage:
         if config.training.use_checkpoint:
             self.objective.recompute_blocks()
         if config.training.compile:
+            check_compiler(device)
             self.objective.compile_training()
         settings = loop_settings(config, stage, BatchPlan(windows=1, batch_size=1))
         self.optimizer = build_optimizer(self.objective, settings)

@@ -13,8 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kronos import files
 from kronos.config import Config, to_dict
 from kronos.data.sampling import BatchPlan
@@ -23,6 +21,7 @@ from kronos.errors import KitError
 from kronos.networks import KronosTokenizer
 from kronos.training import checkpoint, curves
 from kronos.training.checkpoint import Checkpoint, Progress
+from kronos.training.failures import check_compiler, in_one_line
 from kronos.training.folder import RunLock, read_summary, write_summary
 from kronos.training.log import read_records
 from kronos.training.loop import Status, Trainer
@@ -50,22 +49,9 @@ def train(config: Config, stage: Stage) -> int:
     summary.json tells them apart.
     """
     runtime = _join(config)
-    try:
+    with in_one_line(stage, runtime):
         runtime.on_main(lambda: BarStore.open(config.data.store, verify=True) and None)
         status = run_stage(config, stage, BarStore.open(config.data.store), runtime)
-    except torch.OutOfMemoryError as error:
-        raise KitError(
-            f"{stage}: out of memory on {runtime.device}: {str(error).splitlines()[0]} Go on from the last checkpoint with "
-            "--skip-existing, with half of training.batch_size and twice the training.accumulation_steps (the same gradient), or "
-            "with training.use_checkpoint: true"
-        ) from error
-    except RuntimeError as error:
-        if runtime.world > 1 and "by peer" in str(error):  # gloo's words for a process that is gone
-            raise KitError(
-                f"{stage}: another process of this run ended early; its own last lines, or the system's (out of memory?), say "
-                "why; go on from the last checkpoint with --skip-existing"
-            ) from error
-        raise
     runtime.close()
     by_signal = status == "interrupted" and runtime.stop.signal and not runtime.stop.launched
     return 128 + runtime.stop.signal if by_signal else 0
@@ -89,7 +75,8 @@ def run_stage(config: Config, stage: Stage, store: BarStore, runtime: Runtime | 
     lock = RunLock(config.run_dir)
     runtime.on_main(lock.acquire)
     try:
-        return _StageRun(config, stage, store, runtime).run()
+        with in_one_line(stage, runtime):
+            return _StageRun(config, stage, store, runtime).run()
     finally:
         lock.release()
 
@@ -173,6 +160,7 @@ class _StageRun:
         if self.config.training.use_checkpoint:
             self.objective.recompute_blocks()
         if self.config.training.compile:
+            self.runtime.on_main(lambda: check_compiler(self.runtime.device))
             self.objective.compile_training()
 
     def _after_main(self, action: Callable[[], Any]) -> Any:
