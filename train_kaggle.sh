@@ -143,12 +143,17 @@ while IFS='=' read -r key value; do
     gpu) gpu=$value ;;
     scored) scored=$value ;;
     backtest) backtest=$value ;;
+    submission) submitter=$value ;;
     stage) stages+=("$value") ;;
     summary) summaries+=("$value") ;;
     accelerate) launch+=("$value") ;;
     plan) costs+=("$value") ;;
   esac
 done <<<"$plan"
+if [ $submit$submitter = 1elsewhere ]; then
+  submit=0
+  echo "--submit: machine 0 writes and scores the submission; this machine only trains."
+fi
 if [ "$gpu" = 0 ]; then
   export ACCELERATE_USE_CPU=true                   # without it, several processes would each train alone
   export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}" # threads that wait for ever by spinning starve a busy machine
@@ -217,14 +222,18 @@ title() { # TEXT: what comes next
   [ $dry_run = 1 ] || printf '\n%s%s%s\n' "$bold" "$1" "$plain"
 }
 
-train() { # STAGE SUMMARY
-  title "Training: $1"
-  local failure=$log.failure # a trainer's error, see kronos/cli.py
-  KIT_FAILURE=$failure step "the $1 stage" "${launch[@]}" kaggle/train_stage.py --config "$resolved" --stage "$1"
+launched() { # NAME SCRIPT ARGUMENTS...: a step in all processes of the run
+  local failure=$log.failure # a process's error, see kronos/cli.py
+  KIT_FAILURE=$failure step "$1" "${launch[@]}" "${@:2}"
   if [ -e "$failure" ]; then
     rm -f "$failure"
     exit 2
   fi
+}
+
+train() { # STAGE SUMMARY
+  title "Training: $1"
+  launched "the $1 stage" kaggle/train_stage.py --config "$resolved" --stage "$1"
   [ $dry_run = 0 ] || return 0
   case $("$PY" -c 'import json, sys; s = json.load(open(sys.argv[1])); print(s["status"], s.get("reason"))' "$2") in
     complete*) ;;
@@ -305,7 +314,9 @@ if [ "$backtest" = 1 ]; then
 fi
 if [ $submit = 1 ]; then
   title "Submission"
-  step "the submission" "$PY" scripts/make_submission.py --config "$resolved" --output "$submission"
+  forecast=(scripts/make_submission.py --config "$resolved" --output "$submission")
+  # Of several machines only the first one forecasts, in one process: the others have ended, or wait for nothing.
+  if [ "$submitter" = shared ]; then launched "the submission" "${forecast[@]}"; else step "the submission" "$PY" "${forecast[@]}"; fi
   [ "$scored" = 0 ] || step "the score" "$PY" scripts/score_submission.py --config "$resolved" --file "$submission"
 fi
 

@@ -48,6 +48,12 @@ class LaunchPlan:
         main = self.config.distributed.machine_rank == 0
         return main and self.config.evaluation.after_training and "basemodel" in self.stages
 
+    @property
+    def _submitter(self) -> str:
+        """Who writes a submission: all processes of the only machine share it; of several machines the first one alone."""
+        spread = self.config.distributed
+        return "shared" if spread.num_machines == 1 else ("elsewhere" if spread.machine_rank else "alone")
+
     def lines(self) -> list[str]:
         """`key=value` lines; list values repeat their key."""
         head = [
@@ -58,6 +64,7 @@ class LaunchPlan:
         ]
         head.append(f"scored={int(bool(self.config.data.solution_path))}")
         head.append(f"backtest={int(self._backtests)}")
+        head.append(f"submission={self._submitter}")
         folders = {"tokenizer": self.config.tokenizer_dir, "basemodel": self.config.basemodel_dir}
         stages = [line for s in self.stages for line in (f"stage={s}", f"summary={folders[s] / 'summary.json'}")]
         return head + stages + [f"accelerate={a}" for a in self.accelerate]

@@ -7,12 +7,12 @@ See docs/forecasting.md for the rules; the format is the competition's.
 
 import csv
 import io
+import itertools
 import logging
 import os
 import platform
 import re
 import shlex
-import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -24,7 +24,6 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from kronos import files
 from kronos.bars import CLOSE
@@ -38,11 +37,17 @@ from kronos.forecasting.calibration import FILE as CALIBRATION_FILE
 from kronos.forecasting.calibration import Calibration, key_of, read_calibration, smoothed, threshold_of
 from kronos.forecasting.decide import decide
 from kronos.forecasting.forecaster import Forecaster
-from kronos.forecasting.pair import Pair, find_pair, load_forecaster
+from kronos.forecasting.pair import Pair, find_pair, load_forecaster, pick_device
+from kronos.forecasting.progress import progress
 from kronos.forecasting.rows import Batch, RowPlan, base_rate, enumerated_rises, plan_rows, sampled_closes
+from kronos.forecasting.team import Team
 from kronos.training.stages import network_digest
 
 log = logging.getLogger(__name__)
+
+
+Found = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_]]
+"""P(rise), mass and reason of every row, each (n,); see `forecast_rows`."""
 
 
 @dataclass(frozen=True)
@@ -91,27 +96,36 @@ class Submission:
 def make_submission(config: Config, output: str | Path | None = None, allow_incomplete: bool = False) -> Submission:
     """Forecast every test row and write the submission, its manifest and its probabilities.
 
+    Under `accelerate launch` the processes share the rows; the main one writes and returns, the others end here.
+
     output: the file to write, replaced if it exists; None: a new file in submissions/. allow_incomplete: forecast with a
     network whose training has not ended. Raises KitError, with nothing written, when the inputs are missing or do not fit
     together, when the IDs are not the sample's, or when too many rows could not be forecast.
     """
     started = time.monotonic()
+    team = Team.join(config, pick_device(config).type == "cpu")
     target = _target(config, output)
-    _check_writable(target.parent)
-    ids, dates = read_rows(config)
-    store = open_store(config)
-    pair = find_pair(config, allow_incomplete)
-    plan = plan_test_rows(config, store, ids, dates)
-    _check_fallbacks(config, plan.fallbacks(), len(ids))  # before the long part
-    _check_probability(config, plan)
-    forecaster = load_forecaster(config, pair)
+
+    def ready() -> tuple[Pair, RowPlan, Forecaster]:
+        _check_writable(target.parent)
+        ids, dates = read_rows(config)
+        store = open_store(config)
+        pair = find_pair(config, allow_incomplete)
+        plan = plan_test_rows(config, store, ids, dates)
+        _check_fallbacks(config, plan.fallbacks(), len(ids))  # before the long part
+        _check_probability(config, plan)
+        return pair, plan, load_forecaster(config, pair)
+
+    pair, plan, forecaster = team.main_first(ready)
     networks = _networks(pair, plan, forecaster)
     calibration, account = find_calibration(config, plan, networks)
     if calibration is not None:
         forecaster.probability = "sampled"  # what it was fitted on
-    answers = answer_rows(config, plan, forecaster, calibration)
-    _check_fallbacks(config, _by_reason(answers.reason), len(ids))
-    manifest = _manifest(config, plan, answers) | networks | {"calibration": account}
+    found = forecast_rows(plan, forecaster, config.inference.batch_size, team)
+    team.disband()  # the others end here
+    answers = answer_rows(config, plan, forecaster, found, calibration)
+    _check_fallbacks(config, _by_reason(answers.reason), len(plan.ids))
+    manifest = _manifest(config, plan, answers) | networks | {"calibration": account, "processes": team.world}
     manifest |= {"seconds": round(time.monotonic() - started, 1)}
     target = target if output else _free(target)
     manifest = _write(target, plan, answers, manifest)
@@ -155,12 +169,14 @@ def find_calibration(config: Config, plan: RowPlan, networks: dict[str, Any]) ->
     return found, {"used": True, "path": str(path), "rows": rows, "raw_rows": sum(horizons.values()) - rows} | account
 
 
-def answer_rows(config: Config, plan: RowPlan, forecaster: Forecaster, calibration: Calibration | None = None) -> Answers:
-    """P(rise) and the answer of every row; a row that cannot be forecast gets the base rate of rises before its date.
+def answer_rows(
+    config: Config, plan: RowPlan, forecaster: Forecaster, found: Found, calibration: Calibration | None = None
+) -> Answers:
+    """P(rise) and the answer of every row; a row that could not be forecast gets the base rate of rises before its date.
 
-    calibration: for the forecast rows of its horizon.
+    found: what `forecast_rows` found. calibration: for the forecast rows of its horizon.
     """
-    prob, mass, reason = forecast_rows(plan, forecaster, config.inference.batch_size)
+    prob, mass, reason = found
     threshold = np.full(len(prob), config.inference.threshold)
     if calibration is not None:
         own = (reason == "") & (plan.horizon == calibration.horizon)
@@ -179,19 +195,30 @@ def answer_rows(config: Config, plan: RowPlan, forecaster: Forecaster, calibrati
     return Answers(prob, decide(prob, threshold), reason, used, mass)
 
 
-def forecast_rows(
-    plan: RowPlan, forecaster: Forecaster, batch_size: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_]]:
+def forecast_rows(plan: RowPlan, forecaster: Forecaster, batch_size: int, team: Team) -> Found:
     """P(rise) of the rows that can be forecast and the mass of the enumerated ones, NaN for the others, and the completed
-    reasons; each (n,)."""
+    reasons; each (n,), on every process.
+
+    The batches are those of one process, dealt out in turn: a row's batch, and so every bit of its answer, does not depend
+    on how many processes there are.
+    """
     (prob, mass), reason = np.full((2, len(plan.ids)), np.nan), plan.reason.copy()
     todo, paths = int((reason == "").sum()), forecaster.sampling.sample_count
-    log.info("forecasting %d of %d rows, %d paths each, on %s", todo, len(reason), paths, forecaster.device)
-    shown = sys.stderr.isatty() or "KIT_PROGRESS" in os.environ
-    with tqdm(total=todo, desc="forecast", unit="row", disable=not shown) as bar:
-        for batch in plan.batches(batch_size):
-            prob[batch.rows], mass[batch.rows], reason[batch.rows] = _forecast_batch(batch, forecaster)
-            bar.update(len(batch.rows))
+    where = f"{forecaster.device}, {team.world} process{'es' * (team.world > 1)}"
+    log.info("forecasting %d of %d rows, %d paths each, on %s", todo, len(reason), paths, where)
+
+    def share() -> list[tuple[NDArray[np.int64], tuple[Any, ...]]]:
+        mine = itertools.islice(plan.batches(batch_size), team.rank, None, team.world)
+        with progress(-(-todo // team.world), "forecast", "rows") as advance:
+            found = []
+            for batch in mine:
+                found.append((batch.rows, _forecast_batch(batch, forecaster)))
+                advance(len(batch.rows))
+        return found
+
+    for parts in team.gather(team.together(share)):
+        for rows, answer in parts:
+            prob[rows], mass[rows], reason[rows] = answer
     return prob, mass, reason
 
 

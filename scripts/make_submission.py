@@ -2,8 +2,11 @@
 """Forecast the test rows with the trained networks and write a submission file with its manifest.
 
 The file goes to submissions/EXP_NAME-TIME.csv unless --output names it; the line that submits it is printed.
+Under `accelerate launch --multi_gpu --num_processes N` N processes (or GPUs) share the rows; the file stays the same.
 """
 
+import logging
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +22,8 @@ def main() -> None:
     arguments.add_argument("--allow-incomplete", action="store_true", help="use networks whose training has not ended")
     args = arguments.parse_args()
     cli.setup_logging()
+    if os.environ.get("RANK", "0") != "0":
+        logging.disable(logging.INFO)
 
     from kronos import configfile
     from kronos.submission import make_submission

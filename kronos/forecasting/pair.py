@@ -4,6 +4,7 @@ In: a `Config` and the run folder (docs/architecture.md). Out: a `Pair` that nam
 and a `Forecaster` made of it. A predictor is never paired with a tokenizer that it was not trained on.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ def pick_device(config: Config) -> torch.device:
     if not (config.device.use_cuda and torch.cuda.is_available()):
         return torch.device("cpu")
     count = torch.cuda.device_count()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # one of several launched processes has a GPU of its own
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= count:
+            raise KitError(f"expected a GPU per process on this machine, found {count}; start fewer, or device.use_cuda: false")
+        return torch.device("cuda", local)
     if config.device.device_id >= count:
         raise KitError(f"device.device_id: expected below {count}, the number of GPUs here, found {config.device.device_id}")
     return torch.device("cuda", config.device.device_id)
