@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""How fast series are forecast, beside the loop that re-runs the window for every bar, and beside what the machine could do.
+
+    python scripts/bench_generate.py                           mini, 8 series: 256 + 30 and 400 + 120 steps, 1 and 32 paths
+    python scripts/bench_generate.py --many 5000               5,000 series x 256 bars: one forward, P(rise) of the next bar;
+                                                               measured on --measured 256 of them and scaled
+
+Prints the ceiling (matrix products, memory), then both ways of computing, then one JSON line. Weights are random: sampling is as
+fast with any; the enumeration behind P(rise) is slowest with these, whose probabilities are nearly flat. The re-running loop is
+the published one: its window grows to the last step, and every step runs all of it. Steps at the first, middle and last length
+are measured, and scaled to all.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+
+import numpy as np
+import torch
+
+from kronos import cli
+from kronos.bars import calendar_stamps
+from kronos.forecasting.forecaster import Forecaster
+from kronos.forecasting.generate import generate, generate_reference
+from kronos.forecasting.sampling import Sampling
+from kronos.networks import Kronos, KronosTokenizer, cost, preset
+
+WINDOW = 4096
+"""Longer than any window here: nothing is cut, nothing slides."""
+SCENARIOS = ((256, 30), (400, 120))
+"""Bars of context, steps."""
+AT_ONCE = 64
+"""Series of one batch of many."""
+
+Figures = dict[str, float]
+
+
+def best(action: Callable[[], object], device: str, repeats: int = 3) -> float:
+    """Seconds of the fastest of a few calls."""
+    wait = torch.cuda.synchronize if device != "cpu" else lambda: None
+    found = []
+    for _ in range(repeats):
+        wait()
+        started = time.perf_counter()
+        action()
+        wait()
+        found.append(time.perf_counter() - started)
+    return min(found)
+
+
+def ceiling(device: str) -> Figures:
+    """What the machine does at best: float32 matrix products, and reading memory."""
+    a, big = torch.randn(2048, 2048, device=device), torch.ones(50_000_000, device=device)
+    products = 2 * 2048**3 / best(lambda: a @ a, device, 8) / 1e9
+    return {"gemm_gflops": round(products), "memory_gb_s": round(0.2 / best(lambda: big.sum(), device, 8), 1)}
+
+
+def inputs(model: Kronos, series: int, context: int, horizon: int, device: str) -> dict[str, torch.Tensor]:
+    """Random tokens and daily stamps, as `generate` takes them."""
+    days = np.datetime64("2024-01-01T00:00:00") + np.arange(context + horizon) * np.timedelta64(86400, "s")
+    stamps = torch.from_numpy(calendar_stamps(days)).to(device).expand(series, -1, -1)
+    g = torch.Generator().manual_seed(0)
+    bits = (model.config.s1_bits, model.config.s2_bits)
+    s1, s2 = (torch.randint(0, 2**b, (series, context), generator=g).to(device) for b in bits)
+    keys = torch.arange(series, device=device)
+    return {"s1": s1, "s2": s2, "stamp": stamps[:, :context], "future_stamp": stamps[:, context:], "series": keys}
+
+
+def arrays(given: dict[str, torch.Tensor]) -> list[np.ndarray]:
+    """Bars, stamps, future stamps and keys, as a forecaster takes them."""
+    bars = np.exp(np.random.default_rng(0).normal(3, 0.1, (*given["s1"].shape, 6))).astype(np.float32)
+    return [bars, *(given[name].cpu().numpy() for name in ("stamp", "future_stamp", "series"))]
+
+
+def rerun_seconds(model: Kronos, series: int, context: int, horizon: int, device: str) -> float:
+    """The re-running loop over all steps, from two steps at each of three lengths."""
+    each = []
+    for length in (context, context + horizon // 2, context + horizon - 2):
+        given = inputs(model, series, length, 2, device)
+        each.append(best(lambda g=given: generate_reference(model, **g, sampling=Sampling(), max_context=WINDOW), device, 2) / 2)
+    return sum(each) / 3 * horizon
+
+
+def compare(
+    model: Kronos, tokenizer: KronosTokenizer, series: int, context: int, horizon: int, paths: int, device: str
+) -> Figures:
+    """Both ways on the same context: seconds of tokens, and end to end from arrays to prices."""
+    given = inputs(model, series, context, horizon, device)
+    slow = rerun_seconds(model, series, context, horizon, device)
+    tokens, ends = {}, {}
+    for count in (1, paths):
+        drawn = Sampling(sample_count=count)
+        tokens[count] = best(lambda s=drawn: generate(model, **given, sampling=s, max_context=WINDOW), device)
+        own = Forecaster(model, tokenizer, device=device, max_context=WINDOW, sampling=drawn)
+        ends[count] = best(lambda f=own: f.forecast(*arrays(given)), device)
+    found = {
+        "rerun_s": slow,
+        "cached_s": tokens[1],
+        "ratio": slow / tokens[1],
+        "paths_s": tokens[paths],
+        "paths_ratio": tokens[paths] / tokens[1],
+        "end_to_end_s": ends[1],
+        "end_to_end_paths_s": ends[paths],
+        "end_to_end_paths_ratio": ends[paths] / ends[1],
+    }
+    print(
+        f"{context} + {horizon} steps, {series} series: re-running {slow:.2f} s, cached {tokens[1]:.3f} s: {found['ratio']:.1f} x"
+    )
+    print(f"  {paths} paths: {tokens[paths]:.3f} s, {found['paths_ratio']:.1f} x one path", flush=True)
+    print(
+        f"  arrays to prices: one path {ends[1]:.3f} s, {paths} paths {ends[paths]:.3f} s, {ends[paths] / ends[1]:.1f} x",
+        flush=True,
+    )
+    return {f"{name}_{context}_{horizon}": round(value, 3) for name, value in found.items()}
+
+
+def forward_many(model: Kronos, tokenizer: KronosTokenizer, many: int, measured: int, device: str) -> Figures:
+    """One forward of many series x 256 bars and the logits of what follows the last bar, in batches; tokens to logits."""
+    given = inputs(model, AT_ONCE, 256, 1, device)
+    seen = [given[name] for name in ("s1", "s2", "stamp")]
+
+    def forward() -> None:
+        for _ in range(-(-measured // AT_ONCE)):
+            with torch.inference_mode():
+                model.s1_logits(model.prefill(*seen, paths=1, steps=0).hidden)
+
+    seconds = best(forward, device, 1) * many / (-(-measured // AT_ONCE) * AT_ONCE)
+    rate = cost.predictor_flops(model.config, tokenizer.config, 257)["blocks"].forward * many / seconds / 1e9
+    print(
+        f"one forward of {many} series x 256 bars: {seconds:.1f} s, measured on {measured}; its blocks alone: {rate:.0f} GFLOP/s"
+    )
+    return {f"forward_{many}_s": round(seconds, 1)}
+
+
+def next_step_many(model: Kronos, tokenizer: KronosTokenizer, many: int, measured: int, device: str) -> Figures:
+    """P(rise) of the next bar after 256 of them, arrays to probabilities."""
+    given = arrays(inputs(model, measured, 256, 1, device))
+    own = Forecaster(model, tokenizer, device=device, max_context=WINDOW)
+    seconds = best(lambda: own.next_step(*given), device, 1) * many / measured
+    print(f"P(rise) of the next bar of {many} series x 256 bars: {seconds:.1f} s, measured on {measured}", flush=True)
+    return {f"next_step_{many}_s": round(seconds, 1)}
+
+
+def main() -> None:
+    options = cli.parser(__doc__ or "")
+    options.add_argument("--preset", default="mini")
+    options.add_argument("--device", default="cpu")
+    for name, default in {"series": 8, "paths": 32, "many": 0, "measured": 256}.items():
+        options.add_argument(f"--{name}", type=int, default=default)
+    options.add_argument("--only-many", action="store_true", help="leave out the comparison with the re-running loop")
+    given = options.parse_args()
+    torch.manual_seed(0)
+    settings = zip((KronosTokenizer, Kronos), preset(given.preset), strict=True)
+    tokenizer, model = (kind(**own).eval().to(given.device) for kind, own in settings)
+    figures = ceiling(given.device)
+    print(f"{given.preset} on {given.device}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"at best {figures['gemm_gflops']} GFLOP/s and {figures['memory_gb_s']} GB/s", flush=True)
+    for context, horizon in () if given.only_many else SCENARIOS:
+        figures |= compare(model, tokenizer, given.series, context, horizon, given.paths, given.device)
+    if given.many:
+        figures |= forward_many(model, tokenizer, given.many, given.measured, given.device)
+        figures |= next_step_many(model, tokenizer, given.many, given.measured, given.device)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    cli.run(main)
