@@ -11,11 +11,13 @@ the published one: its window grows to the last step, and every step runs all of
 are measured, and scaled to all.
 """
 
+import functools
 import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
 
@@ -70,18 +72,20 @@ def inputs(model: Kronos, series: int, context: int, horizon: int, device: str) 
     return {"s1": s1, "s2": s2, "stamp": stamps[:, :context], "future_stamp": stamps[:, context:], "series": keys}
 
 
-def arrays(given: dict[str, torch.Tensor]) -> list[np.ndarray]:
+def arrays(given: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Bars, stamps, future stamps and keys, as a forecaster takes them."""
     bars = np.exp(np.random.default_rng(0).normal(3, 0.1, (*given["s1"].shape, 6))).astype(np.float32)
-    return [bars, *(given[name].cpu().numpy() for name in ("stamp", "future_stamp", "series"))]
+    names = {"stamps": "stamp", "future_stamps": "future_stamp", "series": "series"}
+    return {"bars": bars} | {own: given[name].cpu().numpy() for own, name in names.items()}
 
 
 def rerun_seconds(model: Kronos, series: int, context: int, horizon: int, device: str) -> float:
     """The re-running loop over all steps, from two steps at each of three lengths."""
+    again: dict[str, Any] = {"sampling": Sampling(), "max_context": WINDOW}
     each = []
     for length in (context, context + horizon // 2, context + horizon - 2):
         given = inputs(model, series, length, 2, device)
-        each.append(best(lambda g=given: generate_reference(model, **g, sampling=Sampling(), max_context=WINDOW), device, 2) / 2)
+        each.append(best(functools.partial(generate_reference, model, **given, **again), device, 2) / 2)
     return sum(each) / 3 * horizon
 
 
@@ -94,9 +98,9 @@ def compare(
     tokens, ends = {}, {}
     for count in (1, paths):
         drawn = Sampling(sample_count=count)
-        tokens[count] = best(lambda s=drawn: generate(model, **given, sampling=s, max_context=WINDOW), device)
+        tokens[count] = best(functools.partial(generate, model, **given, sampling=drawn, max_context=WINDOW), device)
         own = Forecaster(model, tokenizer, device=device, max_context=WINDOW, sampling=drawn)
-        ends[count] = best(lambda f=own: f.forecast(*arrays(given)), device)
+        ends[count] = best(functools.partial(own.forecast, **arrays(given)), device)
     found = {
         "rerun_s": slow,
         "cached_s": tokens[1],
@@ -140,7 +144,7 @@ def next_step_many(model: Kronos, tokenizer: KronosTokenizer, many: int, measure
     """P(rise) of the next bar after 256 of them, arrays to probabilities."""
     given = arrays(inputs(model, measured, 256, 1, device))
     own = Forecaster(model, tokenizer, device=device, max_context=WINDOW)
-    seconds = best(lambda: own.next_step(*given), device, 1) * many / measured
+    seconds = best(lambda: own.next_step(**given), device, 1) * many / measured
     print(f"P(rise) of the next bar of {many} series x 256 bars: {seconds:.1f} s, measured on {measured}", flush=True)
     return {f"next_step_{many}_s": round(seconds, 1)}
 
@@ -154,8 +158,8 @@ def main() -> None:
     options.add_argument("--only-many", action="store_true", help="leave out the comparison with the re-running loop")
     given = options.parse_args()
     torch.manual_seed(0)
-    settings = zip((KronosTokenizer, Kronos), preset(given.preset), strict=True)
-    tokenizer, model = (kind(**own).eval().to(given.device) for kind, own in settings)
+    bars, tokens = preset(given.preset)
+    tokenizer, model = KronosTokenizer(**bars).eval().to(given.device), Kronos(**tokens).eval().to(given.device)
     figures = ceiling(given.device)
     print(f"{given.preset} on {given.device}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"at best {figures['gemm_gflops']} GFLOP/s and {figures['memory_gb_s']} GB/s", flush=True)
