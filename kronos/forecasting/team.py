@@ -87,7 +87,5 @@ class Team:
             raise SystemExit(0)
 
     def _leave(self) -> None:
-        """All together: a process whose peer goes first, while its own connections are open, may end with SIGABRT."""
         if self.world > 1 and dist.is_initialized():
-            dist.barrier()
             dist.destroy_process_group()
