@@ -81,11 +81,10 @@ def arrays(given: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 def rerun_seconds(model: Kronos, series: int, context: int, horizon: int, device: str) -> float:
     """The re-running loop over all steps, from two steps at each of three lengths."""
-    again: dict[str, Any] = {"sampling": Sampling(), "max_context": WINDOW}
     each = []
     for length in (context, context + horizon // 2, context + horizon - 2):
-        given = inputs(model, series, length, 2, device)
-        each.append(best(functools.partial(generate_reference, model, **given, **again), device, 2) / 2)
+        again: dict[str, Any] = {**inputs(model, series, length, 2, device), "sampling": Sampling(), "max_context": WINDOW}
+        each.append(best(functools.partial(generate_reference, model, **again), device, 2) / 2)
     return sum(each) / 3 * horizon
 
 

@@ -372,8 +372,9 @@ def test_too_many_fallbacks_fail_the_run(world: World, monkeypatch: pytest.Monke
     assert old.read_text() == "mine" and not (world.folder / "refused.json").exists()
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_forecasts_that_overflow_are_not_falls(world: World) -> None:
-    """NaN is above nothing: a network that broke answered "fall" for every row."""
+    """NaN is above nothing: a network that broke answered "fall" for every row, below a warning of NumPy's."""
     predictor = world.config.basemodel_dir / "best_model"
     tokenizer = KronosTokenizer.from_pretrained(world.config.tokenizer_dir / "best_model")
     with torch.no_grad():

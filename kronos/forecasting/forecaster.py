@@ -304,5 +304,6 @@ def anchored(paths: FloatArray, rebuilt_close: FloatArray, last_close: NDArray) 
     currency, so that candles keep their shape (each feature has a scale of its own in normalised space); volume and amount stay.
     """
     moved = paths.copy()
-    moved[..., OPEN : CLOSE + 1] += (last_close - rebuilt_close).astype(np.float32)[:, None, None, None]
+    with np.errstate(invalid="ignore"):  # inf - inf, of a forecast that overflowed, is NaN: a reason further up, no answer
+        moved[..., OPEN : CLOSE + 1] += (last_close - rebuilt_close).astype(np.float32)[:, None, None, None]
     return moved
