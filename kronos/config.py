@@ -240,10 +240,10 @@ class InferenceConfig:
     """A context that does not fit beside the horizon. cut: it loses its oldest bars; slide: as in the original, slow."""
     probability: Literal["auto", "sampled", "enumerated"] = "auto"
     """How P(rise) is found. sampled: share of the paths; enumerated: by listing the next bar's likeliest values, one step ahead
-    only; auto: enumerated one step ahead, unless a calibration (which is fitted on sampled paths) is in use."""
+    only; auto: enumerated one step ahead, else sampled. The backtest finds it, and fits its calibration to it, the same way."""
     enumeration_mass: Share = 0.995
     """Enumerated: stop when the listed values hold this probability."""
-    enumeration_pairs: PositiveInt = 256
+    enumeration_pairs: PositiveInt = 2048
     """Enumerated: stop after this many values per row, whatever their probability (the manifest says what they hold)."""
     batch_size: PositiveInt = 64
     """Series forecast at once; no answer depends on it."""

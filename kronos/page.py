@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kronos import files
+from kronos.palette import GREY, INK, RED
 
-INK, BLUE, RED, GREY = "#22303c", "#2b6c9b", "#b0413e", "#c9d1d8"
 SIZE = (5.6, 2.9)
 """Inches of one figure."""
 
@@ -32,7 +32,7 @@ def write(path: str | Path, package: str, **values: Any) -> None:
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([own, shared]), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    files.write_text(path, environment.get_template("report.html").render(values))
+    files.write_text(path, environment.get_template("report.html").render(values | {"ink": INK, "fail": RED}))
 
 
 def draw(plot: Callable[[Axes], None], size: tuple[float, float] = SIZE) -> Markup:

@@ -26,7 +26,6 @@ import torch
 from numpy.typing import NDArray
 
 from kronos import files
-from kronos.bars import CLOSE
 from kronos.config import Config, to_dict
 from kronos.data.competition import SUBMISSIONS, read_rows
 from kronos.data.prepare import open_store
@@ -34,12 +33,12 @@ from kronos.data.store import BarStore
 from kronos.data.survey import date_text
 from kronos.errors import KitError
 from kronos.forecasting.calibration import FILE as CALIBRATION_FILE
-from kronos.forecasting.calibration import Calibration, key_of, read_calibration, smoothed, threshold_of
+from kronos.forecasting.calibration import Calibration, key_of, read_calibration, threshold_of, uncertain
 from kronos.forecasting.decide import decide
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import Pair, find_pair, load_forecaster, pick_device
 from kronos.forecasting.progress import progress
-from kronos.forecasting.rows import Batch, RowPlan, base_rate, enumerated_rises, plan_rows, sampled_closes
+from kronos.forecasting.rows import Rises, RowPlan, base_rate, find_rises, plan_rows
 from kronos.forecasting.team import Team
 from kronos.training.stages import network_digest
 
@@ -119,8 +118,6 @@ def make_submission(config: Config, output: str | Path | None = None, allow_inco
     pair, plan, forecaster = team.main_first(ready)
     networks = _networks(pair, plan, forecaster)
     calibration, account = find_calibration(config, plan, networks)
-    if calibration is not None:
-        forecaster.probability = "sampled"  # what it was fitted on
     found = forecast_rows(plan, forecaster, config.inference.batch_size, team)
     team.disband()  # the others end here
     answers = answer_rows(config, plan, forecaster, found, calibration)
@@ -153,11 +150,9 @@ def find_calibration(config: Config, plan: RowPlan, networks: dict[str, Any]) ->
     found, path = read_calibration(config.basemodel_dir), config.basemodel_dir / CALIBRATION_FILE
     if config.inference.calibration == "off":
         return None, {"used": False, "why": "inference.calibration is off"}
-    if config.inference.probability == "enumerated":
-        return None, {"used": False, "why": "inference.probability is enumerated; calibrations are fitted on sampled paths"}
     if found is None:
         return None, {"used": False, "why": f"{path}: none there; scripts/run_backtest.py leaves one"}
-    key = key_of(config, networks["model"]["digest"], networks["tokenizer"]["digest"])
+    key = key_of(config, found.horizon, networks["model"]["digest"], networks["tokenizer"]["digest"])
     horizons = Counter(plan.horizon[plan.reason == ""].tolist())
     common = horizons.most_common(1)[0][0] if horizons else found.horizon
     if wrong := found.difference(found.horizon if found.horizon in horizons else common, key):
@@ -180,7 +175,7 @@ def answer_rows(
     threshold = np.full(len(prob), config.inference.threshold)
     if calibration is not None:
         own = (reason == "") & (plan.horizon == calibration.horizon)
-        prob[own] = calibration.prob(smoothed(prob[own], forecaster.sampling.sample_count))
+        prob[own] = calibration.prob(uncertain(prob[own], mass[own], forecaster.sampling.sample_count))
         threshold[own] = threshold_of(config.inference.threshold, calibration)
     rates: dict[tuple[np.datetime64, int], tuple[float, int]] = {}
     for row in np.flatnonzero(reason != ""):
@@ -207,30 +202,19 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, batch_size: int, team: 
     where = f"{forecaster.device}, {team.world} process{'es' * (team.world > 1)}"
     log.info("forecasting %d of %d rows, %d paths each, on %s", todo, len(reason), paths, where)
 
-    def share() -> list[tuple[NDArray[np.int64], tuple[Any, ...]]]:
+    def share() -> list[tuple[NDArray[np.int64], Rises]]:
         mine = itertools.islice(plan.batches(batch_size), team.rank, None, team.world)
         with progress(-(-todo // team.world), "forecast", "rows") as advance:
             found = []
             for batch in mine:
-                found.append((batch.rows, _forecast_batch(batch, forecaster)))
+                found.append((batch.rows, find_rises(batch, forecaster)))
                 advance(len(batch.rows))
         return found
 
     for parts in team.gather(team.together(share)):
         for rows, answer in parts:
-            prob[rows], mass[rows], reason[rows] = answer
+            prob[rows], mass[rows], reason[rows] = answer.prob_up, answer.mass, answer.reason
     return prob, mass, reason
-
-
-def _forecast_batch(
-    batch: Batch, forecaster: Forecaster
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | float, NDArray[np.str_]]:
-    """P(rise), the mass it rests on where it is enumerated, and the reason of each row, (B,); NaN where there is none."""
-    if forecaster.enumerates(batch.future_stamps.shape[1]):
-        return enumerated_rises(batch, forecaster)
-    closes, reason = sampled_closes(batch, forecaster)
-    share = (closes > batch.bars[:, -1, CLOSE, None]).mean(axis=1)
-    return np.where(reason == "", share, np.nan), np.nan, reason
 
 
 def _check_probability(config: Config, plan: RowPlan) -> None:

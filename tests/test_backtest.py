@@ -15,13 +15,15 @@ from kronos.config import Config
 from kronos.data.splits import split_sessions
 from kronos.data.store import BarStore, write_store
 from kronos.errors import KitError
-from kronos.evaluation.backtest import BLEND, Options, run_backtest
+from kronos.evaluation.backtest import BLEND, Options, network_entry, run_backtest
 from kronos.evaluation.baselines import CONSTANTS, FITTED, RULES, folds
 from kronos.evaluation.forecasts import closes_on, forecast_dates, load_network, plan_date
 from kronos.evaluation.panel import build_panel
 from kronos.evaluation.scores import FIGURES
-from kronos.forecasting.calibration import FILE
+from kronos.forecasting.calibration import FILE, smoothed
 from kronos.forecasting.rows import plan_rows
+from kronos.forecasting.team import Team
+from kronos.submission import forecast_rows
 
 World = tuple[Config, BarStore]
 
@@ -113,6 +115,25 @@ def test_forecasts_are_the_submissions(world: World) -> None:
         for x, y in zip(vars(a).values(), vars(b).values(), strict=True):
             assert x.tobytes() == y.tobytes()
     assert store.session[own.end - 1].tolist() == [session] * len(own.end), "the origin's bar is the last one known"
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_probabilities_are_the_submissions(world: World, horizon: int) -> None:
+    """One step ahead the submission lists outcomes: a backtest of sampled shares would score, and calibrate, another answer."""
+    config, store = world
+    network, session = load_network(config), 180
+    (found,) = forecast_dates([network], store, np.array([session]), horizon, None)[network.name]
+    plan = plan_date(store, session, found.ticker, horizon, config)
+    prob, mass, reason = forecast_rows(plan, network.forecaster, 4, Team())
+    assert (reason == "").all() and np.isfinite(found.closes).all()
+    assert np.isfinite(mass).all() if horizon == 1 else np.isnan(mass).all()
+    assert found.prob == pytest.approx(prob if horizon == 1 else smoothed(prob, 21), rel=1e-6)
+    panel = build_panel(store, np.array([session]), horizon)
+    assert network_entry(store, panel, network, [found], None).prob.tolist() == found.prob[panel.ticker].tolist()
+    steps = changed(config, inference__probability="enumerated")
+    if horizon > 1:
+        with pytest.raises(KitError, match="expected one step ahead to enumerate"):
+            forecast_dates([load_network(steps)], store, np.array([session]), horizon, None)
 
 
 def test_an_interrupted_backtest_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,8 +228,6 @@ def test_short_histories_get_the_base_rate(world: World, tmp_path: Path) -> None
     panel = build_panel(young, np.array([200, 230]), 3)
     closes = closes_on(panel, forecast_dates([network], young, panel.sessions, 3, None)[network.name])
     assert np.isnan(closes[0]).all() and np.isfinite(closes[1:]).all()
-    from kronos.evaluation.backtest import network_entry
-
     dates = forecast_dates([network], young, panel.sessions, 3, None)[network.name]
     entry = network_entry(young, panel, network, dates, None)
     past = [young.bars[a:b][young.session[a:b] <= 200, CLOSE] for a, b in zip(young.offsets[:-1], young.offsets[1:], strict=True)]

@@ -24,7 +24,7 @@ from kronos.evaluation.calibration import (
 )
 from kronos.evaluation.panel import Panel
 from kronos.evaluation.significance import DateBootstrap
-from kronos.forecasting.calibration import FILE, Calibration, logit, read_calibration, share_up, smoothed, threshold_of, widened
+from kronos.forecasting.calibration import FILE, Calibration, logit, read_calibration, smoothed, threshold_of, uncertain, widened
 from kronos.submission import make_submission
 
 KEY = {"model": "a", "temperature": 1.0}
@@ -57,9 +57,10 @@ def fitted(panel: Panel, p: np.ndarray, **settings: object) -> Calibration:
 
 def test_finitely_many_paths_are_never_certain() -> None:
     """33 of 33 rising paths are not a probability of 1: its logarithm is infinite."""
-    closes = np.array([[11.0, 12, 13], [9, 9, 9], [10, 10, 11], [np.nan] * 3])
-    assert share_up(closes, np.full(4, 10.0)) == pytest.approx([3.5 / 4, 0.5 / 4, 1.5 / 4, np.nan], nan_ok=True)
     assert smoothed(np.array([1.0, 0.0, 0.5]), 33) == pytest.approx([33.5 / 34, 0.5 / 34, 0.5])
+    mass = np.array([np.nan, 1.0, 0.99, 0.99, np.nan])
+    given = np.array([1.0, 1.0, 0.0, 0.7, np.nan])
+    assert uncertain(given, mass, 33) == pytest.approx([33.5 / 34, 0.999, 0.001, 0.7, np.nan], nan_ok=True)
     with pytest.raises(ValueError, match="strictly between"):
         logit(np.array([1.0]))
 
@@ -188,6 +189,22 @@ def test_a_submission_uses_what_fits(submitted: tuple[Config, BarStore], tmp_pat
         make_submission(config, tmp_path / "out.csv")
     (config.basemodel_dir / FILE).unlink()
     assert "none there" in manifest_of(config, tmp_path)[0]["calibration"]["why"]
+
+
+def test_one_step_ahead_the_listed_probability_is_calibrated(submitted: tuple[Config, BarStore], tmp_path: Path) -> None:
+    """A calibration of sampled shares on listed probabilities, or the reverse, corrects an error that is not there."""
+    config, store = submitted
+    run_backtest(changed(config, evaluation__horizon=1))
+    made = read_calibration(config.basemodel_dir)
+    assert made is not None and made.horizon == 1 and made.key["probability"] == "enumerated"
+    near = changed(config, inference__horizon=1)
+    manifest, prob = manifest_of(near, tmp_path)
+    assert manifest["calibration"]["rows"] == manifest["enumerated"]["rows"] == len(store.tickers)
+    _, raw = manifest_of(changed(near, inference__calibration="off"), tmp_path)
+    assert prob == pytest.approx(made.prob(np.clip(raw, 0.001, 0.999))) and (prob != raw).any()
+    for name, value in {"probability": "sampled", "enumeration_pairs": 7}.items():
+        refused, _ = manifest_of(changed(near, **{f"inference__{name}": value}), tmp_path)
+        assert not refused["calibration"]["used"] and name.removeprefix("enumeration_") in refused["calibration"]["why"]
 
 
 def test_calibration_dates_end_before_the_test(submitted: tuple[Config, BarStore]) -> None:

@@ -1,6 +1,7 @@
 """The house's rules on imports: they point downwards, and light rooms stay light (docs/architecture.md)."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ ROOMS = [
     "config",
     "bars",
 ]
-ROOMS += ["page", "files", "errors"]
+ROOMS += ["page", "palette", "files", "errors"]
 WITHOUT_TORCH = [
     "kronos",
     "kronos.bars",
@@ -82,6 +83,15 @@ def test_every_room_is_in_the_plan(root: Path) -> None:
                 assert f"`{module.stem}`" in plan, f"docs/architecture.md does not name {path.name}/{module.name}"
         elif path.suffix == ".py" and path.stem != "__init__":
             assert f"{path.name}`" in plan, f"docs/architecture.md does not name {path.name}"
+
+
+def test_a_colour_has_one_owner(root: Path) -> None:
+    """Copies drift apart: the same thing is then blue in one report and green in the next."""
+    owners: dict[str, set[str]] = {}
+    for path in (p for kind in ("*.py", "*.html") for p in (root / "kronos").rglob(kind)):
+        for colour in re.findall(r"#[0-9a-fA-F]{6}\b", path.read_text(encoding="utf-8")):
+            owners.setdefault(colour.lower(), set()).add(path.name)
+    assert owners and not {colour: names for colour, names in owners.items() if len(names) > 1}
 
 
 def loaded_after(module: str) -> set[str]:

@@ -18,7 +18,8 @@ from kronos.data.checks import CheckResult, run_checks
 from kronos.data.policy import PROBLEMS
 from kronos.data.store import BarStore
 from kronos.data.survey import WORST, Survey, date_text, survey
-from kronos.page import BLUE, GREY, INK, RED, draw, percent
+from kronos.page import draw, percent
+from kronos.palette import BLUE, GREY, INK, RED
 
 FEW_CHANGES = 5
 """Dates with fewer changes are left out of the plot of rises: a share of three tickers says nothing."""

@@ -33,8 +33,8 @@ from kronos.evaluation.forecasts import (
     forecast_dates,
     load_network,
     pretrained,
+    probabilities_on,
     random_init,
-    shares_on,
 )
 from kronos.evaluation.origins import Timeline, boundary_of, latest, plan_timeline
 from kronos.evaluation.panel import Panel, build_panel
@@ -154,7 +154,7 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
     entries, calibrations = _entries(scene, networks, forecasts)
     test = _test_panel(scene)
     results = Results(test, entries, DateBootstrap(tuple(test.sessions.tolist()), horizon, own.draws, own.seed))
-    raw = shares_on(test, closes_on(test, _of_test(scene, forecasts[networks[0].name])))
+    raw = probabilities_on(test, _of_test(scene, forecasts[networks[0].name]))
     tree = report_tree(scene, results, networks, calibrations, np.where(np.isnan(raw), 0.5, raw))
     tree |= {
         "changed_forecasts": changed,
@@ -242,11 +242,9 @@ def _with_noise(scene: Scene, models: list[Network]) -> tuple[Panel, dict[str, l
 
 
 def _differences(a: list[DateForecast], b: list[DateForecast]) -> int:
-    """Rows of which any sampled close differs in any bit."""
-    return sum(
-        int((~((x.closes == y.closes) | (np.isnan(x.closes) & np.isnan(y.closes))).all(axis=1)).sum())
-        for x, y in zip(a, b, strict=True)
-    )
+    """Rows of which P(rise) or any sampled close differs in any bit."""
+    both = ((np.column_stack([d.closes, d.prob]) for d in pair) for pair in zip(a, b, strict=True))
+    return sum(int((~((x == y) | (np.isnan(x) & np.isnan(y))).all(axis=1)).sum()) for x, y in both)
 
 
 # -- entries -----------------------------------------------------------------------------------------------------------
@@ -289,11 +287,10 @@ def _calibrate(scene: Scene, network: Network, dates: list[DateForecast]) -> Cal
     if not count:
         return None
     panel = scene.panel.only(~scene.is_test)
-    closes = closes_on(panel, dates[:count])
-    share = shares_on(panel, closes)
-    if not np.isfinite(share).any():
+    closes, prob = closes_on(panel, dates[:count]), probabilities_on(panel, dates[:count])
+    if not np.isfinite(prob).any():
         return None
-    made = fit_calibration(panel, share, closes, scene.config.evaluation, network.key)
+    made = fit_calibration(panel, prob, closes, scene.config.evaluation, network.key(panel.horizon))
     if scene.options.control is None:
         log.info("calibration of %s: %s", network.name, made.save(network.config.basemodel_dir))
     return made
@@ -303,8 +300,7 @@ def network_entry(
     store: BarStore, panel: Panel, network: Network, dates: list[DateForecast], calibration: Calibration | None
 ) -> Entry:
     """A network's answers; rows that it cannot forecast get the base rate known at their origin, as in the submission."""
-    closes = closes_on(panel, dates)
-    prob = shares_on(panel, closes)
+    closes, prob = closes_on(panel, dates), probabilities_on(panel, dates)
     have = np.isfinite(prob)
     if calibration is not None:
         prob[have] = calibration.prob(prob[have])

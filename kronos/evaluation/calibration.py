@@ -1,6 +1,6 @@
 """Probabilities and bands made honest, on dates that end a horizon before the test; and how honest they are.
 
-In: a panel of calibration dates, the shares of rising paths, sampled closes. Out: a `Calibration` (see
+In: a panel of calibration dates, P(rise) as the networks gave it, sampled closes. Out: a `Calibration` (see
 `kronos.forecasting.calibration`), reliability curves, expected calibration error. Every date weighs the same.
 Source: Platt 1999; Guo et al. 2017 (arXiv 1706.04599) for the temperature and the calibration error.
 """
@@ -34,10 +34,10 @@ FloatArray = NDArray[np.float64]
 
 
 def fit_calibration(
-    panel: Panel, share: FloatArray, closes: NDArray[np.float32], config: EvaluationConfig, key: dict[str, Any]
+    panel: Panel, raw: FloatArray, closes: NDArray[np.float32], config: EvaluationConfig, key: dict[str, Any]
 ) -> Calibration:
-    """Fit on all rows of a panel that have paths. share (n,) as `share_up` gives it, NaN without paths; closes (n, S)."""
-    have = np.isfinite(share)
+    """Fit on all rows of a panel that have a forecast. raw (n,): P(rise) as `uncertain` gives it, else NaN; closes (n, S)."""
+    have = np.isfinite(raw)
     bootstrap = DateBootstrap(tuple(panel.sessions.tolist()), panel.horizon, config.draws, config.seed)
     weight = date_weights(panel.origin[have], panel.dates)
     label, ret = panel.label[have], panel.future_close[have]
@@ -46,13 +46,13 @@ def fit_calibration(
     if len(np.unique(label)) < 2:
         note = "all labels alike: P(rise) is left as it is"
     elif method == "isotonic":
-        made = replace(made, knots=_isotonic(logit(share[have]), label, weight))
+        made = replace(made, knots=_isotonic(logit(raw[have]), label, weight))
     else:
-        slope, intercept = fit_logit(logit(share[have]), label, weight, shift=method == "platt")
+        slope, intercept = fit_logit(logit(raw[have]), label, weight, shift=method == "platt")
         if slope <= LEAST_SLOPE:
-            slope, note = LEAST_SLOPE, "the share of rising paths ranked nothing on these dates: its slope is held at 0.05"
+            slope, note = LEAST_SLOPE, "P(rise) ranked nothing on these dates: its slope is held at 0.05"
         made = replace(made, slope=slope, intercept=intercept)
-    threshold = choose_threshold(panel.only_rows(have), made.prob(share[have]), config)
+    threshold = choose_threshold(panel.only_rows(have), made.prob(raw[have]), config)
     return replace(made, threshold=threshold, fitted=_account(panel, have, bootstrap, note))
 
 

@@ -1,7 +1,7 @@
 """The networks' answers to every as-of date, through the submission's own planning and forecaster, kept on disk.
 
-In: a configuration and a run folder (`load_network`), a store, origins. Out: a `DateForecast` per date: the closes that were
-sampled. Every ticker with a bar on the origin is forecast, whatever became of it, so nothing later than the origin
+In: a configuration and a run folder (`load_network`), a store, origins. Out: a `DateForecast` per date: P(rise) and the
+sampled closes. Every ticker with a bar on the origin is forecast, whatever became of it, so nothing later than the origin
 decides what is computed. A cached date is a function of networks, settings, data and date: an interrupted backtest goes on.
 """
 
@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from kronos.data.survey import date_text
 from kronos.errors import KitError
 from kronos.evaluation.entry import Kind
 from kronos.evaluation.panel import Panel, drawn, rows_on
-from kronos.forecasting.calibration import key_of, share_up
+from kronos.forecasting.calibration import key_of, uncertain
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import Pair, find_pair, load_forecaster
-from kronos.forecasting.rows import RowPlan, plan_rows, sampled_closes
+from kronos.forecasting.rows import RowPlan, find_rises, plan_rows
 from kronos.networks import Kronos
 from kronos.training.folder import read_summary
 from kronos.training.stages import network_digest
@@ -53,9 +53,9 @@ class Network:
     """The predictor's summary.json, where it was trained here."""
     note: str = ""
 
-    @property
-    def key(self) -> dict[str, Any]:
-        return key_of(self.config, self.digest, self.tokenizer_digest)
+    def key(self, horizon: int) -> dict[str, Any]:
+        """What its answers so many steps ahead depend on."""
+        return key_of(self.config, horizon, self.digest, self.tokenizer_digest)
 
     def describe(self) -> dict[str, Any]:
         """For the report."""
@@ -147,12 +147,14 @@ def pretrained(network: Network) -> Network | None:
 # -- forecasting -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class DateForecast:
-    """What was sampled on one origin for m tickers."""
+    """What the networks said on one origin about m tickers."""
 
     ticker: NDArray[np.int32]
     """(m,) positions in the store, rising."""
     closes: NDArray[np.float32]
     """(m, S) closes on the target date, price units; NaN for a ticker that could not be forecast."""
+    prob: NDArray[np.float64]
+    """(m,) P(rise) as the submission finds it (`find_rises`), kept off 0 and 1 (`uncertain`); NaN like the closes."""
     reason: NDArray[np.str_]
     """(m,) why not; '' where it was."""
 
@@ -206,7 +208,7 @@ def forecast_dates(
 
 
 def _folder(network: Network, store: BarStore, horizon: int) -> str:
-    fixed = {**network.key, "data": store.digest, "horizon": horizon, "calendar": network.config.data.calendar}
+    fixed = {**network.key(horizon), "data": store.digest, "horizon": horizon, "calendar": network.config.data.calendar}
     fixed |= {
         "seed": network.config.inference.seed,
         "precision": str(network.forecaster.autocast),
@@ -222,34 +224,39 @@ def _forecast_date(
     path = folder / f"{name}.npz" if folder else None
     if path and path.is_file():
         with np.load(path, allow_pickle=False) as saved:
-            found = DateForecast(saved["ticker"], saved["closes"], saved["reason"])
+            found = DateForecast(saved["ticker"], saved["closes"], saved["prob"], saved["reason"])
         if np.array_equal(found.ticker, tickers):
             bar.update(len(tickers))
             return found
     plan = plan_date(store, session, tickers, horizon, network.config)
-    closes = np.full((len(tickers), network.forecaster.sampling.sample_count), np.nan, np.float32)
-    reason = plan.reason.copy()
+    count = network.forecaster.sampling.sample_count
+    closes, prob, reason = np.full((len(tickers), count), np.nan, np.float32), np.full(len(tickers), np.nan), plan.reason.copy()
     bar.update(int((reason != "").sum()))
     for batch in plan.batches(network.config.inference.batch_size):
-        closes[batch.rows], reason[batch.rows] = sampled_closes(batch, network.forecaster)
+        rises = find_rises(batch, network.forecaster, paths=True)
+        closes[batch.rows], reason[batch.rows] = rises.closes, rises.reason
+        prob[batch.rows] = uncertain(rises.prob_up, rises.mass, count)
         bar.update(len(batch.rows))
-    made = DateForecast(tickers, closes, reason)
+    made = DateForecast(tickers, closes, prob, reason)
     if path:
         with files.atomic(path) as temporary, temporary.open("wb") as handle:
-            np.savez(handle, ticker=made.ticker, closes=made.closes, reason=made.reason)
+            np.savez(handle, **vars(made))
     return made
 
 
 def closes_on(panel: Panel, forecasts: list[DateForecast]) -> NDArray[np.float32]:
     """The sampled closes of a panel's rows, (n, S); forecasts: one per origin of the panel."""
-    parts = []
+    return np.concatenate([found.closes[place] for found, place in _places(panel, forecasts)])
+
+
+def probabilities_on(panel: Panel, forecasts: list[DateForecast]) -> NDArray[np.float64]:
+    """P(rise) of a panel's rows, (n,), before calibration; NaN for a row that could not be forecast."""
+    return np.concatenate([found.prob[place] for found, place in _places(panel, forecasts)])
+
+
+def _places(panel: Panel, forecasts: list[DateForecast]) -> Iterator[tuple[DateForecast, NDArray[np.intp]]]:
+    """Each origin's forecast and where the panel's rows stand in it."""
     for part, found in zip(panel.slices(), forecasts, strict=True):
         place = np.searchsorted(found.ticker, panel.ticker[part])
         assert (found.ticker[place] == panel.ticker[part]).all(), "every ticker with a bar on the origin was forecast"
-        parts.append(found.closes[place])
-    return np.concatenate(parts)
-
-
-def shares_on(panel: Panel, closes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """`share_up` of every row, (n,); NaN where it has no paths."""
-    return share_up(closes, panel.last_close)
+        yield found, place

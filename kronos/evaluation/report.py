@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from kronos import page
 from kronos.forecasting.plot import draw_candles
-from kronos.page import BLUE, GREY, INK, RED, draw, percent
+from kronos.page import draw, percent
+from kronos.palette import BLUE, GREY, INK, RED
 
 COLUMNS = {
     "accuracy": "accuracy",

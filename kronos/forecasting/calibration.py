@@ -1,6 +1,6 @@
-"""What a calibration is and how it is applied: honest probabilities, band width and threshold for sampled paths.
+"""What a calibration is and how it is applied: honest probabilities, band width and threshold.
 
-In: how many of S paths rose, sampled closes, a calibration.json beside the predictor. Out: P(rise), closes with calibrated bands.
+In: raw P(rise), sampled closes, a calibration.json beside the predictor. Out: P(rise), closes with calibrated bands.
 How one is fitted: `kronos.evaluation.calibration`. NumPy only.
 """
 
@@ -15,20 +15,14 @@ from numpy.typing import NDArray
 from kronos import files
 from kronos.config import Config
 from kronos.errors import KitError
+from kronos.forecasting.decide import enumerates
 
 FILE = "calibration.json"
+EDGE = 1e-3
+"""A listed probability is taken as at least this far from 0 and 1: one certain row would bend a whole logistic fit."""
 Method = Literal["temperature", "platt", "isotonic"]
 
 FloatArray = NDArray[np.float64]
-
-
-def share_up(closes: NDArray, last_close: NDArray) -> FloatArray:
-    """P(rise) from S sampled closes (n, S), as (k + 0.5) / (S + 1) for k above the last close (n,): never 0 or 1.
-
-    Strictly above: a tie is no rise. NaN for rows without paths.
-    """
-    share = (closes > last_close[:, None]).mean(axis=1)
-    return np.where(np.isfinite(closes).all(axis=1), smoothed(share, closes.shape[1]), np.nan)
 
 
 def smoothed(share: FloatArray, count: int) -> FloatArray:
@@ -36,10 +30,16 @@ def smoothed(share: FloatArray, count: int) -> FloatArray:
     return (share * count + 0.5) / (count + 1)
 
 
+def uncertain(prob: FloatArray, mass: FloatArray, count: int) -> FloatArray:
+    """P(rise) strictly between 0 and 1, (n,): of S = count paths `smoothed`, of a list (mass (n,) is its probability, else NaN)
+    at least `EDGE` away from either end; NaN stays NaN."""
+    return np.where(np.isnan(mass), smoothed(prob, count), np.clip(prob, EDGE, 1 - EDGE))
+
+
 def logit(prob: FloatArray) -> FloatArray:
     """ln(p / (1 - p)); p strictly between 0 and 1, else ValueError."""
     if not ((prob > 0) & (prob < 1)).all():
-        raise ValueError("logit: a probability is not strictly between 0 and 1; count paths with share_up")
+        raise ValueError("logit: a probability is not strictly between 0 and 1; see uncertain")
     return np.log(prob) - np.log1p(-prob)
 
 
@@ -69,12 +69,12 @@ class Calibration:
     fitted: dict[str, Any] = field(default_factory=dict)
     """Dates, rows, what was found: for a reader."""
 
-    def prob(self, share: FloatArray) -> FloatArray:
-        """Calibrated P(rise) of `share_up`'s values, (n,)."""
+    def prob(self, raw: FloatArray) -> FloatArray:
+        """Calibrated P(rise) of `uncertain` values, (n,)."""
         if self.method == "isotonic":
             x, y = np.array(self.knots, np.float64).T
-            return np.interp(logit(share), x, y)
-        return sigmoid(self.slope * logit(share) + self.intercept)
+            return np.interp(logit(raw), x, y)
+        return sigmoid(self.slope * logit(raw) + self.intercept)
 
     def widen(self, closes: NDArray) -> NDArray[np.float32]:
         """Closes (n, S), all positive, with their log distance from the median multiplied by `width`."""
@@ -92,11 +92,15 @@ class Calibration:
         return [f"{k} {found.get(k)!r} instead of {asked[k]!r}" for k in asked if found.get(k) != asked[k]]
 
 
-def key_of(config: Config, digest: str, tokenizer_digest: str) -> dict[str, Any]:
-    """What sampled paths depend on beside bars and random numbers: digests of both networks, context, normalisation, sampling."""
+def key_of(config: Config, horizon: int, digest: str, tokenizer_digest: str) -> dict[str, Any]:
+    """What forecasts depend on beside bars and random numbers: digests of both networks, context, normalisation, sampling, and
+    how P(rise) is found so many steps ahead."""
     own, data = config.inference, config.data
     names = ("temperature", "top_k", "top_p", "sample_count", "decode_rope", "overflow", "anchor")
     key = {"model": digest, "tokenizer": tokenizer_digest, "lookback": data.lookback_window, "max_context": data.max_context}
+    listed = enumerates(own.probability, horizon)
+    key |= {"mass": own.enumeration_mass, "pairs": own.enumeration_pairs} if listed else {}
+    key |= {"probability": "enumerated" if listed else "sampled"}
     return key | {"clip": data.clip, "norm_epsilon": data.norm_epsilon} | {name: getattr(own, name) for name in names}
 
 

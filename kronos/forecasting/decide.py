@@ -4,10 +4,19 @@ In: paths in price units and the last known close. Out: P(rise) per series, and 
 The label that it answers: 1 when the close on the target date is greater than the last known close, so a tie is no rise.
 """
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from kronos.bars import CLOSE
+
+Probability = Literal["auto", "sampled", "enumerated"]
+
+
+def enumerates(probability: Probability, horizon: int) -> bool:
+    """Whether P(rise) so many steps ahead is found by listing outcomes (`next_step`), not from sampled paths."""
+    return horizon == 1 if probability == "auto" else probability == "enumerated"
 
 
 def prob_up(paths: NDArray, last_close: NDArray, step: int = -1) -> NDArray[np.float64]:

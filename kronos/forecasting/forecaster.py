@@ -8,7 +8,7 @@ Source: Kronos paper (arXiv 2508.02739), section 3.3, autoregressive inference.
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from kronos.bars import (
 )
 from kronos.errors import KitError
 from kronos.forecasting.context import Overflow, plan_contexts, slides
+from kronos.forecasting.decide import Probability, enumerates
 from kronos.forecasting.decode import decode_paths
 from kronos.forecasting.generate import generate, generate_reference
 from kronos.forecasting.next_step import SERIES_AT_ONCE, Enumeration, NextStep, next_step
@@ -41,7 +42,6 @@ from kronos.networks import Kronos, KronosTokenizer, check_pair
 log = logging.getLogger(__name__)
 
 Work = TypeVar("Work")
-Probability = Literal["auto", "sampled", "enumerated"]
 Progress = Callable[[int], None]
 """Called after each batch with the number of series just finished."""
 
@@ -144,7 +144,7 @@ class Forecaster:
 
     def enumerates(self, horizon: int) -> bool:
         """Whether `prob_up` lists outcomes and does not sample, so many steps ahead."""
-        return horizon == 1 if self.probability == "auto" else self.probability == "enumerated"
+        return enumerates(self.probability, horizon)
 
     def next_step(
         self,

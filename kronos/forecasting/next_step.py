@@ -42,7 +42,7 @@ class Enumeration:
 
     mass: float = 0.995
     """Stop when the listed pairs hold this probability."""
-    pairs: int = 256
+    pairs: int = 2048
     """Stop after this many pairs per series, whatever their mass."""
 
     def __post_init__(self) -> None:
@@ -87,6 +87,13 @@ def next_step(forecaster: "Forecaster", bars: NDArray, stamps: NDArray, enumerat
     Temperature, top-k and top-p of the forecaster's sampling hold as they do for paths; its seed plays no part. The next bar's
     own calendar does not enter: the network learns of it only with the bar after.
     """
+    return _summed(*listed(forecaster, bars, stamps, enumeration))
+
+
+def listed(
+    forecaster: "Forecaster", bars: NDArray, stamps: NDArray, enumeration: Enumeration
+) -> tuple[Pairs, Tensor, NDArray[np.bool_]]:
+    """The pairs that `next_step` adds up, which of them close above the last known close (B, N), which series are finite (B,)."""
     with torch.inference_mode():
         s1, s2, stats = forecaster.encode(bars)
         with forecaster.precision():
@@ -103,7 +110,7 @@ def next_step(forecaster: "Forecaster", bars: NDArray, stamps: NDArray, enumerat
             close = forecaster.decode(s1[rows], s2[rows], future1, future2, part, bars[index, -1, CLOSE])[:, :, 0, CLOSE]
             up[rows, :count] = torch.from_numpy(close > bars[index, -1, CLOSE].astype(np.float32)[:, None]).to(up.device)
             finite[index] &= np.isfinite(close).all(axis=1)
-    return _summed(pairs, up, finite)
+    return pairs, up, finite
 
 
 def likeliest_pairs(model: Kronos, state: DecodeState, sampling: Sampling, enumeration: Enumeration) -> Pairs:

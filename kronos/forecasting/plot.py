@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from kronos.bars import CLOSE, HIGH, LOW, OPEN
 from kronos.forecasting.result import Forecast
+from kronos.palette import BLUE, GREY, INK, RED
 
-INK, BLUE, RED, GREY = "#22303c", "#2b6c9b", "#b0413e", "#c9d1d8"
 BANDS = ((0.05, 0.95, 0.18), (0.25, 0.75, 0.3))
 """Lower and upper quantile, opacity."""
 THIN_PATHS = 12

@@ -112,31 +112,54 @@ class RowPlan:
         return calendar_stamps(np.stack(days)[inverse.reshape(-1)])
 
 
-def sampled_closes(batch: Batch, forecaster: "Forecaster") -> tuple[FloatArray, NDArray[np.str_]]:
-    """The last close of every path (B, S), and why a row has none (B,), '' where it has.
+@dataclass(frozen=True)
+class Rises:
+    """What the networks say about B rows."""
 
-    A value that is not finite, going in or coming out, is a reason and no answer: its closes are NaN.
+    prob_up: NDArray[np.float64]
+    """(B,) P(rise): listed outcomes where the forecaster enumerates, else the share of rising paths. NaN where there is none."""
+    mass: NDArray[np.float64]
+    """(B,) the probability of what a listed answer rests on; NaN for the others."""
+    closes: FloatArray | None
+    """(B, S) the last close of every path; NaN where there is none. None: P(rise) needed no paths and nobody asked for them."""
+    reason: NDArray[np.str_]
+    """(B,) why a row has no answer, '' where it has."""
+
+
+def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> Rises:
+    """P(rise) of a batch's rows, the same way for every caller. paths: sample them also where P(rise) is enumerated.
+
+    A value that is not finite, going in or coming out of what is asked for, is a reason and no answer.
     """
-    closes = np.full((len(batch.rows), forecaster.sampling.sample_count), np.nan, np.float32)
-    sound = np.logical_and.reduce(np.isfinite(batch.bars), axis=(1, 2))
+    sound = _finite(batch.bars)
     finite = sound.copy()
-    if sound.any():
-        part = batch.only(np.flatnonzero(sound))
-        paths = forecaster.forecast(part.bars, part.stamps, part.future_stamps, part.series).paths
-        finite[sound] = np.isfinite(paths).all(axis=(1, 2, 3))
-        closes[finite] = paths[finite[sound]][:, :, -1, CLOSE]
-    return closes, np.select([~sound, ~finite], [BAD_BARS, BAD_FORECAST], "")
-
-
-def enumerated_rises(batch: Batch, forecaster: "Forecaster") -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_]]:
-    """P(rise) of the next bar by enumeration, the probability that it rests on, and why a row has none; each (B,)."""
+    part = batch.only(np.flatnonzero(sound))
     prob, mass = np.full((2, len(batch.rows)), np.nan)
-    sound = np.logical_and.reduce(np.isfinite(batch.bars), axis=(1, 2))
-    if sound.any():
-        part = batch.only(np.flatnonzero(sound))
+    listed, closes = forecaster.enumerates(batch.future_stamps.shape[1]), None
+    if sound.any() and listed:
         found = forecaster.next_step(part.bars, part.stamps, part.future_stamps, part.series)
         prob[sound], mass[sound] = found.prob_up, found.mass
-    return prob, mass, np.select([~sound, np.isnan(prob)], [BAD_BARS, BAD_FORECAST], "")
+        finite &= np.isfinite(prob)
+    if paths or not listed:
+        closes = np.full((len(batch.rows), forecaster.sampling.sample_count), np.nan, np.float32)
+        if sound.any():
+            closes[sound] = _last_closes(part, forecaster)
+            finite &= _finite(closes)
+            closes[~finite] = np.nan
+        if not listed:
+            prob = (closes > batch.bars[:, -1, CLOSE, None]).mean(axis=1, dtype=np.float64)
+    return Rises(np.where(finite, prob, np.nan), mass, closes, np.select([~sound, ~finite], [BAD_BARS, BAD_FORECAST], ""))
+
+
+def _last_closes(batch: Batch, forecaster: "Forecaster") -> FloatArray:
+    """The last close of every path (B, S); NaN in the rows that have anything not finite in any path."""
+    paths = forecaster.forecast(batch.bars, batch.stamps, batch.future_stamps, batch.series).paths
+    return np.where(_finite(paths)[:, None], paths[:, :, -1, CLOSE], np.float32(np.nan))
+
+
+def _finite(values: NDArray) -> NDArray[np.bool_]:
+    """(B,) whether everything about a series is."""
+    return np.asarray(np.isfinite(values).reshape(len(values), -1).all(axis=1))
 
 
 def series_keys(ids: Sequence[str]) -> NDArray[np.int64]:

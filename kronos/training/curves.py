@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kronos import files
+from kronos.palette import BLUE, GREY, INK
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,16 @@ def draw(folder: Path, records: list[dict[str, Any]], metric: str) -> None:
     axes = figure.add_subplot(
         title=f"{folder.parent.name}: {folder.name}", xlabel="optimiser step", ylabel=metric.replace("_", " ")
     )
-    for kind, style in (("train", {"linewidth": 1}), ("validation", {"marker": "o", "markersize": 4})):
+    styles: dict[str, dict[str, Any]] = {
+        "train": {"color": BLUE, "linewidth": 1},
+        "validation": {"color": INK, "marker": "o", "markersize": 4},
+    }
+    for kind, style in styles.items():
         points = [(r["step"], r[metric]) for r in records if r["kind"] == kind and r.get(metric) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=kind, **style)
     if (uniform := uniform_loss(records)) is not None:
-        axes.axhline(uniform, color="grey", linestyle="--", label=f"knowing nothing ({uniform:.2f} nats)")
+        axes.axhline(uniform, color=GREY, linestyle="--", label=f"knowing nothing ({uniform:.2f} nats)")
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
