@@ -37,9 +37,9 @@ from kronos.forecasting.calibration import Calibration, key_of, read_calibration
 from kronos.forecasting.decide import decide
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import Pair, find_pair, load_forecaster, pick_device
-from kronos.forecasting.progress import progress
 from kronos.forecasting.rows import Rises, RowPlan, base_rate, find_rises, plan_rows
 from kronos.forecasting.team import Team
+from kronos.progress import progress
 from kronos.training.stages import network_digest
 
 log = logging.getLogger(__name__)
@@ -204,11 +204,11 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, batch_size: int, team: 
 
     def share() -> list[tuple[NDArray[np.int64], Rises]]:
         mine = itertools.islice(plan.batches(batch_size), team.rank, None, team.world)
-        with progress(-(-todo // team.world), "forecast", "rows") as advance:
+        with progress("forecast", -(-todo // team.world), "rows") as bar:
             found = []
             for batch in mine:
                 found.append((batch.rows, find_rises(batch, forecaster)))
-                advance(len(batch.rows))
+                bar.update(len(batch.rows))
         return found
 
     for parts in team.gather(team.together(share)):

@@ -26,7 +26,7 @@ ROOMS = [
     "config",
     "bars",
 ]
-ROOMS += ["page", "palette", "files", "errors"]
+ROOMS += ["page", "palette", "progress", "files", "errors"]
 WITHOUT_TORCH = [
     "kronos",
     "kronos.bars",

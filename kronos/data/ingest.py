@@ -5,8 +5,6 @@ only a human can decide stops with one line: a missing column, dates of two form
 """
 
 import logging
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from kronos.bars import FEATURES
 from kronos.data import blocks, competition, dates, numerals
 from kronos.data.panel import Block, Panel, arrange, merged, narrow
 from kronos.errors import KitError
+from kronos.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +52,8 @@ def read(paths: list[Path]) -> Panel:
     known = [describe(path) if path.exists() else {} for path in paths]  # before: a change while we read must not go unseen
     opened = [blocks.open_source(path) for path in paths]
     reader = _Reader()
-    shown = sys.stderr.isatty() or "KIT_PROGRESS" in os.environ
     total = sum(map(_likely_rows, opened))
-    with tqdm(total=total, desc="reading", unit=" rows", unit_scale=True, disable=not shown, leave=False) as bar:
+    with progress("reading", total, "rows", scaled=True) as bar:
         for number, source in enumerate(opened):
             reader.add(source, number, bar)
     reader.flush()

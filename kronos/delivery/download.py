@@ -10,21 +10,17 @@ import json
 import logging
 import os
 import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from kronos import files
 from kronos.config import Config
 from kronos.delivery.archive import unpack
 from kronos.delivery.client import PATIENCE, Client
 from kronos.errors import KitError
+from kronos.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +169,7 @@ def _download(client: Client, staging: Path) -> Path:
     """The archive, fetched or completed by the kaggle package."""
     here = _arrived(client, staging)
     log.info("downloading to %s%s", staging.parent, f", going on after {size(here)}" if here else "")
-    with _bar("download") as bar:
+    with progress("download", None, "B", scaled=True) as bar:
 
         def watch() -> int:
             arrived = _arrived(client, staging)
@@ -210,7 +206,7 @@ def _place(archive: Path, folder: Path, listed: dict[str, int]) -> list[str]:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
-        with _bar("unpack", sum(listed.values())) as bar:
+        with progress("unpack", sum(listed.values()), "B", scaled=True) as bar:
             names = unpack(archive, aside, listed, {MANIFEST, STAGING}, bar.update)
     except (KitError, OSError) as error:
         shutil.rmtree(aside, ignore_errors=True)  # gives the room back
@@ -266,13 +262,6 @@ def _check_expected(folder: Path, expected: dict[str, Path], manifest: dict[str,
 
 
 # -- small things ------------------------------------------------------------------------------------------------------
-@contextmanager
-def _bar(what: str, total: int | None = None) -> Iterator[tqdm]:
-    shown = sys.stderr.isatty() or "KIT_PROGRESS" in os.environ
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=not shown) as bar:
-        yield bar
-
-
 def size(count: float) -> str:
     """Bytes for people: 2.3 GB."""
     for unit in ("B", "kB", "MB", "GB"):

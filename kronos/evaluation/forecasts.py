@@ -8,8 +8,6 @@ decides what is computed. A cached date is a function of networks, settings, dat
 import hashlib
 import json
 import logging
-import os
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from kronos import files
 from kronos.config import Config, from_dict
@@ -32,6 +29,7 @@ from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import Pair, find_pair, load_forecaster
 from kronos.forecasting.rows import RowPlan, find_rises, plan_rows
 from kronos.networks import Kronos
+from kronos.progress import progress
 from kronos.training.folder import read_summary
 from kronos.training.stages import network_digest
 
@@ -195,9 +193,8 @@ def forecast_dates(
     row, key = row[kept], key[kept]
     origin, ticker = np.divmod(key, len(store.tickers))
     parts = np.split(ticker.astype(np.int32), np.searchsorted(origin, np.arange(1, len(sessions))))
-    shown = sys.stderr.isatty() or "KIT_PROGRESS" in os.environ
     result: dict[str, list[DateForecast]] = {}
-    with tqdm(total=len(row) * len(networks), desc="backtest", unit="row", disable=not shown) as bar:
+    with progress("backtest", len(row) * len(networks), "rows") as bar:
         for network in networks:
             folder = cache / _folder(network, store, horizon) if cache else None
             result[network.name] = [
