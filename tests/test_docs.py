@@ -244,6 +244,7 @@ def executed(base: Path) -> dict[str, list[object]]:
         "scripts/submit.py": [*config, "--file", base / "s.csv", "--message", "m", "--dry-run", "--ledger", base / "ledger.csv"],
         "scripts/compare_runs.py": config,
         "scripts/package_model.py": ["--run", base / "demo", "--output", base / "models"],
+        "scripts/study_enumeration.py": [*config, "--origins", "4", "--most", "300", "--set", "data.test_ratio=0.1"],
         "scripts/bench_windows.py": ["--seconds", "1", "--rows", "20000", "--tickers", "10", "--frames", "2", "--workers", "0"],
         "scripts/bench_train.py": ["--preset", "nano", "--batch", "2", "--window", "33", "--pairs", "1", "--cpu"],
         "train_kaggle.sh": ["--config", base / "run.json", "--cpu", "--skip-existing", "--dry-run"],

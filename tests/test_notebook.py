@@ -22,7 +22,7 @@ SMALL = {
     "data.lookback_window": "32",
     "training.tokenizer_epochs": "1",
     "training.basemodel_epochs": "1",
-    "training.samples_per_epoch": "960",
+    "training.samples_per_epoch": "240",
     "training.validation_samples": "64",
     "inference.sample_count": "3",
     "evaluation.origins": "8",
