@@ -9,10 +9,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kronos import files
 from kronos.config import Config
@@ -36,9 +35,10 @@ from kronos.evaluation.forecasts import (
     probabilities_on,
     random_init,
 )
-from kronos.evaluation.origins import Timeline, boundary_of, latest, plan_timeline
+from kronos.evaluation.origins import boundary_of, latest, plan_timeline
 from kronos.evaluation.panel import Panel, build_panel
 from kronos.evaluation.report_tree import report_tree
+from kronos.evaluation.scene import Options, Scene
 from kronos.evaluation.significance import DateBootstrap
 from kronos.evaluation.verdict import CHECKS, Results
 from kronos.forecasting.calibration import Calibration, threshold_of
@@ -48,22 +48,7 @@ from kronos.forecasting.rows import base_rate
 
 log = logging.getLogger(__name__)
 
-Control = Literal["shuffle-labels", "future-noise"]
 BLEND = "blend"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a call of the backtest asks for beside the configuration."""
-
-    models: tuple[str, ...] = ()
-    """Run folders; none: the configuration's own run. Several are scored side by side and blended."""
-    output: str = ""
-    """Folder of the report; empty: backtest/ in the (first) run's folder."""
-    control: Control | None = None
-    refit: bool = False
-    """Train anew before each fold of the test dates."""
-    allow_incomplete: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,28 +76,6 @@ class Backtest:
         verdict, alarm = self.tree["verdict"], self.tree["alarm"]
         lines = [verdict["headline"], "", self.results.table(), "", *verdict["lines"]]
         return "\n".join([*lines, *(alarm["lines"] if alarm else [])])
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """What all steps of one backtest share."""
-
-    config: Config
-    options: Options
-    store: BarStore
-    timeline: Timeline
-    panel: Panel
-    """Calibration and test dates."""
-    folder: Path
-
-    @property
-    def sessions(self) -> NDArray[np.int64]:
-        return self.panel.sessions
-
-    @property
-    def is_test(self) -> NDArray[np.bool_]:
-        """(D,) which dates are scored."""
-        return np.isin(self.sessions, self.timeline.test)
 
 
 def run_backtest(config: Config, options: Options | None = None) -> Backtest:

@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sklearn
@@ -23,13 +23,11 @@ from kronos.evaluation.calibration import reliability
 from kronos.evaluation.forecasts import Network, plan_date
 from kronos.evaluation.origins import PRETRAINING_END, Timeline
 from kronos.evaluation.panel import Panel
+from kronos.evaluation.scene import Scene
 from kronos.evaluation.scores import FIGURES, pooled
 from kronos.evaluation.significance import DateBootstrap, Interval
 from kronos.evaluation.verdict import Results
 from kronos.forecasting.calibration import Calibration
-
-if TYPE_CHECKING:
-    from kronos.evaluation.backtest import Scene
 
 VERSION = 1
 YEARLY = ("accuracy", "within_date_accuracy", "rank_ic", "true_rises")
@@ -39,7 +37,7 @@ QUANTILES = (5, 25, 50, 75, 95)
 
 
 def report_tree(
-    scene: "Scene",
+    scene: Scene,
     results: Results,
     networks: list[Network],
     calibrations: dict[str, Calibration | None],
@@ -160,7 +158,7 @@ def _dates(results: Results, timeline: Timeline, models: list[Network]) -> dict[
     }
 
 
-def _cautions(scene: "Scene", dates: dict[str, Any]) -> list[str]:
+def _cautions(scene: Scene, dates: dict[str, Any]) -> list[str]:
     """What weakens the evidence, said beside it."""
     lines = list(scene.timeline.notes)
     if count := dates["parts"].get("validation"):
