@@ -150,7 +150,7 @@ while IFS='=' read -r key value; do
     plan) costs+=("$value") ;;
   esac
 done <<<"$plan"
-if [ $submit$submitter = 1elsewhere ]; then
+if [ "$submit$submitter" = 1elsewhere ]; then
   submit=0
   echo "--submit: machine 0 writes and scores the submission; this machine only trains."
 fi
@@ -263,9 +263,9 @@ seen() { # PATH: it, from the folder in which the user stands
 }
 
 command_line() { # WORD...: ready to be pasted
-  printf '  '
-  printf '%q ' "$@"
-  printf '\n'
+  local words
+  printf -v words '%q ' "$@"
+  printf '  %s\n' "${words% }"
 }
 
 report() { # where everything is, and what to type next
