@@ -97,7 +97,8 @@ def compare(
     tokens, ends = {}, {}
     for count in (1, paths):
         drawn = Sampling(sample_count=count)
-        tokens[count] = best(functools.partial(generate, model, **given, sampling=drawn, max_context=WINDOW), device)
+        ours: dict[str, Any] = {**given, "sampling": drawn, "max_context": WINDOW}
+        tokens[count] = best(functools.partial(generate, model, **ours), device)
         own = Forecaster(model, tokenizer, device=device, max_context=WINDOW, sampling=drawn)
         ends[count] = best(functools.partial(own.forecast, **arrays(given)), device)
     found = {

@@ -177,3 +177,36 @@ def test_bfloat16_autocast_generates(model: Kronos) -> None:
         state = model.prefill(inputs["s1"], inputs["s2"], inputs["stamp"], paths=2, steps=2)
     assert s1.shape == s2.shape == (BATCH, 2, HORIZON)
     assert state.blocks[0].keys.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 4, 99])
+def test_paths_in_passes_are_the_paths_of_one(model: Kronos, at_once: int) -> None:
+    """What fits into memory at a time must not decide which future is sampled; a pass that read the cache of the one before
+    it would change the tokens of the second."""
+    settings: dict[str, Any] = {"sampling": Sampling(sample_count=7, seed=3), "max_context": 32}
+    expected = generate(model, **batch(), **settings)
+    found = generate(model, **batch(), **settings, paths_at_once=at_once)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("rope", ["trained", "original"])
+def test_many_tokens_at_once_are_a_longer_context(model: Kronos, rope: Any) -> None:
+    """Known bars fed into a cache, in pieces, must leave what a prefill of the joined context leaves: its logits of both
+    tokens, also for paths that go different ways."""
+    paths, known = 3, batch()
+    g = torch.Generator().manual_seed(1)
+    new1, new2 = (torch.randint(0, n, (BATCH, paths, HORIZON), generator=g) for n in (32, 8))
+    future, next1 = known["future_stamp"], new1[..., 0]
+    state = model.prefill(known["s1"], known["s2"], known["stamp"], paths=paths, steps=HORIZON, decode_rope=rope)
+    parts = [model.decode_many(state, new1[..., p], new2[..., p], future[:, p]) for p in (slice(0, 4), slice(4, HORIZON))]
+    for path in range(paths):
+        joined = [torch.cat((known[name], new[:, path]), dim=1) for name, new in (("s1", new1), ("s2", new2))]
+        stamps = torch.cat((known["stamp"], future), dim=1)
+        whole = model.prefill(*joined, stamps, paths=1, steps=0, decode_rope=rope)
+        assert_close(model.s1_logits(state.hidden[:, path]), model.s1_logits(whole.hidden[:, 0]))
+        assert_close(model.decode_s2_logits(state, next1)[:, path], model.decode_s2_logits(whole, next1[:, path, None])[:, 0])
+        assert_close(torch.cat(parts, dim=2)[:, path], model.context(*joined, stamps)[:, CONTEXT:])
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

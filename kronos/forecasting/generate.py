@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from kronos.forecasting.context import check_fits
-from kronos.forecasting.sampling import COARSE, FINE, Sampling, draw, draw_keys
+from kronos.forecasting.sampling import COARSE, FINE, Sampling, draw, draw_keys, horizon_keys
 from kronos.networks import Kronos
+from kronos.networks.predictor import DecodeState
 
 
 class Step(NamedTuple):
@@ -46,17 +47,30 @@ def generate(
     sampling: Sampling,
     series: Tensor,
     max_context: int,
+    paths_at_once: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sample S paths of H bars for every series, with a key/value cache.
 
     s1, s2: (B, T) int64 tokens of the context; stamp: (B, T, 5), future_stamp: (B, H, 5) calendar fields.
     series: (B,) int64, names each series' random numbers: equal keys give equal paths. max_context: most tokens that
-    the network sees at once. Returns s1, s2 (B, S, H) int64. Raises KitError when the window would have to slide,
+    the network sees at once. paths_at_once: most paths whose cache is held at a time, None: all; the context runs once
+    whatever it is. Returns s1, s2 (B, S, H) int64. Raises KitError when the window would have to slide,
     T + H - 1 > max_context, before any work.
     """
     check_fits(s1.shape[1], future_stamp.shape[1], max_context)
+    total, horizon = sampling.sample_count, future_stamp.shape[1]
+    most = min(total, paths_at_once or total)
     with _evaluating(model):
-        return _collect(decode(model, s1, s2, stamp, future_stamp, sampling=sampling, series=series))
+        time = model.time_emb(future_stamp)
+        state = model.prefill(s1, s2, stamp, paths=most, steps=horizon - 1, decode_rope=sampling.decode_rope)
+        passes = []
+        for first in range(0, total, most):
+            count = min(most, total - first)
+            if first:
+                state.restart(count, horizon - 1)
+            keys = horizon_keys(sampling.seed, series, count, horizon, first)
+            passes.append(_collect(_steps(model, state, time, sampling, keys)))
+    return torch.cat([s1 for s1, _ in passes], dim=1), torch.cat([s2 for _, s2 in passes], dim=1)
 
 
 @torch.inference_mode()
@@ -81,17 +95,23 @@ def generate_reference(
 def decode(
     model: Kronos, s1: Tensor, s2: Tensor, stamp: Tensor, future_stamp: Tensor, *, sampling: Sampling, series: Tensor
 ) -> Iterator[Step]:
-    """The steps of `generate`, H of them."""
+    """The steps of `generate`, H of them, all paths at once."""
     paths, horizon = sampling.sample_count, future_stamp.shape[1]
     state = model.prefill(s1, s2, stamp, paths=paths, steps=horizon - 1, decode_rope=sampling.decode_rope)
-    for step in range(horizon):
+    keys = horizon_keys(sampling.seed, series, paths, horizon)
+    yield from _steps(model, state, model.time_emb(future_stamp), sampling, keys)
+
+
+def _steps(model: Kronos, state: DecodeState, time: Tensor, sampling: Sampling, keys: Tensor) -> Iterator[Step]:
+    """The steps of the paths that `state` has room for. time: (B, H, D) calendar embeddings; keys: (H, 2, B, S)."""
+    for step, (coarse, fine) in enumerate(keys):
         s1_logits = model.s1_logits(state.hidden)
-        next1 = draw(s1_logits, sampling, draw_keys(sampling.seed, series, paths, step, COARSE))
+        next1 = draw(s1_logits, sampling, coarse)
         s2_logits = model.decode_s2_logits(state, next1)
-        next2 = draw(s2_logits, sampling, draw_keys(sampling.seed, series, paths, step, FINE))
+        next2 = draw(s2_logits, sampling, fine)
         yield Step(next1, next2, s1_logits, s2_logits)
-        if step + 1 < horizon:
-            model.decode_one(state, next1, next2, future_stamp[:, step])
+        if step + 1 < len(keys):
+            model.advance(state, next1.unsqueeze(-1), next2.unsqueeze(-1), time[:, step : step + 1])
 
 
 @torch.inference_mode()

@@ -56,21 +56,20 @@ class Sampling:
 
 
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """-inf on the tokens that may not be drawn; (..., V) -> a new (..., V).
+    """-inf on the tokens that may not be drawn; (..., V) -> (..., V), a new one if anything is filtered.
 
     First top-k (tokens equal to the k-th stay), then top-p on what is left: the shortest run of likeliest tokens whose
     probability exceeds top_p, the token that crosses it included. The likeliest token always stays.
     """
-    logits = logits.clone()
     if 0 < top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[..., -1:]
-        logits.masked_fill_(logits < least, -math.inf)
+        logits = logits.masked_fill(logits < least, -math.inf)
     if top_p < 1.0:
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         beyond = ordered.softmax(dim=-1).cumsum(dim=-1) > top_p
         surplus = beyond.roll(1, dims=-1)  # the token that crosses the border stays
         surplus[..., 0] = False
-        logits.masked_fill_(torch.empty_like(surplus).scatter_(-1, order, surplus), -math.inf)
+        logits = logits.masked_fill(torch.empty_like(surplus).scatter_(-1, order, surplus), -math.inf)
     return logits
 
 
@@ -79,39 +78,49 @@ def draw(logits: Tensor, sampling: Sampling, keys: Tensor) -> Tensor:
     logits = logits.float()
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    allowed = filter_logits(logits / sampling.temperature, sampling.top_k, sampling.top_p)
-    return (allowed + gumbel(keys, logits.shape[-1])).argmax(dim=-1)
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    allowed = filter_logits(logits, sampling.top_k, sampling.top_p)
+    return gumbel(keys, logits.shape[-1]).add_(allowed).max(dim=-1).indices  # faster than argmax
 
 
 # -- keyed random numbers ----------------------------------------------------------------------------------------------
-def draw_keys(seed: int, series: Tensor, paths: int, step: int, kind: int) -> Tensor:
-    """Keys (B, S) int64 of the draws of one step: a hash of seed, series (B,) int64, path, step and kind of token."""
-    path = torch.arange(paths, device=series.device)
+def draw_keys(seed: int, series: Tensor, paths: int, step: int | Tensor, kind: int | Tensor, first_path: int = 0) -> Tensor:
+    """Keys (..., B, S) int64 of draws: a hash of seed, series (B,) int64, path, step and kind of token (numbers, or tensors
+    (..., 1, 1)). first_path: where paths of a series are drawn in several calls, the number of these paths' first."""
+    path = torch.arange(first_path, first_path + paths, device=series.device)
     key = torch.full_like(series, seed)[:, None]
-    for part in (series[:, None], path, torch.full_like(path, step), torch.full_like(path, kind)):
+    for part in (series[:, None], path, step, kind):
         key = _mix(key + _GOLDEN) ^ part
     return _mix(key + _GOLDEN)
+
+
+def horizon_keys(seed: int, series: Tensor, paths: int, horizon: int, first_path: int = 0) -> Tensor:
+    """`draw_keys` of all steps and both kinds, (H, 2, B, S)."""
+    step = torch.arange(horizon, device=series.device)[:, None, None, None]
+    kind = torch.tensor((COARSE, FINE), device=series.device)[:, None, None]
+    return draw_keys(seed, series, paths, step, kind, first_path)
 
 
 def gumbel(keys: Tensor, count: int) -> Tensor:
     """Standard Gumbel noise (..., count) float32, a function of keys (...,) int64 and the position."""
     position = torch.arange(1, count + 1, device=keys.device)
-    return -exponential(_mix(keys.unsqueeze(-1) + position * _GOLDEN)).log()
+    return exponential(_mix(keys.unsqueeze(-1) + position * _GOLDEN)).log_().neg_()
 
 
 def exponential(bits: Tensor) -> Tensor:
     """Standard exponential float32 numbers of 64 random bits each (int64). Never 0: near 0 their resolution is 2^-54."""
-    uniform = ((bits & (2**53 - 1)).float() * 2.0**-53).clamp(2.0**-54, 1 - 2.0**-24)
-    return -torch.log1p(-uniform)
+    minus_uniform = (bits & (2**53 - 1)).float().mul_(-(2.0**-53)).clamp_(-1 + 2.0**-24, -(2.0**-54))
+    return minus_uniform.log1p_().neg_()
 
 
 def _mix(x: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64, whose products wrap around: every bit of x moves every bit of the result."""
-    x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
-    return x ^ _shift_right(x, 31)
+    x = _shift_right(x, 30).bitwise_xor_(x).mul_(_MIX_1)
+    x = _shift_right(x, 27).bitwise_xor_(x).mul_(_MIX_2)
+    return _shift_right(x, 31).bitwise_xor_(x)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Shift that brings in zeros, as for unsigned numbers."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    """Shift that brings in zeros, as for unsigned numbers; a new tensor."""
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)

@@ -164,7 +164,7 @@ class DecodeState:
     def restart(self, paths: int, steps: int) -> None:
         """Make room for `steps` positions of other `paths` paths behind the same context."""
         self.stack.restart(paths, steps)
-        self.dependency = self.dependency.restarted(paths, steps)
+        self.dependency.restart(paths, steps)
         self.hidden = self.first.expand(-1, paths, -1)
 
 
@@ -302,17 +302,25 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
     @torch.no_grad()
     def decode_one(self, state: DecodeState, s1: Tensor, s2: Tensor, stamp: Tensor) -> None:
         """Append one pair of tokens to every path and advance `state`. s1, s2: (B, S) int64; stamp: (B, 5) of that bar."""
-        self.advance(state, s1, s2, self.time_emb(stamp))
+        self.decode_many(state, s1.unsqueeze(-1), s2.unsqueeze(-1), stamp.unsqueeze(1))
 
     @torch.no_grad()
-    def advance(self, state: DecodeState, s1: Tensor, s2: Tensor, time: Tensor) -> None:
-        """`decode_one` with the bar's calendar embedding (B, D) at hand."""
+    def decode_many(self, state: DecodeState, s1: Tensor, s2: Tensor, stamp: Tensor) -> Tensor:
+        """Append n known pairs of tokens to every path at once and advance `state` to the last of them.
+
+        s1, s2: (B, S, n) int64; stamp: (B, n, 5) of those bars. Returns the context after each of them, (B, S, n, D).
+        """
+        return self.advance(state, s1, s2, self.time_emb(stamp))
+
+    @torch.no_grad()
+    def advance(self, state: DecodeState, s1: Tensor, s2: Tensor, time: Tensor) -> Tensor:
+        """`decode_many` with the bars' calendar embeddings (B, n, D) at hand."""
+        here = slice(state.stack.position, state.stack.position + s1.shape[2])
         x = state.tokens[0][s1].add_(state.tokens[1][s2]).add_(time[:, None])
-        here = state.stack.position
-        x = self.norm(state.stack.extend(x.unsqueeze(2)).float())
-        state.hidden = x.squeeze(2)
-        turn = None if state.turn is None else state.turn[here : here + 1]
-        state.dependency.append(state.attention.project(x, turn))
+        x = self.norm(state.stack.extend(x).float())
+        state.hidden = x[:, :, -1]
+        state.dependency.append(state.attention.project(x, None if state.turn is None else state.turn[here]))
+        return x
 
 
 def sample_categorical(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
