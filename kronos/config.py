@@ -245,8 +245,8 @@ class InferenceConfig:
     """Enumerated: stop when the listed values hold this probability."""
     enumeration_pairs: PositiveInt = 2048
     """Enumerated: stop after this many values per row, whatever their probability (the manifest says what they hold)."""
-    batch_size: PositiveInt = 64
-    """Series forecast at once; no answer depends on it."""
+    batch_size: PositiveInt | None = None
+    """Series forecast at once; null: as many as fit into the memory that is free. No answer depends on it."""
     threshold: Share = 0.5
     """Rise when P(rise) is above this. At 0.5 a calibration may name another, see docs/evaluation.md."""
     calibration: Literal["auto", "off"] = "auto"

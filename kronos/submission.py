@@ -45,8 +45,17 @@ from kronos.training.stages import network_digest
 log = logging.getLogger(__name__)
 
 
-Found = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_]]
-"""P(rise), mass and reason of every row, each (n,); see `forecast_rows`."""
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What the networks said of every row, each (n,)."""
+
+    prob: NDArray[np.float64]
+    """P(rise), NaN for a row that could not be forecast."""
+    mass: NDArray[np.float64]
+    """The probability that a listed answer rests on, else NaN."""
+    reason: NDArray[np.str_]
+    """Why not; '' where it was."""
+    series_at_once: int
 
 
 @dataclass(frozen=True)
@@ -118,11 +127,12 @@ def make_submission(config: Config, output: str | Path | None = None, allow_inco
     pair, plan, forecaster = team.main_first(ready)
     networks = _networks(pair, plan, forecaster)
     calibration, account = find_calibration(config, plan, networks)
-    found = forecast_rows(plan, forecaster, config.inference.batch_size, team)
+    found = forecast_rows(plan, forecaster, team)
     team.disband()  # the others end here
     answers = answer_rows(config, plan, forecaster, found, calibration)
     _check_fallbacks(config, _by_reason(answers.reason), len(plan.ids))
-    manifest = _manifest(config, plan, answers) | networks | {"calibration": account, "processes": team.world}
+    manifest = _manifest(config, plan, answers) | networks | {"calibration": account}
+    manifest |= {"processes": team.world, "series_at_once": found.series_at_once}
     manifest |= {"seconds": round(time.monotonic() - started, 1)}
     target = target if output else _free(target)
     manifest = _write(target, plan, answers, manifest)
@@ -171,7 +181,7 @@ def answer_rows(
 
     found: what `forecast_rows` found. calibration: for the forecast rows of its horizon.
     """
-    prob, mass, reason = found
+    prob, mass, reason = found.prob, found.mass, found.reason
     threshold = np.full(len(prob), config.inference.threshold)
     if calibration is not None:
         own = (reason == "") & (plan.horizon == calibration.horizon)
@@ -190,9 +200,8 @@ def answer_rows(
     return Answers(prob, decide(prob, threshold), reason, used, mass)
 
 
-def forecast_rows(plan: RowPlan, forecaster: Forecaster, batch_size: int, team: Team) -> Found:
-    """P(rise) of the rows that can be forecast and the mass of the enumerated ones, NaN for the others, and the completed
-    reasons; each (n,), on every process.
+def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team) -> Found:
+    """P(rise) of the rows that can be forecast, and the completed reasons, on every process.
 
     The batches are those of one process, dealt out in turn: a row's batch, and so every bit of its answer, does not depend
     on how many processes there are.
@@ -201,20 +210,24 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, batch_size: int, team: 
     todo, paths = int((reason == "").sum()), forecaster.sampling.sample_count
     where = f"{forecaster.device}, {team.world} process{'es' * (team.world > 1)}"
     log.info("forecasting %d of %d rows, %d paths each, on %s", todo, len(reason), paths, where)
+    forecaster.processes = team.world
+    memory = forecaster.memory_plan(*plan.extent())
+    log.info("%s", memory)
+    size = min(team.gather(memory.series))  # one for all, or a row's batch would depend on who forecasts it
 
     def share() -> list[tuple[NDArray[np.int64], Rises]]:
-        mine = itertools.islice(plan.batches(batch_size), team.rank, None, team.world)
+        mine = itertools.islice(plan.batches(size), team.rank, None, team.world)
         with progress("forecast", -(-todo // team.world), "rows") as bar:
-            found = []
+            parts = []
             for batch in mine:
-                found.append((batch.rows, find_rises(batch, forecaster)))
+                parts.append((batch.rows, find_rises(batch, forecaster)))
                 bar.update(len(batch.rows))
-        return found
+        return parts
 
     for parts in team.gather(team.together(share)):
         for rows, answer in parts:
             prob[rows], mass[rows], reason[rows] = answer.prob_up, answer.mass, answer.reason
-    return prob, mass, reason
+    return Found(prob, mass, reason, size)
 
 
 def _check_probability(config: Config, plan: RowPlan) -> None:

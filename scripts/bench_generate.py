@@ -92,7 +92,7 @@ def compare(
     model: Kronos, tokenizer: KronosTokenizer, series: int, context: int, horizon: int, paths: int, device: str
 ) -> Figures:
     """Both ways on the same context: seconds of tokens, and end to end from arrays to prices."""
-    given = inputs(model, series, context, horizon, device)
+    given: dict[str, Any] = inputs(model, series, context, horizon, device)
     slow = rerun_seconds(model, series, context, horizon, device)
     tokens, ends = {}, {}
     for count in (1, paths):

@@ -124,7 +124,8 @@ def test_probabilities_are_the_submissions(world: World, horizon: int) -> None:
     network, session = load_network(config), 180
     (found,) = forecast_dates([network], store, np.array([session]), horizon, None)[network.name]
     plan = plan_date(store, session, found.ticker, horizon, config)
-    prob, mass, reason = forecast_rows(plan, network.forecaster, 4, Team())
+    own = forecast_rows(plan, network.forecaster, Team())
+    prob, mass, reason = own.prob, own.mass, own.reason
     assert (reason == "").all() and np.isfinite(found.closes).all()
     assert np.isfinite(mass).all() if horizon == 1 else np.isnan(mass).all()
     assert found.prob == pytest.approx(prob if horizon == 1 else smoothed(prob, 21), rel=1e-6)

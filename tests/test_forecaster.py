@@ -277,7 +277,7 @@ def test_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture) -> Non
         == 1
     )
     small_memory(own, 0)
-    with pytest.raises(KitError, match="out of memory on cpu with one series of 6 paths"):
+    with pytest.raises(KitError, match="out of memory on cpu with one path of one series"):
         own.forecast(**given)
 
 

@@ -194,6 +194,8 @@ def forecast_dates(
     origin, ticker = np.divmod(key, len(store.tickers))
     parts = np.split(ticker.astype(np.int32), np.searchsorted(origin, np.arange(1, len(sessions))))
     result: dict[str, list[DateForecast]] = {}
+    for network in networks:
+        log.info("%s: %s", network.name, network.forecaster.memory_plan(network.config.data.lookback_window, horizon))
     with progress("backtest", len(row) * len(networks), "rows") as bar:
         for network in networks:
             folder = cache / _folder(network, store, horizon) if cache else None
@@ -229,7 +231,7 @@ def _forecast_date(
     count = network.forecaster.sampling.sample_count
     closes, prob, reason = np.full((len(tickers), count), np.nan, np.float32), np.full(len(tickers), np.nan), plan.reason.copy()
     bar.update(int((reason != "").sum()))
-    for batch in plan.batches(network.config.inference.batch_size):
+    for batch in plan.batches(_at_once(network, plan)):
         rises = find_rises(batch, network.forecaster, paths=True)
         closes[batch.rows], reason[batch.rows] = rises.closes, rises.reason
         prob[batch.rows] = uncertain(rises.prob_up, rises.mass, count)
@@ -239,6 +241,10 @@ def _forecast_date(
         with files.atomic(path) as temporary, temporary.open("wb") as handle:
             np.savez(handle, **vars(made))
     return made
+
+
+def _at_once(network: Network, plan: RowPlan) -> int:
+    return network.forecaster.memory_plan(*plan.extent()).series
 
 
 def closes_on(panel: Panel, forecasts: list[DateForecast]) -> NDArray[np.float32]:

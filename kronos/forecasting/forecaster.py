@@ -8,6 +8,7 @@ Source: Kronos paper (arXiv 2508.02739), section 3.3, autoregressive inference.
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -33,6 +34,7 @@ from kronos.forecasting.context import Overflow, plan_contexts, slides
 from kronos.forecasting.decide import Probability, enumerates
 from kronos.forecasting.decode import decode_paths
 from kronos.forecasting.generate import generate, generate_reference
+from kronos.forecasting.memory import MemoryPlan, free_memory, plan_memory
 from kronos.forecasting.next_step import SERIES_AT_ONCE, Enumeration, NextStep, next_step
 from kronos.forecasting.request import Arrays, Request, batches
 from kronos.forecasting.result import Forecast, Rise
@@ -63,7 +65,7 @@ class Forecaster:
         clip: float = 5.0,
         epsilon: EpsilonKind = "absolute",
         sampling: Sampling | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         overflow: Overflow = "cut",
         autocast: torch.dtype | None = None,
         anchor: bool = True,
@@ -71,9 +73,11 @@ class Forecaster:
         probability: Probability = "auto",
         enumeration: Enumeration | None = None,
     ) -> None:
-        """Moves both networks to `device`. overflow: what becomes of a context that does not fit beside the horizon (see
-        `context`). anchor: paths start from the true last close (see `anchored`). published_statistics: normalise by
-        `bars.published_stats`, not `window_stats`. probability, enumeration: how `prob_up` finds it, and how far it looks.
+        """Moves both networks to `device`. batch_size: series at once; None: what fits (`memory_plan`).
+
+        overflow: what becomes of a context that does not fit beside the horizon (see `context`). anchor: paths start from the
+        true last close (see `anchored`). published_statistics: normalise by `bars.published_stats`, not `window_stats`.
+        probability, enumeration: how `prob_up` finds it, and how far it looks.
 
         Raises KitError when the two networks do not belong together.
         """
@@ -93,6 +97,26 @@ class Forecaster:
         self.probability: Probability = probability
         self.enumeration = enumeration or Enumeration()
         self._short_of_memory = False
+        self._fewer_paths: int | None = None
+        self.processes = 1
+        """that share this machine's memory"""
+        self._paths_at_once = self.sampling.sample_count
+
+    def memory_plan(self, context: int, horizon: int) -> MemoryPlan:
+        """What is computed at once for contexts of at most that length, chosen by the memory that is free now."""
+        made = plan_memory(
+            self.model.config,
+            self.tokenizer.config,
+            context=context,
+            horizon=horizon,
+            paths=self.sampling.sample_count,
+            element=self.autocast.itemsize if self.autocast else 4,
+            free=free_memory(self.device, self.processes),
+            kind=self.device.type,
+            series=self.batch_size,
+            slides=self.overflow == "slide" and slides(context, horizon, self.max_context),
+        )
+        return made if self._fewer_paths is None else replace(made, paths=min(made.paths, self._fewer_paths))
 
     def forecast(
         self,
@@ -160,8 +184,8 @@ class Forecaster:
             steps = asked.horizon
             raise KitError(f"forecast: expected one step ahead to enumerate, found {steps}; set inference.probability=sampled")
         prob, mass, pairs = np.empty(len(used)), np.empty(len(used)), np.empty(len(used), np.int64)
-        size = min(self.batch_size, SERIES_AT_ONCE) if self.device.type == "cpu" else self.batch_size
-        for rows, found in self._in_batches(asked, used, self._enumerate, progress, size):
+        most = SERIES_AT_ONCE if self.device.type == "cpu" else None
+        for rows, found in self._in_batches(asked, used, self._enumerate, progress, most):
             prob[rows], mass[rows], pairs[rows] = found.prob_up, found.mass, found.pairs
         return NextStep(prob, mass, pairs)
 
@@ -174,7 +198,7 @@ class Forecaster:
         """
         asked = Request.of(bars, stamps, np.asarray(stamps)[:, :1], np.arange(len(bars)))
         parts = []
-        for rows in batches(asked.lengths, self.batch_size):
+        for rows in batches(asked.lengths, self.memory_plan(int(asked.lengths.max()), 1).series):
             chosen, their_stamps, *_ = asked.take(rows, int(asked.lengths[0]))
             with torch.inference_mode():
                 s1, s2, _ = self.encode(chosen)
@@ -201,16 +225,18 @@ class Forecaster:
         used: NDArray[np.int64],
         work: Callable[..., Work],
         progress: Progress | None,
-        size: int | None = None,
+        most: int | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Work]]:
-        """Rows and what `work` makes of them, in batches of one length, halved when memory runs out."""
-        todo = deque(batches(used, size or self.batch_size))
+        """Rows and what `work` makes of them, in batches of one length (of `most` series), halved when memory runs out."""
+        plan = self.memory_plan(int(used.max()), asked.horizon)
+        self._paths_at_once = plan.paths
+        todo = deque(batches(used, min(plan.series, most or plan.series)))
         while todo:
             rows = todo.popleft()
             found = self._attempt(work, asked.take(rows, int(used[rows[0]])))
             if found is None:
                 self._halve(len(rows))
-                todo.extendleft(reversed(np.array_split(rows, 2)))
+                todo.extendleft(reversed(np.array_split(rows, min(2, len(rows)))))
                 continue
             yield rows, found
             if progress:
@@ -229,16 +255,18 @@ class Forecaster:
         return None
 
     def _halve(self, size: int) -> None:
-        """From now on batches are half as large as the one of `size` that did not fit. Said once."""
-        if size == 1:
+        """From now on batches are half as large as the one of `size` that did not fit, or the paths of one series. Said once."""
+        if size == 1 and self._paths_at_once == 1:
             raise KitError(
-                f"forecast: out of memory on {self.device} with one series of {self.sampling.sample_count} paths; lower "
-                "inference.sample_count or data.max_context"
+                f"forecast: out of memory on {self.device} with one path of one series; lower data.max_context "
+                "or inference.enumeration_pairs"
             )
         if not self._short_of_memory:
             log.warning("out of memory on %s with %d series at once: going on with halves; no answer changes", self.device, size)
         self._short_of_memory = True
         self.batch_size = max(1, size // 2)
+        if size == 1:
+            self._fewer_paths = self._paths_at_once = self._paths_at_once // 2
 
     def _enumerate(self, bars: NDArray, stamps: NDArray, *_: NDArray) -> NextStep:
         return next_step(self, bars, stamps, self.enumeration)
@@ -272,6 +300,7 @@ class Forecaster:
                 sampling=self.sampling,
                 series=keys,
                 max_context=self.max_context,
+                paths_at_once=self._paths_at_once,
             )
 
     def decode(

@@ -12,7 +12,7 @@ Letters: B series, T context steps, S sample paths, H horizon steps.
 
 import contextlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,13 @@ from kronos.forecasting.context import check_fits
 from kronos.forecasting.sampling import COARSE, FINE, Sampling, draw, draw_keys, horizon_keys
 from kronos.networks import Kronos
 from kronos.networks.predictor import DecodeState
+
+
+class Pass(NamedTuple):
+    """Paths of every series that are decoded together."""
+
+    first: int
+    paths: int
 
 
 class Step(NamedTuple):
@@ -58,19 +65,17 @@ def generate(
     T + H - 1 > max_context, before any work.
     """
     check_fits(s1.shape[1], future_stamp.shape[1], max_context)
-    total, horizon = sampling.sample_count, future_stamp.shape[1]
-    most = min(total, paths_at_once or total)
+    horizon, passes = future_stamp.shape[1], _passes(sampling.sample_count, paths_at_once)
     with _evaluating(model):
         time = model.time_emb(future_stamp)
-        state = model.prefill(s1, s2, stamp, paths=most, steps=horizon - 1, decode_rope=sampling.decode_rope)
-        passes = []
-        for first in range(0, total, most):
-            count = min(most, total - first)
+        state = model.prefill(s1, s2, stamp, paths=passes[0].paths, steps=horizon - 1, decode_rope=sampling.decode_rope)
+        found = []
+        for first, count in passes:
             if first:
                 state.restart(count, horizon - 1)
             keys = horizon_keys(sampling.seed, series, count, horizon, first)
-            passes.append(_collect(_steps(model, state, time, sampling, keys)))
-    return torch.cat([s1 for s1, _ in passes], dim=1), torch.cat([s2 for _, s2 in passes], dim=1)
+            found.append(_collect(_steps(model, state, time, sampling, keys)))
+    return _joined(found)
 
 
 @torch.inference_mode()
@@ -84,11 +89,14 @@ def generate_reference(
     sampling: Sampling,
     series: Tensor,
     max_context: int,
+    paths_at_once: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`generate` by the slow clear loop. A window longer than max_context slides: its oldest tokens are left out."""
+    given = (s1, s2, stamp, future_stamp)
+    settings: dict[str, Any] = {"sampling": sampling, "series": series, "max_context": max_context}
     with _evaluating(model):
-        steps = decode_reference(model, s1, s2, stamp, future_stamp, sampling=sampling, series=series, max_context=max_context)
-        return _collect(steps)
+        passes = _passes(sampling.sample_count, paths_at_once)
+        return _joined([_collect(decode_reference(model, *given, **settings, part=part)) for part in passes])
 
 
 @torch.inference_mode()
@@ -125,9 +133,11 @@ def decode_reference(
     sampling: Sampling,
     series: Tensor,
     max_context: int,
+    part: Pass | None = None,
 ) -> Iterator[Step]:
-    """The steps of `generate_reference`, H of them."""
-    paths, shape = sampling.sample_count, (len(s1), sampling.sample_count)
+    """The steps of `generate_reference`, H of them, of all paths or of a part."""
+    first, paths = part or Pass(0, sampling.sample_count)
+    shape = (len(s1), paths)
     s1, s2 = s1.repeat_interleave(paths, 0), s2.repeat_interleave(paths, 0)
     stamps = torch.cat((stamp, future_stamp), dim=1).repeat_interleave(paths, 0)
     for step in range(future_stamp.shape[1]):
@@ -135,14 +145,23 @@ def decode_reference(
         window = slice(max(end - max_context, 0), end)
         h = model.context(s1[:, window], s2[:, window], stamps[:, window])
         s1_logits = model.s1_logits(h[:, -1]).unflatten(0, shape)
-        next1 = draw(s1_logits, sampling, draw_keys(sampling.seed, series, paths, step, COARSE))
+        next1 = draw(s1_logits, sampling, draw_keys(sampling.seed, series, paths, step, COARSE, first))
         # What followed every position of the window: its tokens but for the first, and the one just drawn.
         s1 = torch.cat((s1, next1.view(-1, 1)), dim=1)
         queries = s1[:, window.start + 1 :]
         s2_logits = model.last_s2_logits(h, queries, sampling.decode_rope).unflatten(0, shape)
-        next2 = draw(s2_logits, sampling, draw_keys(sampling.seed, series, paths, step, FINE))
+        next2 = draw(s2_logits, sampling, draw_keys(sampling.seed, series, paths, step, FINE, first))
         s2 = torch.cat((s2, next2.view(-1, 1)), dim=1)
         yield Step(next1, next2, s1_logits, s2_logits)
+
+
+def _passes(total: int, at_once: int | None) -> list[Pass]:
+    most = min(total, at_once or total)
+    return [Pass(first, min(most, total - first)) for first in range(0, total, most)]
+
+
+def _joined(passes: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([s1 for s1, _ in passes], dim=1), torch.cat([s2 for _, s2 in passes], dim=1)
 
 
 @contextlib.contextmanager

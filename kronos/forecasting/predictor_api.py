@@ -56,7 +56,7 @@ class KronosPredictor:
         epsilon: EpsilonKind = "absolute",
         anchor: bool = True,
         seed: int = 0,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         """Moves both networks to `device` (None: a GPU where there is one), where they stay.

@@ -83,6 +83,11 @@ class RowPlan:
         """Rows that are not forecast, by reason."""
         return dict(sorted(Counter(r for r in self.reason.tolist() if r).items()))
 
+    def extent(self) -> tuple[int, int]:
+        """The longest context and the longest horizon of the rows to forecast; (1, 1) where there are none."""
+        todo = self.reason == ""
+        return (int(self.length[todo].max()), int(self.horizon[todo].max())) if todo.any() else (1, 1)
+
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """The rows to forecast, in an order that does not depend on the order of the rows asked for."""
         todo = np.flatnonzero(self.reason == "")
