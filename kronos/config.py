@@ -243,7 +243,7 @@ class InferenceConfig:
     only; auto: enumerated one step ahead, else sampled. The backtest finds it, and fits its calibration to it, the same way."""
     enumeration_mass: Share = 0.995
     """Enumerated: stop when the listed values hold this probability."""
-    enumeration_pairs: PositiveInt = 2048
+    enumeration_pairs: PositiveInt = 512
     """Enumerated: stop after this many values per row, whatever their probability (the manifest says what they hold)."""
     batch_size: PositiveInt | None = None
     """Series forecast at once; null: as many as fit into the memory that is free. No answer depends on it."""

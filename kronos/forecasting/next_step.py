@@ -42,7 +42,7 @@ class Enumeration:
 
     mass: float = 0.995
     """Stop when the listed pairs hold this probability."""
-    pairs: int = 2048
+    pairs: int = 512
     """Stop after this many pairs per series, whatever their mass."""
 
     def __post_init__(self) -> None:
