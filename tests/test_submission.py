@@ -442,6 +442,22 @@ def test_context_is_cut_so_that_the_horizon_fits(world: World) -> None:
     assert {row["Context"] for row in table(prob).values()} == {"35"}  # 35 + 30 - 1 = 64
 
 
+def test_one_step_ahead_is_enumerated_and_counted(world: World) -> None:
+    """A setting without effect, or an answer that hides how little of the probability it rests on."""
+    world.set(inference={"horizon": 1, "enumeration_pairs": 40})
+    _, listed, manifest = world.make()
+    assert manifest["enumerated"]["rows"] == len(NAMES)
+    assert 0 < manifest["enumerated"]["least_mass"] <= manifest["enumerated"]["mean_mass"] < 0.995
+    world.set(inference={"seed": 1})
+    assert world.make()[1] == listed, "no random number plays a part"
+    world.set(inference={"enumeration_pairs": 1, "enumeration_mass": 0.5})
+    assert {row["ProbUp"] for row in table(world.make()[1]).values()} <= {"0.0", "1.0"}
+    world.set(inference={"probability": "sampled"})
+    assert world.make()[2]["enumerated"] == {"rows": 0}
+    world.set(inference={"probability": "enumerated", "horizon": 3})
+    world.refuses("expected rows one step ahead to enumerate, found")
+
+
 def test_base_rate_counts_pairs_inside_a_ticker_before_the_date(tmp_path: Path) -> None:
     """Rises counted over the end of a ticker, or after the date, are another stock's or tomorrow's."""
     series = {"a": walk(DAYS[:50], 0), "b": walk(DAYS[20:23], 1), "c": walk(DAYS[30:80], 2)}
