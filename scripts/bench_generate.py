@@ -5,7 +5,8 @@
     python scripts/bench_generate.py --many 5000               5,000 series x 256 bars: one forward, P(rise) of the next bar;
                                                                measured on --measured 256 of them and scaled
 
-Prints the ceiling (matrix products, memory), then both ways of computing, then one JSON line. Weights are random: sampling is as
+Prints the ceiling (matrix products, memory), then both ways of computing and the share of the ceiling that the decode loop
+reaches, then one JSON line. --precision bf16: as on a GPU. Weights are random: sampling is as
 fast with any; the enumeration behind P(rise) is slowest with these, whose probabilities are nearly flat. The re-running loop is
 the published one: its window grows to the last step, and every step runs all of it. Steps at the first, middle and last length
 are measured, and scaled to all.
@@ -54,9 +55,9 @@ def best(action: Callable[[], object], device: str, repeats: int = 3) -> float:
     return min(found)
 
 
-def ceiling(device: str) -> Figures:
-    """What the machine does at best: float32 matrix products, and reading memory."""
-    a, big = torch.randn(2048, 2048, device=device), torch.ones(50_000_000, device=device)
+def ceiling(device: str, kind: torch.dtype) -> Figures:
+    """What the machine does at best: matrix products, and reading memory."""
+    a, big = torch.randn(2048, 2048, device=device, dtype=kind), torch.ones(50_000_000, device=device)
     products = 2 * 2048**3 / best(lambda: a @ a, device, 8) / 1e9
     return {"gemm_gflops": round(products), "memory_gb_s": round(0.2 / best(lambda: big.sum(), device, 8), 1)}
 
@@ -88,18 +89,42 @@ def rerun_seconds(model: Kronos, series: int, context: int, horizon: int, device
     return sum(each) / 3 * horizon
 
 
+def least_seconds(model: Kronos, size: tuple[int, int, int, int], figures: Figures, element: int) -> float:
+    """What the decode loop takes at least: weights, context and own keys and values read once a step, or the products.
+
+    size: series, paths, context, steps behind the first.
+    """
+    c, (series, paths, context, steps) = model.config, size
+    parts, token = cost.predictor_parameters(c), cost.cache_bytes_per_token(c, element)
+    weights, seen = sum(parts[name] for name in ("blocks", "dependency", "heads")), steps * (steps + 1) // 2
+    read = steps * (weights * element + series * context * token) + series * paths * seen * token
+    attended = (c.n_layers + 1) * 2 * c.d_model * (steps * context + seen)
+    products = 2 * series * paths * (steps * weights + attended)
+    return max(read / figures["memory_gb_s"], products / figures["gemm_gflops"]) / 1e9
+
+
 def compare(
-    model: Kronos, tokenizer: KronosTokenizer, series: int, context: int, horizon: int, paths: int, device: str
+    model: Kronos,
+    tokenizer: KronosTokenizer,
+    shape: tuple[int, int, int, int],
+    device: str,
+    figures: Figures,
+    kind: torch.dtype,
 ) -> Figures:
-    """Both ways on the same context: seconds of tokens, and end to end from arrays to prices."""
+    """Both ways on the same context: seconds of tokens, and arrays to prices. shape: series, bars, steps, paths."""
+    series, context, horizon, paths = shape
     given: dict[str, Any] = inputs(model, series, context, horizon, device)
     slow = rerun_seconds(model, series, context, horizon, device)
-    tokens, ends = {}, {}
+    tokens, ends, shares = {}, {}, {}
     for count in (1, paths):
         drawn = Sampling(sample_count=count)
         ours: dict[str, Any] = {**given, "sampling": drawn, "max_context": WINDOW}
         tokens[count] = best(functools.partial(generate, model, **ours), device)
-        own = Forecaster(model, tokenizer, device=device, max_context=WINDOW, sampling=drawn)
+        first = best(functools.partial(generate, model, **ours | {"future_stamp": given["future_stamp"][:, :1]}), device)
+        least = least_seconds(model, (series, count, context, horizon - 1), figures, kind.itemsize)
+        shares[count] = least / (tokens[count] - first)
+        autocast = None if kind == torch.float32 else kind
+        own = Forecaster(model, tokenizer, device=device, max_context=WINDOW, sampling=drawn, autocast=autocast)
         ends[count] = best(functools.partial(own.forecast, **arrays(given)), device)
     found = {
         "rerun_s": slow,
@@ -107,6 +132,8 @@ def compare(
         "ratio": slow / tokens[1],
         "paths_s": tokens[paths],
         "paths_ratio": tokens[paths] / tokens[1],
+        "decode_share": shares[1],
+        "decode_share_paths": shares[paths],
         "end_to_end_s": ends[1],
         "end_to_end_paths_s": ends[paths],
         "end_to_end_paths_ratio": ends[paths] / ends[1],
@@ -114,7 +141,8 @@ def compare(
     print(
         f"{context} + {horizon} steps, {series} series: re-running {slow:.2f} s, cached {tokens[1]:.3f} s: {found['ratio']:.1f} x"
     )
-    print(f"  {paths} paths: {tokens[paths]:.3f} s, {found['paths_ratio']:.1f} x one path", flush=True)
+    print(f"  {paths} paths: {tokens[paths]:.3f} s, {found['paths_ratio']:.1f} x one path")
+    print(f"  the decode loop alone reaches {shares[1]:.0%} of the ceiling, with {paths} paths {shares[paths]:.0%}", flush=True)
     print(
         f"  arrays to prices: one path {ends[1]:.3f} s, {paths} paths {ends[paths]:.3f} s, {ends[paths] / ends[1]:.1f} x",
         flush=True,
@@ -153,21 +181,27 @@ def main() -> None:
     options = cli.parser(__doc__ or "")
     options.add_argument("--preset", default="mini")
     options.add_argument("--device", default="cpu")
+    options.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the predictor")
     for name, default in {"series": 8, "paths": 32, "many": 0, "measured": 256}.items():
         options.add_argument(f"--{name}", type=int, default=default)
+    options.add_argument("--scenario", action="append", default=[], metavar="BARS+STEPS", help="instead of the two, e.g. 392+120")
     options.add_argument("--only-many", action="store_true", help="leave out the comparison with the re-running loop")
     given = options.parse_args()
     torch.manual_seed(0)
     bars, tokens = preset(given.preset)
     tokenizer, model = KronosTokenizer(**bars).eval().to(given.device), Kronos(**tokens).eval().to(given.device)
-    figures = ceiling(given.device)
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[given.precision]
+    figures = ceiling(given.device, kind)
     print(f"{given.preset} on {given.device}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"at best {figures['gemm_gflops']} GFLOP/s and {figures['memory_gb_s']} GB/s", flush=True)
-    for context, horizon in () if given.only_many else SCENARIOS:
-        figures |= compare(model, tokenizer, given.series, context, horizon, given.paths, given.device)
-    if given.many:
-        figures |= forward_many(model, tokenizer, given.many, given.measured, given.device)
-        figures |= next_step_many(model, tokenizer, given.many, given.measured, given.device)
+    asked = [tuple(map(int, text.split("+"))) for text in given.scenario] or SCENARIOS
+    with torch.autocast(given.device, dtype=torch.bfloat16, enabled=kind == torch.bfloat16):
+        for context, horizon in () if given.only_many else asked:
+            shape = (given.series, context, horizon, given.paths)
+            figures |= compare(model, tokenizer, shape, given.device, figures, kind)
+        if given.many:
+            figures |= forward_many(model, tokenizer, given.many, given.measured, given.device)
+            figures |= next_step_many(model, tokenizer, given.many, given.measured, given.device)
     print(json.dumps(figures))
 
 

@@ -259,6 +259,7 @@ def executed(base: Path) -> dict[str, list[object]]:
             "--batch",
             "2",
         ],
+        "scripts/bench_generate.py": ["--preset", "nano", "--series", "2", "--paths", "3", "--scenario", "40+4"],
         "scripts/bench_train.py": ["--preset", "nano", "--batch", "2", "--window", "33", "--pairs", "1", "--cpu"],
         "train_kaggle.sh": ["--config", base / "run.json", "--cpu", "--skip-existing", "--dry-run"],
     }
