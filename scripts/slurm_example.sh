@@ -11,7 +11,8 @@
 set -euo pipefail
 
 cd "${SLURM_SUBMIT_DIR:?start this with sbatch}"
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # not piped into head: closing the pipe early fails under pipefail
+first=${hosts%%$'\n'*}
 port=$((20000 + SLURM_JOB_ID % 10000)) # two jobs that share a machine need two ports
 
 where=(--multi-gpu)
