@@ -231,7 +231,7 @@ def _forecast_date(
     count = network.forecaster.sampling.sample_count
     closes, prob, reason = np.full((len(tickers), count), np.nan, np.float32), np.full(len(tickers), np.nan), plan.reason.copy()
     bar.update(int((reason != "").sum()))
-    for batch in plan.batches(_at_once(network, plan)):
+    for batch in plan.batches(network.forecaster.memory_plan(*plan.extent()).series):
         rises = find_rises(batch, network.forecaster, paths=True)
         closes[batch.rows], reason[batch.rows] = rises.closes, rises.reason
         prob[batch.rows] = uncertain(rises.prob_up, rises.mass, count)
@@ -241,10 +241,6 @@ def _forecast_date(
         with files.atomic(path) as temporary, temporary.open("wb") as handle:
             np.savez(handle, **vars(made))
     return made
-
-
-def _at_once(network: Network, plan: RowPlan) -> int:
-    return network.forecaster.memory_plan(*plan.extent()).series
 
 
 def closes_on(panel: Panel, forecasts: list[DateForecast]) -> NDArray[np.float32]:

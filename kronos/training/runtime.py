@@ -8,8 +8,9 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,8 @@ from kronos.config import Config
 from kronos.errors import KitError
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class PeerFailed(SystemExit):
@@ -58,20 +61,86 @@ class StopRequest:
         self.signal = number
 
 
-class Runtime:
-    """Rank, device and agreement of one process of a run.
+@dataclass
+class Processes:
+    """The processes of one run and how they agree. Every process has to make the same calls.
 
-    rank, world: this process and how many there are. is_main: it writes files and logs.
+    rank, world: this process and how many there are. control: the group that Python objects go through, None: the default one.
     """
+
+    rank: int = 0
+    world: int = 1
+    control: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes files and logs."""
+        return self.rank == 0
+
+    def gather(self, thing: Any) -> list[Any]:
+        """`thing` of every process, by rank."""
+        if self.world == 1:
+            return [thing]
+        things: list[Any] = [None] * self.world
+        dist.all_gather_object(things, thing, group=self.control)
+        return things
+
+    def on_main(self, action: Callable[[], Any]) -> Any:
+        """Run `action` on the main process while the others wait; returns its (picklable) result everywhere.
+
+        A user's error there is raised there; the others leave with `PeerFailed` instead of waiting for ever.
+        """
+        result, error = None, None
+        if self.is_main:
+            try:
+                result = action()
+            except (KitError, OSError) as caught:
+                error = caught
+        outcome: list[Any] = [error is not None, result]
+        if self.world > 1:
+            dist.broadcast_object_list(outcome, src=0, group=self.control)
+        if error is not None:
+            raise error
+        if outcome[0]:
+            raise PeerFailed
+        return outcome[1]
+
+    def together(self, action: Callable[[], Result]) -> Result:
+        """Run `action` on every process. A user's error on any ends all: one says it, the others leave with `PeerFailed`."""
+        result, error = None, None
+        try:
+            result = action()
+        except (KitError, OSError) as caught:
+            error = caught
+        failed = [rank for rank, bad in enumerate(self.gather(error is not None)) if bad]
+        if failed:
+            self.close()
+            if error is not None and self.rank == failed[0]:
+                raise error
+            raise PeerFailed
+        return result  # type: ignore[return-value]
+
+    def main_first(self, action: Callable[[], Result]) -> Result:
+        """Run `action` on the main process, then on the others, which find what it prepared: a download happens once."""
+        early = self.together(action if self.is_main else lambda: None)
+        late = self.together((lambda: None) if self.is_main else action)
+        return early if self.is_main else late  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class Runtime(Processes):
+    """Rank, device and agreement of one process of a training run."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.device = accelerator.device
-        self.rank = accelerator.process_index
-        self.world = accelerator.num_processes
-        self.is_main = accelerator.is_main_process
-        own = self.world > 1 and dist.get_backend() != "gloo"
-        self._control = dist.new_group(backend="gloo") if own else None
+        own = accelerator.num_processes > 1 and dist.get_backend() != "gloo"
+        control = dist.new_group(backend="gloo") if own else None
+        super().__init__(accelerator.process_index, accelerator.num_processes, control)
         self.stop = StopRequest()
 
     @classmethod
@@ -105,27 +174,14 @@ class Runtime:
             raise KitError(f"expected {asked} processes that know of each other, found {accelerator.num_processes}")
         return cls(accelerator)
 
-    def close(self) -> None:
-        """Leave the process group."""
-        if self.world > 1 and dist.is_initialized():
-            dist.destroy_process_group()
-
     # -- agreement -----------------------------------------------------------------------------------------------------
     def total(self, values: Sequence[float]) -> list[float]:
         """Sums over all processes, elementwise, in float64. Every process has to call it."""
         if self.world == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor, group=self._control)
+        dist.all_reduce(tensor, group=self.control)
         return tensor.tolist()
-
-    def gather(self, thing: Any) -> list[Any]:
-        """`thing` of every process, by rank."""
-        if self.world == 1:
-            return [thing]
-        things: list[Any] = [None] * self.world
-        dist.all_gather_object(things, thing, group=self._control)
-        return things
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """Sum of a tensor over all processes, on its device, without waiting for it."""
@@ -133,26 +189,6 @@ class Runtime:
             tensor = tensor.clone()
             dist.all_reduce(tensor)
         return tensor
-
-    def on_main(self, action: Callable[[], Any]) -> Any:
-        """Run `action` on the main process while the others wait; returns its (picklable) result everywhere.
-
-        A user's error there is raised there; the others leave with `PeerFailed` instead of waiting for ever.
-        """
-        result, error = None, None
-        if self.is_main:
-            try:
-                result = action()
-            except (KitError, OSError) as caught:
-                error = caught
-        outcome: list[Any] = [error is not None, result]
-        if self.world > 1:
-            dist.broadcast_object_list(outcome, src=0, group=self._control)
-        if error is not None:
-            raise error
-        if outcome[0]:
-            raise PeerFailed
-        return outcome[1]
 
 
 def precision(wanted: str, on_cpu: bool) -> str:

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -142,7 +141,7 @@ class _StageRun:
         done, resumed = self.runtime.on_main(self._earlier)
         if done:
             return "complete"
-        self.objective = self._after_main(lambda: build_objective(self.config, self.stage, tokenizer))
+        self.objective = self.runtime.main_first(lambda: build_objective(self.config, self.stage, tokenizer))
         self._choose_computation()
         self.progress = replace(resumed.progress) if resumed else Progress(facts=self.facts)
         reader = streams(self.config, self.data, self.store, self.runtime)
@@ -163,22 +162,11 @@ class _StageRun:
             self.runtime.on_main(lambda: check_compiler(self.runtime.device))
             self.objective.compile_training()
 
-    def _after_main(self, action: Callable[[], Any]) -> Any:
-        """Run on the main process first, then on the others: a download happens once."""
-        result = None
-
-        def first() -> None:
-            nonlocal result
-            result = action()
-
-        self.runtime.on_main(first)
-        return result if self.runtime.is_main else action()
-
     def _frozen_tokenizer(self) -> tuple[KronosTokenizer | None, str | None]:
         if self.stage == "tokenizer":
             return None, None
         source = self.runtime.on_main(lambda: tokenizer_source(self.config))
-        tokenizer = self._after_main(lambda: KronosTokenizer.from_pretrained(source))
+        tokenizer = self.runtime.main_first(lambda: KronosTokenizer.from_pretrained(source))
         if source == self.config.model_paths.pretrained_tokenizer:
             source = self.runtime.on_main(lambda: self._keep_tokenizer(tokenizer, source))
         return tokenizer, self.runtime.on_main(lambda: network_digest(tokenizer, source))
