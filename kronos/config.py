@@ -247,6 +247,8 @@ class InferenceConfig:
     """Enumerated: stop after this many values per row, whatever their probability (the manifest says what they hold)."""
     batch_size: PositiveInt | None = None
     """Series forecast at once; null: as many as fit into the memory that is free. No answer depends on it."""
+    cuda_graphs: bool = False
+    """A GPU repeats recorded decoding steps by itself: for small networks, whose steps take longer to call than to compute."""
     threshold: Share = 0.5
     """Rise when P(rise) is above this. At 0.5 a calibration may name another, see docs/evaluation.md."""
     calibration: Literal["auto", "off"] = "auto"

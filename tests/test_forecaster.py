@@ -289,6 +289,12 @@ def test_another_error_is_no_lack_of_memory() -> None:
         own.forecast(**inputs())
 
 
+def test_cuda_graphs_without_a_gpu_are_refused() -> None:
+    """A setting that is ignored leaves a user waiting for a speed that never comes."""
+    with pytest.raises(KitError, match=r"inference\.cuda_graphs: expected a GPU and overflow: cut, found a processor"):
+        make(cuda_graphs=True)
+
+
 def test_bad_input_is_refused_before_any_work() -> None:
     """NaN in, plausible numbers out: refused with the series that holds it."""
     given = inputs()

@@ -1,5 +1,6 @@
 """Cached generation: equal to the slow loop, the same whoever shares the batch, never sliding unnoticed."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from kronos.errors import KitError
 from kronos.forecasting.generate import decode, decode_reference, generate, generate_reference
-from kronos.forecasting.sampling import Sampling
+from kronos.forecasting.replay import ReplayedSteps
+from kronos.forecasting.sampling import Sampling, horizon_keys
 from kronos.networks import Kronos
 
 BATCH, CONTEXT, HORIZON = 4, 11, 6
@@ -73,6 +75,45 @@ def test_cache_equals_the_slow_loop(model: Kronos, sampling: Sampling) -> None:
         assert torch.equal(one.s1, other.s1) and torch.equal(one.s2, other.s2)
         torch.testing.assert_close(one.s1_logits, other.s1_logits, rtol=0, atol=1e-5)
         torch.testing.assert_close(one.s2_logits, other.s2_logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("visible", [1, 4, 64])
+def test_replayed_steps_are_the_same(model: Kronos, sampling: Sampling, visible: int) -> None:
+    """A recorded step counts on the device and masks what is not filled yet: one off, and it attends to stale memory."""
+    inputs = batch()
+    expected = generate(model, **inputs, sampling=sampling, max_context=64)
+    with torch.inference_mode():
+        keys = horizon_keys(sampling.seed, inputs["series"], sampling.sample_count, HORIZON)
+        context = (inputs["s1"], inputs["s2"], inputs["stamp"])
+        state = model.prefill(*context, paths=sampling.sample_count, steps=HORIZON, decode_rope=sampling.decode_rope)
+        for cache in (*state.blocks, state.dependency):
+            cache.own.fill_(torch.nan)  # as memory that nobody wrote may be
+        found = ReplayedSteps(model, state, model.time_emb(inputs["future_stamp"]), sampling, keys).run(visible)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_generation_by_replayed_steps(model: Kronos, at_once: int | None) -> None:
+    """Paths in several passes start from a clean state; one step has nothing to replay."""
+    for horizon in (1, HORIZON):
+        settings: dict[str, Any] = {**batch(horizon=horizon), "sampling": Sampling(sample_count=5), "max_context": 64}
+        expected = generate(model, **settings)
+        found = generate(model, **settings, paths_at_once=at_once, replayed=True)
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_recorded_steps_on_a_gpu(model: Kronos) -> None:
+    """A recording that misses an operation repeats the first bar for ever."""
+    network = copy.deepcopy(model).cuda()
+    for autocast in (False, True):
+        given: dict[str, Any] = {name: value.cuda() for name, value in batch(horizon=40).items()}
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            expected = generate(network, **given, sampling=Sampling(sample_count=3), max_context=64)
+            found = generate(network, **given, sampling=Sampling(sample_count=3), max_context=64, replayed=True)
+        same = sum((one == other).float().mean().item() for one, other in zip(found, expected, strict=True)) / 2
+        assert same > 0.9 if autocast else same == 1
 
 
 def test_tokens_have_the_promised_shape(model: Kronos) -> None:

@@ -5,6 +5,7 @@ In: the known bars of some series (price units), the calendar stamps of those ba
 Source: Kronos paper (arXiv 2508.02739), section 3.3, autoregressive inference.
 """
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -72,17 +73,23 @@ class Forecaster:
         published_statistics: bool = False,
         probability: Probability = "auto",
         enumeration: Enumeration | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         """Moves both networks to `device`. batch_size: series at once; None: what fits (`memory_plan`).
 
         overflow: what becomes of a context that does not fit beside the horizon (see `context`). anchor: paths start from the
         true last close (see `anchored`). published_statistics: normalise by `bars.published_stats`, not `window_stats`.
-        probability, enumeration: how `prob_up` finds it, and how far it looks.
+        probability, enumeration: how `prob_up` finds it, and how far it looks. cuda_graphs: a GPU repeats the decoding steps by
+        itself (`replay`).
 
-        Raises KitError when the two networks do not belong together.
+        Raises KitError when the two networks do not belong together, and on cuda_graphs without a GPU or with a sliding window.
         """
         check_pair(tokenizer, model)
         self.device = torch.device(device)
+        if cuda_graphs and (self.device.type != "cuda" or overflow == "slide"):
+            found = "a processor" if self.device.type != "cuda" else "overflow: slide, which keeps no cache"
+            raise KitError(f"inference.cuda_graphs: expected a GPU and overflow: cut, found {found}; set it to false")
+        self.cuda_graphs = cuda_graphs
         self.model = model.to(self.device)
         self.tokenizer = tokenizer.to(self.device)
         self.max_context = max_context
@@ -293,7 +300,8 @@ class Forecaster:
     ) -> tuple[Tensor, Tensor]:
         keys = torch.from_numpy(np.array(series, dtype=np.int64)).to(self.device)
         with self.precision():
-            way = generate_reference if slides(s1.shape[1], future_stamps.shape[1], self.max_context) else generate
+            cached = functools.partial(generate, replayed=self.cuda_graphs)
+            way = generate_reference if slides(s1.shape[1], future_stamps.shape[1], self.max_context) else cached
             return way(
                 self.model,
                 *(s1, s2, self.tensor(stamps), self.tensor(future_stamps)),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kronos.forecasting.context import check_fits
+from kronos.forecasting.replay import ReplayedSteps
 from kronos.forecasting.sampling import COARSE, FINE, Sampling, draw, draw_keys, horizon_keys
 from kronos.networks import Kronos
 from kronos.networks.predictor import DecodeState
@@ -55,26 +56,28 @@ def generate(
     series: Tensor,
     max_context: int,
     paths_at_once: int | None = None,
+    replayed: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Sample S paths of H bars for every series, with a key/value cache.
 
     s1, s2: (B, T) int64 tokens of the context; stamp: (B, T, 5), future_stamp: (B, H, 5) calendar fields.
     series: (B,) int64, names each series' random numbers: equal keys give equal paths. max_context: most tokens that
     the network sees at once. paths_at_once: most paths whose cache is held at a time, None: all; the context runs once
-    whatever it is. Returns s1, s2 (B, S, H) int64. Raises KitError when the window would have to slide,
-    T + H - 1 > max_context, before any work.
+    whatever it is. replayed: in steps that a GPU repeats by itself (`replay`); the same but for rounding. Returns s1, s2
+    (B, S, H) int64. Raises KitError when the window would have to slide, T + H - 1 > max_context, before any work.
     """
     check_fits(s1.shape[1], future_stamp.shape[1], max_context)
     horizon, passes = future_stamp.shape[1], _passes(sampling.sample_count, paths_at_once)
+    room = horizon if replayed else horizon - 1
     with _evaluating(model):
         time = model.time_emb(future_stamp)
-        state = model.prefill(s1, s2, stamp, paths=passes[0].paths, steps=horizon - 1, decode_rope=sampling.decode_rope)
+        state = model.prefill(s1, s2, stamp, paths=passes[0].paths, steps=room, decode_rope=sampling.decode_rope)
         found = []
         for first, count in passes:
             if first:
-                state.restart(count, horizon - 1)
-            keys = horizon_keys(sampling.seed, series, count, horizon, first)
-            found.append(_collect(_steps(model, state, time, sampling, keys)))
+                state.restart(count, room)
+            given = (model, state, time, sampling, horizon_keys(sampling.seed, series, count, horizon, first))
+            found.append(ReplayedSteps(*given).run() if replayed else _collect(_steps(*given)))
     return _joined(found)
 
 

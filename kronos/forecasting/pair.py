@@ -81,6 +81,7 @@ def load_forecaster(config: Config, pair: Pair) -> Forecaster:
         anchor=own.anchor == "last_close",
         probability=own.probability,
         enumeration=Enumeration(own.enumeration_mass, own.enumeration_pairs),
+        cuda_graphs=own.cuda_graphs,
     )
 
 

@@ -34,13 +34,15 @@ class SharedPrefixCache:
     """Keys and values of one attention while S paths of each series are decoded.
 
     The context is held once per series, whatever S: `keys`, `values` (B, H, T, E), keys transposed in memory. What the
-    paths add is held per path in a buffer of fixed size, `own` (2, B, H, S, steps, E), of which `filled` steps are valid.
+    paths add is held per path in a buffer of fixed size, `own` (2, B, H, S, steps, E), of which `filled` steps are valid;
+    of a cache whose shapes are fixed (`fix`), `filled` steps are looked at and `valid` (1,) of them count.
     """
 
     keys: Tensor
     values: Tensor
     own: Tensor
     filled: int = 0
+    valid: Tensor | None = None
 
     @classmethod
     def of(cls, keys: Tensor, values: Tensor, paths: int, steps: int) -> "SharedPrefixCache":
@@ -55,7 +57,15 @@ class SharedPrefixCache:
         batch, heads, _, width = self.keys.shape
         shape = (2, batch, heads, paths, steps, width)
         self.own = self.own if self.own.shape == shape else self.keys.new_empty(shape)
-        self.filled = 0
+        self.filled, self.valid = 0, None
+
+    def fix(self, visible: int) -> None:
+        """Look at the first `visible` steps from now on, mask those that are not filled yet, and count on the device: no shape
+        and no number on the host changes with a step any more."""
+        if self.valid is None:
+            self.own[..., self.filled :, :] = 0.0  # what is masked has weight 0, and 0 times a stray NaN is NaN
+            self.valid = torch.full((1,), self.filled, device=self.own.device)
+        self.filled = visible
 
     @property
     def own_keys(self) -> Tensor:
@@ -66,10 +76,14 @@ class SharedPrefixCache:
         return self.own[1]
 
     def append(self, keys_values: Tensor) -> None:
-        """Add n positions of every path; (B, S, n, 2, H, E)."""
-        count = keys_values.shape[2]
-        self.own[..., self.filled : self.filled + count, :] = keys_values.permute(3, 0, 4, 1, 2, 5)
-        self.filled += count
+        """Add n positions of every path, one where shapes are fixed; (B, S, n, 2, H, E)."""
+        count, added = keys_values.shape[2], keys_values.permute(3, 0, 4, 1, 2, 5)
+        if self.valid is not None:
+            self.own.index_copy_(-2, self.valid, added)
+            self.valid += 1
+        else:
+            self.own[..., self.filled : self.filled + count, :] = added
+            self.filled += count
 
     def attend(self, query: Tensor) -> Tensor:
         """Softmax attention (scaled already) of each path's last n positions, (B, S, n, H, E) -> (B, S, n, D).
@@ -86,16 +100,20 @@ class SharedPrefixCache:
         else:
             own_keys, own_values = (own.flatten(0, 2)[:, : self.filled] for own in self.own.unbind())
             own = torch.bmm(flat.reshape(-1, count, width), own_keys.transpose(1, 2))
-            if count > 1:
-                own = own.masked_fill(self._ahead(count), float("-inf"))
+            if (unseen := self._unseen(count)) is not None:
+                own = own.masked_fill(unseen, float("-inf"))
             weights = _softmax(torch.cat((scores, own.view(batch * heads, paths * count, -1)), dim=-1))
             shared, rest = weights.split((keys.shape[1], self.filled), dim=-1)
             mixed = torch.bmm(shared, values).view(-1, count, width)
             mixed = torch.baddbmm(mixed, rest.view(-1, count, self.filled), own_values)
         return mixed.view(batch, heads, paths, count, width).permute(0, 2, 3, 1, 4).flatten(-2)
 
-    def _ahead(self, count: int) -> Tensor:
-        """(n, filled): which of the path's positions lie after each of its last n."""
+    def _unseen(self, count: int) -> Tensor | None:
+        """(n or 1, filled): which of the path's positions lie after each of its last n; None: none does."""
+        if self.valid is not None:
+            return torch.arange(self.filled, device=self.own.device)[None] >= self.valid
+        if count == 1:
+            return None
         every = torch.ones(self.filled, self.filled, dtype=torch.bool, device=self.own.device)
         return every.triu(1)[-count:]
 
@@ -204,6 +222,8 @@ class PackedStack:
         self.turn = rotation(rope)
         self.caches: list[SharedPrefixCache] = []
         self.position = 0
+        self.at: Tensor | None = None
+        """(1,) `position` on the device, where shapes are fixed"""
 
     def prefill(self, x: Tensor, paths: int, steps: int) -> Tensor:
         """Run a context (B, T, D) and make room for `steps` positions of `paths` paths; (B, T, D)."""
@@ -217,12 +237,29 @@ class PackedStack:
         """Forget the paths; the context stays."""
         for cache in self.caches:
             cache.restart(paths, steps)
-        self.position = self.caches[0].keys.shape[2] if self.caches else 0
+        self.position, self.at = self.caches[0].keys.shape[2] if self.caches else 0, None
+
+    def fix(self, visible: int) -> None:
+        """Fix all shapes: see `SharedPrefixCache.fix`."""
+        if self.at is None:
+            self.at = torch.full((1,), self.position, device=self.turn.device)
+        for cache in self.caches:
+            cache.fix(visible)
+
+    def rows(self, table: Tensor, count: int = 1, back: int = 0) -> Tensor:
+        """A table's rows of the next n = `count` positions, (n, ...), or of those `back` positions before."""
+        if self.at is not None:
+            return table.index_select(0, self.at - back)
+        first = self.position - back
+        return table[first : first + count]
 
     def extend(self, x: Tensor) -> Tensor:
-        """The next n positions of every path, (B, S, n, D) -> (B, S, n, D)."""
-        here = self.turn[self.position : self.position + x.shape[2]]
-        self.position += x.shape[2]
+        """The next n positions of every path, (B, S, n, D) -> (B, S, n, D); n is 1 where shapes are fixed."""
+        here = self.rows(self.turn, x.shape[2])
+        if self.at is None:
+            self.position += x.shape[2]
+        else:
+            self.at += 1
         for block, cache in zip(self.blocks, self.caches, strict=True):
             x = block.extend(x, cache, here)
         return x

@@ -167,6 +167,17 @@ class DecodeState:
         self.dependency.restart(paths, steps)
         self.hidden = self.first.expand(-1, paths, -1)
 
+    def fix(self, visible: int) -> None:
+        """Fix all shapes and addresses for steps of one position: the first `visible` steps of the paths' room are looked at."""
+        if self.stack.at is None:
+            self.hidden = self.hidden.clone()
+        self.stack.fix(visible)
+        self.dependency.fix(visible)
+
+    def move(self, hidden: Tensor) -> None:
+        """The paths' last position is now `hidden`, (B, S, D)."""
+        self.hidden = hidden if self.stack.at is None else self.hidden.copy_(hidden)
+
 
 class Kronos(Pretrained[PredictorConfig], nn.Module):
     """Causal transformer over token pairs, with a dependency-aware second head.
@@ -294,8 +305,7 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         """
         query = state.queries[s1].unflatten(-1, (1, 1, DEPENDENCY_HEADS, -1))
         if state.turn is not None:
-            here = state.stack.position - 1
-            rotate_(query, state.turn[here : here + 1])
+            rotate_(query, state.stack.rows(state.turn, back=1))
         mixed = state.attention.out(state.dependency.attend(query[:, :, :, 0])).squeeze(2)
         return self.head.proj_s2(self.dep_layer.norm(state.hidden + mixed.float()))
 
@@ -315,11 +325,11 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
     @torch.no_grad()
     def advance(self, state: DecodeState, s1: Tensor, s2: Tensor, time: Tensor) -> Tensor:
         """`decode_many` with the bars' calendar embeddings (B, n, D) at hand."""
-        here = slice(state.stack.position, state.stack.position + s1.shape[2])
+        turn = None if state.turn is None else state.stack.rows(state.turn, s1.shape[2])
         x = state.tokens[0][s1].add_(state.tokens[1][s2]).add_(time[:, None])
         x = self.norm(state.stack.extend(x).float())
-        state.hidden = x[:, :, -1]
-        state.dependency.append(state.attention.project(x, None if state.turn is None else state.turn[here]))
+        state.move(x[:, :, -1])
+        state.dependency.append(state.attention.project(x, turn))
         return x
 
 
