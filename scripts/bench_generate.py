@@ -1,24 +1,29 @@
 #!/usr/bin/env python3
-"""How fast series are forecast, beside the loop that re-runs the window for every bar, and beside what the machine could do.
+"""How fast series are forecast, beside two loops that re-run the window for every bar, and beside what the machine could do.
 
     python scripts/bench_generate.py                           mini, 8 series: 256 + 30 and 400 + 120 steps, 1 and 32 paths
     python scripts/bench_generate.py --many 5000               5,000 series x 256 bars: one forward, P(rise) of the next bar;
                                                                measured on --measured 256 of them and scaled
 
-Prints the ceiling (matrix products, memory), then both ways of computing and the share of the ceiling that the decode loop
-reaches, then one JSON line. --precision bf16: as on a GPU. Weights are random: sampling is as
-fast with any; the enumeration behind P(rise) is slowest with these, whose probabilities are nearly flat. The re-running loop is
-the published one: its window grows to the last step, and every step runs all of it. Steps at the first, middle and last length
-are measured, and scaled to all.
+Prints the ceiling (matrix products, memory), then all ways of computing and the share of the ceiling that the decode loop
+reaches, then one JSON line. --precision bf16: as on a GPU, for all ways. Weights are random: sampling is as fast with any; the
+enumeration behind P(rise) is slowest with these, whose probabilities are nearly flat.
+
+Both loops keep no cache: every step runs the whole window, which grows to the last step, anew for every path. Measured with one.
+* re-running (`rerun_s`, `ratio`): the kit's own, `generate_reference`: its fast norms and rotation, the first head on the last
+  position only, the dependency layer on all positions as in training, its own random numbers.
+* published (`published_s`, `published_ratio`): `PlainPredictor.generate`, the loop of the published code: plain modules, both
+  heads on all positions, the dependency layer with one query, torch.multinomial.
+Two steps at the first, middle and last length are measured, and scaled to all. Everything of a scenario is called in turn, for
+some rounds, and the fastest call of each counts: a slow minute slows all of them.
 """
 
 import functools
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
 
@@ -31,6 +36,8 @@ from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.generate import generate, generate_reference
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer, cost, preset
+from kronos.planning.measure import seconds
+from kronos.planning.plain import PlainPredictor
 
 WINDOW = 4096
 """Longer than any window here: nothing is cut, nothing slides."""
@@ -38,21 +45,33 @@ SCENARIOS = ((256, 30), (400, 120))
 """Bars of context, steps."""
 AT_ONCE = 64
 """Series of one batch of many."""
+ROUNDS = 4
+"""Calls of everything that is compared."""
 
 Figures = dict[str, float]
+Action = Callable[[], object]
 
 
-def best(action: Callable[[], object], device: str, repeats: int = 3) -> float:
+class Shape(NamedTuple):
+    """What is compared."""
+
+    series: int
+    context: int
+    """bars"""
+    horizon: int
+    """steps"""
+    paths: int
+
+
+def in_turn(actions: dict[str, Action], device: str) -> Figures:
+    """Seconds of the fastest call of each; every round calls all of them once."""
+    rounds = [{name: seconds(action, torch.device(device)) for name, action in actions.items()} for _ in range(ROUNDS)]
+    return {name: min(found[name] for found in rounds) for name in actions}
+
+
+def best(action: Action, device: str, repeats: int) -> float:
     """Seconds of the fastest of a few calls."""
-    wait = torch.cuda.synchronize if device != "cpu" else lambda: None
-    found = []
-    for _ in range(repeats):
-        wait()
-        started = time.perf_counter()
-        action()
-        wait()
-        found.append(time.perf_counter() - started)
-    return min(found)
+    return min(seconds(action, torch.device(device)) for _ in range(repeats))
 
 
 def ceiling(device: str, kind: torch.dtype) -> Figures:
@@ -80,13 +99,28 @@ def arrays(given: dict[str, torch.Tensor]) -> dict[str, Any]:
     return {"bars": bars} | {own: given[name].cpu().numpy() for own, name in names.items()}
 
 
-def rerun_seconds(model: Kronos, series: int, context: int, horizon: int, device: str) -> float:
-    """The re-running loop over all steps, from two steps at each of three lengths."""
-    each = []
-    for length in (context, context + horizon // 2, context + horizon - 2):
-        again: dict[str, Any] = {**inputs(model, series, length, 2, device), "sampling": Sampling(), "max_context": WINDOW}
-        each.append(best(functools.partial(generate_reference, model, **again), device, 2) / 2)
-    return sum(each) / 3 * horizon
+def rerun_actions(model: Kronos, shape: Shape, device: str) -> dict[str, Action]:
+    """Two steps of both re-running loops at the first, middle and last length."""
+    plain, actions = PlainPredictor(model).eval().to(device), dict[str, Action]()
+    context, horizon = shape.context, shape.horizon
+    for place, length in enumerate((context, context + horizon // 2, context + horizon - 2)):
+        given: dict[str, Any] = inputs(model, shape.series, length, 2, device)
+        own = given | {"sampling": Sampling(), "max_context": WINDOW}
+        actions[f"rerun {place}"] = functools.partial(generate_reference, model, **own)
+        del given["series"]
+        actions[f"published {place}"] = functools.partial(plain.generate, **given, max_context=WINDOW)
+    return actions
+
+
+def cached_actions(forecaster: Forecaster, given: dict[str, Any], count: int) -> dict[str, Action]:
+    """With `count` paths: all tokens, those of the first step, and arrays to prices."""
+    model, first = forecaster.model, given | {"future_stamp": given["future_stamp"][:, :1]}
+    drawn: dict[str, Any] = {"sampling": forecaster.sampling, "max_context": WINDOW}
+    return {
+        f"tokens {count}": functools.partial(generate, model, **given, **drawn),
+        f"first {count}": functools.partial(generate, model, **first, **drawn),
+        f"end to end {count}": functools.partial(forecaster.forecast, **arrays(given)),
+    }
 
 
 def least_seconds(model: Kronos, size: tuple[int, int, int, int], figures: Figures, element: int) -> float:
@@ -103,51 +137,51 @@ def least_seconds(model: Kronos, size: tuple[int, int, int, int], figures: Figur
     return max(read / figures["memory_gb_s"], products / figures["gemm_gflops"]) / 1e9
 
 
-def compare(
-    model: Kronos,
-    tokenizer: KronosTokenizer,
-    shape: tuple[int, int, int, int],
-    device: str,
-    figures: Figures,
-    kind: torch.dtype,
-) -> Figures:
-    """Both ways on the same context: seconds of tokens, and arrays to prices. shape: series, bars, steps, paths."""
-    series, context, horizon, paths = shape
-    given: dict[str, Any] = inputs(model, series, context, horizon, device)
-    slow = rerun_seconds(model, series, context, horizon, device)
-    tokens, ends, shares = {}, {}, {}
-    for count in (1, paths):
-        drawn = Sampling(sample_count=count)
-        ours: dict[str, Any] = {**given, "sampling": drawn, "max_context": WINDOW}
-        tokens[count] = best(functools.partial(generate, model, **ours), device)
-        first = best(functools.partial(generate, model, **ours | {"future_stamp": given["future_stamp"][:, :1]}), device)
-        least = least_seconds(model, (series, count, context, horizon - 1), figures, kind.itemsize)
-        shares[count] = least / (tokens[count] - first)
-        autocast = None if kind == torch.float32 else kind
-        own = Forecaster(model, tokenizer, device=device, max_context=WINDOW, sampling=drawn, autocast=autocast)
-        ends[count] = best(functools.partial(own.forecast, **arrays(given)), device)
-    found = {
-        "rerun_s": slow,
-        "cached_s": tokens[1],
-        "ratio": slow / tokens[1],
-        "paths_s": tokens[paths],
-        "paths_ratio": tokens[paths] / tokens[1],
-        "decode_share": shares[1],
-        "decode_share_paths": shares[paths],
-        "end_to_end_s": ends[1],
-        "end_to_end_paths_s": ends[paths],
-        "end_to_end_paths_ratio": ends[paths] / ends[1],
+def measure(model: Kronos, tokenizer: KronosTokenizer, shape: Shape, device: str, kind: torch.dtype) -> Figures:
+    """Seconds of all ways on the same context, one path and many."""
+    given: dict[str, Any] = inputs(model, *shape[:3], device)
+    autocast = None if kind == torch.float32 else kind
+    own = functools.partial(Forecaster, model, tokenizer, device=device, max_context=WINDOW, autocast=autocast)
+    one, many = (cached_actions(own(sampling=Sampling(sample_count=n)), given, n) for n in (1, shape.paths))
+    return in_turn(one | rerun_actions(model, shape, device) | many, device)
+
+
+def summary(model: Kronos, shape: Shape, took: Figures, figures: Figures, element: int) -> Figures:
+    """The published figures of a scenario from what everything took; figures: the ceiling."""
+    horizon, (one, many) = shape.horizon, (took[f"tokens {n}"] for n in (1, shape.paths))
+    rerun, published = (sum(took[f"{loop} {place}"] for place in range(3)) / 6 * horizon for loop in ("rerun", "published"))
+    ends = [took[f"end to end {n}"] for n in (1, shape.paths)]
+    shares = []
+    for count in (1, shape.paths):
+        least = least_seconds(model, (shape.series, count, shape.context, horizon - 1), figures, element)
+        shares.append(least / (took[f"tokens {count}"] - took[f"first {count}"]))
+    return {
+        "rerun_s": rerun,
+        "published_s": published,
+        "cached_s": one,
+        "ratio": rerun / one,
+        "published_ratio": published / one,
+        "paths_s": many,
+        "paths_ratio": many / one,
+        "decode_share": shares[0],
+        "decode_share_paths": shares[1],
+        "end_to_end_s": ends[0],
+        "end_to_end_paths_s": ends[1],
+        "end_to_end_paths_ratio": ends[1] / ends[0],
     }
-    print(
-        f"{context} + {horizon} steps, {series} series: re-running {slow:.2f} s, cached {tokens[1]:.3f} s: {found['ratio']:.1f} x"
-    )
-    print(f"  {paths} paths: {tokens[paths]:.3f} s, {found['paths_ratio']:.1f} x one path")
-    print(f"  the decode loop alone reaches {shares[1]:.0%} of the ceiling, with {paths} paths {shares[paths]:.0%}", flush=True)
-    print(
-        f"  arrays to prices: one path {ends[1]:.3f} s, {paths} paths {ends[paths]:.3f} s, {ends[paths] / ends[1]:.1f} x",
-        flush=True,
-    )
-    return {f"{name}_{context}_{horizon}": round(value, 3) for name, value in found.items()}
+
+
+def report(shape: Shape, f: Figures) -> None:
+    """A scenario for people."""
+    series, context, horizon, paths = shape
+    print(f"{context} + {horizon} steps, {series} series: cached {f['cached_s']:.3f} s")
+    print(f"  re-running loop {f['rerun_s']:.2f} s: {f['ratio']:.1f} x; published loop {f['published_s']:.2f} s", end="")
+    print(f": {f['published_ratio']:.1f} x")
+    print(f"  {paths} paths: {f['paths_s']:.3f} s, {f['paths_ratio']:.1f} x one path")
+    print(f"  the decode loop alone reaches {f['decode_share']:.0%} of the ceiling, with {paths} paths", end="")
+    print(f" {f['decode_share_paths']:.0%}")
+    print(f"  arrays to prices: one path {f['end_to_end_s']:.3f} s, {paths} paths {f['end_to_end_paths_s']:.3f} s", end="")
+    print(f", {f['end_to_end_paths_ratio']:.1f} x", flush=True)
 
 
 def forward_many(model: Kronos, tokenizer: KronosTokenizer, many: int, measured: int, device: str) -> Figures:
@@ -160,21 +194,19 @@ def forward_many(model: Kronos, tokenizer: KronosTokenizer, many: int, measured:
             with torch.inference_mode():
                 model.s1_logits(model.prefill(*seen, paths=1, steps=0).hidden)
 
-    seconds = best(forward, device, 1) * many / (-(-measured // AT_ONCE) * AT_ONCE)
-    rate = cost.predictor_flops(model.config, tokenizer.config, 257)["blocks"].forward * many / seconds / 1e9
-    print(
-        f"one forward of {many} series x 256 bars: {seconds:.1f} s, measured on {measured}; its blocks alone: {rate:.0f} GFLOP/s"
-    )
-    return {f"forward_{many}_s": round(seconds, 1)}
+    took = best(forward, device, 1) * many / (-(-measured // AT_ONCE) * AT_ONCE)
+    rate = cost.predictor_flops(model.config, tokenizer.config, 257)["blocks"].forward * many / took / 1e9
+    print(f"one forward of {many} series x 256 bars: {took:.1f} s, measured on {measured}; its blocks alone: {rate:.0f} GFLOP/s")
+    return {f"forward_{many}_s": round(took, 1)}
 
 
 def next_step_many(model: Kronos, tokenizer: KronosTokenizer, many: int, measured: int, device: str) -> Figures:
     """P(rise) of the next bar after 256 of them, arrays to probabilities."""
     given = arrays(inputs(model, measured, 256, 1, device))
     own = Forecaster(model, tokenizer, device=device, max_context=WINDOW)
-    seconds = best(lambda: own.next_step(**given), device, 1) * many / measured
-    print(f"P(rise) of the next bar of {many} series x 256 bars: {seconds:.1f} s, measured on {measured}", flush=True)
-    return {f"next_step_{many}_s": round(seconds, 1)}
+    took = best(lambda: own.next_step(**given), device, 1) * many / measured
+    print(f"P(rise) of the next bar of {many} series x 256 bars: {took:.1f} s, measured on {measured}", flush=True)
+    return {f"next_step_{many}_s": round(took, 1)}
 
 
 def main() -> None:
@@ -185,7 +217,7 @@ def main() -> None:
     for name, default in {"series": 8, "paths": 32, "many": 0, "measured": 256}.items():
         options.add_argument(f"--{name}", type=int, default=default)
     options.add_argument("--scenario", action="append", default=[], metavar="BARS+STEPS", help="instead of the two, e.g. 392+120")
-    options.add_argument("--only-many", action="store_true", help="leave out the comparison with the re-running loop")
+    options.add_argument("--only-many", action="store_true", help="leave out the comparison with the re-running loops")
     given = options.parse_args()
     torch.manual_seed(0)
     bars, tokens = preset(given.preset)
@@ -197,8 +229,10 @@ def main() -> None:
     asked = [tuple(map(int, text.split("+"))) for text in given.scenario] or SCENARIOS
     with torch.autocast(given.device, dtype=torch.bfloat16, enabled=kind == torch.bfloat16):
         for context, horizon in () if given.only_many else asked:
-            shape = (given.series, context, horizon, given.paths)
-            figures |= compare(model, tokenizer, shape, given.device, figures, kind)
+            shape = Shape(given.series, context, horizon, given.paths)
+            found = summary(model, shape, measure(model, tokenizer, shape, given.device, kind), figures, kind.itemsize)
+            report(shape, found)
+            figures |= {f"{name}_{context}_{horizon}": round(value, 3) for name, value in found.items()}
         if given.many:
             figures |= forward_many(model, tokenizer, given.many, given.measured, given.device)
             figures |= next_step_many(model, tokenizer, given.many, given.measured, given.device)

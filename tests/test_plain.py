@@ -1,14 +1,18 @@
-"""The plain loop computes what the kit computes, so that their speeds can be compared."""
+"""The plain loops compute what the kit computes, so that their speeds can be compared."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from test_generate import CONFIG, batch
 from test_objectives import batch_of, predictor_objective, tokenizer
 from tiny import PREDICTOR
 
+from kronos.forecasting.generate import generate_reference
+from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos
 from kronos.planning.plain import PlainPredictor, PlainStage, PlainTokenizer
 
@@ -35,6 +39,42 @@ def test_predictor() -> None:
     plain = PlainPredictor(net, sampled=False)
     ours = gradients(net, net.loss(s1, s2, batch["stamp"]).total)
     torch.testing.assert_close(gradients(plain, plain.loss(s1, s2, batch["stamp"])), ours, rtol=1e-4, atol=1e-6)
+
+
+def generators() -> tuple[Kronos, PlainPredictor]:
+    """Sharper than fresh networks, so that their likeliest tokens depend on what they have seen; dropout set, but off."""
+    torch.manual_seed(0)
+    network = Kronos(**CONFIG)
+    for parameter in network.parameters():
+        parameter.data.mul_(1.25)
+    return network.eval(), PlainPredictor(network).eval()
+
+
+@pytest.mark.parametrize("paths", [1, 3])
+@pytest.mark.parametrize("max_context", [64, 9])
+def test_published_generation(paths: int, max_context: int) -> None:
+    """A baseline that computes something else makes a ratio meaningless: the likeliest tokens are those of the reference loop,
+    decoding as published, series by series, also where the window slides (11 tokens of context)."""
+    network, plain = generators()
+    given = batch()
+    likeliest = Sampling(temperature=0, sample_count=paths, decode_rope="original")
+    expected = generate_reference(network, **given, sampling=likeliest, max_context=max_context)
+    del given["series"]
+    found = plain.generate(**given, paths=paths, temperature=0, max_context=max_context)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(len(tokens[:, 0].unique(dim=0)) == len(tokens) for tokens in found), "all series alike would hide a mistake"
+    cold = plain.generate(**given, paths=paths, temperature=1e-4, max_context=max_context)
+    assert all(torch.equal(a, b) for a, b in zip(found, cold, strict=True))
+
+
+def test_published_generation_draws() -> None:
+    """A baseline whose paths are one path, or whose tokens nothing can decode, would be no forecast."""
+    given = batch()
+    del given["series"]
+    torch.manual_seed(0)
+    for tokens, bits in zip(generators()[1].generate(**given, paths=5), (CONFIG["s1_bits"], CONFIG["s2_bits"]), strict=True):
+        assert tokens.shape == (4, 5, 6) and tokens.min() >= 0 and tokens.max() < 2**bits
+        assert all(len(series.unique(dim=0)) == 5 for series in tokens)
 
 
 def test_stages_learn() -> None:

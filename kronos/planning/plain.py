@@ -1,12 +1,13 @@
-"""The plain training loop: what a straightforward float32 trainer does, one obvious operation after another.
+"""The plain loops: how a straightforward program trains and generates, one obvious operation after another.
 
-In: networks of `kronos.networks`, whose weights it copies. Out: a step to be timed. It is what `scripts/bench_train.py` measures
-the kit's loop against, and the slow clear version that `tests/test_plain.py` compares it with; nothing trains with it.
+In: networks of `kronos.networks`, whose weights they copy. Out: a training step, and sampled tokens, to be timed. They are what
+`scripts/bench_train.py` and `scripts/bench_generate.py` measure the kit's loops against, and the slow clear versions that
+`tests/test_plain.py` compares these with; nothing trains or forecasts with them.
 
-As published trainers do it: norms, rotation and feed-forward in separate operations, torch's attention kernel (theirs, too),
-two decoder passes, the s1 of the second head sampled with multinomial, losses over both heads' whole logits, AdamW parameter by
-parameter, and the loss read (`.item()`) after every step.
-Source: the public training code of Kronos, described in our words; formulas of `networks`.
+As published, norms, rotation and feed-forward are separate operations, and the attention kernel is torch's. Training: two decoder
+passes, the s1 of the second head sampled with multinomial, losses over both heads' whole logits, AdamW parameter by parameter,
+and the loss read (`.item()`) after every step. Generation: `PlainPredictor.generate`.
+Source: the public training and generation code of Kronos, described in our words; formulas of `networks`.
 """
 
 from typing import Any
@@ -64,13 +65,13 @@ class PlainAttention(nn.Module):
         self.rotary = PlainRotary(width // heads)
         self.resid_dropout = nn.Dropout(resid_dropout_p)
 
-    def forward(self, query: Tensor, memory: Tensor) -> Tensor:
-        shape = (*query.shape[:2], self.heads, -1)
+    def forward(self, query: Tensor, memory: Tensor, causal: bool = True) -> Tensor:
+        """A single query rotates nothing: its angle, which turns the keys as well, is 0."""
         projected = (self.q_proj(query), self.k_proj(memory), self.v_proj(memory))
-        q, k, v = (p.view(shape).transpose(1, 2) for p in projected)
+        q, k, v = (p.view(*p.shape[:2], self.heads, -1).transpose(1, 2) for p in projected)
         q, k = self.rotary(q, k)
         p = self.attn_dropout_p if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=causal)
         return self.resid_dropout(self.out_proj(mixed.transpose(1, 2).contiguous().view(query.shape)))
 
 
@@ -166,22 +167,62 @@ class PlainPredictor(nn.Module):
         self.head = TokenHead(c.s1_bits, c.s2_bits, d)
         self.load_state_dict(network.state_dict())
 
-    def loss(self, s1: Tensor, s2: Tensor, stamp: Tensor) -> Tensor:
-        """Mean of both heads' cross entropies; s1, s2 (B, T), stamp (B, T, 5)."""
+    def context(self, s1: Tensor, s2: Tensor, stamp: Tensor) -> Tensor:
+        """Hidden states (B, T, D) after the last norm; s1, s2 (B, T), stamp (B, T, 5)."""
         embed, scale = self.embedding, self.norm.weight.shape[0] ** 0.5
-        pair = torch.cat((embed["emb_s1"](s1[:, :-1]) * scale, embed["emb_s2"](s2[:, :-1]) * scale), dim=-1)
-        h = self.token_dropout(embed["fusion_proj"](pair) + self.time_emb(stamp[:, :-1]))
+        pair = torch.cat((embed["emb_s1"](s1) * scale, embed["emb_s2"](s2) * scale), dim=-1)
+        h = self.token_dropout(embed["fusion_proj"](pair) + self.time_emb(stamp))
         for block in self.transformer:
             h = block(h)
-        h = self.norm(h)
+        normed: Tensor = self.norm(h)
+        return normed
+
+    def loss(self, s1: Tensor, s2: Tensor, stamp: Tensor) -> Tensor:
+        """Mean of both heads' cross entropies; s1, s2 (B, T), stamp (B, T, 5)."""
+        h = self.context(s1[:, :-1], s2[:, :-1], stamp[:, :-1])
         logits1 = self.head.proj_s1(h)
-        query = embed["emb_s1"](self._sample(logits1) if self.sampled else s1[:, 1:])
+        query = self.embedding["emb_s1"](self._sample(logits1) if self.sampled else s1[:, 1:])
         h = self.dep_layer["norm"](h + self.dep_layer["cross_attn"](query, h))
         losses = [
             F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten())
             for logits, target in ((logits1, s1), (self.head.proj_s2(h), s2))
         ]
         return (losses[0] + losses[1]) / 2
+
+    @torch.no_grad()
+    def generate(
+        self,
+        s1: Tensor,
+        s2: Tensor,
+        stamp: Tensor,
+        future_stamp: Tensor,
+        paths: int = 1,
+        temperature: float = 1.0,
+        max_context: int = 512,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens (B, S, H) of S paths by the published loop, in evaluation mode: every step runs the whole window of every path.
+
+        s1, s2: (B, T) int64; stamp (B, T, 5), future_stamp (B, H, 5). temperature 0: the likeliest token. A window longer than
+        max_context loses its oldest tokens. Both heads compute every position, and the last is used; the second head's attention
+        has one query, the s1 just drawn, which sees every position and is added to every position.
+        """
+        shape = (len(s1), paths, -1)
+        s1, s2, stamp, future_stamp = (given.repeat_interleave(paths, 0) for given in (s1, s2, stamp, future_stamp))
+        stamps, length = torch.cat((stamp, future_stamp), dim=1), s1.shape[1]
+        for end in range(length, stamps.shape[1]):
+            start = max(end - max_context, 0)
+            h = self.context(s1[:, start:], s2[:, start:], stamps[:, start:end])
+            s1 = torch.cat((s1, self._draw(self.head.proj_s1(h), temperature)), dim=1)
+            query = self.embedding["emb_s1"](s1[:, -1:])
+            h = self.dep_layer["norm"](h + self.dep_layer["cross_attn"](query, h, causal=False))
+            s2 = torch.cat((s2, self._draw(self.head.proj_s2(h), temperature)), dim=1)
+        return s1[:, length:].reshape(shape), s2[:, length:].reshape(shape)
+
+    @classmethod
+    def _draw(cls, logits: Tensor, temperature: float) -> Tensor:
+        """A token after the last position of (N, T, V) logits, (N, 1)."""
+        last = logits[:, -1:]
+        return last.argmax(-1) if temperature == 0 else cls._sample(last / temperature)
 
     @staticmethod
     def _sample(logits: Tensor) -> Tensor:
