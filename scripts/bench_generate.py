@@ -5,9 +5,9 @@
     python scripts/bench_generate.py --many 5000               5,000 series x 256 bars: one forward, P(rise) of the next bar;
                                                                measured on --measured 256 of them and scaled
 
-Prints the ceiling (matrix products, memory), then all ways of computing and the share of the ceiling that the decode loop
-reaches, then one JSON line. --precision bf16: as on a GPU, for all ways. Weights are random: sampling is as fast with any; the
-enumeration behind P(rise) is slowest with these, whose probabilities are nearly flat.
+Prints the ceiling (matrix products, memory), then all ways of computing and the share of the ceiling, measured again among
+them, that the decode loop reaches; then one JSON line. --precision bf16: as on a GPU, for all ways. Weights are random: sampling
+is as fast with any; the enumeration behind P(rise) is slowest with these, whose probabilities are nearly flat.
 
 Both loops keep no cache: every step runs the whole window, which grows to the last step, anew for every path. Measured with one.
 * re-running (`rerun_s`, `ratio`): the kit's own, `generate_reference`: its fast norms and rotation, the first head on the last
@@ -63,22 +63,21 @@ class Shape(NamedTuple):
     paths: int
 
 
-def in_turn(actions: dict[str, Action], device: str) -> Figures:
+def in_turn(actions: dict[str, Action], device: str, rounds: int = ROUNDS) -> Figures:
     """Seconds of the fastest call of each; every round calls all of them once."""
-    rounds = [{name: seconds(action, torch.device(device)) for name, action in actions.items()} for _ in range(ROUNDS)]
-    return {name: min(found[name] for found in rounds) for name in actions}
+    found = [{name: seconds(action, torch.device(device)) for name, action in actions.items()} for _ in range(rounds)]
+    return {name: min(took[name] for took in found) for name in actions}
 
 
-def best(action: Action, device: str, repeats: int) -> float:
-    """Seconds of the fastest of a few calls."""
-    return min(seconds(action, torch.device(device)) for _ in range(repeats))
-
-
-def ceiling(device: str, kind: torch.dtype) -> Figures:
+def ceiling_actions(device: str, kind: torch.dtype) -> dict[str, Action]:
     """What the machine does at best: matrix products, and reading memory."""
     a, big = torch.randn(2048, 2048, device=device, dtype=kind), torch.ones(50_000_000, device=device)
-    products = 2 * 2048**3 / best(lambda: a @ a, device, 8) / 1e9
-    return {"gemm_gflops": round(products), "memory_gb_s": round(0.2 / best(lambda: big.sum(), device, 8), 1)}
+    return {"products": lambda: a @ a, "memory": lambda: big.sum()}
+
+
+def ceiling(took: Figures) -> Figures:
+    """Rates of `ceiling_actions`."""
+    return {"gemm_gflops": round(2 * 2048**3 / took["products"] / 1e9), "memory_gb_s": round(0.2 / took["memory"], 1)}
 
 
 def inputs(model: Kronos, series: int, context: int, horizon: int, device: str) -> dict[str, torch.Tensor]:
@@ -143,19 +142,21 @@ def measure(model: Kronos, tokenizer: KronosTokenizer, shape: Shape, device: str
     autocast = None if kind == torch.float32 else kind
     own = functools.partial(Forecaster, model, tokenizer, device=device, max_context=WINDOW, autocast=autocast)
     one, many = (cached_actions(own(sampling=Sampling(sample_count=n)), given, n) for n in (1, shape.paths))
-    return in_turn(one | rerun_actions(model, shape, device) | many, device)
+    everything = ceiling_actions(device, kind) | one | rerun_actions(model, shape, device) | many
+    return in_turn(everything, device)
 
 
-def summary(model: Kronos, shape: Shape, took: Figures, figures: Figures, element: int) -> Figures:
-    """The published figures of a scenario from what everything took; figures: the ceiling."""
+def summary(model: Kronos, shape: Shape, took: Figures, element: int) -> Figures:
+    """The figures of a scenario from what everything took; element: bytes of a number."""
+    best = ceiling(took)
     horizon, (one, many) = shape.horizon, (took[f"tokens {n}"] for n in (1, shape.paths))
     rerun, published = (sum(took[f"{loop} {place}"] for place in range(3)) / 6 * horizon for loop in ("rerun", "published"))
     ends = [took[f"end to end {n}"] for n in (1, shape.paths)]
     shares = []
     for count in (1, shape.paths):
-        least = least_seconds(model, (shape.series, count, shape.context, horizon - 1), figures, element)
+        least = least_seconds(model, (shape.series, count, shape.context, horizon - 1), best, element)
         shares.append(least / (took[f"tokens {count}"] - took[f"first {count}"]))
-    return {
+    return best | {
         "rerun_s": rerun,
         "published_s": published,
         "cached_s": one,
@@ -179,7 +180,7 @@ def report(shape: Shape, f: Figures) -> None:
     print(f": {f['published_ratio']:.1f} x")
     print(f"  {paths} paths: {f['paths_s']:.3f} s, {f['paths_ratio']:.1f} x one path")
     print(f"  the decode loop alone reaches {f['decode_share']:.0%} of the ceiling, with {paths} paths", end="")
-    print(f" {f['decode_share_paths']:.0%}")
+    print(f" {f['decode_share_paths']:.0%} ({f['gemm_gflops']:.0f} GFLOP/s, {f['memory_gb_s']:.1f} GB/s)")
     print(f"  arrays to prices: one path {f['end_to_end_s']:.3f} s, {paths} paths {f['end_to_end_paths_s']:.3f} s", end="")
     print(f", {f['end_to_end_paths_ratio']:.1f} x", flush=True)
 
@@ -194,7 +195,7 @@ def forward_many(model: Kronos, tokenizer: KronosTokenizer, many: int, measured:
             with torch.inference_mode():
                 model.s1_logits(model.prefill(*seen, paths=1, steps=0).hidden)
 
-    took = best(forward, device, 1) * many / (-(-measured // AT_ONCE) * AT_ONCE)
+    took = seconds(forward, torch.device(device)) * many / (-(-measured // AT_ONCE) * AT_ONCE)
     rate = cost.predictor_flops(model.config, tokenizer.config, 257)["blocks"].forward * many / took / 1e9
     print(f"one forward of {many} series x 256 bars: {took:.1f} s, measured on {measured}; its blocks alone: {rate:.0f} GFLOP/s")
     return {f"forward_{many}_s": round(took, 1)}
@@ -204,7 +205,7 @@ def next_step_many(model: Kronos, tokenizer: KronosTokenizer, many: int, measure
     """P(rise) of the next bar after 256 of them, arrays to probabilities."""
     given = arrays(inputs(model, measured, 256, 1, device))
     own = Forecaster(model, tokenizer, device=device, max_context=WINDOW)
-    took = best(lambda: own.next_step(**given), device, 1) * many / measured
+    took = seconds(lambda: own.next_step(**given), torch.device(device)) * many / measured
     print(f"P(rise) of the next bar of {many} series x 256 bars: {took:.1f} s, measured on {measured}", flush=True)
     return {f"next_step_{many}_s": round(took, 1)}
 
@@ -223,14 +224,14 @@ def main() -> None:
     bars, tokens = preset(given.preset)
     tokenizer, model = KronosTokenizer(**bars).eval().to(given.device), Kronos(**tokens).eval().to(given.device)
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[given.precision]
-    figures = ceiling(given.device, kind)
+    figures = ceiling(in_turn(ceiling_actions(given.device, kind), given.device, 8))
     print(f"{given.preset} on {given.device}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"at best {figures['gemm_gflops']} GFLOP/s and {figures['memory_gb_s']} GB/s", flush=True)
     asked = [tuple(map(int, text.split("+"))) for text in given.scenario] or SCENARIOS
     with torch.autocast(given.device, dtype=torch.bfloat16, enabled=kind == torch.bfloat16):
         for context, horizon in () if given.only_many else asked:
             shape = Shape(given.series, context, horizon, given.paths)
-            found = summary(model, shape, measure(model, tokenizer, shape, given.device, kind), figures, kind.itemsize)
+            found = summary(model, shape, measure(model, tokenizer, shape, given.device, kind), kind.itemsize)
             report(shape, found)
             figures |= {f"{name}_{context}_{horizon}": round(value, 3) for name, value in found.items()}
         if given.many:
