@@ -11,7 +11,7 @@ is as fast with any; the enumeration behind P(rise) is slowest with these, whose
 
 Both loops keep no cache: every step runs the whole window, which grows to the last step, anew for every path. Measured with one.
 * re-running (`rerun_s`, `ratio`): the kit's own, `generate_reference`: its fast norms and rotation, the first head on the last
-  position only, the dependency layer on all positions as in training, its own random numbers.
+  position only, the second head and the dependency layer on all positions as in training, its own random numbers.
 * published (`published_s`, `published_ratio`): `PlainPredictor.generate`, the loop of the published code: plain modules, both
   heads on all positions, the dependency layer with one query, torch.multinomial.
 Two steps at the first, middle and last length are measured, and scaled to all. Everything of a scenario is called in turn, for
