@@ -3,13 +3,16 @@
 
 Both train the same networks on the same windows in turn, a step each, so that a machine that is busy now and then slows both.
 The plain loop is `kronos/planning/plain.py`. The peak is a GPU's from the table of devices, else that of a large float32 matrix
-product measured in between. --memory compares predicted with measured memory instead. One JSON line last.
+product measured in between. --processes N: the kit's step is shared by N processes on the processor, the plain loop stays one
+with all threads. --memory compares predicted with measured memory instead. One JSON line last.
 """
 
 import argparse
 import json
 import statistics
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import torch
 
 from kronos import cli
 from kronos.config import Config
+from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer, cost
 from kronos.networks.presets import PRESETS, preset
 from kronos.planning.devices import matmul_rate, this_gpu
@@ -27,9 +31,12 @@ from kronos.planning.measure import peak_bytes, seconds
 from kronos.planning.plain import PlainStage
 from kronos.planning.plan import memory_of, stage_flops
 from kronos.planning.probe import Networks, ProbedStage, random_batch
+from kronos.planning.processes import crew
 from kronos.training.runtime import allow_tf32, precision
 
 Row = dict[str, Any]
+Batch = dict[str, torch.Tensor]
+Step = Callable[[], object]
 
 
 def networks_of(name: str) -> Networks:
@@ -45,7 +52,8 @@ def config_of(given: argparse.Namespace, recompute: bool | None = None) -> Confi
         compile=given.compile,
         use_checkpoint=given.checkpoint if recompute is None else recompute,
     )
-    return replace(Config(), data=data, training=training)
+    distributed = replace(Config().distributed, num_processes=given.processes, use_ddp=given.processes > 1)
+    return replace(Config(), data=data, training=training, distributed=distributed)
 
 
 def peak_rate(device: torch.device, kind: str) -> float:
@@ -61,24 +69,42 @@ def tf32(device: torch.device, allowed: bool) -> None:
         allow_tf32(allowed)
 
 
-def speed(given: argparse.Namespace, stage: Any, device: torch.device, kind: str) -> Row:
-    """A step of the kit and a step of the plain loop in turn; medians, and the median of their ratios."""
-    networks = networks_of(given.preset)
-    ours = ProbedStage(config_of(given), stage, networks, device, kind)
+@contextmanager
+def kit_step(config: Config, stage: Any, networks: Networks, device: torch.device, kind: str, batch: Batch) -> Iterator[Step]:
+    """A step of the kit: in this process, or shared by several."""
+    if config.distributed.num_processes > 1:
+        with crew(config, stage, networks, kind, batch) as together:
+            yield together.step
+    else:
+        run = ProbedStage(config, stage, networks, device, kind)
+        yield lambda: run.step(batch)
+
+
+def plain_step(config: Config, stage: Any, networks: Networks, device: torch.device, batch: Batch) -> Step:
+    """A step of the plain loop."""
     tokenizer = KronosTokenizer(**asdict(networks[0]))
     predictor = None if stage == "tokenizer" else Kronos(**asdict(networks[1]))
-    plain = PlainStage(tokenizer, predictor, ours.clip).to(device)
+    t = config.training
+    plain = PlainStage(tokenizer, predictor, t.predictor_grad_clip if predictor else t.tokenizer_grad_clip).to(device)
+    return lambda: plain.step(batch)
+
+
+def speed(given: argparse.Namespace, stage: Any, device: torch.device, kind: str) -> Row:
+    """A step of the kit and a step of the plain loop in turn; medians, and the median of their ratios."""
+    networks, config = networks_of(given.preset), config_of(given)
     batch = random_batch(given.batch, given.window, device)
-    for _ in range(2):
-        ours.step(batch)
-        plain.step(batch)
+    plain = plain_step(config, stage, networks, device, batch)
     times, peaks = [], []
-    for _ in range(given.pairs):
-        tf32(device, True)
-        fast = seconds(lambda: ours.step(batch), device)
-        peaks.append(peak_rate(device, kind))
-        tf32(device, False)
-        times.append((fast, seconds(lambda: plain.step(batch), device)))
+    with kit_step(config, stage, networks, device, kind, batch) as ours:
+        for _ in range(2):
+            ours()
+            plain()
+        for _ in range(given.pairs):
+            tf32(device, True)
+            fast = seconds(ours, device)
+            peaks.append(peak_rate(device, kind))
+            tf32(device, False)
+            times.append((fast, seconds(plain, device)))
     took, slow = (statistics.median(column) for column in zip(*times, strict=True))
     rate = cost.total(stage_flops(stage, networks, given.window)).total * given.batch / took
     return {
@@ -115,11 +141,14 @@ def main() -> None:
     arguments.add_argument("--precision", choices=["auto", "no", "fp16", "bf16"], default="auto")
     arguments.add_argument("--compile", action="store_true", help="training.compile")
     arguments.add_argument("--checkpoint", action="store_true", help="training.use_checkpoint")
+    arguments.add_argument("--processes", type=int, default=1, help="that share each step of the kit on the processor")
     arguments.add_argument("--pairs", type=int, default=5, help="timed steps of each of the two")
     arguments.add_argument("--cpu", action="store_true", help="the processor, also where there is a GPU")
     arguments.add_argument("--memory", action="store_true", help="memory, predicted and measured, instead of speed")
     given = arguments.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() and not given.cpu else "cpu")
+    if given.processes < 1 or (given.processes > 1 and (device.type != "cpu" or given.memory)):
+        raise KitError(f"--processes: expected at least 1, and 1 on a GPU or with --memory, found {given.processes}; see --help")
     kind = precision(given.precision, device.type == "cpu")
     stages = ["tokenizer", "basemodel"] if given.stage == "both" else [given.stage]
     if given.memory:
@@ -129,8 +158,8 @@ def main() -> None:
     for row in rows:
         print("  ".join(f"{name} {value}" for name, value in row.items()))
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    setting = {"device": where, "precision": kind, "batch": given.batch, "window": given.window, "compile": given.compile}
-    print(json.dumps({**setting, "torch": torch.__version__, "rows": rows}))
+    setting = {name: getattr(given, name) for name in ("processes", "batch", "window", "compile")}
+    print(json.dumps({"device": where, "precision": kind, **setting, "torch": torch.__version__, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from kronos.networks.predictor import CALENDAR_SIZES, PredictorConfig
 from kronos.networks.tokenizer import TokenizerConfig
 from kronos.planning.measure import seconds
 from kronos.training.failures import check_compiler
-from kronos.training.objectives import Objective, PredictorObjective, TokenizerObjective
+from kronos.training.objectives import Objective, PredictorObjective, Reduce, TokenizerObjective
 from kronos.training.optimizer import build_optimizer
-from kronos.training.runtime import allow_tf32
+from kronos.training.runtime import Runtime, allow_tf32
 from kronos.training.settings import Stage
 from kronos.training.stages import loop_settings
 
@@ -28,7 +28,10 @@ Networks = tuple[TokenizerConfig, PredictorConfig]
 
 
 class ProbedStage:
-    """A stage that can be stepped by hand: what the loop does to a micro-batch, without its bookkeeping."""
+    """A stage that can be stepped by hand: what the loop does to a micro-batch, without its bookkeeping.
+
+    runtime: the processes that share each step with equal batches; None: this one alone.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class ProbedStage:
         networks: Networks,
         device: torch.device,
         precision: str,
+        runtime: Runtime | None = None,
     ) -> None:
         self.device, self.precision = device, precision
         if device.type == "cuda":
@@ -49,14 +53,16 @@ class ProbedStage:
             self.objective.compile_training()
         settings = loop_settings(config, stage, BatchPlan(windows=1, batch_size=1))
         self.optimizer = build_optimizer(self.objective, settings)
+        self.module = runtime.prepare(self.objective)[0] if runtime else self.objective
+        self.reduce: Reduce = runtime.reduce if runtime else lambda joint: joint
         self.clip = settings.grad_clip
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.learning = [p for p in self.objective.parameters() if p.requires_grad]
 
     def gradients(self, batch: dict[str, Tensor]) -> None:
-        """Forward and backward."""
+        """Forward and backward. Of equal batches, the mean over processes of these gradients is that of the joined batch."""
         with self._autocast():
-            loss = self.objective(batch, lambda joint: joint)["loss"]
+            loss = self.module(batch, self.reduce)["loss"]
         self.scaler.scale(loss / batch["weight"].numel()).backward()
 
     def update(self) -> None:

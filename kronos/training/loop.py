@@ -13,7 +13,6 @@ Beside it: `settings` (what it reads), `optimizer`, `schedule` (learning rate, e
 
 import math
 import time
-import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -87,9 +86,7 @@ class Trainer:
             self.saved_step = self.progress.step
         accelerator = self.runtime.accelerator
         optimizer = build_optimizer(self.objective, self.settings)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`broadcast_buffers`")  # its new name is unknown to torch 2.10
-            self.module, self.optimizer = accelerator.prepare(self.objective.to(self.runtime.device), optimizer)
+        self.module, self.optimizer = self.runtime.prepare(self.objective.to(self.runtime.device), optimizer)
         if resumed is not None:
             self.optimizer.load_state_dict(resumed.optimizer["optimizer"])
             if accelerator.scaler is not None and "scaler" in resumed.optimizer:

@@ -7,6 +7,7 @@ In: the configuration and the environment that `accelerate launch` made. Out: `R
 import logging
 import os
 import signal
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -173,6 +174,13 @@ class Runtime(Processes):
         if accelerator.num_processes != asked:
             raise KitError(f"expected {asked} processes that know of each other, found {accelerator.num_processes}")
         return cls(accelerator)
+
+    def prepare(self, *things: Any) -> tuple[Any, ...]:
+        """Modules and optimisers as accelerate wraps them: with several processes, gradients are their mean."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`broadcast_buffers`")  # its new name is unknown to torch 2.10
+            found = self.accelerator.prepare(*things)
+        return found if len(things) > 1 else (found,)
 
     # -- agreement -----------------------------------------------------------------------------------------------------
     def total(self, values: Sequence[float]) -> list[float]:
