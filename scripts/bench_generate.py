@@ -114,7 +114,7 @@ def rerun_actions(model: Kronos, shape: Shape, device: str) -> dict[str, Action]
 def cached_actions(forecaster: Forecaster, given: dict[str, Any], count: int) -> dict[str, Action]:
     """With `count` paths: all tokens, those of the first step, and arrays to prices."""
     model, first = forecaster.model, given | {"future_stamp": given["future_stamp"][:, :1]}
-    drawn: dict[str, Any] = {"sampling": forecaster.sampling, "max_context": WINDOW}
+    drawn: dict[str, Any] = {"sampling": forecaster.sampling, "max_context": WINDOW, "replayed": forecaster.cuda_graphs}
     return {
         f"tokens {count}": functools.partial(generate, model, **given, **drawn),
         f"first {count}": functools.partial(generate, model, **first, **drawn),
@@ -136,11 +136,12 @@ def least_seconds(model: Kronos, size: tuple[int, int, int, int], figures: Figur
     return max(read / figures["memory_gb_s"], products / figures["gemm_gflops"]) / 1e9
 
 
-def measure(model: Kronos, tokenizer: KronosTokenizer, shape: Shape, device: str, kind: torch.dtype) -> Figures:
-    """Seconds of all ways on the same context, one path and many."""
+def measure(model: Kronos, tokenizer: KronosTokenizer, shape: Shape, device: str, kind: torch.dtype, graphs: bool) -> Figures:
+    """Seconds of all ways on the same context, one path and many. graphs: the cached ones by CUDA graphs."""
     given: dict[str, Any] = inputs(model, *shape[:3], device)
-    autocast = None if kind == torch.float32 else kind
-    own = functools.partial(Forecaster, model, tokenizer, device=device, max_context=WINDOW, autocast=autocast)
+    settings: dict[str, Any] = {"device": device, "max_context": WINDOW, "cuda_graphs": graphs}
+    settings["autocast"] = None if kind == torch.float32 else kind
+    own = functools.partial(Forecaster, model, tokenizer, **settings)
     one, many = (cached_actions(own(sampling=Sampling(sample_count=n)), given, n) for n in (1, shape.paths))
     everything = ceiling_actions(device, kind) | one | rerun_actions(model, shape, device) | many
     return in_turn(everything, device)
@@ -218,6 +219,7 @@ def main() -> None:
     for name, default in {"series": 8, "paths": 32, "many": 0, "measured": 256}.items():
         options.add_argument(f"--{name}", type=int, default=default)
     options.add_argument("--scenario", action="append", default=[], metavar="BARS+STEPS", help="instead of the two, e.g. 392+120")
+    options.add_argument("--cuda-graphs", action="store_true", help="inference.cuda_graphs, on a GPU")
     options.add_argument("--only-many", action="store_true", help="leave out the comparison with the re-running loops")
     given = options.parse_args()
     torch.manual_seed(0)
@@ -231,7 +233,7 @@ def main() -> None:
     with torch.autocast(given.device, dtype=torch.bfloat16, enabled=kind == torch.bfloat16):
         for context, horizon in () if given.only_many else asked:
             shape = Shape(given.series, context, horizon, given.paths)
-            found = summary(model, shape, measure(model, tokenizer, shape, given.device, kind), kind.itemsize)
+            found = summary(model, shape, measure(model, tokenizer, shape, given.device, kind, given.cuda_graphs), kind.itemsize)
             report(shape, found)
             figures |= {f"{name}_{context}_{horizon}": round(value, 3) for name, value in found.items()}
         if given.many:
