@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,6 +203,26 @@ def test_a_stage_that_was_stopped_after_its_first_save_is_resumed_not_skipped(
     assert "skipped" in caplog.text and (config.tokenizer_dir / "summary.json").read_bytes() == before
     ours, theirs = (load_file(c.tokenizer_dir / "best_model" / "model.safetensors") for c in (config, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_stage_killed_before_its_first_checkpoint_starts_anew_and_says_so(
+    store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever asks to resume takes the steps that follow for later ones, when nothing says that they are the first."""
+    config = tiny_config(tmp_path, experiment__skip_existing=True)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        run_stage(config, "tokenizer", store)
+    shutil.rmtree(config.tokenizer_dir / "checkpoints")
+    assert run_stage(config, "tokenizer", store) == "complete"
+    assert "tokenizer: interrupted, and no checkpoint to go on from: starting anew" in caplog.text
+    caplog.clear()
+    run_stage(
+        tiny_config(tmp_path, experiment__skip_existing=True, model_paths__base_save_path=str(tmp_path / "new")),
+        "tokenizer",
+        store,
+    )
+    assert "starting anew" not in caplog.text
 
 
 def test_the_time_limit_saves_and_leaves(store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,6 +207,8 @@ class _StageRun:
             return True, None
         resumed = checkpoint.load_newest(self.folder / "checkpoints")
         if resumed is None:
+            if summary is not None:
+                log.warning("%s: %s, and no checkpoint to go on from: starting anew", self.stage, summary["status"])
             return False, None
         changed = checkpoint.difference(resumed.progress.facts, self.facts)
         if changed:
