@@ -13,7 +13,6 @@ import psutil
 import torch
 
 from kronos.forecasting.decode import DECODE_BARS
-from kronos.forecasting.next_step import COARSE_AT_ONCE
 from kronos.networks.cost import cache_bytes_per_token
 from kronos.networks.predictor import PredictorConfig
 from kronos.networks.tokenizer import TokenizerConfig
@@ -24,6 +23,8 @@ MOST_SERIES = {"cpu": 64, "cuda": 1024}
 """More at once are no faster: a processor's cache is full long before."""
 NOISE_BYTES = 40
 """Of each token's draw: logits, their copy in float32, random bits and noise, at their most."""
+COARSE_AT_ONCE = 32
+"""Candidates for s1 of a listed next bar whose s2 logits are computed together: (B, 32, V2) floats are held."""
 ACTIVATIONS = 4
 """Tensors as wide as the feed-forward layer that one layer holds of a context at a time."""
 

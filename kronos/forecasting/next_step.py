@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kronos.bars import CLOSE
 from kronos.errors import KitError
+from kronos.forecasting.memory import COARSE_AT_ONCE
 from kronos.forecasting.sampling import Sampling, filter_logits
 from kronos.networks import Kronos
 from kronos.networks.predictor import DecodeState
@@ -28,8 +29,6 @@ from kronos.networks.predictor import DecodeState
 if TYPE_CHECKING:
     from kronos.forecasting.forecaster import Forecaster
 
-COARSE_AT_ONCE = 32
-"""Candidates for s1 whose s2 logits are computed together: (B, 32, V2) floats are held."""
 SERIES_AT_ONCE = 16
 """Series of a batch on a processor: more of them only fall out of its cache."""
 PAIRS_AT_ONCE = 1 << 12
