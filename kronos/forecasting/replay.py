@@ -56,16 +56,21 @@ class ReplayedSteps:
 
 def repeat(action: Callable[[], None], times: int, device: torch.device) -> None:
     """Do the same `times` times; on a GPU the first is done as it is, and a recording of it is replayed for the others."""
-    if device.type != "cuda":
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            _record_and_replay(action, times)
+    else:
         for _ in range(times):
             action()
-        return
+
+
+def _record_and_replay(action: Callable[[], None], times: int) -> None:
     # Off the main stream, as recordings are made: libraries set up their workspaces per stream.
-    aside = torch.cuda.Stream(device)
-    aside.wait_stream(torch.cuda.current_stream(device))
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         action()
-    torch.cuda.current_stream(device).wait_stream(aside)
+    torch.cuda.current_stream().wait_stream(aside)
     if times == 1:
         return
     graph = torch.cuda.CUDAGraph()
@@ -73,4 +78,4 @@ def repeat(action: Callable[[], None], times: int, device: torch.device) -> None
         action()
     for _ in range(times - 1):
         graph.replay()
-    torch.cuda.synchronize(device)  # the recording and its memory go now
+    torch.cuda.synchronize()  # the recording and its memory go now
