@@ -91,20 +91,10 @@ class Processes:
 
         A user's error there is raised there; the others leave with `PeerFailed` instead of waiting for ever.
         """
-        result, error = None, None
-        if self.is_main:
-            try:
-                result = action()
-            except (KitError, OSError) as caught:
-                error = caught
-        outcome: list[Any] = [error is not None, result]
+        result = [self.together(action if self.is_main else lambda: None)]
         if self.world > 1:
-            dist.broadcast_object_list(outcome, src=0, group=self.control)
-        if error is not None:
-            raise error
-        if outcome[0]:
-            raise PeerFailed
-        return outcome[1]
+            dist.broadcast_object_list(result, src=0, group=self.control)  # gathering would hold a checkpoint once per process
+        return result[0]
 
     def together(self, action: Callable[[], Result]) -> Result:
         """Run `action` on every process. A user's error on any ends all: one says it, the others leave with `PeerFailed`."""
