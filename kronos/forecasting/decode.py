@@ -43,7 +43,7 @@ def _decode(tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor, future_s1: Tenso
     """All steps of a path at once: its tokens are known, and the decoder is causal."""
     _, samples, horizon = future_s1.shape
     own = PackedStack(tokenizer.decoder.blocks(), tokenizer.decoder.rope(s1.shape[1] + horizon), torch.float32)
-    last = own.prefill(_embed(tokenizer, s1, s2), samples, horizon)[:, -1]
+    last = own.prefill(_embed(tokenizer, s1, s2), samples, horizon, last=True)[:, 0]
     paths = own.extend(_embed(tokenizer, future_s1, future_s2))
     return Decoded(tokenizer.head(paths).float(), tokenizer.head(last).float())
 

@@ -194,23 +194,26 @@ class PackedBlock:
         self.gates = columns(torch.cat((f.w1.weight.float(), f.w3.weight.float())) * scale, dtype)
         self.down = columns(f.w2.weight, dtype)
 
-    def prefill(self, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The output (B, T, D) for a context, and its keys and values (B, T, H, E)."""
+    def prefill(self, x: Tensor, turn: Tensor, last: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """The output (B, T, D) for a context, of its last position only (B, 1, D) if so wanted, and all keys and values
+        (B, T, H, E). The tensor x is used up."""
         query, keys, values = self.attention.project(unit(x), turn).unbind(-3)
+        if last:
+            x, query = x[:, -1:], query[:, -1:]
         q, k, v = (t.transpose(1, 2) for t in (query, keys, values))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=not last, scale=1.0)
         return self._rest(x, mixed.transpose(1, 2).flatten(-2)), keys, values
 
     def extend(self, x: Tensor, cache: SharedPrefixCache, turn: Tensor) -> Tensor:
-        """The next n positions of every path, (B, S, n, D) -> (B, S, n, D)."""
+        """The next n positions of every path, (B, S, n, D) -> (B, S, n, D). The tensor x is used up."""
         packed = self.attention.project(unit(x), turn)
         cache.append(packed[..., 1:, :, :])
         return self._rest(x, cache.attend(packed[..., 0, :, :]))
 
     def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
-        x = x + self.attention.out(mixed)
+        x.add_(self.attention.out(mixed))
         gate, up = F.linear(unit(x).to(self.gates.dtype), self.gates).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate, inplace=True).mul_(up), self.down)
+        return x.add_(F.linear(F.silu(gate, inplace=True).mul_(up), self.down))
 
 
 class PackedStack:
@@ -225,13 +228,16 @@ class PackedStack:
         self.at: Tensor | None = None
         """(1,) `position` on the device, where shapes are fixed"""
 
-    def prefill(self, x: Tensor, paths: int, steps: int) -> Tensor:
-        """Run a context (B, T, D) and make room for `steps` positions of `paths` paths; (B, T, D)."""
+    def prefill(self, x: Tensor, paths: int, steps: int, last: bool = False) -> Tensor:
+        """Run a context (B, T, D), which is used up, and make room for `steps` positions of `paths` paths.
+
+        Returns (B, T, D), or of the last position only, (B, 1, D): the last block then looks for no more than its keys and values.
+        """
         self.position = x.shape[1]
-        for block in self.blocks:
-            x, keys, values = block.prefill(x, self.turn[: self.position])
+        for number, block in enumerate(self.blocks, start=1):
+            x, keys, values = block.prefill(x, self.turn[: self.position], last and number == len(self.blocks))
             self.caches.append(SharedPrefixCache.of(keys, values, paths, steps))
-        return x
+        return x[:, -1:] if last else x
 
     def restart(self, paths: int, steps: int) -> None:
         """Forget the paths; the context stays."""
