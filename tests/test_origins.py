@@ -11,6 +11,7 @@ from tiny import tiny_store
 
 from kronos.errors import KitError
 from kronos.evaluation.origins import Boundary, boundary_of, latest, plan_timeline
+from kronos.evaluation.significance import MIN_EFFECTIVE, DateBootstrap
 
 
 @settings(max_examples=300, deadline=None)
@@ -42,6 +43,7 @@ def test_blocks_never_overlap(
     if len(found.calibrate):
         assert found.calibrate[-1] + horizon + gap < found.test[0]
         assert (np.diff(found.calibrate) > 0).all()
+        assert DateBootstrap(tuple(found.calibrate.tolist()), horizon).effective >= MIN_EFFECTIVE, "fewer dates are luck"
     if every:
         assert found.stride == every
     else:
@@ -84,3 +86,11 @@ def test_no_date_left_is_an_error() -> None:
     """An empty backtest must not print a verdict."""
     with pytest.raises(KitError, match="found none after 96 days of training"):
         plan_timeline(100, Boundary(90, 5), 5, origins=3)
+
+
+def test_a_quick_backtest_calibrates_on_enough_dates() -> None:
+    """Two or three dates far apart would be saved as a calibration, and every submission would follow their luck."""
+    few = plan_timeline(2500, Boundary(1500, 30), 30, origins=4)
+    assert len(few.calibrate) == MIN_EFFECTIVE and len(few.test) == 4 and "calibration on 6 dates" in few.notes[0]
+    many = plan_timeline(2500, Boundary(1500, 30), 30, origins=40)
+    assert (np.diff(many.calibrate) == many.stride).all() and not many.notes

@@ -134,7 +134,11 @@ def plan_timeline(
     test = test if every else test[-origins:]
     if not every and len(test) < origins:
         notes.append(f"{len(test)} of {origins} dates asked for: there are no more")
-    calibrate = np.arange(calibrate_last, first - 1, -stride)[::-1] if calibrate_last >= 0 else np.empty(0, np.int64)
+    calibrate = np.empty(0, np.int64)
+    if calibrate_last >= 0:
+        calibrate, apart = _calibration_days(first, calibrate_last, stride, horizon)
+        if apart != stride:
+            notes.append(f"calibration on {len(calibrate)} dates, {apart} trading days apart and not {stride}: it needs so many")
     excluded = {
         "in training, or before its end": boundary.train_end + 1,
         "embargo after training": boundary.first - boundary.train_end - 1,
@@ -142,6 +146,16 @@ def plan_timeline(
         "close not known yet": min(horizon, sessions - first),
     }
     return Timeline(horizon, boundary, calibrate, test, stride, excluded, tuple(notes))
+
+
+def _calibration_days(first: int, last: int, stride: int, horizon: int) -> tuple[NDArray[np.int64], int]:
+    """Every so many days up to `last`, and how many: `stride`, unless that leaves fewer than MIN_EFFECTIVE without overlap. The
+    range itself holds as many (`_effective`)."""
+    days = np.arange(last, first - 1, -stride)[::-1]
+    if DateBootstrap(tuple(days.tolist()), horizon).effective < MIN_EFFECTIVE:
+        stride = (last - first) // (MIN_EFFECTIVE - 1)
+        days = np.arange(last, first - 1, -stride)[::-1]
+    return days, stride
 
 
 def _effective(first: int, last: int, horizon: int) -> int:
