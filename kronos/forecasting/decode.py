@@ -14,7 +14,7 @@ from kronos.networks import KronosTokenizer
 from kronos.networks.decoding import PackedStack
 
 DECODE_BARS = 1 << 14
-"""Bars of paths that are decoded at once: bounds the memory, whatever the number of paths and steps."""
+"""Bars of paths that are decoded at once: bounds the memory, whatever the number of series, paths and steps."""
 
 
 class Decoded(NamedTuple):
@@ -40,12 +40,18 @@ def decode_paths(tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor, future_s1: 
 
 
 def _decode(tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor, future_s1: Tensor, future_s2: Tensor) -> Decoded:
-    """All steps of a path at once: its tokens are known, and the decoder is causal."""
-    _, samples, horizon = future_s1.shape
+    """All steps of a path at once: its tokens are known, and the decoder is causal. Many paths in several passes."""
+    batch, samples, horizon = future_s1.shape
+    at_once = min(samples, max(1, DECODE_BARS // (batch * horizon)))
     own = PackedStack(tokenizer.decoder.blocks(), tokenizer.decoder.rope(s1.shape[1] + horizon), torch.float32)
-    last = own.prefill(_embed(tokenizer, s1, s2), samples, horizon, last=True)[:, 0]
-    paths = own.extend(_embed(tokenizer, future_s1, future_s2))
-    return Decoded(tokenizer.head(paths).float(), tokenizer.head(last).float())
+    last = own.prefill(_embed(tokenizer, s1, s2), at_once, horizon, last=True)[:, 0]
+    found = []
+    for first in range(0, samples, at_once):
+        part1, part2 = (tokens[:, first : first + at_once] for tokens in (future_s1, future_s2))
+        if first:
+            own.restart(part1.shape[1], horizon)
+        found.append(tokenizer.head(own.extend(_embed(tokenizer, part1, part2))).float())
+    return Decoded(torch.cat(found, dim=1), tokenizer.head(last).float())
 
 
 def _embed(tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor) -> Tensor:

@@ -106,8 +106,10 @@ def _series_bytes(c: PredictorConfig, context: int, horizon: int, element: int, 
 
 
 def _decoder_bytes(c: TokenizerConfig, context: int) -> int:
-    """The tokenizer's decoder, which takes DECODE_BARS bars of paths at a time, of at least one series."""
-    return (DECODE_BARS + context) * 4 * (ACTIVATIONS * c.ff_dim + (2 * c.n_dec_layers + 6) * c.d_model)
+    """The tokenizer's decoder, which takes DECODE_BARS bars of paths at a time, of at least one series: each bar's scores of
+    the context, three times (joined with those of its own path, and their softmax)."""
+    held = (DECODE_BARS + context) * (ACTIVATIONS * c.ff_dim + (2 * c.n_dec_layers + 6) * c.d_model)
+    return 4 * (held + 3 * DECODE_BARS * c.n_heads * context)
 
 
 def _size(count: float) -> str:
