@@ -14,8 +14,9 @@ Both loops keep no cache: every step runs the whole window, which grows to the l
   position only, the second head and the dependency layer on all positions as in training, its own random numbers.
 * published (`published_s`, `published_ratio`): `PlainPredictor.generate`, the loop of the published code: plain modules, both
   heads on all positions, the dependency layer with one query, torch.multinomial.
-Two steps at the first, middle and last length are measured, and scaled to all. Everything of a scenario is called in turn, for
-some rounds, and the fastest call of each counts: a slow minute slows all of them.
+Two steps at the first, middle and last length are measured, on at most 256 series, and scaled to all. The cached ways take as
+many series and paths at once as a submission would (`memory_plan`). Everything of a scenario is called in turn, for some rounds,
+and the fastest call of each counts: a slow minute slows all of them.
 """
 
 import functools
@@ -47,6 +48,8 @@ AT_ONCE = 64
 """Series of one batch of many."""
 ROUNDS = 4
 """Calls of everything that is compared."""
+MOST_RERUN = 256
+"""Series that the re-running loops are measured with: they hold the logits of every position."""
 
 Figures = dict[str, float]
 Action = Callable[[], object]
@@ -103,7 +106,7 @@ def rerun_actions(model: Kronos, shape: Shape, device: str) -> dict[str, Action]
     plain, actions = PlainPredictor(model).eval().to(device), dict[str, Action]()
     context, horizon = shape.context, shape.horizon
     for place, length in enumerate((context, context + horizon // 2, context + horizon - 2)):
-        given: dict[str, Any] = inputs(model, shape.series, length, 2, device)
+        given: dict[str, Any] = inputs(model, min(shape.series, MOST_RERUN), length, 2, device)
         own = given | {"sampling": Sampling(), "max_context": WINDOW}
         actions[f"rerun {place}"] = functools.partial(generate_reference, model, **own)
         del given["series"]
@@ -113,13 +116,32 @@ def rerun_actions(model: Kronos, shape: Shape, device: str) -> dict[str, Action]
 
 def cached_actions(forecaster: Forecaster, given: dict[str, Any], count: int) -> dict[str, Action]:
     """With `count` paths: all tokens, those of the first step, and arrays to prices."""
-    model, first = forecaster.model, given | {"future_stamp": given["future_stamp"][:, :1]}
+    context, horizon = given["s1"].shape[1], given["future_stamp"].shape[1]
+    plan = forecaster.memory_plan(context, horizon)
     drawn: dict[str, Any] = {"sampling": forecaster.sampling, "max_context": WINDOW, "replayed": forecaster.cuda_graphs}
+
+    def tokens(steps: int) -> None:
+        for first in range(0, len(given["s1"]), plan.series):
+            part = {name: x[first : first + plan.series] for name, x in given.items()}
+            part["future_stamp"] = part["future_stamp"][:, :steps]
+            with forecaster.precision():
+                generate(forecaster.model, **part, **drawn, paths_at_once=plan.paths)
+
     return {
-        f"tokens {count}": functools.partial(generate, model, **given, **drawn),
-        f"first {count}": functools.partial(generate, model, **first, **drawn),
+        f"tokens {count}": functools.partial(tokens, horizon),
+        f"first {count}": functools.partial(tokens, 1),
         f"end to end {count}": functools.partial(forecaster.forecast, **arrays(given)),
     }
+
+
+def under(device: str, kind: torch.dtype, actions: dict[str, Action]) -> dict[str, Action]:
+    """The actions under autocast, unless `kind` is float32."""
+
+    def run(action: Action) -> None:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=kind == torch.bfloat16):
+            action()
+
+    return {name: functools.partial(run, action) for name, action in actions.items()}
 
 
 def least_seconds(model: Kronos, size: tuple[int, int, int, int], figures: Figures, element: int) -> float:
@@ -143,7 +165,8 @@ def measure(model: Kronos, tokenizer: KronosTokenizer, shape: Shape, device: str
     settings["autocast"] = None if kind == torch.float32 else kind
     own = functools.partial(Forecaster, model, tokenizer, **settings)
     one, many = (cached_actions(own(sampling=Sampling(sample_count=n)), given, n) for n in (1, shape.paths))
-    everything = ceiling_actions(device, kind) | one | rerun_actions(model, shape, device) | many
+    rerun = under(device, kind, rerun_actions(model, shape, device))
+    everything = ceiling_actions(device, kind) | one | rerun | many
     return in_turn(everything, device)
 
 
@@ -151,7 +174,8 @@ def summary(model: Kronos, shape: Shape, took: Figures, element: int) -> Figures
     """The figures of a scenario from what everything took; element: bytes of a number."""
     best = ceiling(took)
     horizon, (one, many) = shape.horizon, (took[f"tokens {n}"] for n in (1, shape.paths))
-    rerun, published = (sum(took[f"{loop} {place}"] for place in range(3)) / 6 * horizon for loop in ("rerun", "published"))
+    scale = horizon / 6 * shape.series / min(shape.series, MOST_RERUN)
+    rerun, published = (sum(took[f"{loop} {place}"] for place in range(3)) * scale for loop in ("rerun", "published"))
     ends = [took[f"end to end {n}"] for n in (1, shape.paths)]
     shares = []
     for count in (1, shape.paths):
@@ -186,27 +210,27 @@ def report(shape: Shape, f: Figures) -> None:
     print(f", {f['end_to_end_paths_ratio']:.1f} x", flush=True)
 
 
-def forward_many(model: Kronos, tokenizer: KronosTokenizer, many: int, measured: int, device: str) -> Figures:
+def forward_many(forecaster: Forecaster, many: int, measured: int) -> Figures:
     """One forward of many series x 256 bars and the logits of what follows the last bar, in batches; tokens to logits."""
+    model, device = forecaster.model, str(forecaster.device)
     given = inputs(model, AT_ONCE, 256, 1, device)
     seen = [given[name] for name in ("s1", "s2", "stamp")]
 
     def forward() -> None:
         for _ in range(-(-measured // AT_ONCE)):
-            with torch.inference_mode():
+            with torch.inference_mode(), forecaster.precision():
                 model.s1_logits(model.prefill(*seen, paths=1, steps=0).hidden)
 
     took = seconds(forward, torch.device(device)) * many / (-(-measured // AT_ONCE) * AT_ONCE)
-    rate = cost.predictor_flops(model.config, tokenizer.config, 257)["blocks"].forward * many / took / 1e9
+    rate = cost.predictor_flops(model.config, forecaster.tokenizer.config, 257)["blocks"].forward * many / took / 1e9
     print(f"one forward of {many} series x 256 bars: {took:.1f} s, measured on {measured}; its blocks alone: {rate:.0f} GFLOP/s")
     return {f"forward_{many}_s": round(took, 1)}
 
 
-def next_step_many(model: Kronos, tokenizer: KronosTokenizer, many: int, measured: int, device: str) -> Figures:
+def next_step_many(forecaster: Forecaster, many: int, measured: int) -> Figures:
     """P(rise) of the next bar after 256 of them, arrays to probabilities."""
-    given = arrays(inputs(model, measured, 256, 1, device))
-    own = Forecaster(model, tokenizer, device=device, max_context=WINDOW)
-    took = seconds(lambda: own.next_step(**given), torch.device(device)) * many / measured
+    given = arrays(inputs(forecaster.model, measured, 256, 1, str(forecaster.device)))
+    took = seconds(lambda: forecaster.next_step(**given), forecaster.device) * many / measured
     print(f"P(rise) of the next bar of {many} series x 256 bars: {took:.1f} s, measured on {measured}", flush=True)
     return {f"next_step_{many}_s": round(took, 1)}
 
@@ -230,15 +254,15 @@ def main() -> None:
     print(f"{given.preset} on {given.device}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"at best {figures['gemm_gflops']} GFLOP/s and {figures['memory_gb_s']} GB/s", flush=True)
     asked = [tuple(map(int, text.split("+"))) for text in given.scenario] or SCENARIOS
-    with torch.autocast(given.device, dtype=torch.bfloat16, enabled=kind == torch.bfloat16):
-        for context, horizon in () if given.only_many else asked:
-            shape = Shape(given.series, context, horizon, given.paths)
-            found = summary(model, shape, measure(model, tokenizer, shape, given.device, kind, given.cuda_graphs), kind.itemsize)
-            report(shape, found)
-            figures |= {f"{name}_{context}_{horizon}": round(value, 3) for name, value in found.items()}
-        if given.many:
-            figures |= forward_many(model, tokenizer, given.many, given.measured, given.device)
-            figures |= next_step_many(model, tokenizer, given.many, given.measured, given.device)
+    for context, horizon in () if given.only_many else asked:
+        shape = Shape(given.series, context, horizon, given.paths)
+        found = summary(model, shape, measure(model, tokenizer, shape, given.device, kind, given.cuda_graphs), kind.itemsize)
+        report(shape, found)
+        figures |= {f"{name}_{context}_{horizon}": round(value, 3) for name, value in found.items()}
+    if given.many:
+        half = None if kind == torch.float32 else kind
+        forecaster = Forecaster(model, tokenizer, device=given.device, max_context=WINDOW, autocast=half)
+        figures |= forward_many(forecaster, given.many, given.measured) | next_step_many(forecaster, given.many, given.measured)
     print(json.dumps(figures))
 
 

@@ -7,6 +7,7 @@ computing them. As a CUDA graph they are one call. The same steps without a reco
 Source: CUDA graphs as torch offers them (torch.cuda.CUDAGraph). Letters: B series, S sample paths, H horizon steps.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -64,9 +65,14 @@ def repeat(action: Callable[[], None], times: int, device: torch.device) -> None
             action()
 
 
+@functools.cache
+def _aside(device: int) -> torch.cuda.Stream:
+    """The stream that a device records on, always the same: libraries keep a workspace for each stream they have seen."""
+    return torch.cuda.Stream(device)
+
+
 def _record_and_replay(action: Callable[[], None], times: int) -> None:
-    # Off the main stream, as recordings are made: libraries set up their workspaces per stream.
-    aside = torch.cuda.Stream()
+    aside = _aside(torch.cuda.current_device())
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         action()

@@ -231,7 +231,7 @@ class PackedStack:
     def prefill(self, x: Tensor, paths: int, steps: int, last: bool = False) -> Tensor:
         """Run a context (B, T, D), which is used up, and make room for `steps` positions of `paths` paths.
 
-        Returns (B, T, D), or of the last position only, (B, 1, D): the last block then looks for no more than its keys and values.
+        Returns (B, T, D), or of the last position only, (B, 1, D): of the others the last block then finds keys and values alone.
         """
         self.position = x.shape[1]
         for number, block in enumerate(self.blocks, start=1):
