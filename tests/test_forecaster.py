@@ -113,6 +113,18 @@ def test_decoding_in_small_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(make().forecast(**given).paths, whole, rtol=1e-4)
 
 
+def test_the_tokenizer_keeps_its_precision_in_a_callers_autocast() -> None:
+    """A token is a row of signs: in half precision one in a hundred was another, and the forecast of other bars."""
+    own, given = make(), inputs(count=40, length=60)
+    s1, s2, stats = own.encode(given["bars"])
+    future, close = s1[:, None, -2:], given["bars"][:, -1, CLOSE]
+    plain = own.decode(s1, s2, future, future, stats, close)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again1, again2, _ = own.encode(given["bars"])
+        assert torch.equal(again1, s1) and torch.equal(again2, s2)
+        np.testing.assert_array_equal(own.decode(s1, s2, future, future, stats, close), plain)
+
+
 def test_answers_do_not_change_from_call_to_call() -> None:
     """Dropout was left on in inference elsewhere: two calls gave two answers. Each call puts it off again."""
     own, given = make(dropout=0.5), inputs()
@@ -293,6 +305,12 @@ def test_cuda_graphs_without_a_gpu_are_refused() -> None:
     """A setting that is ignored leaves a user waiting for a speed that never comes."""
     with pytest.raises(KitError, match=r"inference\.cuda_graphs: expected a GPU and overflow: cut, found a processor"):
         make(cuda_graphs=True)
+
+
+def test_a_device_that_cannot_add_up_probabilities_is_refused() -> None:
+    """On an Apple GPU every call ended in a KeyError of the memory plan."""
+    with pytest.raises(KitError, match="expected the device cpu or cuda, found mps"):
+        make(device="mps")
 
 
 def test_bad_input_is_refused_before_any_work() -> None:

@@ -82,10 +82,13 @@ class Forecaster:
         probability, enumeration: how `prob_up` finds it, and how far it looks. cuda_graphs: a GPU repeats the decoding steps by
         itself (`replay`).
 
-        Raises KitError when the two networks do not belong together, and on cuda_graphs without a GPU or with a sliding window.
+        Raises KitError when the two networks do not belong together, on a device that is neither a processor nor a CUDA GPU, and
+        on cuda_graphs without a GPU or with a sliding window.
         """
         check_pair(tokenizer, model)
         self.device = torch.device(device)
+        if self.device.type not in ("cpu", "cuda"):  # an Apple GPU lacks float64, which adds up probabilities
+            raise KitError(f"forecast: expected the device cpu or cuda, found {self.device.type}; set it to cpu")
         if cuda_graphs and (self.device.type != "cuda" or overflow == "slide"):
             found = "a processor" if self.device.type != "cuda" else "overflow: slide, which keeps no cache"
             raise KitError(f"inference.cuda_graphs: expected a GPU and overflow: cut, found {found}; set it to false")
@@ -293,7 +296,8 @@ class Forecaster:
         self.model.eval()
         self.tokenizer.eval()
         stats = published_stats(bars) if self.published_statistics else window_stats(bars, self.epsilon)
-        return *self.tokenizer.encode(self.tensor(normalise(bars, stats, self.clip))), stats
+        with self._full_precision():
+            return *self.tokenizer.encode(self.tensor(normalise(bars, stats, self.clip))), stats
 
     def _generate(
         self, s1: Tensor, s2: Tensor, stamps: NDArray, future_stamps: NDArray, series: NDArray
@@ -320,13 +324,18 @@ class Forecaster:
         max_context tokens at most, like the predictor.
         """
         past = max(1, self.max_context - future_s1.shape[2])
-        decoded = decode_paths(self.tokenizer, s1[:, -past:], s2[:, -past:], future_s1, future_s2)
+        with self._full_precision():
+            decoded = decode_paths(self.tokenizer, s1[:, -past:], s2[:, -past:], future_s1, future_s2)
         paths, last = (denormalise(scaled.cpu().numpy(), stats) for scaled in decoded)
         return anchored(paths, last[:, CLOSE], last_close) if self.anchor else paths
 
     def precision(self) -> torch.autocast:
         """The context in which the predictor computes; the tokenizer never does."""
         return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+
+    def _full_precision(self) -> torch.autocast:
+        """The tokenizer's context: also within an autocast of the caller's."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def tensor(self, array: NDArray) -> Tensor:
         """A float32 copy on the networks' device."""

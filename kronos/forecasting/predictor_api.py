@@ -59,7 +59,7 @@ class KronosPredictor:
         batch_size: int | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
-        """Moves both networks to `device` (None: a GPU where there is one), where they stay.
+        """Moves both networks to `device` (None: a CUDA GPU where there is one, else the processor), where they stay.
 
         overflow: when rows and horizon exceed max_context, "cut" the oldest rows, or "slide" the window at every step, which
         is slow. seed: equal seeds give equal forecasts, call after call. epsilon, anchor, autocast: see `Forecaster`.
@@ -67,7 +67,7 @@ class KronosPredictor:
         if compatibility not in (None, "original"):
             raise KitError(f"KronosPredictor: expected compatibility None or 'original', found {compatibility!r}")
         check_pair(tokenizer, model)
-        self.device = torch.device(device or _best_device())
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model, self.tokenizer = model.to(self.device), tokenizer.to(self.device)
         self.max_context = max_context
         self.clip = clip
@@ -219,12 +219,6 @@ class KronosPredictor:
 
 def _advance(bar: tqdm, done: int) -> None:
     bar.update(done)
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _tails(bars: list[FloatArray]) -> NDArray[np.float32]:
