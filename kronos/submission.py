@@ -37,7 +37,7 @@ from kronos.forecasting.calibration import Calibration, key_of, read_calibration
 from kronos.forecasting.decide import decide
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import Pair, find_pair, load_forecaster, pick_device
-from kronos.forecasting.rows import Rises, RowPlan, base_rate, find_rises, plan_rows
+from kronos.forecasting.rows import FLAT, FLAT_RISE, Rises, RowPlan, base_rate, find_rises, plan_rows
 from kronos.forecasting.team import Team
 from kronos.progress import progress
 from kronos.training.stages import network_digest
@@ -177,7 +177,8 @@ def find_calibration(config: Config, plan: RowPlan, networks: dict[str, Any]) ->
 def answer_rows(
     config: Config, plan: RowPlan, forecaster: Forecaster, found: Found, calibration: Calibration | None = None
 ) -> Answers:
-    """P(rise) and the answer of every row; a row that could not be forecast gets the base rate of rises before its date.
+    """P(rise) and the answer of every row; a row that could not be forecast gets the base rate of rises before its date, one
+    whose price did not move `FLAT_RISE`.
 
     found: what `forecast_rows` found. calibration: for the forecast rows of its horizon.
     """
@@ -188,7 +189,8 @@ def answer_rows(
         prob[own] = calibration.prob(uncertain(prob[own], mass[own], forecaster.sampling.sample_count))
         threshold[own] = threshold_of(config.inference.threshold, calibration)
     rates: dict[tuple[np.datetime64, int], tuple[float, int]] = {}
-    for row in np.flatnonzero(reason != ""):
+    prob[reason == FLAT] = FLAT_RISE
+    for row in np.flatnonzero((reason != "") & (reason != FLAT)):
         key = (plan.dates[row], int(plan.horizon[row]))
         if key not in rates:
             rates[key] = base_rate(plan.store, *key)
@@ -239,7 +241,8 @@ def _check_probability(config: Config, plan: RowPlan) -> None:
 
 
 def _check_fallbacks(config: Config, fallbacks: dict[str, int], rows: int) -> None:
-    limit = config.inference.max_fallback_ratio
+    """A price that did not move is no sign of files that do not fit."""
+    limit, fallbacks = config.inference.max_fallback_ratio, {why: n for why, n in fallbacks.items() if why != FLAT}
     if (count := sum(fallbacks.values())) > limit * rows:
         raise KitError(
             f"{count} of {rows} rows cannot be forecast ({_counts(fallbacks)}): expected at most {limit:.0%} "

@@ -15,13 +15,13 @@ from kronos.config import Config
 from kronos.data.splits import split_sessions
 from kronos.data.store import BarStore, write_store
 from kronos.errors import KitError
-from kronos.evaluation.backtest import BLEND, Options, network_entry, run_backtest
+from kronos.evaluation.backtest import BLEND, Options, blend_entry, network_entry, run_backtest
 from kronos.evaluation.baselines import CONSTANTS, FITTED, RULES, folds
 from kronos.evaluation.forecasts import closes_on, forecast_dates, load_network, plan_date
 from kronos.evaluation.panel import build_panel
 from kronos.evaluation.scores import FIGURES
 from kronos.forecasting.calibration import FILE, smoothed
-from kronos.forecasting.rows import plan_rows
+from kronos.forecasting.rows import FLAT_RISE, plan_rows
 from kronos.forecasting.team import Team
 from kronos.submission import forecast_rows
 
@@ -163,6 +163,14 @@ def test_negative_controls_find_nothing(world: World) -> None:
     assert not (config.basemodel_dir / FILE).exists(), "nor leaves a calibration behind"
 
 
+def test_future_noise_compares_what_is_rounded_alike(world: World) -> None:
+    """Forecasts kept from batches of another size differ in their last bits, which was called a leak."""
+    config, _ = world
+    run_backtest(changed(config, inference__batch_size=9))
+    done = run_backtest(changed(config, inference__batch_size=2), Options(control="future-noise"))
+    assert done.tree["changed_forecasts"] == 0 and not done.failed_control
+
+
 def test_future_noise_catches_a_forecaster_that_looks_ahead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control can fail: a plan that reads one day too many is found out."""
     config, _ = world
@@ -191,6 +199,8 @@ def test_ensembles_stand_beside_their_members(world: World, tmp_path: Path) -> N
     a, b, c = (e.prob for e in done.results.entries[:3])
     odds = [np.log(p / (1 - p)) for p in (a, b, c)]
     assert odds[0] == pytest.approx((odds[1] + odds[2]) / 2)
+    likelier = blend_entry(done.results.entries[1:3], threshold=float(np.median(a)))
+    assert ((likelier.pred == 1) == (a > np.median(a))).all(), "the configured threshold decides for the blend as for its members"
     assert done.tree["timeline"][0]["last"] == str(store.sessions[119].astype("datetime64[D]"))
     with pytest.raises(KitError, match="expected a run folder"):
         run_backtest(config, Options(models=(str(tmp_path / "nowhere"),)))
@@ -236,6 +246,19 @@ def test_short_histories_get_the_base_rate(world: World, tmp_path: Path) -> None
     assert entry.fallback == 1 and entry.prob[0] == pytest.approx(rises.mean())
 
 
+def test_prices_that_did_not_move_are_falls(world: World, tmp_path: Path) -> None:
+    """As in the submission, or the backtest would score other answers than are sent."""
+    config, store = world
+    bars = store.bars.copy()
+    bars[: store.offsets[1]] = 20.0
+    dead = with_bars(store, tmp_path / "dead", bars)
+    network = load_network(config)
+    panel = build_panel(dead, np.array([200, 230]), 3)
+    entry = network_entry(dead, panel, network, forecast_dates([network], dead, panel.sessions, 3, None)[network.name], None)
+    assert (entry.prob[panel.ticker == 0] == FLAT_RISE).all() and (entry.pred[panel.ticker == 0] == 0).all()
+    assert entry.fallback == 2 and np.isfinite(entry.prob).all()
+
+
 @pytest.mark.slow
 def test_refit_trains_before_each_fold(tmp_path: Path) -> None:
     """A walk-forward of one network trained once says nothing about training again; a fold must not have seen its dates."""
@@ -252,6 +275,9 @@ def test_refit_trains_before_each_fold(tmp_path: Path) -> None:
         assert ended > first[number] - 8, "all that had ended is used"
     assert first[1] > first[0] and done.results.main.name == "model, trained anew"
     assert np.isfinite(done.results.main.closes).all() and done.tree["calibration"]["model, trained anew"] is None
+    assert {e["origin"] for e in done.tree["examples"]} == {done.tree["per_date"]["origins"][-1]}, (
+        "drawn by the network that answered"
+    )
     stamps = [p.stat().st_mtime_ns for p in sorted((config.run_dir / "folds").rglob("model.safetensors"))]
     run_backtest(config, Options(refit=True))
     assert stamps == [p.stat().st_mtime_ns for p in sorted((config.run_dir / "folds").rglob("model.safetensors"))]

@@ -360,6 +360,23 @@ def test_every_fallback_is_counted_by_its_reason(world: World) -> None:
     assert float(table(prob)["unknown"]["ProbUp"]) == rates[(DATE, 3)]
 
 
+def test_a_price_that_did_not_move_is_no_rise(world: World) -> None:
+    """Rounding of the networks' outputs made nine in ten dead tickers rise, listed or sampled; a tie is a fall."""
+    still = {f"still{n}": (KNOWN, np.full_like(walk(KNOWN, n)[1], 20.0 + n)) for n in range(6)}
+    moved = still["still5"][1].copy()
+    moved[-12, CLOSE] += 1
+    world.prepare(**still | {"still5": (KNOWN, moved)})
+    world.rows([(name, DATE) for name in still])
+    world.set(inference={"max_fallback_ratio": 0.0})
+    for probability in ("auto", "sampled"):
+        world.set(inference={"probability": probability, "horizon": 1})
+        _, prob, manifest = world.make()
+        rows = table(prob)
+        assert manifest["fallbacks"] == {"price did not move": 5} and manifest["forecast"] == 1
+        assert {rows[f"still{n}"]["ProbUp"] for n in range(5)} == {"0.01"} and rows["still5"]["Fallback"] == ""
+        assert not manifest["base_rates"]
+
+
 def test_too_many_fallbacks_fail_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test file of another market gave a file full of constants. What is known beforehand fails before the long part."""
     monkeypatch.delattr("kronos.submission.load_forecaster")

@@ -34,6 +34,7 @@ from kronos.evaluation.forecasts import (
     pretrained,
     probabilities_on,
     random_init,
+    reasons_on,
 )
 from kronos.evaluation.origins import boundary_of, latest, plan_timeline
 from kronos.evaluation.panel import Panel, build_panel
@@ -44,7 +45,7 @@ from kronos.evaluation.verdict import CHECKS, Results
 from kronos.forecasting.calibration import Calibration, threshold_of
 from kronos.forecasting.context import MIN_BARS
 from kronos.forecasting.decide import decide
-from kronos.forecasting.rows import base_rate
+from kronos.forecasting.rows import FLAT, FLAT_RISE, base_rate
 
 log = logging.getLogger(__name__)
 
@@ -178,13 +179,17 @@ def _forecast(scene: Scene, networks: list[Network]) -> tuple[Scene, dict[str, l
     """All networks' answers, the scene with the labels of a control, and how many rows a changed future changed."""
     cache, config, store = scene.folder / "cache", scene.config, scene.store
     horizon, test, limit = scene.timeline.horizon, scene.timeline.test, config.evaluation.tickers
-    forecasts = forecast_dates(networks, store, scene.sessions, horizon, cache, limit)
+    fresh = scene.options.control == "future-noise"
+    if fresh:  # compared bit by bit with forecasts to come: other batches would round in another way
+        for network in networks:
+            network.forecaster.batch_size = network.forecaster.memory_plan(config.data.lookback_window, horizon).series
+    forecasts = forecast_dates(networks, store, scene.sessions, horizon, None if fresh else cache, limit)
     extra = _baseline_networks(config, networks[0])
     forecasts |= forecast_dates(extra, store, test, horizon, cache, limit)
     networks += extra
     if scene.options.control == "shuffle-labels":
         return replace(scene, panel=shuffled_labels(scene.panel, config.evaluation.seed)), forecasts, 0
-    if scene.options.control == "future-noise":
+    if fresh:
         models = [n for n in networks if n.kind == "model"]
         panel, noisy = _with_noise(scene, models)
         changed = sum(_differences(forecasts[n.name], noisy[n.name]) for n in models)
@@ -237,7 +242,7 @@ def _entries(
     ]
     members = [e for e in entries if e.kind == "model"]
     if len(members) > 1:
-        entries.insert(0, blend_entry(members))
+        entries.insert(0, blend_entry(members, threshold_of(scene.config.inference.threshold, None)))
     entries += simple_entries(scene.store, test, own)
     if own.fitted_baselines:
         entries += fitted_entries(scene.store, test, own)
@@ -262,27 +267,31 @@ def _calibrate(scene: Scene, network: Network, dates: list[DateForecast]) -> Cal
 def network_entry(
     store: BarStore, panel: Panel, network: Network, dates: list[DateForecast], calibration: Calibration | None
 ) -> Entry:
-    """A network's answers; rows that it cannot forecast get the base rate known at their origin, as in the submission."""
+    """A network's answers; rows that it cannot forecast are answered as in the submission, by the base rate known at their origin
+    or, where the price did not move, `FLAT_RISE`."""
     closes, prob = closes_on(panel, dates), probabilities_on(panel, dates)
-    have = np.isfinite(prob)
+    have, flat = np.isfinite(prob), reasons_on(panel, dates) == FLAT
     if calibration is not None:
         prob[have] = calibration.prob(prob[have])
         closes[have] = calibration.widen(closes[have])
     for date in np.unique(panel.origin[~have]):
         rate, _ = base_rate(store, panel.origins[date] + np.timedelta64(1, "s"), panel.horizon)
         prob[~have & (panel.origin == date)] = rate
+    prob[flat] = FLAT_RISE
     threshold = threshold_of(network.config.inference.threshold, calibration)
     return Entry(
         network.name, network.kind, decide(prob, threshold), prob, prob, closes, fallback=int((~have).sum()), note=network.note
     )
 
 
-def blend_entry(members: list[Entry]) -> Entry:
+def blend_entry(members: list[Entry], threshold: float = 0.5) -> Entry:
     """Averaged calibrated logits; the paths of all members together."""
     prob = blend([e.prob for e in members if e.prob is not None])
     closes = np.concatenate([e.closes for e in members if e.closes is not None], axis=1)
     note = f"mean of the calibrated logits of {', '.join(e.name for e in members)}"
-    return Entry(BLEND, "blend", decide(prob), prob, prob, closes, fallback=max(e.fallback for e in members), note=note)
+    return Entry(
+        BLEND, "blend", decide(prob, threshold), prob, prob, closes, fallback=max(e.fallback for e in members), note=note
+    )
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

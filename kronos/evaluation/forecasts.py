@@ -253,6 +253,11 @@ def probabilities_on(panel: Panel, forecasts: list[DateForecast]) -> NDArray[np.
     return np.concatenate([found.prob[place] for found, place in _places(panel, forecasts)])
 
 
+def reasons_on(panel: Panel, forecasts: list[DateForecast]) -> NDArray[np.str_]:
+    """Why a panel's rows have no forecast, (n,); '' where they have."""
+    return np.concatenate([found.reason[place] for found, place in _places(panel, forecasts)])
+
+
 def _places(panel: Panel, forecasts: list[DateForecast]) -> Iterator[tuple[DateForecast, NDArray[np.intp]]]:
     """Each origin's forecast and where the panel's rows stand in it."""
     for part, found in zip(panel.slices(), forecasts, strict=True):

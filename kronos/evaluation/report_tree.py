@@ -78,7 +78,7 @@ def report_tree(
         },
         "by_year": _by_year(results),
         "tickers": _tickers(results),
-        "examples": _examples(store, results, models[0]),
+        "examples": _examples(store, results, models[0], scene.options.refit),
         "timeline": _timeline(store, timeline),
         "excluded": {"rows": panel.excluded, "days": timeline.excluded},
         "models": [n.describe() for n in networks],
@@ -251,9 +251,11 @@ def _timeline(store: BarStore, timeline: Timeline) -> list[dict[str, Any]]:
     ]
 
 
-def _examples(store: BarStore, results: Results, network: Network) -> list[dict[str, Any]]:
-    """A few shares on the middle date: what was known, the fan of paths, what happened. Chosen by name, not by result."""
-    panel, date = results.panel, results.panel.dates // 2
+def _examples(store: BarStore, results: Results, network: Network, refit: bool) -> list[dict[str, Any]]:
+    """A few shares on the middle date, with refit on the last one, which the network at hand answered: what was known, the fan of
+    paths, what happened. Chosen by name, not by result."""
+    panel = results.panel
+    date = panel.dates - 1 if refit else panel.dates // 2
     part = panel.slices()[date]
     rows = np.arange(part.start, part.stop)
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int))] if len(rows) else rows

@@ -32,6 +32,11 @@ UNKNOWN, NO_BAR, FEW_BARS, NO_DAY, TOO_FAR, BAD_BARS, BAD_FORECAST = (
     "non-finite bars",
     "non-finite forecast",
 )
+FLAT = "price did not move"
+"""In the whole context. Its normalised bars are all 0, so what networks make of them is the rounding of their own outputs, which
+rises or falls a little and is never the tie that such a price usually ends in."""
+FLAT_RISE = 0.01
+"""P(rise) that is written for a FLAT row; a tie is no rise. A convention, not a measurement: 0 would be certainty."""
 SHORT_HISTORY, LONG_HORIZON = "short history", "cut to fit max_context"
 
 
@@ -134,9 +139,12 @@ class Rises:
 def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> Rises:
     """P(rise) of a batch's rows, the same way for every caller. paths: sample them also where P(rise) is enumerated.
 
-    A value that is not finite, going in or coming out of what is asked for, is a reason and no answer.
+    A value that is not finite, going in or coming out of what is asked for, is a reason and no answer; so is a price that did not
+    move.
     """
-    sound = _finite(batch.bars)
+    whole = _finite(batch.bars)
+    flat = whole & (np.ptp(batch.bars[:, :, CLOSE], axis=1) == 0)
+    sound = whole & ~flat
     finite = sound.copy()
     part = batch.only(np.flatnonzero(sound))
     prob, mass = np.full((2, len(batch.rows)), np.nan)
@@ -153,7 +161,8 @@ def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> R
             closes[~finite] = np.nan
         if not listed:
             prob = (closes > batch.bars[:, -1, CLOSE, None]).mean(axis=1, dtype=np.float64)
-    return Rises(np.where(finite, prob, np.nan), mass, closes, np.select([~sound, ~finite], [BAD_BARS, BAD_FORECAST], ""))
+    reason = np.select([~whole, flat, ~finite], [BAD_BARS, FLAT, BAD_FORECAST], "")
+    return Rises(np.where(finite, prob, np.nan), mass, closes, reason)
 
 
 def _last_closes(batch: Batch, forecaster: "Forecaster") -> FloatArray:
