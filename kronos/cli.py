@@ -17,6 +17,21 @@ from kronos.errors import KitError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+LONGEST_SHOWN = 200
+
+FULL = {errno.ENOSPC: "no space left on the device", errno.EDQUOT: "no space left in this user's quota"}
+"""Writing says these, mostly without the file's name."""
+UNUSABLE = {
+    errno.EACCES: "no permission: expected a path this user may use; mend its rights",
+    errno.EPERM: "no permission: expected a path this user may use; mend its rights",
+    errno.EROFS: "expected a place that can be written to, found a read-only file system; choose another path",
+    errno.EISDIR: "expected a file, found a folder; mend the path",
+    errno.ENOTDIR: "expected a folder above the last name, found a file there; mend the path",
+    errno.ENAMETOOLONG: "expected a shorter path or name, found one that the file system does not take; mend the path",
+    errno.ELOOP: "expected a file or folder, found links in a circle; mend them",
+    errno.EIO: "expected a file that can be read and written, found an input/output error; look at the disk or the network",
+}
+"""What a user can mend about a path that the system refuses."""
 
 
 def parser(description: str, default_config: str = "configs/kaggle.yaml") -> argparse.ArgumentParser:
@@ -54,13 +69,24 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         code = _fail("interrupted; nothing half-written was left behind", EXIT_INTERRUPTED)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            code = _fail(f"no space left on the device while writing {error.filename or 'a file'}; free some and rerun")
-        elif isinstance(error, PermissionError):
-            code = _fail(f"no permission for {error.filename}: expected a path this user may use; mend its rights")
-        else:
+        said = _of_a_file(error)
+        if said is None:
             raise
+        code = _fail(said)
     leave(code)
+
+
+def _of_a_file(error: OSError) -> str | None:
+    """The user's line where a disk is full or a path cannot be used; None for a bug, a socket or a missing file."""
+    name = error.filename2 or error.filename  # a rename has two; the second one is where the file was to go
+    named = isinstance(name, str | bytes | os.PathLike)
+    path = os.fsdecode(name) if named else ""
+    if error.errno in FULL:
+        return f"{FULL[error.errno]} while writing {path or 'a file'}; free some and rerun"
+    if not named or error.errno not in UNUSABLE:
+        return None
+    shown = path if len(path) <= LONGEST_SHOWN else f"{path[:LONGEST_SHOWN]}..."
+    return f"{shown}: {UNUSABLE[error.errno]}"
 
 
 def leave(code: int) -> NoReturn:

@@ -35,7 +35,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def derived_paths(config: Config) -> Config:
-    """Fill empty paths from base_path/exp_name; the run's name from exp_name."""
+    """Expand ~ in every path setting; fill empty paths from base_path/exp_name, the run's name from exp_name."""
+    config = _at_home(config)
     paths = config.model_paths
     save = paths.base_save_path or str(Path(paths.base_path) / paths.exp_name)
     tokenizer = paths.finetuned_tokenizer or str(Path(save) / paths.tokenizer_save_name / "best_model")
@@ -46,6 +47,34 @@ def derived_paths(config: Config) -> Config:
         data=replace(config.data, store=store),
         experiment=replace(config.experiment, name=config.experiment.name or paths.exp_name),
     )
+
+
+PATHS = {
+    "data": ("data_path", "test_path", "sample_submission_path", "solution_path", "store"),
+    "model_paths": ("pretrained_tokenizer", "pretrained_predictor", "base_path", "base_save_path", "finetuned_tokenizer"),
+}
+"""The settings that name files and folders. Nobody else expands ~ in them."""
+
+
+def _at_home(config: Config) -> Config:
+    """~ and ~user at the start of a path replaced by the home folder. Raises KitError when there is no such user."""
+    changed = {}
+    for section, names in PATHS.items():
+        values = getattr(config, section)
+        expanded = {name: _expanded(f"{section}.{name}", getattr(values, name)) for name in names}
+        changed[section] = replace(values, **expanded)
+    return replace(config, **changed)
+
+
+def _expanded(setting: str, path: str | list[str]) -> str | list[str]:
+    if isinstance(path, list):
+        return [str(_expanded(setting, each)) for each in path]
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise KitError(f"{setting}: expected a path, found {path}, and no home folder of that user; write it out") from error
 
 
 def _store_name(data_path: str | list[str]) -> str:

@@ -1,5 +1,6 @@
 """Configuration: every problem is reported at once with the nearest right key; every profile in the tree loads."""
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +126,21 @@ def test_empty_paths_are_derived(empty: Path) -> None:
     assert config.experiment.name == "x"
     kept = configfile.derived_paths(replace(config, model_paths=replace(config.model_paths, base_save_path="own")))
     assert kept.run_dir == Path("own")
+
+
+def test_every_path_setting_knows_the_home_folder(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ~ that some readers expand and others do not: two files, or none, behind one setting."""
+    monkeypatch.setenv("HOME", "/home/me")
+    words = {"exp_name", "tokenizer_save_name", "basemodel_save_name", "name", "description", "main_process_ip", "competition"}
+    texts = [name for name, hint in configfile._known() if hint in (str, str | list[str]) and name.split(".")[-1] not in words]
+    assert set(texts) == {f"{section}.{name}" for section, names in configfile.PATHS.items() for name in names}
+    for name in texts:
+        found = functools.reduce(getattr, name.split("."), configfile.load(empty, [*SCRATCH, f"{name}=~/x/y"]))
+        assert found == "/home/me/x/y", name
+    given = configfile.load(empty, [*SCRATCH, "data.data_path=[~/a.csv, b//~c.csv]", "model_paths.base_path=~/"])
+    assert given.data.data_path == ["/home/me/a.csv", "b//~c.csv"] and given.run_dir == Path("/home/me/kronos")
+    assert given.data.store.startswith("/home/me/stores/")
+    assert "data.store: expected a path, found ~nobody-like-this/x" in problems(empty, *SCRATCH, "data.store=~nobody-like-this/x")
 
 
 def test_a_saved_configuration_of_another_version_is_refused() -> None:

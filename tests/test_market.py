@@ -3,6 +3,9 @@
 import hashlib
 import json
 import math
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -125,6 +128,66 @@ def test_other_settings_rewrite_the_market_but_never_a_users_file(tmp_path: Path
     with pytest.raises(KitError, match="found another"):
         market.ensure_market(SMALL, data)
     assert Path(data.data_path).read_bytes() == before
+
+
+KILLED = """
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+sys.path[:0] = sys.argv[1:3]
+from test_market import SMALL, market, paths
+take_place, left = Path.replace, int(sys.argv[4])
+
+def last(temporary, path):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), 9)
+    return take_place(temporary, path)
+
+Path.replace = last
+market.ensure_market(replace(SMALL, days=50), paths(Path(sys.argv[3])))
+"""
+
+
+@pytest.mark.parametrize("writes", [1, 3, 4, 5])
+def test_a_killed_writer_leaves_no_mixture(writes: int, root: Path, tmp_path: Path) -> None:
+    """Keeps out: old prices beside the truth of new ones, which every later start takes for a user's own file.
+
+    The process dies as its n-th file takes its place: the test file's, the solution's, the truth's, the prices'.
+    """
+    data = paths(tmp_path / "market")
+    market.ensure_market(SMALL, data)
+    words = [str(root), str(root / "tests"), str(tmp_path / "market"), str(writes)]
+    assert subprocess.run([sys.executable, "-c", KILLED, *words], check=False).returncode == -signal.SIGKILL
+    assert not Path(data.data_path).exists(), "nothing: neither the old prices nor the new ones"
+    truth = market.ensure_market(replace(SMALL, days=55), data)
+    market.write_market(replace(SMALL, days=55), paths(tmp_path / "fresh"))
+    for path in (tmp_path / "fresh").iterdir():
+        assert (tmp_path / "market" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert truth["settings"]["days"] == 55
+
+
+def test_two_processes_that_need_the_market(root: Path, tmp_path: Path) -> None:
+    """Keeps out: one process taking away the prices that another has just written and is about to read."""
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
+        "from pathlib import Path; from test_market import SMALL, market, paths\n"
+        "data = paths(Path(sys.argv[3])); print('ready', flush=True); sys.stdin.read(1)\n"
+        "market.ensure_market(SMALL, data); open(data.data_path).close()"
+    )
+    command = [sys.executable, "-c", code, str(root), str(root / "tests"), str(tmp_path)]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+    for process in both:
+        assert process.stdin
+        process.stdin.write("x")
+        process.stdin.flush()
+    for process in both:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_several_data_files_cannot_be_generated() -> None:

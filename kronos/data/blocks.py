@@ -69,6 +69,23 @@ def _read_lines(handle: "IO[bytes] | _Summed", size: int) -> tuple[bytes, bytes]
     return (piece + rest if rest else piece), rest
 
 
+def _is_inside_quotes(piece: bytes) -> bool:
+    """Whether the end of a piece, which begins outside, lies in a quoted field: a line break there ends no row."""
+    return b'"' in piece and bool(np.count_nonzero(np.frombuffer(piece, np.uint8) == ord('"')) % 2)
+
+
+def _to_closing_quote(handle: "IO[bytes] | _Summed") -> bytes:
+    """The lines up to the one that closes the quotes; about LONGEST_LINE bytes at most, for a quote may be a stray one."""
+    lines: list[bytes] = []
+    size = 0
+    while size < LONGEST_LINE and (line := handle.readline()):
+        lines.append(line)
+        size += len(line)
+        if line.count(b'"') % 2:
+            break
+    return b"".join(lines)
+
+
 def crc32_of(path: Path) -> int:
     """CRC-32 of a file's bytes: sees every change, though not a forged one."""
     with path.open("rb") as handle:
@@ -106,7 +123,7 @@ class CsvSource:
             if piece:
                 frame = parser.settle(tried, piece, line)
                 yield line, frame.select(list(roles))
-                line, rows = line + len(frame), rows + len(frame)
+                line, rows = line + (piece.count(b"\n") if b'"' in piece else len(frame)), rows + len(frame)
         if not rows:
             raise KitError(f"{self.path}: expected rows below the header, found none")
 
@@ -122,7 +139,7 @@ class CsvSource:
                     )
                 if not piece:
                     break
-                yield piece
+                yield piece + (_guarded(self.path, lambda: _to_closing_quote(handle)) if _is_inside_quotes(piece) else b"")
             self.crc32 = summed.crc32
 
 
@@ -140,7 +157,7 @@ class ParquetSource:
         """Read the schema. Raises KitError when this is no Parquet file."""
         _refuse_missing(path)
         try:
-            scan = pl.scan_parquet(path)
+            scan = _scan(path)
             names = tuple(scan.collect_schema().names())
             rows = int(scan.select(pl.len()).collect().item())
         except (pl.exceptions.PolarsError, OSError) as error:
@@ -154,12 +171,12 @@ class ParquetSource:
             raise KitError(f"{self.path}: expected rows, found none")
         for start in range(0, self.rows, PIECE_ROWS):
             try:
-                scan = pl.scan_parquet(self.path).select(pl.col(old).alias(new) for old, new in columns.items())
+                scan = _scan(self.path).select(pl.col(old).alias(new) for old, new in columns.items())
                 frame = scan.slice(start, PIECE_ROWS).collect()
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise KitError(f"{self.path}: not readable as Parquet: {_one_line(error)}") from error
             typed = [self._number(frame[name], self.names[roles[name]], start) for name in numbers]
-            text = [frame["ticker"].cast(pl.String)] if "ticker" in roles else []
+            text = [_names(frame["ticker"])] if "ticker" in roles else []
             yield start + 1, frame.with_columns(*typed, *text)
 
     def _number(self, values: pl.Series, column: str, start: int) -> pl.Series:
@@ -172,6 +189,16 @@ class ParquetSource:
         if values.name != "split":
             refuse_huge(wide, values, place, start + 1)
         return wide.cast(pl.Float32)
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    """This file and its columns: by default polars reads [ ] * ? in a name as a pattern and x=1 in a folder's as a column."""
+    return pl.scan_parquet(path, glob=False, hive_partitioning=False)
+
+
+def _names(tickers: pl.Series) -> pl.Series:
+    """Tickers as text; pandas writes numbers with gaps as floats, and NaN is a gap and no name."""
+    return (tickers.fill_nan(None) if tickers.dtype.is_float() else tickers).cast(pl.String)
 
 
 Source = CsvSource | ParquetSource
@@ -282,6 +309,8 @@ def _guarded(path: Path, read: Callable[[], T]) -> T:
         return read()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise KitError(f"{path}: not readable as gzip: {_one_line(error)}; is the file truncated?") from error
+    except OSError as error:
+        raise KitError(f"{path}: expected a readable file, found: {error.strerror}; is the disk or the network well?") from error
 
 
 def _header(path: Path, line: bytes) -> tuple[str, ...]:
@@ -299,11 +328,22 @@ def _header(path: Path, line: bytes) -> tuple[str, ...]:
         raise KitError(f"{path}: line 1: expected column names, found control characters; is this a CSV file?")
     if len(line) >= LONGEST_LINE:
         raise KitError(f"{path}: line 1: expected column names, found a line of more than {LONGEST_LINE:,} bytes")
-    names = next(csv.reader([text]))
+    names = _fields_of(path, text)
     other = next((s for s in SEPARATORS if len(names) == 1 and s in text), None)
     if other:
         raise KitError(f"{path}: expected columns separated by commas, found {SEPARATORS[other]}; save it with commas")
     return tuple(name.strip() for name in names)
+
+
+def _fields_of(path: Path, header: str) -> list[str]:
+    reader = csv.reader([header, '"'])  # the second line is only read where the first one leaves a quote open
+    try:
+        names = next(reader)
+    except csv.Error as error:
+        raise KitError(f"{path}: line 1: expected column names, found a very long one ({error}); is this a CSV file?") from error
+    if reader.line_num > 1:
+        raise KitError(f"{path}: line 1: expected all column names on one line, found a quote that it does not close")
+    return names
 
 
 def _tried(parser: _Parser, piece: bytes) -> tuple[int, bytes, pl.DataFrame | None]:

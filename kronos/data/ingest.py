@@ -29,7 +29,7 @@ IN_ALL_OR_NONE = ("volume", "amount", "split", "ticker")  # columns that every f
 
 def find_sources(data_path: str | list[str]) -> list[Path]:
     """The files that data_path means, in reading order. Raises KitError when there are none."""
-    given = [Path(p).expanduser() for p in ([data_path] if isinstance(data_path, str) else data_path) if p]
+    given = [Path(p) for p in ([data_path] if isinstance(data_path, str) else data_path) if p]
     if not given:
         raise KitError("data.data_path: expected a price file or a folder, found nothing; name the competition's train.csv")
     found: list[Path] = []
@@ -57,6 +57,8 @@ def read(paths: list[Path]) -> Panel:
         for number, source in enumerate(opened):
             reader.add(source, number, bar)
     reader.flush()
+    if not any(len(block.values) for block in reader.blocks):
+        raise KitError(f"{paths[0]}: expected rows with a ticker and a date, found none in {sum(reader.rows):,} rows")
     panel = arrange(reader.blocks, paths, reader.roles or frozenset())
     panel.ignored, panel.read, panel.missing_key = list(reader.ignored), sum(reader.rows), reader.missing_key
     panel.sources = [
@@ -121,7 +123,11 @@ class _Reader:
         values = np.empty((len(frame), len(FEATURES)), dtype=np.float32)
         for position, feature in enumerate(FEATURES):
             values[:, position] = frame[feature].to_numpy() if feature in frame.columns else np.nan
-        split = (frame["split"].fill_null(0) != 0).to_numpy() if "split" in frame.columns else np.zeros(len(frame), dtype=bool)
+        split = (
+            (frame["split"].fill_nan(0).fill_null(0) != 0).to_numpy()
+            if "split" in frame.columns
+            else np.zeros(len(frame), dtype=bool)
+        )
         block = Block(values, split, ticker, date, names, seconds, np.broadcast_to(np.uint32(number), len(frame)))
         nowhere = (ticker < 0) | (date < 0)
         if nowhere.any():
@@ -131,6 +137,8 @@ class _Reader:
             there = ~nowhere
             block.values, block.split, block.ticker, block.date = values[there], split[there], ticker[there], date[there]
             block.file = block.file[there]
+            used, block.date = np.unique(block.date, return_inverse=True)  # a date without a row is none of the data's
+            block.seconds = seconds[used]
         self.rows[-1] += len(frame)
         self.small.append(block)
         if sum(len(b.values) for b in self.small) >= SMALL_ROWS:

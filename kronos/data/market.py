@@ -222,21 +222,38 @@ def ensure_market(config: MarketConfig, data: DataConfig) -> dict[str, Any]:
 
     Raises KitError when data_path is not the file that was generated: a user's prices are never overwritten.
     """
-    prices, truth = Path(_single(data)), market_path(data)
+    prices = Path(_single(data))
+    known = _up_to_date(config, data, prices)
+    if known is None:
+        busy = f"another process is writing {prices}: waiting for it"
+        with files.locked(prices.parent / f".{prices.name}.lock", busy):  # else one takes away what the other has just written
+            known = _up_to_date(config, data, prices)
+            known = write_market(config, data) if known is None else known
+    return known
+
+
+def _up_to_date(config: MarketConfig, data: DataConfig, prices: Path) -> dict[str, Any] | None:
+    """The truth of the files that are there; None where they are to be written. Raises KitError as `ensure_market`."""
     if not prices.exists():
-        return write_market(config, data)
-    known = json.loads(truth.read_text(encoding="utf-8")) if truth.is_file() else {}
+        return None
+    truth = market_path(data)
+    known: dict[str, Any] = json.loads(truth.read_text(encoding="utf-8")) if truth.is_file() else {}
     if prices.is_dir() or known.get("prices_sha256") != files.digest(prices):
         raise KitError(
             f"{prices}: expected the file that market.generate wrote, found another; set market.generate to false to use it"
         )
-    return known if known["settings"] == _settings(config, data) else write_market(config, data)
+    return known if known["settings"] == _settings(config, data) else None
 
 
 def write_market(config: MarketConfig, data: DataConfig) -> dict[str, Any]:
-    """Simulate and write all files, each atomically, the prices last. Returns the truth, as in market.json."""
+    """Simulate and write all files, each atomically. Returns the truth, as in market.json.
+
+    The old prices go first and the new ones come last: whoever is killed in between leaves files without prices, which
+    `ensure_market` writes again, and never prices of one market beside the truth of another.
+    """
     prices = Path(_single(data))
     market = simulate(config, data.calendar)
+    prices.unlink(missing_ok=True)
     ids = sorted(market.tickers)  # lexicographic, as in the competition
     day = str(market.sessions[-1].astype("datetime64[D]"))
     labels = dict(zip(market.tickers, market.labels[-1].astype(int).tolist(), strict=True))

@@ -56,7 +56,8 @@ def recover(path: Path) -> None:
     old = _old(path)
     if old.exists() and not path.exists():
         old.rename(path)
-    for leftover in [old, *path.parent.glob(f".{path.name}.new-*")]:
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    for leftover in [old, *(p for p in beside if p.name.startswith(f".{path.name}.new-"))]:
         shutil.rmtree(leftover, ignore_errors=True)
 
 

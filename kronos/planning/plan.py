@@ -187,7 +187,7 @@ def network_configs(config: Config) -> Networks:
 
 
 def _pretrained(source: str, which: int) -> dict[str, Any]:
-    file = Path(source).expanduser() / CONFIG_FILE
+    file = Path(source) / CONFIG_FILE
     if file.is_file():
         return dict(json.loads(file.read_text(encoding="utf-8")))
     if source in PUBLISHED:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kronos.config import Config, DataConfig, MarketConfig
+from kronos.configfile import derived_paths
 from kronos.data import checks
 from kronos.data.market import write_market
 
@@ -67,7 +68,7 @@ def evidence(request: pytest.FixtureRequest) -> checks.Evidence:
     if not given:
         return checks.gather(Config(data=request.getfixturevalue("generated")))
     files = {"test_path": option(request.config, "--test"), "sample_submission_path": option(request.config, "--sample")}
-    return checks.gather(Config(data=DataConfig(data_path=given, **files)))
+    return checks.gather(derived_paths(Config(data=DataConfig(data_path=given, **files))))
 
 
 @pytest.fixture
