@@ -294,7 +294,7 @@ flush_log() { # keeps the exit status of the script
 if [ $dry_run = 1 ]; then
   echo "Would run, from $root:"
 else
-  [ ! -t 1 ] || export KIT_PROGRESS=1 # the log takes the terminal away from the steps; progress bars are still wanted
+  [ ! -t 1 ] || export KIT_PROGRESS="${KIT_PROGRESS:-1}" # the log takes the terminal away from the steps; progress bars are still wanted
   exec > >(trap '' INT TERM; tee >(trap '' INT TERM; sed -u 's/.*\r//; s/\x1b\[[0-9;]*m//g' >>"$log")) 2>&1
   tee_pid=$!
   trap flush_log EXIT

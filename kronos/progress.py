@@ -1,4 +1,4 @@
-"""How far a long step is: a bar on a terminal, a plain line a minute elsewhere (KIT_PROGRESS=1: the bar there, too).
+"""How far a long step is: a bar on a terminal, a plain line a minute elsewhere. KIT_PROGRESS=1 or 0: bars everywhere, nowhere.
 
 In: how much there is to do. Out: a tqdm bar, to be told what was just done. Speed and time left are those of the whole step.
 """
@@ -10,15 +10,28 @@ from typing import Any
 
 from tqdm import tqdm
 
+from kronos.errors import KitError
+
 log = logging.getLogger(__name__)
 
 EVERY = 60.0
 """Seconds between two plain lines, at least."""
 
 
+def bars_wanted() -> bool:
+    """Whether steps show bars. A notebook's `!` gives commands a pseudo-terminal, whose bars fill its output: it sets 0.
+
+    Raises KitError when KIT_PROGRESS is neither 0 nor 1.
+    """
+    asked = os.environ.get("KIT_PROGRESS", "")
+    if asked not in ("", "0", "1"):
+        raise KitError(f"KIT_PROGRESS: expected 0 (plain lines) or 1 (bars), found {asked!r}")
+    return asked == "1" if asked else sys.stderr.isatty()
+
+
 def progress(what: str, total: float | None, unit: str, scaled: bool = False) -> "tqdm[Any]":
     """A bar for `total` units of work (None: not known yet), to be used in a `with`. scaled: 2.1G for 2,100,000,000."""
-    kind = tqdm if sys.stderr.isatty() or "KIT_PROGRESS" in os.environ else _Lines
+    kind = tqdm if bars_wanted() else _Lines
     return kind(total=total, desc=what, unit=f" {unit}", unit_scale=scaled, leave=False)
 
 

@@ -24,7 +24,8 @@ def main() -> None:
     from kronos.delivery.client import PATIENCE
     from kronos.delivery.download import download_data
 
-    print(download_data(configfile.load(args.config, args.overrides), args.again, args.patience or PATIENCE).table())
+    patience = PATIENCE if args.patience is None else args.patience
+    print(download_data(configfile.load(args.config, args.overrides), args.again, patience).table())
 
 
 if __name__ == "__main__":

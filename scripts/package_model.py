@@ -25,6 +25,8 @@ def main() -> None:
     arguments.add_argument("--version", metavar="vX.Y.Z", help="default: the next patch version")
     arguments.add_argument("--licence", default="mit", help="licence of the weights, as the hub names it (default: mit)")
     arguments.add_argument("--push", metavar="OWNER/NAME", help="upload to this private hub repository")
+    arguments.add_argument("--allow-public", action="store_true", help="with --push: also to a public repository")
+    arguments.add_argument("--replace-others", action="store_true", help="with --push: delete files there that are no package's")
     arguments.add_argument("--folder", metavar="FOLDER", help="a packaged folder to upload, instead of a run")
     arguments.add_argument("--check", metavar="FOLDER", help="check a packaged folder and end")
     arguments.add_argument("--rollback", metavar="FOLDER", help="let FOLDER/latest point one version back and end")
@@ -45,7 +47,7 @@ def main() -> None:
         folder = Path(args.check or args.folder)
     print("\n".join([f"{folder}: sound", *(f"  {line}" for line in package.check_package(folder))]))
     if args.push:
-        print(f"Uploaded to {hub_push.push(folder, args.push)}")
+        print(f"Uploaded to {hub_push.push(folder, args.push, args.allow_public, args.replace_others)}")
 
 
 if __name__ == "__main__":

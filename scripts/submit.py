@@ -20,7 +20,9 @@ def main() -> None:
     arguments.add_argument("--dry-run", action="store_true", help="check and show what would be sent, without network")
     arguments.add_argument("--again", action="store_true", help="submit although the same content was submitted before")
     arguments.add_argument("--no-wait", action="store_true", help="do not wait for the score")
-    arguments.add_argument("--timeout", type=float, metavar="S", help="seconds to wait for the score (default: 600)")
+    arguments.add_argument(
+        "--timeout", type=float, metavar="S", help="seconds to wait for the score (default: 600; 0: not at all)"
+    )
     arguments.add_argument("--patience", type=float, metavar="S", help="seconds that Kaggle may stay silent (default: 120)")
     arguments.add_argument("--ledger", metavar="F", help="the log (default: submissions/ledger.csv)")
     args = arguments.parse_args()
@@ -39,9 +41,9 @@ def main() -> None:
         print(f"Would be sent:\n{parcel.table()}\n{submit.told(known) if known else 'Not submitted before.'}")
         return
     print(parcel.table())
-    wait = 0.0 if args.no_wait else args.timeout or submit.WAIT
+    wait = 0.0 if args.no_wait else submit.WAIT if args.timeout is None else args.timeout
     try:
-        submit.submit(parcel, ledger, args.again, wait, args.patience or PATIENCE)
+        submit.submit(parcel, ledger, args.again, wait, PATIENCE if args.patience is None else args.patience)
     finally:
         print(ledger.table())
 

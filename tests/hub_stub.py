@@ -1,6 +1,7 @@
 """A stand-in for the Hugging Face hub on loopback: what the real client asks for when a folder is uploaded.
 
-Keeps what it is given: `repositories`, `tags`, `files` by repository. `refuse` makes one route answer with an error.
+Keeps what it is given: `tags`, `files` by repository. `public` names repositories that everybody sees.
+`refuse` makes one route answer with an error.
 """
 
 import base64
@@ -16,6 +17,7 @@ class HubStub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, dict[str, bytes]] = {}
+        self.public: set[str] = set()
         self.tags: dict[str, list[str]] = {}
         self.blobs: dict[str, bytes] = {}
         self.refuse: tuple[str, int, str] | None = None
@@ -55,7 +57,8 @@ class _Handler(BaseHTTPRequestHandler):
             kept = self.server.files.get(f"{owner}/{name}", {})
             if "/tree/" in path:
                 return self._answer([{"type": "file", "path": p, "size": len(b), "oid": "0"} for p, b in kept.items()])
-            return self._answer({"id": f"{owner}/{name}", "sha": "0" * 40, "siblings": [{"rfilename": p} for p in kept]})
+            facts = {"private": f"{owner}/{name}" not in self.server.public, "siblings": [{"rfilename": p} for p in kept]}
+            return self._answer({"id": f"{owner}/{name}", "sha": "0" * 40, **facts})
         self._answer({"error": f"no route {self.path}"}, 404)
 
     def do_POST(self) -> None:

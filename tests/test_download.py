@@ -19,7 +19,7 @@ from kaggle_stub import COMPETITION, EXPIRED, KEY, SIGNATURE, Stub, script, zipp
 from kronos import configfile, files
 from kronos.config import Config
 from kronos.delivery.archive import unpack
-from kronos.delivery.client import KaggleError
+from kronos.delivery.client import KaggleError, explain
 from kronos.delivery.credentials import scrub
 from kronos.delivery.download import download_data, places
 from kronos.errors import KitError
@@ -274,6 +274,9 @@ def bad_archives() -> dict[str, tuple[bytes, str]]:
         "bomb": (zipped({"a.csv": bytes(30_000_000)}), "more bytes come out"),
         "cut": (sound[:-10], "sound zip"),
         "flipped": (sound.replace(b"a.csv", b"b.csv", 1), "sound zip"),
+        "moved": (sound[:-6] + (2**32 - 2).to_bytes(4, "little") + sound[-2:], "sound zip"),
+        "version": (sound.replace(b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\xf0"), "sound zip.* version 24"),
+        "no text": (zipped({"\u00e4.csv": b"x"}).replace("\u00e4".encode(), b"\xff\xff"), "sound zip.*UnicodeDecodeError"),
         "no zip": (b"<html>log in</html>", "sound zip"),
         "empty": (zipped({}), "found 0"),
     }
@@ -315,6 +318,17 @@ def test_hostile_archive_from_kaggle(full: Stub, root: Path) -> None:
     complete()
 
 
+def test_damaged_archive_is_fetched_anew(full: Stub, root: Path) -> None:
+    """A damaged one that stays fails every later call, and a traceback does not say which file to remove."""
+    sound = full.archive
+    full.archive = bad_archives()["version"][0]
+    done = script(root, "download_data")
+    assert done.returncode == 2 and "expected a sound zip archive" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    full.archive = sound
+    assert script(root, "download_data").returncode == 0
+    complete()
+
+
 def test_folder_link_is_not_followed_out(full: Stub, config: Config, tmp_path: Path) -> None:
     """A link inside the folder would carry files out of it."""
     full.files = {name.replace("__", "."): content for name, content in CSVS.items()} | {"sub/x.csv": b"x"}
@@ -339,6 +353,23 @@ def test_secrets_are_scrubbed(stub: Stub, tmp_path: Path) -> None:
     for secret in ("abc.def", os.environ["KAGGLE_API_TOKEN"], "filetoken123456", KEY, "pass@", "c0ffee"):
         assert secret not in clean
     assert "https://x/y.zip?***" in clean
+
+
+def test_password_with_an_at_sign_is_scrubbed_whole() -> None:
+    """Half of a password in a forum is most of a password."""
+    clean = scrub("ProxyError('http://me:p@ssw0rd@proxy:3128', 'https://other:x@y/z@w')")
+    assert clean == "ProxyError('http://***@proxy:3128', 'https://***@y/z@w')"
+
+
+def test_long_token_stays_secret(full: Stub, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a file name may be, it was looked up as one, and the traceback showed it. The package does so, too."""
+    token = "KGAT_" + "a" * 395
+    monkeypatch.setenv("KAGGLE_API_TOKEN", token)
+    line = str(explain(COMPETITION, "http", 401, f"no such token {token}"))
+    assert "rejects the credentials of the variable KAGGLE_API_TOKEN" in line and "aaaa" not in line
+    full.errors = {"*": (401, "Unauthenticated")}
+    done = script(root, "download_data", KAGGLE_API_TOKEN=token)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "aaaa" not in done.stdout + done.stderr, done.stderr
 
 
 def test_zip_helper_makes_links() -> None:

@@ -147,20 +147,39 @@ def hub() -> Iterator[HubStub]:
     server.server_close()
 
 
-def push(root: Path, hub: HubStub, folder: Path, home: Path, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
+def push(root: Path, hub: HubStub, folder: Path, home: Path, *flags: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
     surroundings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "no_proxy": "127.0.0.1"}
-    return script(root, "--folder", folder, "--push", "me/tiny", HF_TOKEN=token, **surroundings)
+    return script(root, "--folder", folder, "--push", "me/tiny", *flags, HF_TOKEN=token, **surroundings)
 
 
 def test_a_package_is_uploaded_whole(packaged: Path, root: Path, hub: HubStub, tmp_path: Path) -> None:
     """Through the real client: every file, one private repository, a tag with the version; nothing old stays behind."""
-    hub.files["me/tiny"] = {"old.bin": b"old"}
+    hub.files["me/tiny"] = {"old.bin": b"old", "metadata.json": b"{}", "checksums.json": b"{}"}
     done = push(root, hub, packaged, tmp_path / "home")
     assert done.returncode == 0, done.stderr
     here = {str(p.relative_to(packaged)): p.read_bytes() for p in packaged.rglob("*") if p.is_file()}
     assert hub.files["me/tiny"] == here
     assert hub.tags["me/tiny"] == ["v1.0.0"]
     assert TOKEN not in done.stdout + done.stderr
+
+
+def test_an_upload_publishes_nothing_unasked(packaged: Path, root: Path, hub: HubStub, tmp_path: Path) -> None:
+    """The hub makes nothing private that exists: weights meant for nobody would be there for everybody."""
+    hub.files["me/tiny"], hub.public = {".gitattributes": b"x"}, {"me/tiny"}
+    done = push(root, hub, packaged, tmp_path / "home")
+    assert done.returncode == 2 and "found a public one" in done.stderr and list(hub.files["me/tiny"]) == [".gitattributes"]
+    assert push(root, hub, packaged, tmp_path / "home", "--allow-public").returncode == 0
+    assert "predictor/model.safetensors" in hub.files["me/tiny"]
+
+
+def test_an_upload_deletes_nothing_of_others(packaged: Path, root: Path, hub: HubStub, tmp_path: Path) -> None:
+    """A name typed wrong must not cost the model that lies there."""
+    hub.files["me/tiny"] = {"pytorch_model.bin": b"years of work", "README.md": b"x"}
+    done = push(root, hub, packaged, tmp_path / "home")
+    assert done.returncode == 2 and "found 2 other files, e.g. README.md" in done.stderr, done.stderr
+    assert hub.files["me/tiny"]["pytorch_model.bin"] == b"years of work" and not hub.tags
+    assert push(root, hub, packaged, tmp_path / "home", "--replace-others").returncode == 0
+    assert "pytorch_model.bin" not in hub.files["me/tiny"]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +196,7 @@ def test_a_refused_upload_is_one_line(
 ) -> None:
     """A traceback that ends in a web address helps nobody, and a token in it harms."""
     hub.refuse = refuse
-    done = push(root, hub, packaged, tmp_path / "home", token)
+    done = push(root, hub, packaged, tmp_path / "home", token=token)
     assert done.returncode == 2 and words in done.stderr, done.stdout + done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr  # above it: progress bars
     assert not token or token not in done.stderr

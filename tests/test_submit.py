@@ -1,6 +1,7 @@
 """scripts/submit.py against a Kaggle on loopback: what is sent, what counts as sent, and what the ledger remembers."""
 
 import csv
+import gzip
 import json
 import os
 import re
@@ -335,6 +336,25 @@ def test_backtests_expectation_stands_beside_the_score(config: Config, caplog: p
     assert pack(config, FILE, "m").expected == "no backtest" and "expected a backtest's report" in caplog.text
 
 
+def test_packed_sample_is_read(config: Config) -> None:
+    """Prices may be .csv.gz, so may the sample; a file that is no text is one line."""
+    packed = FOLDER / "sample.csv.gz"
+    packed.write_bytes(gzip.compress(SAMPLE.encode()))
+    own = replace(config, data=replace(config.data, sample_submission_path=str(packed)))
+    assert pack(own, FILE, "m").rows == 3
+    FILE.write_text(ANSWER.replace("ID,Pred", "id,pred"))
+    with pytest.raises(KitError, match=r"expected the first line 'ID,Pred' as in .*gz"):
+        pack(own, FILE, "m")
+
+
+def test_no_time_to_wait_is_no_waiting(stub: Stub, config: Config, root: Path) -> None:
+    """--timeout 0 was taken for the default of ten minutes."""
+    stub.pending_polls = 10**6
+    done = script(root, "submit", "--file", str(FILE), "--message", "m", "--timeout", "0")
+    assert done.returncode == 0 and only(Ledger(LEDGER))["status"] == "pending", done.stderr
+    assert "waiting" not in done.stdout
+
+
 def test_message_is_required(config: Config) -> None:
     """A log of nameless rows tells nothing."""
     for message in ("", "   ", "x" * 501):
@@ -403,6 +423,16 @@ def test_foreign_file_is_not_overwritten(stub: Stub, parcel: Parcel) -> None:
     with pytest.raises(KitError, match="expected a ledger"):
         submit.submit(parcel, Ledger("other.csv"))
     assert Path("other.csv").read_text() == "a,b\n1,2\n" and not stub.submissions
+
+
+def test_ledger_saved_in_another_encoding(stub: Stub, config: Config, parcel: Parcel, ledger: Ledger, root: Path) -> None:
+    """Excel saves in cp1252: the next submission must say so in one line, and leave the file as it is."""
+    submit.submit(pack(config, FILE, "größer"), ledger, wait=0)
+    LEDGER.write_bytes(LEDGER.read_text().encode("cp1252"))
+    before = LEDGER.read_bytes()
+    done = script(root, "submit", "--file", str(FILE), "--message", "second")
+    assert done.returncode == 2 and "expected UTF-8" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert LEDGER.read_bytes() == before and len(stub.uploads) == 1
 
 
 def test_json_of_a_foreign_kind_beside_the_file(config: Config) -> None:

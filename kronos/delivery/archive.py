@@ -4,6 +4,7 @@ In: a zip file, a folder, the announced sizes. Out: the files, written aside fir
 CWE-59 (links) and CWE-409 (bombs).
 """
 
+import errno
 import os
 import stat
 import zipfile
@@ -20,6 +21,10 @@ LEAST = 1 << 20
 MOST_FILES = 100_000
 LONGEST_NAME = 200
 ENCRYPTED = 1
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError)
+"""What zipfile raises on bytes that are no sound archive."""
+UNPLACEABLE = {errno.EINVAL, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+"""System errors that come from what the archive says (positions, names), not from the disk."""
 
 
 def unpack(
@@ -39,8 +44,12 @@ def unpack(
             for entry in entries:
                 left -= _write(source, entry, folder, left, said)
             return sorted(str(PurePosixPath(entry.filename)) for entry in entries)
-    except (zipfile.BadZipFile, zlib.error, EOFError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise KitError(f"{archive.name}: expected a sound zip archive, found {error}; run again to fetch it anew") from error
+    except (*DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in UNPLACEABLE:
+            raise
+        raise KitError(
+            f"{archive.name}: expected a sound zip archive, found {type(error).__name__}: {error}; run again to fetch it anew"
+        ) from error
 
 
 def _check(archive: Path, entries: list[zipfile.ZipInfo], reserved: Collection[str]) -> None:

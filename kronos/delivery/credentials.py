@@ -18,7 +18,7 @@ HOW_TO = (
 )
 _PATTERNS = (
     (re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]+", re.IGNORECASE), rf"\1 {HIDDEN}"),
-    (re.compile(r"(https?://)[^\s/@]+@"), rf"\1{HIDDEN}@"),  # name and password of a proxy
+    (re.compile(r"(https?://)[^\s/]+@"), rf"\1{HIDDEN}@"),  # name and password of a proxy, which may hold an @ itself
     (re.compile(r"((?:https?://|/)[^\s?'\"]+)\?[^\s'\")]+"), rf"\1?{HIDDEN}"),  # signed links carry their key in the query
 )
 
@@ -26,7 +26,7 @@ _PATTERNS = (
 def source() -> str:
     """Where the credentials that requests will carry come from, '' when there are none."""
     if token := os.environ.get("KAGGLE_API_TOKEN"):
-        return f"KAGGLE_API_TOKEN (the file {token})" if Path(token).exists() else "the variable KAGGLE_API_TOKEN"
+        return f"KAGGLE_API_TOKEN (the file {token})" if _read(Path(token)) is not None else "the variable KAGGLE_API_TOKEN"
     for path in (*_token_files(), *_key_files()):
         if path.is_file():
             return str(path)

@@ -7,19 +7,25 @@ token itself (HF_TOKEN, or what `hf auth login` has saved); it is never read or 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
-from kronos.delivery.package import METADATA, check_package
+from kronos.delivery.package import CHECKSUMS, METADATA, check_package
 from kronos.errors import KitError
 from kronos.networks.hub import HUB_ERRORS
 
+OF_THE_HUB = {".gitattributes"}
+"""What the hub itself puts into a new repository."""
 
-def push(folder: str | Path, repository: str) -> str:
+
+def push(folder: str | Path, repository: str, allow_public: bool = False, replace_others: bool = False) -> str:
     """Check the folder, upload it as one commit to a private repository (made where missing) and tag it with its version.
 
-    Returns the commit's address. Raises KitError when the folder is not sound, without a token, or when the hub refuses.
+    The repository's files become those of the folder. Returns the commit's address. Raises KitError when the folder is not
+    sound, without a token, when the hub refuses, when the repository is public (unless `allow_public`), or when it holds files
+    that no package of ours left there (unless `replace_others`).
     """
     folder = Path(folder)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository):
@@ -28,7 +34,8 @@ def push(folder: str | Path, repository: str) -> str:
     version = json.loads((folder / METADATA).read_text(encoding="utf-8"))["version"]
     client = huggingface_hub.HfApi()
     try:
-        client.create_repo(repository, private=True, exist_ok=True)
+        client.create_repo(repository, private=True, exist_ok=True)  # changes nothing about one that exists
+        _check_repository(client.repo_info(repository), repository, allow_public, replace_others)
         commit = client.upload_folder(repo_id=repository, folder_path=folder, commit_message=version, delete_patterns="*")
         client.create_tag(repository, tag=version, revision=commit.oid, exist_ok=True)
     except HfHubHTTPError as error:
@@ -43,3 +50,18 @@ def push(folder: str | Path, repository: str) -> str:
             f"{repository}: expected a connection to the hub, found {type(error).__name__}; try again later"
         ) from error
     return str(commit.commit_url)
+
+
+def _check_repository(info: Any, repository: str, allow_public: bool, replace_others: bool) -> None:
+    """Refuse to publish, or to delete somebody's files, by an upload that was meant to do neither."""
+    if not info.private and not allow_public:
+        raise KitError(
+            f"{repository}: expected a private repository, found a public one; make it private in its settings, name another, "
+            "or publish with --allow-public"
+        )
+    names = {entry.rfilename for entry in info.siblings or []} - OF_THE_HUB
+    if names and not {METADATA, CHECKSUMS} <= names and not replace_others:
+        raise KitError(
+            f"{repository}: expected an empty repository or an earlier package, found {len(names)} other files, e.g. "
+            f"{min(names)}; name another repository, or delete them with --replace-others"
+        )

@@ -35,13 +35,17 @@ class Ledger:
             return []
         with self.path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle, strict=True)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise KitError(f"{self.path}: expected a ledger with the column {missing[0]}, found none; name another file")
             try:
+                missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+                if missing:
+                    raise KitError(f"{self.path}: expected a ledger with the column {missing[0]}, found none; name another file")
                 return [{str(name): value or "" for name, value in row.items()} for row in reader]
             except csv.Error as error:
                 raise KitError(f"{self.path}: expected CSV, found {error} in line {reader.line_num}; mend it") from error
+            except UnicodeDecodeError as error:
+                raise KitError(
+                    f'{self.path}: expected UTF-8, found {error}; save it as "CSV UTF-8" in the program that wrote it'
+                ) from error
 
     @contextmanager
     def edit(self) -> Iterator[list[Row]]:

@@ -3,6 +3,7 @@
 In: a configuration, a file (ID, Pred), a message. Out: a `Parcel`. Nothing is sent from here. See docs/kaggle.md.
 """
 
+import gzip
 import json
 import logging
 from dataclasses import dataclass
@@ -78,8 +79,7 @@ def _check_form(config: Config, path: Path, ids: list[str]) -> None:
     """The sample's IDs, header and order."""
     wanted, header, source = _form(config)
     check_ids(ids, wanted, path, source)
-    with path.open(encoding="utf-8") as handle:
-        first = handle.readline().strip()
+    first = _first_line(path, "utf-8")
     if first != header:
         raise KitError(f"{path}: expected the first line {header!r} as in {source}, found {first!r}")
     if ids != wanted:
@@ -96,9 +96,17 @@ def _form(config: Config) -> tuple[list[str], str, str]:
         raise KitError(
             f"{path}: expected the competition's sample submission, found none; python scripts/download_data.py gets it"
         )
-    sample = read_sample(path)
-    with Path(path).open(encoding="utf-8-sig") as handle:
-        return sample["ID"].to_list(), handle.readline().strip(), path
+    return read_sample(path)["ID"].to_list(), _first_line(Path(path), "utf-8-sig"), path
+
+
+def _first_line(path: Path, encoding: str) -> str:
+    """Of a .csv or a .csv.gz. Raises KitError when it is no text."""
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as handle:
+        line = handle.readline()
+    try:
+        return line.decode(encoding).strip()
+    except UnicodeDecodeError as error:
+        raise KitError(f"{path}: expected UTF-8, found {error}; save it as CSV in UTF-8") from error
 
 
 def _manifest(path: Path, digest: str) -> dict[str, Any]:

@@ -6,8 +6,6 @@ In: named numbers. Out: log lines through `logging` (main process only) and one 
 import json
 import logging
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -20,6 +18,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from kronos import files
+from kronos.progress import bars_wanted
 from kronos.training.trackers import Trackers
 
 log = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class RunLog(AbstractContextManager["RunLog"]):
                 self._trackers = trackers()
                 self._stack.callback(self._trackers.close)
                 self._trackers.replay(path)
-            if sys.stderr.isatty() or os.environ.get("KIT_PROGRESS") == "1":  # set by the launcher at a terminal
+            if bars_wanted():
                 self._bar = tqdm(total=total_steps, initial=step, desc=stage, unit="step", dynamic_ncols=True)
                 self._stack.enter_context(logging_redirect_tqdm())
                 self._stack.callback(self._bar.close)
