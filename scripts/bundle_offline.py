@@ -28,6 +28,7 @@ def main() -> None:
         "--has", action="append", default=[], metavar="NAME", help="with --here: a package that the target has"
     )
     args = arguments.parse_args()
+    cli.setup_logging()
 
     from kronos.delivery import bundle
 

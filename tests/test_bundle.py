@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -84,9 +85,9 @@ def bundled(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 @pytest.mark.slow
 def test_a_bundle_holds_the_kit_and_nothing_else(bundled: Path) -> None:
     """Runs, environments and keys stay at home."""
-    assert bundle.check_bundle(bundled) > 100
+    assert len((bundled / "SHA256SUMS").read_text().splitlines()) > 100
     tops = {p.name for p in bundled.iterdir()}
-    assert tops == {"kit", "wheels", "configs", "install.sh", "dataset-metadata.json", "checksums.json"}
+    assert tops == {"kit", "wheels", "configs", "install.sh", "dataset-metadata.json", "SHA256SUMS"}
     assert (bundled / "kit" / "train_kaggle.sh").stat().st_mode & 0o100 or (bundled / "kit" / "train_kaggle.sh").is_file()
     assert not {".venv", "runs", ".git", "models"} & {p.name for p in (bundled / "kit").iterdir()}
     assert json.loads((bundled / "dataset-metadata.json").read_text())["id"] == "me/kronos-kit"
@@ -112,6 +113,76 @@ def test_a_clean_machine_without_network_installs_and_runs_it(bundled: Path, tmp
     done = subprocess.run(launch, capture_output=True, text=True, env=offline, cwd=where / "kit")
     assert done.returncode == 0 and "Nothing was run" in done.stdout, done.stdout + done.stderr
     assert "Setting up .venv" not in done.stdout, "the machine's own Python is enough"
+
+
+@pytest.mark.slow
+def test_a_damaged_bundle_does_not_install(bundled: Path, tmp_path: Path) -> None:
+    """A copy that lost bytes would train for ten hours on them. What Kaggle keeps to itself is not missed."""
+    where = Path(shutil.copytree(bundled, tmp_path / "in put"))
+    (where / "dataset-metadata.json").unlink()
+    shutil.rmtree(where / "kit" / ".ci", ignore_errors=True)
+    install = ["bash", where / "install.sh"]
+    surroundings = {"PATH": "/usr/bin:/bin", "PYTHON": "/bin/true"}
+    assert subprocess.run(install, env=surroundings).returncode == 0
+    (where / "kit" / "kronos" / "bars.py").write_text("")
+    (where / "configs" / "demo.yaml").unlink()
+    done = subprocess.run(install, env=surroundings, capture_output=True, text=True)
+    assert done.returncode == 2 and "kit/kronos/bars.py" in done.stdout and "configs/demo.yaml" in done.stdout, done.stdout
+    assert "copy the bundle again" in done.stderr
+
+
+# -- which files are the kit's -----------------------------------------------------------------------------------------
+def git(*arguments: str | Path) -> str:
+    return subprocess.run(["git", *map(str, arguments)], check=True, capture_output=True, text=True).stdout
+
+
+def tracked(root: Path) -> set[str]:
+    return set(git("-C", root, "ls-files", "-z").split("\0")) - {""}
+
+
+def listed(kit: Path, **surroundings: str) -> set[str]:
+    """What a bundle made from another place would hold."""
+    code = "from kronos.delivery import bundle; print('\\n'.join(bundle.kit_files()))"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(kit), "PYTHONDONTWRITEBYTECODE": "1", **surroundings}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=kit, env=environment)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split("\n")) - {""}
+
+
+@pytest.fixture
+def downloaded(root: Path, tmp_path: Path) -> Path:
+    """The kit without version control, as its user has it: with an environment, data, runs and keys in it."""
+    kit = tmp_path / "data" / "kit"
+    for name in tracked(root):
+        (kit / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, kit / name)
+    secrets = [".git.old/config", ".env", "kaggle.json", "kaggle/kaggle.json"]
+    results = [".venv/x.py", "runs/kaggle/a.json", "data/train.csv", "models/m/v1.0.0/x", "submissions/mine.csv"]
+    for name in [*secrets, *results, "kaggle-dataset/kit/x", "kronos/__pycache__/x.pyc"]:
+        (kit / name).parent.mkdir(parents=True, exist_ok=True)
+        (kit / name).write_text("secret")
+    return kit
+
+
+def test_a_kit_without_version_control_is_bundled_whole(root: Path, downloaded: Path, tmp_path: Path) -> None:
+    """kronos/data was left out for its name, and a bundle that cannot import itself was uploaded; keys went along."""
+    wanted = {name for name in tracked(root) if not any(part.startswith(".") for part in Path(name).parts)}
+    assert {name.split("/")[0] for name in wanted} == bundle.TOPS
+    assert listed(downloaded) == wanted, "no version control at all"
+    assert listed(downloaded, PATH="/nowhere") == wanted, "nor git"
+    git("init", "-q", tmp_path)
+    assert listed(downloaded) == wanted, "a repository of its owner's around it: its list knows none of the files"
+    shutil.move(tmp_path / ".git", downloaded / ".git")
+    (downloaded / ".git" / "HEAD").write_text("x")
+    assert listed(downloaded) == wanted, "a repository that git refuses"
+
+
+def test_a_list_without_the_kit_is_refused(downloaded: Path) -> None:
+    """An empty bundle is found out on Kaggle, after the upload."""
+    git("init", "-q", downloaded)
+    git("-C", downloaded, "add", "README.md")
+    with pytest.raises(AssertionError, match=r"expected kronos/data/store\.py among the 1 files"):
+        listed(downloaded)
 
 
 def bundled_names(folder: Path) -> set[str]:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from test_bundle import closure
 
 from kronos import files
@@ -51,13 +53,15 @@ def competition(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 
 
 @pytest.fixture
-def kaggle(tmp_path: Path, competition: Path) -> Iterator[Path]:
+def kaggle(tmp_path: Path, competition: Path, root: Path) -> Iterator[Path]:
     """/kaggle with the competition and the kit attached, and nothing under input that can be written."""
     top = tmp_path / "kaggle"
     inputs = top / "input"
     shutil.copytree(competition, inputs / "competitions" / "predicting-stock-trends-rise-or-fall")
     everything = closure(frozenset(r.name for r in bundle.runtime_requirements()))
-    bundle.bundle(inputs / "datasets" / "me" / "kronos-kit", "me/kronos-kit", bundle.this_python(everything))
+    profile = tmp_path / "mine.yaml"
+    shutil.copy(root / "configs" / "demo.yaml", profile)
+    bundle.bundle(inputs / "datasets" / "me" / "kronos-kit", "me/kronos-kit", bundle.this_python(everything), configs=[profile])
     (top / "working").mkdir()
     rights(inputs, 0o555)
     yield top
@@ -78,12 +82,13 @@ def execute(root: Path, top: Path, **values: str) -> str:
     notebook = nbformat.read(root / "kaggle" / "notebook" / "kronos-training.ipynb", as_version=4)
     surroundings = {
         "KIT_KAGGLE_ROOT": str(top),
-        "KIT_PROFILE": "configs/demo.yaml",
+        "KIT_PROFILE": "configs/mine.yaml",
         "KIT_SETTINGS": " ".join(settings(SMALL | values)),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     client = NotebookClient(notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(top / "working")}})
-    client.execute(env={**os.environ, **surroundings})
+    kept = {name: value for name, value in os.environ.items() if name != "KIT_PROGRESS"}
+    client.execute(env={**kept, **surroundings})
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
     shown = ["".join(o.get("data", {}).get("text/html", "")) for o in outputs]
     return "".join([*(o.get("text", "") for o in outputs), *shown])
@@ -91,7 +96,8 @@ def execute(root: Path, top: Path, **values: str) -> str:
 
 @pytest.mark.slow
 def test_the_notebook_goes_on_where_its_last_version_stopped(root: Path, kaggle: Path) -> None:
-    """The time limit ends the first version without a submission; the second, with its output attached, finishes."""
+    """The time limit ends the first version without a submission; the second, with its output attached, finishes. The profile
+    is one that the bundle took along, and no bar fills the page."""
     before = digests(kaggle / "input")
     text = execute(root, kaggle, **{"training.time_limit": "0.00001"})
     assert "The training is not complete" in text, text[-3000:]
@@ -108,6 +114,15 @@ def test_the_notebook_goes_on_where_its_last_version_stopped(root: Path, kaggle:
     lines = (kaggle / "working" / "submission.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == [line.split(",")[0] for line in wanted.splitlines()]
     assert "<iframe srcdoc=" in text, "the report is shown at the end"
+    assert "%|" not in text, "a bar"
+
+
+def test_a_notebook_without_its_bundle_says_so(root: Path, tmp_path: Path) -> None:
+    """A bare StopIteration in the first cell tells a beginner nothing."""
+    (tmp_path / "input" / "other").mkdir(parents=True)
+    (tmp_path / "working").mkdir()
+    with pytest.raises(CellExecutionError, match=r"expected the data set made by scripts/bundle_offline\.py.*attach it"):
+        execute(root, tmp_path)
 
 
 def test_the_notebook_calls_commands_only(root: Path) -> None:
@@ -145,20 +160,81 @@ def test_what_is_not_attached_is_named(competition: Path, root: Path, tmp_path: 
     assert not (tmp_path / "session.json").exists()
 
 
-def test_a_session_finds_weights_and_gpus(competition: Path, root: Path, tmp_path: Path) -> None:
-    """Two GPUs are two processes, a packaged model is the pretrained pair, and the limit leaves time for the rest."""
+@pytest.fixture
+def inputs(competition: Path, root: Path, tmp_path: Path) -> Path:
+    """What the guide's user attaches: the competition, and a bundle with the whole kit, tests and tests' networks included."""
     inputs = tmp_path / "input"
     shutil.copytree(competition, inputs / "data")
-    for kind in ("tokenizer", "predictor"):
-        shutil.copytree(root / "tests" / "golden" / "b" / kind, inputs / "kit" / "model" / kind)
+    for name in ("train_kaggle.sh", "tests/golden"):
+        copy = shutil.copytree if (root / name).is_dir() else shutil.copy
+        (inputs / "kronos-kit" / "kit" / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(root / name, inputs / "kronos-kit" / "kit" / name)
+    return inputs
+
+
+def attach(root: Path, kind: str, folder: Path, pair: str = "b") -> None:
+    shutil.copytree(root / "tests" / "golden" / pair / kind, folder)
+
+
+def session(inputs: Path, tmp_path: Path) -> dict[str, Any]:
+    """Written for the published pair a/Kronos-small, a/Kronos-Tokenizer-base."""
     profile = tmp_path / "profile.yaml"
-    pair = "{pretrained_tokenizer: a/b, pretrained_predictor: a/c}"
+    pair = "{pretrained_tokenizer: a/Kronos-Tokenizer-base, pretrained_predictor: a/Kronos-small}"
     keys = ("data_path", "test_path", "sample_submission_path", "solution_path")
     data = ", ".join(f"{key}: elsewhere/{name}" for key, name in zip(keys, NAMES, strict=True))
     profile.write_text(f"data: {{{data}}}\nmodel_paths: {pair}\n")
     path = write_session(inputs, tmp_path / "working", profile, [], hours=10.5, gpus=2)
-    tree = json.loads(path.read_text())
+    return json.loads(path.read_text())
+
+
+def weights(tree: dict[str, Any], inputs: Path) -> tuple[str, str]:
+    pair = [Path(tree["model_paths"][f"pretrained_{kind}"]) for kind in ("tokenizer", "predictor")]
+    return str(pair[0].relative_to(inputs)), str(pair[1].relative_to(inputs))
+
+
+def test_a_session_finds_weights_and_gpus(inputs: Path, root: Path, tmp_path: Path) -> None:
+    """Two GPUs are two processes, a packaged model is the pretrained pair, and the limit leaves time for the rest."""
+    for kind in ("tokenizer", "predictor"):
+        attach(root, kind, inputs / "kronos-kit" / "model" / kind)
+    (inputs / "kronos-kit" / "model" / "metadata.json").write_text("{}")
+    attach(root, "tokenizer", inputs / "elsewhere" / "tokenizer", "a")
+    tree = session(inputs, tmp_path)
     assert tree["distributed"]["num_processes"] == 2 and tree["distributed"]["use_ddp"] and tree["device"]["use_cuda"]
     assert tree["training"]["time_limit"] == 10.5 and tree["training"]["mixed_precision"] == "auto"
-    assert tree["model_paths"]["pretrained_predictor"] == str(inputs / "kit" / "model" / "predictor")
+    assert weights(tree, inputs) == ("kronos-kit/model/tokenizer", "kronos-kit/model/predictor")
     assert tree["model_paths"]["base_save_path"].startswith(str(tmp_path / "working" / "runs"))
+
+
+def test_the_tests_networks_are_no_weights(inputs: Path, root: Path, tmp_path: Path) -> None:
+    """Forgotten weights were replaced by toys of a few thousand parameters from the kit, trained for ten hours and submitted.
+    Nor are an earlier run's own networks the pretrained ones."""
+    for kind, stage in (("tokenizer", "tokenizer"), ("predictor", "basemodel")):
+        attach(root, kind, inputs / "mine" / "runs" / "kaggle" / stage / "best_model")
+    (inputs / "mine" / "runs" / "kaggle" / "pipeline_config.json").write_text("{}")
+    with pytest.raises(KitError, match=r"of a tokenizer \(Kronos-Tokenizer-base\), found none; attach the weights"):
+        session(inputs, tmp_path)
+
+
+def test_weights_attached_as_kaggle_models_are_told_by_content(inputs: Path, root: Path, tmp_path: Path) -> None:
+    """There the folder is called 1: which network it is says the file inside. Of two, the published name decides."""
+    models = inputs / "models" / "somebody"
+    attach(root, "predictor", models / "kronos-small" / "pytorch" / "default" / "1")
+    attach(root, "tokenizer", models / "kronos-pair" / "pytorch" / "default" / "1" / "tok")
+    small = "models/somebody/kronos-small/pytorch/default/1"
+    found = ("models/somebody/kronos-pair/pytorch/default/1/tok", small)
+    assert weights(session(inputs, tmp_path), inputs) == found
+    attach(root, "predictor", models / "kronos-base" / "pytorch" / "default" / "1")
+    assert weights(session(inputs, tmp_path), inputs) == found
+    shutil.move(models / "kronos-small", models / "kronos-mini")
+    with pytest.raises(KitError, match=r"expected one folder .* of a predictor .* kronos-base/.*, .*kronos-mini/"):
+        session(inputs, tmp_path)
+
+
+def test_networks_that_do_not_fit_are_no_pair(inputs: Path, root: Path, tmp_path: Path) -> None:
+    """A predictor on another's tokens is noticed after the tokenizer's hours otherwise."""
+    attach(root, "predictor", inputs / "small")
+    attach(root, "tokenizer", inputs / "tok")
+    path = inputs / "tok" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"s1_bits": 31}))
+    with pytest.raises(KitError, match=r"equal .s1_bits, s2_bits."):
+        session(inputs, tmp_path)

@@ -6,15 +6,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from hub_stub import TOKEN, HubStub
+from test_runs import add_backtest
 from tiny import tiny_config, tiny_store
 
+from kronos import files
 from kronos.config import Config
 from kronos.delivery.package import check_package, package_model, read_run, rollback
 from kronos.errors import KitError
+from kronos.forecasting.calibration import Calibration
 from kronos.training.stages import run_stage
 
 
@@ -53,6 +57,24 @@ def test_a_package_says_what_it_is(packaged: Path, run: Config) -> None:
     card = (packaged / "README.md").read_text()
     assert summary["train_end"] in card and "nothing is known about its skill" in card and card.startswith("---\nlibrary_name")
     assert f"{facts['networks']['predictor']['parameters']:,}" in card
+
+
+def test_figures_of_other_weights_are_left_out(run: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A retrained run keeps its old report and calibration: the card praised a network that nobody has tested."""
+    copy = Path(shutil.copytree(run.run_dir, tmp_path / "run"))
+    tree = json.loads((copy / "pipeline_config.json").read_text().replace(str(run.run_dir), str(copy)))
+    (copy / "pipeline_config.json").write_text(json.dumps(tree))
+    config = read_run(copy)
+    own = {kind: files.folder_digest(copy / kind / "best_model") for kind in ("tokenizer", "basemodel")}
+    for digest, there in ((own["basemodel"], True), ("of the weights before", False)):
+        add_backtest(copy, 0.53, 0.002, 1, models=[{"name": "model", "digest": digest}], verdict={"headline": "It is splendid."})
+        calibration = Calibration("platt", 5, {"model": digest, "tokenizer": own["tokenizer"]})
+        files.write_json(copy / "basemodel" / "calibration.json", asdict(calibration))
+        folder = package_model(config, tmp_path / "models", "tiny")
+        facts, card = json.loads((folder / "metadata.json").read_text()), (folder / "README.md").read_text()
+        assert (facts["backtest"] is not None) is facts["calibrated"] is (folder / "calibration.json").is_file() is there
+        assert ("splendid" in card) is there and ("nothing is known about its skill" in card) is not there
+    assert "no backtest of these weights" in caplog.text and "of other weights; it is left out" in caplog.text
 
 
 def test_a_package_loads_with_the_kit_alone(packaged: Path, root: Path, tmp_path: Path) -> None:

@@ -25,7 +25,12 @@ def make_run(base: Path, name: str, loss: float, seconds: float = 1800.0, **trai
     config = replace(config, model_paths=paths, training=replace(config.training, **training))
     files.write_json(base / name / "pipeline_config.json", to_dict(config))
     for stage, value in (("tokenizer", 0.05), ("basemodel", loss)):
-        summary = {"status": "complete", "best": {"value": value, "metric": "loss", "step": 1}, "seconds": seconds}
+        summary = {
+            "status": "complete",
+            "best": {"value": value, "metric": "loss", "step": 1},
+            "seconds": seconds,
+            "model_digest": name,
+        }
         files.write_json(base / name / stage / "summary.json", summary)
     return base / name
 
@@ -44,7 +49,7 @@ def add_backtest(run: Path, within: float, noise: float, seed: int, **more: Any)
         "main": "model",
         "control": None,
         "entries": [{"name": "model", "figures": figures}],
-        "models": [],
+        "models": [{"name": "model", "digest": run.name}],
         "dates": {"horizon": 5, "stride": 5},
         "per_date": {"origins": DATES, "entries": {"model": {k: v.tolist() for k, v in series.items()}}},
         "config": {"data": {"calendar": "NYSE"}},
@@ -137,6 +142,20 @@ def test_dates_outside_the_calendar(base: Path, dates: list[str]) -> None:
         series = {"origins": dates, "entries": {"model": {"accuracy": values.tolist()}}}
         add_backtest(make_run(base, name, 1.5), 0.5, 0.01, 1, per_date=series)
     assert f"{len(dates)} common dates ({len(dates)} without overlap)" in against(read_run(base / "one"), read_run(base / "two"))
+
+
+def test_a_run_trained_anew_has_no_backtest(base: Path) -> None:
+    """Its folder keeps the report of the weights before: the best figure of the table would belong to none of its models."""
+    for digest in ("new", None):
+        summary = {"status": "complete", "best": None, "seconds": 5.0, "model_digest": digest}
+        files.write_json(base / "good" / "basemodel" / "summary.json", summary)
+        assert find_runs(base)[0].folder.name == "lucky"
+        line = next(line for line in runs_table(find_runs(base)).splitlines() if line.startswith("| good"))
+        assert "| no backtest of these weights " in line and "%" not in line
+        with pytest.raises(KitError, match=r"of its weights, found no backtest of these weights; .*run_backtest\.py"):
+            against(read_run(base / "good"), read_run(base / "lucky"))
+    (base / "good" / "basemodel" / "summary.json").unlink()
+    assert read_run(base / "good").report is not None, "a run that only forecasts with the published pair"
 
 
 def test_unfinished_runs_say_so(base: Path) -> None:

@@ -331,9 +331,9 @@ def test_backtests_expectation_stands_beside_the_score(config: Config, caplog: p
     report(models=[{"digest": "d2"}])
     assert pack(config, FILE, "m").expected == "no backtest of these weights"
     report(control="shuffle-labels")
-    assert pack(config, FILE, "m").expected == "no backtest" and "a control" in caplog.text
+    assert pack(config, FILE, "m").expected == "no backtest (a control: shuffle-labels)"
     report(main="unknown")
-    assert pack(config, FILE, "m").expected == "no backtest" and "expected a backtest's report" in caplog.text
+    assert pack(config, FILE, "m").expected == "no backtest (unreadable)" and "expected a backtest's report" in caplog.text
 
 
 def test_packed_sample_is_read(config: Config) -> None:

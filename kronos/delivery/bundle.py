@@ -4,13 +4,14 @@ In: this checkout, a model folder, configurations. Out: a folder ready for `kagg
 
     kit/          the checkout's tracked files           wheels/   what the target's Python is missing, and requirements.txt
     model/        tokenizer/ and predictor/              configs/  the user's own configurations
-    install.sh    installs from wheels/, no index        dataset-metadata.json, checksums.json
+    install.sh    compares with SHA256SUMS, installs      dataset-metadata.json, SHA256SUMS
 
 Written beside its name and renamed: whole or not there.
 """
 
 import importlib.metadata
-import json
+import logging
+import os
 import re
 import shutil
 import subprocess
@@ -24,10 +25,21 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kronos import files
+from kronos.delivery.credentials import FILE_NAMES
 from kronos.delivery.package import check_package
 from kronos.errors import KitError
 
+log = logging.getLogger(__name__)
+
 ROOT = Path(__file__).resolve().parents[2]
+TOPS = frozenset(
+    """LICENSE README.md README.zh-CN.md configs docs kaggle kronos pyproject.toml requirements-dev.lock
+    requirements-kaggle-image.txt requirements.lock scripts submissions tests train_kaggle.sh""".split()  # noqa: SIM905
+)
+"""What lies at the kit's top: all that is taken of a kit that came without version control."""
+ESSENTIAL = "kronos/data/store.py"
+"""A list of the kit's files without it is no list of the kit's files."""
+SUMS = "SHA256SUMS"
 ONLINE_ONLY = {"kaggle", "six"}
 """Run-time requirements that talk to Kaggle's servers: of no use without a network."""
 KAGGLE_HAS = frozenset(
@@ -37,9 +49,13 @@ KAGGLE_HAS = frozenset(
 """In Kaggle's image for certain, in versions that the kit takes (requirements-kaggle-image.txt); what they need is there, too."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 INSTALL = """#!/usr/bin/env bash
-# Installs what this Python is missing, from the folder beside this file and from nowhere else.
+# Compares every file with SHA256SUMS, then installs what this Python is missing, from this folder and from nowhere else.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+(cd "$here" && sha256sum --quiet --check SHA256SUMS) || {
+  echo "error: $here: expected the files that SHA256SUMS lists, found the above; copy the bundle again" >&2
+  exit 2
+}
 "${PYTHON:-python3}" -m pip install --quiet --no-index --find-links "$here/wheels" -r "$here/wheels/requirements.txt"
 """
 
@@ -88,29 +104,55 @@ def bundle(
         _copy_configs(configs, staged / "configs")
         _wheels(staged / "wheels", target)
         files.write_text(staged / "install.sh", INSTALL)
+        _write_sums(staged)
         title = slug.split("/")[1]
         files.write_json(staged / "dataset-metadata.json", {"title": title, "id": slug, "licenses": [{"name": "other"}]})
-        names = sorted(p for p in staged.rglob("*") if p.is_file())
-        files.write_json(staged / "checksums.json", {str(p.relative_to(staged)): files.digest(p) for p in names})
         staged.rename(output)
     return output
 
 
 # -- the kit -----------------------------------------------------------------------------------------------------------
 def _copy_kit(target: Path) -> None:
-    for name in _tracked():
+    for name in kit_files():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target / name)
 
 
-def _tracked() -> list[str]:
-    """The files that belong to the kit: what version control knows, or all of a kit that came without it (a bundle)."""
-    done = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True)
-    if done.returncode == 0:
-        return [name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
-    skipped = {".venv", ".venv-kaggle-image", "runs", "data", "models", "__pycache__"}
-    found = (p.relative_to(ROOT) for p in ROOT.rglob("*") if p.is_file())
-    return [str(p) for p in found if not skipped & set(p.parts) and (p.parts[0] != "submissions" or p.name == "README.md")]
+def kit_files() -> list[str]:
+    """The files that belong to the kit: what version control knows, or, of a kit that came without it (a bundle, a downloaded
+    archive), what lies in its own folders. Raises KitError when that is not the kit."""
+    if _is_checkout():
+        names = [name for name in _git("ls-files", "-z").split("\0") if name and (ROOT / name).is_file()]
+    else:
+        log.info("%s: no checkout that git can read; taking what lies in the kit's own folders", ROOT)
+        names = sorted(str(p) for p in (p.relative_to(ROOT) for p in ROOT.rglob("*") if p.is_file()) if _is_ours(p))
+    if ESSENTIAL not in names:
+        raise KitError(f"{ROOT}: expected {ESSENTIAL} among the {len(names)} files of the kit, found none; fetch the kit again")
+    return names
+
+
+def _is_checkout() -> bool:
+    """Whether the kit's root is that of a checkout: a kit below somebody else's has no files of its own in that one's list."""
+    top = _git("rev-parse", "--show-toplevel").rstrip("\n")
+    return bool(top) and Path(top).resolve() == ROOT
+
+
+def _git(*arguments: str) -> str:
+    """What git says about the root; '' where it says nothing: it is not installed, or refuses the folder."""
+    surroundings = {k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+    try:
+        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, env=surroundings)
+    except FileNotFoundError:
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file below the root may leave it: no environment, run, result or key."""
+    hidden = any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+    if hidden or path.parts[0] not in TOPS or path.name in FILE_NAMES:
+        return False
+    return path.parts[0] != "submissions" or path.name == "README.md"
 
 
 def _copy_configs(configs: Iterable[str | Path], target: Path) -> None:
@@ -119,6 +161,13 @@ def _copy_configs(configs: Iterable[str | Path], target: Path) -> None:
             raise KitError(f"{path}: expected a configuration file, found none")
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target / path.name)
+
+
+def _write_sums(staged: Path) -> None:
+    """For sha256sum. Hidden files are left out: they are for developers, and not every way of copying keeps them."""
+    names = sorted(p.relative_to(staged) for p in staged.rglob("*") if p.is_file())
+    kept = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    files.write_text(staged / SUMS, "".join(f"{files.digest(staged / name)}  {name}\n" for name in kept))
 
 
 # -- wheels ------------------------------------------------------------------------------------------------------------
@@ -168,13 +217,3 @@ def _download(folder: Path, pins: list[str], target: Target) -> None:
     if done.returncode != 0:
         errors = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["pip failed"]
         raise KitError(f"wheels: expected pip to fetch {len(pins)} wheels for Python {target.python}, found: {errors[-1]}")
-
-
-def check_bundle(folder: str | Path) -> int:
-    """Compare every file with checksums.json; returns their number. Raises KitError when one differs."""
-    folder = Path(folder)
-    expected = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
-    for name, digest in expected.items():
-        if not (folder / name).is_file() or files.digest(folder / name) != digest:
-            raise KitError(f"{folder / name}: expected the bundled file, found another or none; copy the bundle again")
-    return len(expected)

@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HIDDEN = "***"
+TOKEN_NAMES = ("access_token", "access_token.txt")
+KEY_NAME, LOGIN_NAME = "kaggle.json", "credentials.json"
+FILE_NAMES = frozenset({*TOKEN_NAMES, KEY_NAME, LOGIN_NAME})
+"""Of files that hold credentials: wherever they lie, they go nowhere."""
 TOKEN_PAGE = "https://www.kaggle.com/settings/api"
 HOW_TO = (
     f'make a token at {TOKEN_PAGE} ("Generate New Token") and save it in ~/.kaggle/access_token (chmod 600), '
@@ -79,7 +83,7 @@ def _read(path: Path) -> str | None:
 
 
 def _token_files() -> list[Path]:
-    return [Path.home() / ".kaggle" / name for name in ("access_token", "access_token.txt")]
+    return [Path.home() / ".kaggle" / name for name in TOKEN_NAMES]
 
 
 def _key_files() -> list[Path]:
@@ -88,8 +92,8 @@ def _key_files() -> list[Path]:
         Path.home() / ".kaggle",
         Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle",
     ]
-    return [Path(folder) / "kaggle.json" for folder in folders if folder]
+    return [Path(folder) / KEY_NAME for folder in folders if folder]
 
 
 def _login_file() -> Path:
-    return Path.home() / ".kaggle" / "credentials.json"
+    return Path.home() / ".kaggle" / LOGIN_NAME

@@ -1,7 +1,7 @@
 """What a run's backtest lets expect of a submission: its accuracy with an interval, as `backtest/report.json` states it.
 
-In: the run's folder, the submission's manifest. Out: a short text, or in words why there is none. The report's form:
-docs/evaluation.md.
+In: the run's folder, the digest of its predictor. Out: the report of these very weights, or in words why there is none: a run
+that is trained anew keeps the report of the weights before. The report's form: docs/evaluation.md.
 """
 
 import json
@@ -12,35 +12,37 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 NONE = "no backtest"
+OTHERS = "no backtest of these weights"
 
 
 def expectation(run: str, manifest: dict[str, Any]) -> str:
     """The accuracy over many dates that the run's backtest found, with its 95 % interval, or why it is not known."""
-    report = read_report(Path(run)) if run else None
-    if report is None:
+    if not run:
         return NONE
-    tested = {model.get("digest") for model in report.get("models", [])}
-    sent = manifest.get("model", {}).get("digest")
-    if sent and tested and sent not in tested:
-        return "no backtest of these weights"
-    return shown(main_figure(report, "accuracy")) or NONE
+    report, why = report_of(Path(run), manifest.get("model", {}).get("digest") or "")
+    return why or shown(main_figure(report or {}, "accuracy")) or NONE
 
 
-def read_report(run: Path) -> dict[str, Any] | None:
-    """A run's backtest, None where there is none that says something about the model: no report, or one of a control."""
+def report_of(run: Path, weights: str | None) -> tuple[dict[str, Any] | None, str]:
+    """(a run's backtest, '') or (None, why it says nothing about these weights).
+
+    weights: the predictor's digest, '' where it is not known; None: the run has no weights of its own that could have changed.
+    """
     path = run / "backtest" / "report.json"
     if not path.is_file():
-        return None
+        return None, NONE
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         main_figure(report, "accuracy")
+        tested = {model["digest"] for model in report["models"]}
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         log.warning("%s: expected a backtest's report, found %r; it is left out", path, error)
-        return None
+        return None, f"{NONE} (unreadable)"
     if report.get("control"):
-        log.warning("%s: a control (%s), not the model; it is left out", path, report["control"])
-        return None
-    return report
+        return None, f"{NONE} (a control: {report['control']})"
+    if weights is not None and weights not in tested:
+        return None, OTHERS
+    return report, ""
 
 
 def main_figure(report: dict[str, Any], figure: str) -> dict[str, Any] | None:

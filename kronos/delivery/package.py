@@ -10,6 +10,7 @@ one of the versions. A version is written beside its name and renamed: it is the
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -29,14 +30,19 @@ from kronos.bars import FEATURES, calendar_stamps
 from kronos.config import Config, from_dict
 from kronos.data.store import BarStore
 from kronos.data.survey import date_text
+from kronos.delivery.expectation import report_of
 from kronos.errors import KitError
+from kronos.forecasting.calibration import FILE as CALIBRATION
+from kronos.forecasting.calibration import read_calibration
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import find_pair
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.training.folder import read_summary
 
-CHECKSUMS, METADATA, CARD, CALIBRATION = "checksums.json", "metadata.json", "README.md", "calibration.json"
+log = logging.getLogger(__name__)
+
+CHECKSUMS, METADATA, CARD = "checksums.json", "metadata.json", "README.md"
 NETWORKS: dict[str, Any] = {"tokenizer": KronosTokenizer, "predictor": Kronos}
 SCHEMA = 1
 
@@ -140,8 +146,17 @@ def _copy_network(source: Path, target: Path) -> None:
 
 
 def _copy_calibration(config: Config, staged: Path) -> None:
-    if (source := config.basemodel_dir / CALIBRATION).is_file():
-        shutil.copyfile(source, staged / CALIBRATION)
+    """Take the calibration along that was fitted on these very networks."""
+    found = read_calibration(config.basemodel_dir)
+    if found is None:
+        return
+    digests = {
+        kind: files.folder_digest(staged / folder) for kind, folder in (("model", "predictor"), ("tokenizer", "tokenizer"))
+    }
+    if any(found.key.get(kind) != digest for kind, digest in digests.items()):
+        log.warning("%s: of other weights; it is left out", config.basemodel_dir / CALIBRATION)
+        return
+    shutil.copyfile(config.basemodel_dir / CALIBRATION, staged / CALIBRATION)
 
 
 # -- what is said about it ---------------------------------------------------------------------------------------------
@@ -149,6 +164,7 @@ def _facts(config: Config, staged: Path, name: str, version: str, licence: str) 
     summaries = {"tokenizer": read_summary(config.tokenizer_dir), "predictor": read_summary(config.basemodel_dir)}
     predictor = summaries["predictor"]
     assert predictor is not None  # find_pair has read it
+    networks = {kind: _network_facts(staged / kind, summaries[kind]) for kind in NETWORKS}
     return {
         "schema": SCHEMA,
         "name": name,
@@ -157,7 +173,7 @@ def _facts(config: Config, staged: Path, name: str, version: str, licence: str) 
         "licence": licence,
         "description": config.experiment.description,
         "run": config.run_dir.name,
-        "networks": {kind: _network_facts(staged / kind, summaries[kind]) for kind in NETWORKS},
+        "networks": networks,
         "window": {
             "lookback": config.data.lookback_window,
             "predict": config.data.predict_window,
@@ -169,7 +185,7 @@ def _facts(config: Config, staged: Path, name: str, version: str, licence: str) 
         "data": _data_facts(config, predictor),
         "train_end": predictor["train_end"],
         "calibrated": (staged / CALIBRATION).is_file(),
-        "backtest": _backtest(config),
+        "backtest": _backtest(config, networks["predictor"]["digest"]),
         "versions": {p: metadata.version(p) for p in ("torch", "numpy", "safetensors")},
     }
 
@@ -194,12 +210,12 @@ def _data_facts(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
     return known | {"tickers": len(store.tickers), "bars": len(store), "first": first, "last": last, "frequency": store.frequency}
 
 
-def _backtest(config: Config) -> dict[str, Any] | None:
-    """Verdict, dates and figures of the run's own backtest; None where there is none."""
-    path = config.run_dir / "backtest" / "report.json"
-    if not path.is_file():
+def _backtest(config: Config, weights: str) -> dict[str, Any] | None:
+    """Verdict, dates and figures of the backtest of these weights; None where there is none."""
+    report, why = report_of(config.run_dir, weights)
+    if report is None:
+        log.warning("%s: %s; the model card says that nothing is known about its skill", config.run_dir, why)
         return None
-    report = json.loads(path.read_text(encoding="utf-8"))
     return {key: report[key] for key in ("verdict", "dates", "entries")}
 
 

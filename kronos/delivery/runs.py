@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kronos.config import Config, to_dict
 from kronos.data.calendar import open_days
-from kronos.delivery.expectation import main_figure, read_report, shown
+from kronos.delivery.expectation import main_figure, report_of, shown
 from kronos.delivery.tables import table
 from kronos.errors import KitError
 from kronos.evaluation.scores import SMALLER_IS_BETTER
@@ -44,6 +44,9 @@ class Run:
     hours: float
     """Training time of both stages."""
     report: dict[str, Any] | None
+    """The backtest of the weights that lie in the folder now."""
+    no_report: str
+    """Why there is none, '' where there is one."""
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -58,7 +61,7 @@ class Run:
         open_stages = [f"{stage} {status}" for stage, status in self.status.items() if status != "complete"]
         cells = {
             "run": self.folder.name,
-            "within-date accuracy": shown(main_figure(self.report, RANKED)) if self.report else "no backtest",
+            "within-date accuracy": shown(main_figure(self.report, RANKED)) if self.report else self.no_report,
             "accuracy": shown(main_figure(self.report, "accuracy")) if self.report else "",
             "loss": "; ".join(f"{stage} {value:.4g}" for stage, value in self.losses.items()),
             "hours": f"{self.hours:.2f}",
@@ -92,13 +95,16 @@ def read_run(folder: Path) -> Run:
     names = [paths.get(f"{stage}_save_name", stage) for stage in ("tokenizer", "basemodel")]
     found = {stage: read_summary(folder / name) for stage, name in zip(("tokenizer", "basemodel"), names, strict=True)}
     summaries = {stage: summary for stage, summary in found.items() if summary is not None}
+    own = summaries.get("basemodel")
+    report, no_report = report_of(folder, None if own is None else own.get("model_digest") or "")
     return Run(
         folder=folder,
         changed=dict(_changes(tree, to_dict(Config()))),
         status={stage: str(summary["status"]) for stage, summary in summaries.items()} or {"training": "not begun"},
         losses={stage: float(s["best"]["value"]) for stage, s in summaries.items() if s.get("best")},
         hours=sum(float(summary.get("seconds") or 0.0) for summary in summaries.values()) / 3600,
-        report=read_report(folder),
+        report=report,
+        no_report=no_report,
     )
 
 
@@ -146,7 +152,10 @@ def against(one: Run, other: Run) -> str:
 
 def _needed(run: Run) -> dict[str, Any]:
     if run.report is None:
-        raise KitError(f"{run.folder}: expected backtest/report.json, found none; python scripts/run_backtest.py makes it")
+        raise KitError(
+            f"{run.folder}: expected backtest/report.json of its weights, found {run.no_report}; "
+            "python scripts/run_backtest.py makes it"
+        )
     return run.report
 
 

@@ -9,16 +9,22 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from kronos import configfile, files
 from kronos.config import Config, to_dict
+from kronos.delivery.package import METADATA, NETWORKS
 from kronos.errors import KitError
+from kronos.networks.hub import CONFIG_FILE, WEIGHTS_FILE
 
 log = logging.getLogger(__name__)
 
-DEPTH = 6
-"""Folders below the input folder that are looked into: Kaggle mounts a data set some levels deep."""
+DEPTH = 8
+"""Folders below the input folder that are looked into: Kaggle mounts a data set some levels deep, a model six."""
+CLOSED = ("train_kaggle.sh", "pipeline_config.json")
+"""A folder with one of these is not looked into: the kit (whose tests have networks of their own), or an earlier run."""
 
 
 def write_session(
@@ -60,23 +66,69 @@ def _data(inputs: Path, config: Config) -> Iterator[str]:
 
 
 def _model(inputs: Path, config: Config) -> Iterator[str]:
-    """The pretrained pair: a packaged model, or two attached folders of the published names."""
-    wanted = {
-        "tokenizer": (config.tokenizer_is_pretrained, config.model_paths.pretrained_tokenizer),
-        "predictor": (config.predictor_is_pretrained, config.model_paths.pretrained_predictor),
+    """The pretrained networks that are needed: those of one packaged model, or of folders that are told apart by content.
+
+    Nothing is looked for where the configuration names a folder that is there.
+    """
+    paths = config.model_paths
+    named = {
+        "tokenizer": paths.pretrained_tokenizer if config.tokenizer_is_pretrained else "",
+        "predictor": paths.pretrained_predictor if config.predictor_is_pretrained else "",
     }
-    for kind, (needed, source) in wanted.items():
-        if not needed:
-            continue
-        names = {kind, Path(source).name.lower()}
-        folder = next((f for f in _folders(inputs) if f.name.lower() in names and (f / "model.safetensors").is_file()), None)
-        if folder is None:
-            raise KitError(
-                f"{inputs}: expected a folder {Path(source).name} or {kind} with config.json and model.safetensors, found none; "
-                "attach the weights, or train from random ones with --set experiment.pre_trained=false"
-            )
-        log.info("pretrained %s: %s", kind, folder)
+    wanted = {kind: source for kind, source in named.items() if source and not Path(source).is_dir()}
+    package = _package(inputs) if wanted else None
+    found = {kind: package / kind if package else _network(inputs, kind, source) for kind, source in wanted.items()}
+    bits = {kind: [_settings(folder).get(key) for key in ("s1_bits", "s2_bits")] for kind, folder in found.items()}
+    if len(found) == 2 and bits["tokenizer"] != bits["predictor"]:
+        raise KitError(
+            f"{found['tokenizer']} and {found['predictor']}: expected networks of equal (s1_bits, s2_bits), found "
+            f"{bits['tokenizer']} and {bits['predictor']}; attach the tokenizer that the predictor was trained with"
+        )
+    for kind, folder in found.items():
+        log.info("pretrained %s: %s, for %s", kind, folder, wanted[kind])
         yield f"model_paths.pretrained_{kind}={json.dumps(str(folder))}"
+
+
+def _package(inputs: Path) -> Path | None:
+    """The attached model of `package_model.py`, None where there is none. Raises KitError for several."""
+    packages = [f for f in _folders(inputs) if (f / METADATA).is_file() and all(_kind(f / kind) == kind for kind in NETWORKS)]
+    if len(packages) > 1:
+        raise KitError(
+            f"{inputs}: expected one packaged model, found {', '.join(map(str, packages))}; attach one, or name its folders "
+            "with --set model_paths.pretrained_tokenizer=... and pretrained_predictor=..."
+        )
+    return packages[0] if packages else None
+
+
+def _network(inputs: Path, kind: str, source: str) -> Path:
+    """The only attached network of this kind; of several, the only one whose path has the published name."""
+    found = [folder for folder in _folders(inputs) if _kind(folder) == kind]
+    name = Path(source).name.lower()
+    chosen = [f for f in found if name in (part.lower() for part in f.relative_to(inputs).parts)] if len(found) > 1 else found
+    if len(chosen) == 1:
+        return chosen[0]
+    raise KitError(
+        f"{inputs}: expected one folder with {CONFIG_FILE} and {WEIGHTS_FILE} of a {kind} ({Path(source).name}), found "
+        f"{', '.join(map(str, found)) or 'none'}; attach the weights, or name their folder with --set "
+        f"model_paths.pretrained_{kind}=..., or train from random ones with --set experiment.pre_trained=false"
+    )
+
+
+def _kind(folder: Path) -> str | None:
+    """Which of the two networks a folder holds, by the keys of its configuration; None for neither."""
+    if not ((folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file()):
+        return None
+    keys = _settings(folder).keys()
+    return next((kind for kind, network in NETWORKS.items() if keys == {f.name for f in fields(network.config_class)}), None)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """A network's configuration; {} for a file that is something else's."""
+    try:
+        tree = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def _machine(output: Path, hours: float, gpus: int) -> Iterator[str]:
@@ -109,10 +161,11 @@ def _restore(inputs: Path, config: Config) -> None:
 
 
 def _folders(root: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """`root` and the folders below it, nearest first, in the order of their names."""
+    """`root` and the folders below it, nearest first, in the order of their names; not what is `CLOSED`."""
     if not root.is_dir():
         raise KitError(f"{root}: expected the folder of attached inputs, found none; name it with --input")
     level = [root]
     for _ in range(depth + 1):
+        level = [folder for folder in level if not any((folder / name).is_file() for name in CLOSED)]
         yield from level
         level = [child for folder in level for child in sorted(folder.iterdir()) if child.is_dir()]
