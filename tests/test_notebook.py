@@ -226,7 +226,7 @@ def test_weights_attached_as_kaggle_models_are_told_by_content(inputs: Path, roo
     attach(root, "predictor", models / "kronos-base" / "pytorch" / "default" / "1")
     assert weights(session(inputs, tmp_path), inputs) == found
     shutil.move(models / "kronos-small", models / "kronos-mini")
-    with pytest.raises(KitError, match=r"expected one folder .* of a predictor .* kronos-base/.*, .*kronos-mini/"):
+    with pytest.raises(KitError, match=r"expected one folder .* of a predictor .*/kronos-base/.*, .*/kronos-mini/"):
         session(inputs, tmp_path)
 
 
