@@ -26,10 +26,10 @@ WHAT RUNS
     --dry-run                check everything, print what would run and how long, write nothing
 
 WHERE IT RUNS
-    --multi-gpu [N]          N GPUs of this machine (default: all)
+    --multi-gpu [N]          N GPUs of each machine (default: all)
     --num-gpus N             the same, with the number always given
     --cpu                    no GPU, also where there is one
-    --num-processes N        training processes, over all machines
+    --num-processes N        training processes over all machines, instead of --multi-gpu
     --dist-backend NAME      nccl or gloo
     --num-machines N, --machine-rank R, --main-process-ip IP, --main-process-port PORT
                              one launch per machine, R from 0; all of them with the same IP and PORT
@@ -60,8 +60,8 @@ source "$root/scripts/env.sh"
 config="$root/configs/kaggle.yaml"
 overrides=()
 plan_flags=()
-all_gpus=0
-wants_gpu=0
+gpus=  # of each machine: a number or all
+total= # processes over all machines
 wants_cpu=0
 submit=0
 dry_run=0
@@ -82,23 +82,16 @@ processes() {
   if [ "$1" -gt 1 ]; then put distributed.use_ddp=true; else put distributed.use_ddp=false; fi
 }
 
-process_count() {
-  local number
-  number=$(count_of "$@") || exit 2
-  processes "$number"
-}
-
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit 0 ;;
     --config) config=$(value_of "$@"); shift ;;
     --set) [ $# -ge 2 ] || kit_fail "--set: expected section.key=value after it"; put "$2"; shift ;;
     --multi-gpu)
-      wants_gpu=1
-      if [[ ${2:-} =~ ^[0-9]+$ ]]; then process_count "$@"; shift; else all_gpus=1; fi ;;
-    --num-gpus) wants_gpu=1; all_gpus=0; process_count "$@"; shift ;;
+      if [[ ${2:-} =~ ^[0-9]+$ ]]; then gpus=$(count_of "$@") || exit 2; shift; else gpus=${gpus:-all}; fi ;;
+    --num-gpus) gpus=$(count_of "$@") || exit 2; shift ;;
     --cpu) wants_cpu=1 ;;
-    --num-processes) process_count "$@"; shift ;;
+    --num-processes) total=$(count_of "$@") || exit 2; shift ;;
     --skip-tokenizer) put experiment.train_tokenizer=false ;;
     --skip-basemodel | --skip-predictor) put experiment.train_basemodel=false ;;
     --skip-existing) put experiment.skip_existing=true ;;
@@ -114,10 +107,15 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ $((wants_gpu + wants_cpu)) -lt 2 ] || kit_fail "--cpu and --multi-gpu (or --num-gpus) exclude each other; choose one"
-[ $wants_gpu = 0 ] || put device.use_cuda=true
+[ -z "$gpus" ] || [ $wants_cpu = 0 ] || kit_fail "--cpu and --multi-gpu (or --num-gpus) exclude each other; choose one"
+[ -z "$gpus" ] || [ -z "$total" ] ||
+  kit_fail "--num-processes (over all machines) and --multi-gpu or --num-gpus (of each) exclude each other; choose one"
 [ $wants_cpu = 0 ] || put device.use_cuda=false
-[ $all_gpus = 0 ] || plan_flags+=(--all-gpus)
+[ -z "$total" ] || processes "$total"
+if [ -n "$gpus" ]; then
+  put device.use_cuda=true
+  plan_flags+=(--gpus "$gpus")
+fi
 case $config in
   /*) ;;
   *) if [ -f "$start_dir/$config" ]; then config=$start_dir/$config; else config=$root/$config; fi ;;

@@ -17,15 +17,16 @@ from kronos.launch import plan_launch
 def main() -> None:
     arguments = cli.parser(__doc__ or "")
     arguments.add_argument("--fast-mode", action="store_true", help="shorten every stage to a smoke run")
-    arguments.add_argument("--all-gpus", action="store_true", help="one process for each GPU of this machine")
+    arguments.add_argument("--gpus", metavar="N", help="one process for each of N GPUs of every machine, or of `all`")
     arguments.add_argument("--dry-run", action="store_true", help="write nothing")
     args = arguments.parse_args()
+    found = torch.cuda.device_count()
     plan = plan_launch(
         args.config,
         args.overrides,
         fast=args.fast_mode,
-        all_gpus=args.all_gpus,
-        gpus=torch.cuda.device_count(),
+        wanted=found if args.gpus == "all" else args.gpus and int(args.gpus),
+        gpus=found,
         write=not args.dry_run,
     )
     print("\n".join(plan.lines()))

@@ -34,6 +34,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return derived_paths(checked)
 
 
+def peek(path: str | Path, overrides: Sequence[str], section: str, key: str) -> Any:
+    """What a setting is set to, else its default, before anything is checked (`load` does that)."""
+    tree = _read(Path(path))
+    for text in overrides:
+        _override(tree, text)
+    return tree.get(section, {}).get(key, getattr(getattr(Config(), section), key))
+
+
 def derived_paths(config: Config) -> Config:
     """Expand ~ in every path setting; fill empty paths from base_path/exp_name, the run's name from exp_name."""
     config = _at_home(config)

@@ -82,20 +82,22 @@ def fast_overrides(config: Config) -> list[str]:
 
 
 def plan_launch(
-    path: str, overrides: Sequence[str], *, fast: bool, all_gpus: bool, gpus: int, write: bool, now: float | None = None
+    path: str, overrides: Sequence[str], *, fast: bool, wanted: int | None, gpus: int, write: bool, now: float | None = None
 ) -> LaunchPlan:
     """Check everything that can be checked before a long run starts.
 
-    gpus: GPUs that this machine has. write: save the resolved configuration under the run's logs/ (a dry run does not).
+    wanted: GPUs of every machine to train on, None: as configured. gpus: GPUs that this machine has. write: save the resolved
+    configuration under the run's logs/ (a dry run does not).
     Raises KitError when the configuration cannot run here.
     """
+    if wanted is not None:
+        machines = configfile.peek(path, overrides, "distributed", "num_machines")
+        total = max(wanted, 1) * (machines if isinstance(machines, int) else 1)
+        overrides = [*overrides, f"distributed.num_processes={total}", f"distributed.use_ddp={str(total > 1).lower()}"]
     config = configfile.load(path, overrides)
-    extra = fast_overrides(config) if fast else []
-    if all_gpus:
-        extra += ["distributed.use_ddp=true", f"distributed.num_processes={max(gpus, 1) * config.distributed.num_machines}"]
-    if extra:
-        config = configfile.load(path, [*overrides, *extra])
-    check_devices(config, gpus, all_gpus)
+    if fast:
+        config = configfile.load(path, [*overrides, *fast_overrides(config)])
+    check_devices(config, gpus, wanted)
     check_installed(config.training.trackers)
     check_inputs(config)
     started = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
@@ -107,14 +109,15 @@ def plan_launch(
     return LaunchPlan(config, log.with_suffix(".json"), log, _stages(config), _accelerate(config, uses_gpu), uses_gpu)
 
 
-def check_devices(config: Config, gpus: int, all_gpus: bool = False) -> None:
-    """Refuse to use more GPUs than there are: running on fewer would be a silent change of the run."""
+def check_devices(config: Config, gpus: int, wanted: int | None = None) -> None:
+    """Refuse to use more GPUs than there are: running on fewer would be a silent change of the run. `wanted`, `gpus`: see
+    `plan_launch`."""
     here = config.distributed.num_processes // config.distributed.num_machines
     if not config.device.use_cuda:
         return
-    if all_gpus and gpus == 0:
+    if wanted == 0:
         raise KitError("--multi-gpu: expected GPUs, found none; use --cpu --num-processes N to train on the processor")
-    if config.distributed.use_ddp and here > 1 and here > gpus:
+    if here > gpus and (wanted or (config.distributed.use_ddp and here > 1)):
         raise KitError(f"expected {here} GPUs on this machine, found {gpus}; ask for {gpus}, or use --cpu --num-processes {here}")
     if gpus and here == 1 and config.device.device_id >= gpus:
         raise KitError(f"device.device_id: expected below {gpus}, the number of GPUs here, found {config.device.device_id}")
@@ -156,8 +159,9 @@ def _accelerate(config: Config, uses_gpu: bool) -> tuple[str, ...]:
         "num_cpu_threads_per_process": threads,
         "mixed_precision": "no",  # the trainer decides; the configuration is the authority
         "dynamo_backend": "no",
+        "gpu_ids": "all",  # any other replaces the user's CUDA_VISIBLE_DEVICES; a single process takes device.device_id itself
     }
     flags = [part for key, value in arguments.items() for part in (f"--{key}", str(value))]
     if spread.num_processes > 1:
         return ("--multi_gpu", *flags)  # on CPU too, beside ACCELERATE_USE_CPU: --cpu would start one process only
-    return (*flags, "--gpu_ids", str(config.device.device_id)) if uses_gpu else ("--cpu", *flags)
+    return tuple(flags) if uses_gpu else ("--cpu", *flags)

@@ -149,7 +149,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() and not given.cpu else "cpu")
     if given.processes < 1 or (given.processes > 1 and (device.type != "cpu" or given.memory)):
         raise KitError(f"--processes: expected at least 1, and 1 on a GPU or with --memory, found {given.processes}; see --help")
-    kind = precision(given.precision, device.type == "cpu")
+    kind = precision(given.precision, device)
     stages = ["tokenizer", "basemodel"] if given.stage == "both" else [given.stage]
     if given.memory:
         rows = [memory(given, stage, device, kind, recompute) for stage in stages for recompute in (False, True)]

@@ -23,9 +23,9 @@ def config(tmp_path: Path) -> str:
     return str(tmp_path / "c.yaml")
 
 
-def plan(config: str, *overrides: str, gpus: int = 0, **flags: bool) -> launch.LaunchPlan:
-    options = {"fast": False, "all_gpus": False, "write": False} | flags
-    return launch.plan_launch(config, [*MARKET, *overrides], gpus=gpus, now=0, **options)
+def plan(config: str, *overrides: str, gpus: int = 0, wanted: int | None = None, **flags: bool) -> launch.LaunchPlan:
+    options = {"fast": False, "write": False} | flags
+    return launch.plan_launch(config, [*MARKET, *overrides], wanted=wanted, gpus=gpus, now=0, **options)
 
 
 def argument(arguments: tuple[str, ...], name: str) -> str:
@@ -40,10 +40,25 @@ def test_two_cpu_processes_are_asked_for_the_way_that_works(config: str) -> None
     assert not found.uses_gpu
 
 
-def test_one_process_names_its_device(config: str) -> None:
-    """device.device_id must reach accelerate, and a CPU run must not take a GPU."""
-    assert argument(plan(config, "device.device_id=1", gpus=2).accelerate, "--gpu_ids") == "1"
+def test_a_cpu_run_takes_no_gpu(config: str) -> None:
+    """device.use_cuda=false must reach accelerate."""
     assert "--cpu" in plan(config, "device.use_cuda=false", gpus=2).accelerate
+
+
+@pytest.mark.parametrize("overrides", [[], ["device.device_id=1"]])
+def test_the_launcher_keeps_the_users_choice_of_gpus(config: str, tmp_path: Path, overrides: list[str]) -> None:
+    """accelerate puts its --gpu_ids in the place of CUDA_VISIBLE_DEVICES: two runs started with 0 and 1 met on GPU 0, and with
+    device_id 1 the trainer had GPUs 0 and 1 where the steps beside it had one."""
+    child = tmp_path / "child.py"
+    child.write_text("import os; print('sees', os.environ['CUDA_VISIBLE_DEVICES'])")
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *plan(config, *overrides, gpus=2).accelerate, str(child)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "GPU-11aa,GPU-22bb", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == "sees GPU-11aa,GPU-22bb\n", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -80,9 +95,22 @@ def test_files_that_do_not_fit_are_refused_before_anything_runs(config: str, tmp
 
 def test_all_gpus(config: str) -> None:
     """--multi-gpu without a number takes what is there, and refuses when nothing is."""
-    assert argument(plan(config, gpus=4, all_gpus=True).accelerate, "--num_processes") == "4"
+    assert argument(plan(config, gpus=4, wanted=4).accelerate, "--num_processes") == "4"
     with pytest.raises(KitError, match="found none"):
-        plan(config, all_gpus=True)
+        plan(config, wanted=0)
+
+
+def test_gpus_are_counted_on_every_machine(config: str) -> None:
+    """--multi-gpu 4 on two machines trained on two GPUs of each, and --num-gpus 1 without a GPU on the processor."""
+    machines = ["distributed.num_machines=2", 'distributed.main_process_ip="10.0.0.1"', "distributed.main_process_port=29500"]
+    found = plan(config, *machines, gpus=4, wanted=4)
+    assert argument(found.accelerate, "--num_processes") == "8" and found.config.distributed.use_ddp
+    assert argument(plan(config, gpus=4, wanted=1).accelerate, "--num_processes") == "1"
+    for overrides, gpus in ((machines, 2), ([], 0)):
+        with pytest.raises(KitError, match=f"expected 4 GPUs on this machine, found {gpus}"):
+            plan(config, *overrides, gpus=gpus, wanted=4)
+    with pytest.raises(KitError, match="expected 1 GPUs on this machine, found 0"):
+        plan(config, gpus=0, wanted=1)
 
 
 def test_fast_mode_has_a_folder_of_its_own(config: str) -> None:
@@ -114,9 +142,25 @@ def shell(root: Path, *arguments: str, cwd: Path | None = None) -> subprocess.Co
         (["--num-gpus", "two"], "expected a whole number above 0, found two"),
         (["--num-processes", "0"], "expected a whole number above 0, found 0"),
         (["--cpu", "--multi-gpu", "2"], "exclude each other"),
+        (["--multi-gpu", "--num-processes", "2"], "exclude each other"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--config", "configs/demo.yaml", "--set", "training.batchsize=3"], "did you mean training.batch_size"),
         (["--config", "configs/demo.yaml", "--multi-gpu", "512"], "expected 512 GPUs"),
+        (
+            [
+                "--config",
+                "configs/demo.yaml",
+                "--num-machines",
+                "2",
+                "--num-gpus",
+                "512",
+                "--main-process-ip",
+                "10.0.0.1",
+                "--main-process-port",
+                "29500",
+            ],
+            "expected 512 GPUs on this machine",
+        ),
     ],
 )
 def test_a_mistake_is_one_clear_line(root: Path, tmp_path: Path, arguments: list[str], expected: str) -> None:

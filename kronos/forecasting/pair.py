@@ -4,7 +4,6 @@ In: a `Config` and the run folder (docs/architecture.md). Out: a `Pair` that nam
 and a `Forecaster` made of it. A predictor is never paired with a tokenizer that it was not trained on.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from kronos.forecasting.next_step import Enumeration
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.training.folder import read_summary
-from kronos.training.runtime import precision
+from kronos.training.runtime import pick_device, precision
 
 
 @dataclass(frozen=True)
@@ -85,26 +84,11 @@ def load_forecaster(config: Config, pair: Pair) -> Forecaster:
     )
 
 
-def pick_device(config: Config) -> torch.device:
-    """The GPU that `device` names where there is one and it is wanted, else the processor."""
-    if not (config.device.use_cuda and torch.cuda.is_available()):
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # one of several launched processes has a GPU of its own
-        local = int(os.environ["LOCAL_RANK"])
-        if local >= count:
-            raise KitError(f"expected a GPU per process on this machine, found {count}; start fewer, or device.use_cuda: false")
-        return torch.device("cuda", local)
-    if config.device.device_id >= count:
-        raise KitError(f"device.device_id: expected below {count}, the number of GPUs here, found {config.device.device_id}")
-    return torch.device("cuda", config.device.device_id)
-
-
 def pick_autocast(config: Config, device: torch.device) -> torch.dtype | None:
     """The type that a predictor computes in on a GPU, as in training; None: float32, always on the processor."""
     if device.type == "cpu":
         return None
-    return {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision(config.training.mixed_precision, on_cpu=False)]
+    return {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision(config.training.mixed_precision, device)]
 
 
 # -- the run folder ----------------------------------------------------------------------------------------------------

@@ -91,7 +91,9 @@ def this_gpu(index: int) -> Device:
     properties = torch.cuda.get_device_properties(index)
     known = next((DEVICES[row] for part, row in DRIVER_NAMES.items() if part in properties.name), None)
     rates: dict[str, Any] = {"peak": known.peak, "bandwidth": known.bandwidth} if known else {}
-    return Device(properties.name, properties.total_memory, half=precision("auto", False), here=True, **rates)
+    return Device(
+        properties.name, properties.total_memory, half=precision("auto", torch.device("cuda", index)), here=True, **rates
+    )
 
 
 def this_cpu(processes: int) -> Device:

@@ -144,17 +144,18 @@ class Runtime(Processes):
                 f"expected {asked} processes (distributed.num_processes), the launcher started {launched}; start it with "
                 f"train_kaggle.sh, or with accelerate launch --multi_gpu --num_processes {asked}"
             )
-        on_cpu = not (config.device.use_cuda and torch.cuda.is_available())
-        if on_cpu and config.training.mixed_precision == "fp16":
-            raise KitError("training.mixed_precision: expected auto, no or bf16 on a CPU, found fp16, which needs a GPU")
         if config.device.use_cuda and asked > 1:
             _check_gpus(config)
+        device = pick_device(config)
+        on_cpu = device.type == "cpu"
+        kind = precision(config.training.mixed_precision, device)
+        give_accelerate(device)
         if not on_cpu:
             allow_tf32(config.training.tf32)
         backend = "gloo" if on_cpu else config.distributed.ddp_backend
         accelerator = Accelerator(
             cpu=on_cpu and (asked > 1 or not config.device.use_cuda),
-            mixed_precision=precision(config.training.mixed_precision, on_cpu),
+            mixed_precision=kind,
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop counts; the environment must not
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
@@ -189,13 +190,45 @@ class Runtime(Processes):
         return tensor
 
 
-def precision(wanted: str, on_cpu: bool) -> str:
-    """The mixed precision that `auto` means here: by compute capability, since older GPUs claim bf16 by emulation."""
-    if wanted != "auto":
-        return wanted
-    if on_cpu:
-        return "no"
-    return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+def pick_device(config: Config) -> torch.device:
+    """The GPU that `device` names where there is one and it is wanted, else the processor."""
+    if not (config.device.use_cuda and torch.cuda.is_available()):
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # one of several launched processes has a GPU of its own
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= count:
+            raise KitError(f"expected a GPU per process on this machine, found {count}; start fewer, or device.use_cuda: false")
+        return torch.device("cuda", local)
+    if config.device.device_id >= count:
+        raise KitError(f"device.device_id: expected below {count}, the number of GPUs here, found {config.device.device_id}")
+    return torch.device("cuda", config.device.device_id)
+
+
+def give_accelerate(device: torch.device) -> None:
+    """Make it the GPU of this process: a single one would get the first, whatever `device.device_id` says."""
+    os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+
+
+def precision(wanted: str, device: torch.device) -> str:
+    """The mixed precision that `auto` means on a device: by compute capability, since older GPUs claim bf16 by emulation.
+
+    Raises KitError for one that the device would only pretend to have.
+    """
+    if device.type != "cuda":
+        if wanted == "fp16":
+            raise KitError("training.mixed_precision: expected auto, no or bf16 on a CPU, found fp16, which needs a GPU")
+        return "no" if wanted == "auto" else wanted
+    major, minor = torch.cuda.get_device_capability(device)
+    if wanted == "bf16" and major < 8:
+        raise KitError(
+            f"training.mixed_precision: expected auto, fp16 or no on a GPU of compute capability {major}.{minor}, found bf16, "
+            "which it only emulates"
+        )
+    return wanted if wanted != "auto" else "bf16" if major >= 8 else "fp16"
 
 
 def allow_tf32(allowed: bool) -> None:
