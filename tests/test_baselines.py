@@ -1,5 +1,6 @@
 """Answers without a network: known values, no look ahead, nothing fitted on what it is asked about."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from kronos.evaluation.baselines import (
     fit_sessions,
     fitted_entries,
     folds,
+    known_features,
     rule_scores,
     simple_entries,
     training_samples,
@@ -119,6 +121,20 @@ def test_fitted_baselines_never_see_the_future() -> None:
         assert not np.array_equal(score[~early], after[name][~early]), "the comparison can fail"
     x, y = training_samples(store, fold, 5, CONFIG, 2)
     assert x.shape == (400, len(NAMES)) and len(y) == 400
+
+
+@pytest.mark.parametrize("drawn", [None, 9])
+def test_a_share_that_ends_stays_among_the_ranks(drawn: int | None) -> None:
+    """Ranked among the shares that will still trade on the target date, a baseline would know which of them will."""
+    store, sessions = walks(), np.array([300, 350])
+    panel = build_panel(store, sessions, 5, drawn)
+    gone = (store.session > 350) & (np.searchsorted(store.offsets, np.arange(len(store)), side="right") - 1 == panel.ticker[-1])
+    offsets = np.concatenate([[0], np.cumsum([(~gone)[a:b].sum() for a, b in itertools.pairwise(store.offsets)])])
+    kept = {"bars": store.bars[~gone], "session": store.session[~gone], "offsets": offsets}
+    ended = BarStore(**{**vars(store), **kept, "segments": np.stack([offsets[:-1], offsets[1:]], axis=1)})
+    shorter = build_panel(ended, sessions, 5, drawn)
+    assert len(shorter) == len(panel) - 1
+    np.testing.assert_array_equal(known_features(ended, shorter, drawn), known_features(store, panel, drawn)[:-1])
 
 
 def test_features_are_ranks_of_the_past() -> None:

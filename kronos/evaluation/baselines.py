@@ -18,7 +18,7 @@ from kronos.config import EvaluationConfig
 from kronos.data.store import BarStore
 from kronos.evaluation.entry import Entry
 from kronos.evaluation.features import YEAR, past_bars, past_return, ranked, raw_features
-from kronos.evaluation.panel import Panel, build_panel
+from kronos.evaluation.panel import Panel, build_panel, drawn, rows_on
 from kronos.forecasting.context import MIN_BARS
 from kronos.forecasting.rows import base_rate
 
@@ -149,7 +149,7 @@ def fit_sessions(first_date: int, horizon: int, embargo: int) -> NDArray[np.int6
 def fitted_entries(store: BarStore, panel: Panel, config: EvaluationConfig) -> list[Entry]:
     """Classical models on ranked features, fitted anew before each fold of the panel's dates."""
     prob = {name: np.full(len(panel), 0.5) for name in FITTED}
-    parts = ranked(raw_features(store, panel.row), panel.bounds)
+    parts = known_features(store, panel, config.tickers)
     unfit = 0
     for number, fold in enumerate(folds(panel.dates, config.folds)):
         rows = slice(int(panel.bounds[fold.start]), int(panel.bounds[fold.stop]))
@@ -162,6 +162,17 @@ def fitted_entries(store: BarStore, panel: Panel, config: EvaluationConfig) -> l
             prob[name][rows] = model.predict_proba(parts[rows])[:, 1]
     note = f"fitted {len(folds(panel.dates, config.folds))} times, each on labels that ended before the dates it answers"
     return [Entry(name, "fitted", (p > 0.5).astype(np.int64), p, p, fallback=unfit, note=note) for name, p in prob.items()]
+
+
+def known_features(store: BarStore, panel: Panel, tickers: int | None) -> FloatArray:
+    """Features (n, F) of a panel's rows, ranked among all shares with a bar on the origin (`panel.drawn` of them), also those
+    without one on the target date, which nobody knew."""
+    row, key = rows_on(store, panel.sessions)
+    kept = drawn(store, key, tickers)
+    row, key = row[kept], key[kept]
+    bounds = np.searchsorted(key // len(store.tickers), np.arange(panel.dates + 1))
+    scored = np.isin(key, panel.origin.astype(np.int64) * len(store.tickers) + panel.ticker)
+    return ranked(raw_features(store, row), bounds)[scored]
 
 
 def training_samples(
