@@ -292,6 +292,8 @@ class EvaluationConfig:
     """Parts of the test dates before each of which baselines are fitted anew (and with --refit the networks)."""
     draws: PositiveInt = 2000
     """Bootstrap draws."""
+    time_limit: PositiveFloat | None = None
+    """Hours after which a backtest ends without a report; its forecasts are kept, the same command goes on. None: no limit."""
     seed: CountInt = 42
 
 

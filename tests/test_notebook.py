@@ -200,7 +200,8 @@ def test_a_session_finds_weights_and_gpus(inputs: Path, root: Path, tmp_path: Pa
     attach(root, "tokenizer", inputs / "elsewhere" / "tokenizer", "a")
     tree = session(inputs, tmp_path)
     assert tree["distributed"]["num_processes"] == 2 and tree["distributed"]["use_ddp"] and tree["device"]["use_cuda"]
-    assert tree["training"]["time_limit"] == 10.5 and tree["training"]["mixed_precision"] == "auto"
+    assert (tree["training"]["time_limit"], tree["evaluation"]["time_limit"]) == (10.5, 1.0)
+    assert tree["training"]["mixed_precision"] == "auto"
     assert weights(tree, inputs) == ("kronos-kit/model/tokenizer", "kronos-kit/model/predictor")
     assert tree["model_paths"]["base_save_path"].startswith(str(tmp_path / "working" / "runs"))
 

@@ -25,6 +25,8 @@ DEPTH = 8
 """Folders below the input folder that are looked into: Kaggle mounts a data set some levels deep, a model six."""
 CLOSED = ("train_kaggle.sh", "pipeline_config.json")
 """A folder with one of these is not looked into: the kit (whose tests have networks of their own), or an earlier run."""
+SESSION_HOURS, LAST_HOURS = 12, 0.5
+"""What a session of Kaggle's lasts, and what is kept of it for the submission: the backtest may take what training leaves."""
 
 
 def write_session(
@@ -137,6 +139,7 @@ def _machine(output: Path, hours: float, gpus: int) -> Iterator[str]:
     yield f"model_paths.base_path={json.dumps(str(output / 'runs'))}"
     yield f"data.store={json.dumps(str(output.parent / 'temp' / 'store'))}"
     yield f"training.time_limit={hours}"
+    yield f"evaluation.time_limit={max(SESSION_HOURS - LAST_HOURS - hours, 0.1):g}"
     yield f"device.use_cuda={'true' if gpus else 'false'}"
     yield f"distributed.num_processes={max(gpus, 1)}"
     yield f"distributed.use_ddp={'true' if gpus > 1 else 'false'}"

@@ -5,6 +5,7 @@ its form), the table and the verdict. Fit < calibrate < test; each later block b
 """
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -108,10 +109,11 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
     )
     panel = build_panel(store, np.concatenate([timeline.calibrate, timeline.test]), horizon, own.tickers)
     folder = Path(options.output) if options.output else (networks[0].config if networks else config).run_dir / "backtest"
-    scene = Scene(config, options, store, timeline, panel, folder)
+    deadline = math.inf if own.time_limit is None else started + own.time_limit * 3600
+    scene = Scene(config, options, store, timeline, panel, folder, deadline)
     _say_plan(scene)
     if options.refit:
-        networks, forecasts = refit_forecasts(config, store, panel, folder / "cache")
+        networks, forecasts = refit_forecasts(config, store, panel, folder / "cache", deadline)
         changed = 0
     else:
         scene, forecasts, changed = _forecast(scene, networks)
@@ -183,9 +185,9 @@ def _forecast(scene: Scene, networks: list[Network]) -> tuple[Scene, dict[str, l
     if fresh:  # compared bit by bit with forecasts to come: other batches would round in another way
         for network in networks:
             network.forecaster.batch_size = network.forecaster.memory_plan(config.data.lookback_window, horizon).series
-    forecasts = forecast_dates(networks, store, scene.sessions, horizon, None if fresh else cache, limit)
+    forecasts = forecast_dates(networks, store, scene.sessions, horizon, None if fresh else cache, limit, scene.deadline)
     extra = _baseline_networks(config, networks[0])
-    forecasts |= forecast_dates(extra, store, test, horizon, cache, limit)
+    forecasts |= forecast_dates(extra, store, test, horizon, cache, limit, scene.deadline)
     networks += extra
     if scene.options.control == "shuffle-labels":
         return replace(scene, panel=shuffled_labels(scene.panel, config.evaluation.seed)), forecasts, 0
@@ -199,12 +201,12 @@ def _forecast(scene: Scene, networks: list[Network]) -> tuple[Scene, dict[str, l
 
 def _with_noise(scene: Scene, models: list[Network]) -> tuple[Panel, dict[str, list[DateForecast]]]:
     """The panel with what the noise became, and forecasts made while everything after each origin was noise. Never cached."""
-    future, limit = scene.panel.future_close.copy(), scene.config.evaluation.tickers
+    future, limit, horizon = scene.panel.future_close.copy(), scene.config.evaluation.tickers, scene.timeline.horizon
     found: dict[str, list[Any]] = {n.name: [None] * scene.panel.dates for n in models}
     for place, store in noisy_futures(scene.store, scene.sessions, scene.config.evaluation.seed):
         one = scene.sessions[place : place + 1]
-        future[scene.panel.slices()[place]] = build_panel(store, one, scene.timeline.horizon, limit).future_close
-        for name, dates in forecast_dates(models, store, one, scene.timeline.horizon, None, limit).items():
+        future[scene.panel.slices()[place]] = build_panel(store, one, horizon, limit).future_close
+        for name, dates in forecast_dates(models, store, one, horizon, None, limit, scene.deadline).items():
             found[name][place] = dates[0]
     return replace(scene.panel, future_close=future), found
 

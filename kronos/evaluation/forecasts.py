@@ -8,6 +8,8 @@ decides what is computed. A cached date is a function of networks, settings, dat
 import hashlib
 import json
 import logging
+import math
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -182,10 +184,11 @@ def forecast_dates(
     horizon: int,
     cache: Path | None,
     tickers: int | None = None,
+    deadline: float = math.inf,
 ) -> dict[str, list[DateForecast]]:
     """Every network's answers to every origin, {name: [D]}. cache: folder to keep and find them in; None: neither.
 
-    tickers: of each date only so many (`panel.drawn`).
+    tickers: of each date only so many (`panel.drawn`). Raises KitError before a date when time.monotonic() is past `deadline`.
     """
     networks = list(networks)
     row, key = rows_on(store, sessions)
@@ -199,11 +202,19 @@ def forecast_dates(
     with progress("backtest", len(row) * len(networks), "rows") as bar:
         for network in networks:
             folder = cache / _folder(network, store, horizon) if cache else None
-            result[network.name] = [
-                _forecast_date(network, store, int(s), alive, horizon, folder, bar)
-                for s, alive in zip(sessions, parts, strict=True)
-            ]
+            result[network.name] = []
+            for session, alive in zip(sessions, parts, strict=True):
+                _check_time(deadline, bar, network.name)
+                result[network.name].append(_forecast_date(network, store, int(session), alive, horizon, folder, bar))
     return result
+
+
+def _check_time(deadline: float, bar: Any, name: str) -> None:
+    if time.monotonic() > deadline:
+        raise KitError(
+            f"backtest: expected its end within evaluation.time_limit, found {bar.n:,} of {bar.total:,} rows forecast, at {name}; "
+            "the same command goes on from there, or lower evaluation.origins or evaluation.tickers"
+        )
 
 
 def _folder(network: Network, store: BarStore, horizon: int) -> str:

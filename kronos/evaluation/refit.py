@@ -4,6 +4,7 @@ In: a configuration, a store, the panel of all dates. Out: one network per fold,
 of its fold. Runs lie under RUN/folds/K and are resumed like any run. One process; for small configurations.
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def train_fold(config: Config, store: BarStore) -> Network:
 
 
 def refit_forecasts(
-    config: Config, store: BarStore, panel: Panel, cache: Path
+    config: Config, store: BarStore, panel: Panel, cache: Path, deadline: float = math.inf
 ) -> tuple[list[Network], dict[str, list[DateForecast]]]:
     """The last fold's network, under the name of all, and every date's forecast by its own fold's."""
     dates: list[DateForecast] = []
@@ -69,7 +70,8 @@ def refit_forecasts(
         own = fold_config(config, store, int(panel.sessions[fold.start]), number)
         network = train_fold(own, store)
         sessions = np.asarray(panel.sessions[fold])
-        dates += next(iter(forecast_dates([network], store, sessions, panel.horizon, cache, config.evaluation.tickers).values()))
+        limit = config.evaluation.tickers
+        dates += forecast_dates([network], store, sessions, panel.horizon, cache, limit, deadline)[network.name]
     assert network is not None, "a panel has at least one date"
     count = len(folds(panel.dates, config.evaluation.folds))
     named = replace(network, name=MODEL, note=f"trained {count} times, each time on what had ended before the dates it answers")

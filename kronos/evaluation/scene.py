@@ -3,6 +3,7 @@
 In: options of a call; configuration, store, time line and panel. Out: `Options` and `Scene`, read by `backtest`, `report_tree`.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,6 +44,8 @@ class Scene:
     panel: Panel
     """Calibration and test dates."""
     folder: Path
+    deadline: float = math.inf
+    """When forecasting has to end, in time.monotonic()'s seconds."""
 
     @property
     def sessions(self) -> NDArray[np.int64]:
