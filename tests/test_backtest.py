@@ -155,7 +155,7 @@ def test_an_interrupted_backtest_goes_on(world: World, monkeypatch: pytest.Monke
 def test_a_backtest_ends_in_time(world: World) -> None:
     """It follows hours of training: one that outlasts a session of Kaggle's takes the models and the submission with it."""
     config, _ = world
-    with pytest.raises(KitError, match=r"within evaluation\.time_limit, found 0 of .* rows forecast"):
+    with pytest.raises(KitError, match=r"within evaluation\.time_limit, found 0 of .* rows done"):
         run_backtest(changed(config, evaluation__time_limit=1e-9))
     assert not (config.run_dir / "backtest" / "report.json").exists()
     assert run_backtest(changed(config, evaluation__time_limit=1.0)).path.is_file()

@@ -212,7 +212,7 @@ def forecast_dates(
 def _check_time(deadline: float, bar: Any, name: str) -> None:
     if time.monotonic() > deadline:
         raise KitError(
-            f"backtest: expected its end within evaluation.time_limit, found {bar.n:,} of {bar.total:,} rows forecast, at {name}; "
+            f"backtest: expected an end within evaluation.time_limit, found {bar.n:,} of {bar.total:,} rows done, at {name}; "
             "the same command goes on from there, or lower evaluation.origins or evaluation.tickers"
         )
 
