@@ -32,6 +32,7 @@ from kronos.training.runtime import Runtime
 from kronos.training.schedule import Schedule, micro_seed
 from kronos.training.settings import Keepers, LoopSettings, Streams
 from kronos.training.stages import StageData, loop_settings, run_stage, streams
+from kronos.training.start import difference
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMMARY_KEYS = {
@@ -283,6 +284,32 @@ def test_changed_settings_are_refused_with_the_difference(
         tmp_path, experiment__skip_existing=True, training__batch_size=2, training__accumulation_steps=2, training__log_interval=3
     )
     assert run_stage(cut, "tokenizer", store) == "complete"
+
+
+def test_weights_that_moved_are_the_same_weights(
+    store: BarStore, tmp_path: Path, pretrained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keeps out a second session that refuses to go on, because the same weights are mounted under another path there; nor may
+    other weights under the same path pass."""
+    config = tiny_config(tmp_path, **pretrained, experiment__skip_existing=True)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        run_stage(config, "tokenizer", store)
+    attached = Path(config.model_paths.pretrained_tokenizer).rename(tmp_path / "mounted elsewhere")
+    (attached / "README.md").write_text("as published")
+    torch.manual_seed(5)
+    KronosTokenizer(**TOKENIZER).save_pretrained(tmp_path / "pretrained_tokenizer")
+    with pytest.raises(KitError, match=r"found weights of the start: saved '\w+', now '\w+'; set them back"):
+        run_stage(config, "tokenizer", store)
+    moved = {**pretrained, "model_paths__pretrained_tokenizer": str(attached)}
+    assert run_stage(tiny_config(tmp_path, **moved, experiment__skip_existing=True), "tokenizer", store) == "complete"
+
+
+def test_runs_without_a_digest_of_their_start_are_told_by_its_name() -> None:
+    """Keeps out a run of an earlier version, or one from a hub id, that cannot be resumed for a fact that it does not know."""
+    saved, now = {"start": "a/b", "seed": 1}, {"start": "a/b", "weights of the start": "d", "seed": 1}
+    assert difference(saved, now) == difference(now, saved) == []
+    assert difference(saved, now | {"start": "/elsewhere"}) == ["start: saved 'a/b', now '/elsewhere'"]
 
 
 def test_worse_than_the_pretrained_start_is_reported(

@@ -29,7 +29,7 @@ from kronos.training.report import table, worse_than_start
 from kronos.training.runtime import PeerFailed, Runtime
 from kronos.training.schedule import Schedule
 from kronos.training.settings import STAGES, Keepers, LoopSettings, Stage
-from kronos.training.start import build_objective, network_digest, tokenizer_source
+from kronos.training.start import build_objective, difference, network_digest, start_facts, tokenizer_source
 from kronos.training.trackers import Trackers, check_installed
 
 __all__ = ["STAGES", "Stage", "StageData", "loop_settings", "network_digest", "run_stage", "streams", "train"]
@@ -137,7 +137,7 @@ class _StageRun:
     def run(self) -> Status:
         self.runtime.on_main(lambda: check_installed(self.config.training.trackers))
         tokenizer, self.tokenizer_digest = self._frozen_tokenizer()
-        self.facts = self._facts()
+        self.facts = self._facts() | self.runtime.on_main(lambda: start_facts(self.config, self.stage))
         done, resumed = self.runtime.on_main(self._earlier)
         if done:
             return "complete"
@@ -191,8 +191,7 @@ class _StageRun:
         facts["betas"] = list(s.betas)
         facts["training.validation_samples"] = c.training.validation_samples
         if self.stage == "tokenizer":
-            return facts | {"start": c.model_paths.pretrained_tokenizer if c.tokenizer_is_pretrained else c.experiment.preset}
-        facts |= {"start": c.model_paths.pretrained_predictor if c.predictor_is_pretrained else c.experiment.preset}
+            return facts
         facts |= {f"training.{name}": getattr(c.training, name) for name in ("teacher_forcing", "history_loss_weight")}
         return facts | {"tokenizer": self.tokenizer_digest}
 
@@ -210,7 +209,7 @@ class _StageRun:
             if summary is not None:
                 log.warning("%s: %s, and no checkpoint to go on from: starting anew", self.stage, summary["status"])
             return False, None
-        changed = checkpoint.difference(resumed.progress.facts, self.facts)
+        changed = difference(resumed.progress.facts, self.facts)
         if changed:
             raise KitError(
                 f"{resumed.folder}: expected the settings that this stage was started with, found {'; '.join(changed)}; "
@@ -226,7 +225,7 @@ class _StageRun:
                 f"{self.folder}: expected a predictor of the present tokenizer ({str(self.tokenizer_digest)[:12]}), found one "
                 f"trained on another ({str(summary['tokenizer_digest'])[:12]}); train it anew without --skip-existing"
             )
-        changed = checkpoint.difference(summary["facts"], self.facts)
+        changed = difference(summary["facts"], self.facts)
         note = f", though trained with other settings: {'; '.join(changed)}" if changed else ""
         log.info("%s: complete in %s, skipped%s", self.stage, self.folder, note)
 
