@@ -164,6 +164,7 @@ def downloaded(root: Path, tmp_path: Path) -> Path:
     return kit
 
 
+@pytest.mark.slow
 def test_a_kit_without_version_control_is_bundled_whole(root: Path, downloaded: Path, tmp_path: Path) -> None:
     """kronos/data was left out for its name, and a bundle that cannot import itself was uploaded; keys went along."""
     wanted = {name for name in tracked(root) if not any(part.startswith(".") for part in Path(name).parts)}
