@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from kronos.bars import EpsilonKind
 from kronos.data.store import BarStore, store_from_dict, write_store
+from kronos.data.windows import WindowReader, Windows
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
 WEEKDAYS = np.arange("2015-01-01", "2022-01-01", dtype="datetime64[D]")
@@ -66,6 +68,13 @@ def random_store(path: Path, seed: int, tickers: int = 12, days: int = 300) -> B
     rng = np.random.default_rng(seed)
     arrays = arrays_of(random_series(rng, tickers, days))
     return write_store(path, **{**arrays, "segments": cut_segments(rng, arrays)})
+
+
+def read_windows(
+    store: BarStore, rows: np.ndarray, lookback: int, predict: int, epsilon: EpsilonKind = "absolute", first_session: int = 0
+) -> Windows:
+    """One batch of windows that begin at rows."""
+    return WindowReader(store, lookback, predict, clip=5.0, epsilon=epsilon, first_session=first_session)(rows)
 
 
 def store_of(path: Path, closes: dict[str, list[float]]) -> BarStore:

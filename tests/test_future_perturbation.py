@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from panels import WEEKDAYS, Series, random_bars, random_series, store_in_memory
+from panels import WEEKDAYS, Series, random_bars, random_series, read_windows, store_in_memory
 
 from kronos.bars import EpsilonKind
 from kronos.config import Config, DataConfig
 from kronos.data.prepare import prepare
 from kronos.data.splits import Part
 from kronos.data.store import BarStore
-from kronos.data.windows import WindowIndex, Windows, read_windows
+from kronos.data.windows import WindowIndex, Windows
 
 DAYS = 90
 LOOKBACK, PREDICT = 7, 3
@@ -59,7 +59,7 @@ def contexts(store: BarStore, origin: np.datetime64, epsilon: EpsilonKind) -> di
 
 
 def read(store: BarStore, rows: np.ndarray, predict: int, epsilon: EpsilonKind) -> Windows:
-    return read_windows(store, rows, LOOKBACK, predict, clip=5.0, epsilon=epsilon, first_session=0)
+    return read_windows(store, rows, LOOKBACK, predict, epsilon)
 
 
 def by_name(store: BarStore, windows: Windows) -> dict[tuple[str, str], list[bytes]]:
@@ -94,7 +94,7 @@ def test_the_comparison_sees_a_leak() -> None:
     bars = random_bars(rng, 30)
     louder = np.vstack([bars[:20], bars[20:] * 2])
     stores = [store_in_memory({"t": (WEEKDAYS[:30], b)}) for b in (bars, louder)]
-    leaky = [by_name(s, read_windows(s, np.array([15]), 10, 0, 5.0, "absolute", 0)) for s in stores]
+    leaky = [by_name(s, read_windows(s, np.array([15]), 10, 0)) for s in stores]
     assert leaky[0] != leaky[1]
 
 

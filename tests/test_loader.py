@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from panels import WEEKDAYS, random_bars, random_store
+from panels import WEEKDAYS, random_bars, random_store, read_windows
 
 from kronos.data.loader import Batch, MicroBatches, validation_loader, window_loader
 from kronos.data.sampling import BatchPlan
 from kronos.data.slots import Slots
 from kronos.data.splits import Part
 from kronos.data.store import BarStore, store_from_dict
-from kronos.data.windows import WindowIndex, read_windows
+from kronos.data.windows import WindowIndex
 
 LOOKBACK, PREDICT = 8, 2
 READ = {"clip": 5.0, "epsilon": "absolute"}
@@ -101,7 +101,7 @@ def test_a_batch_is_what_was_read(store: BarStore, index: WindowIndex, workers: 
     assert {k: tuple(batch[k].shape) for k in shapes} == shapes and all(batch[k].dtype == torch.float32 for k in shapes)
     assert batch["ticker"].dtype == batch["row"].dtype == torch.int64 and batch["real"].dtype == torch.bool
     assert type(batch) is dict and set(batch) == {*shapes, "ticker", "row", "real"}
-    windows = read_windows(store, batch["row"].numpy(), LOOKBACK, PREDICT, clip=5.0, epsilon="absolute", first_session=0)
+    windows = read_windows(store, batch["row"].numpy(), LOOKBACK, PREDICT)
     for name, values in vars(windows).items():
         assert np.array_equal(batch[name].numpy(), values.astype(batch[name].numpy().dtype)), name
     batch["x"] += 1  # the networks may write to it
@@ -211,6 +211,66 @@ def test_a_slot_that_was_written_over_is_an_error() -> None:
     assert np.array_equal(kept["x"], batches[0]["x"]) and np.array_equal(slots.read(4)["x"], batches[4]["x"])
     with pytest.raises(AssertionError, match="before the one in its slot"):
         slots.read(0)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_slots_where_the_system_has_no_memory_files(method: str, tmp_path: Path) -> None:
+    """Keeps out: AttributeError with the first worker on a Mac; a file that stays behind."""
+    (tmp_path / "x").mkdir()
+    environment = os.environ | {"TMPDIR": str(tmp_path / "x"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    (tmp_path / "x.py").write_text(WITHOUT_MEMFD)
+    command = [sys.executable, str(tmp_path / "x.py"), method]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "0 1 2 3 4 5\n", done.stderr
+    assert not [p for p in (tmp_path / "x").iterdir() if not p.name.startswith("pymp-")]
+
+
+WITHOUT_MEMFD = """
+import multiprocessing, os, sys
+import numpy as np
+del os.memfd_create
+from kronos.data.slots import Slots
+
+def fill(slots, numbers):
+    for number in numbers:
+        slots.write(number, {"x": np.full(5, number)})
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    slots = Slots.like({"x": np.zeros(5, int)}, 6)
+    workers = [context.Process(target=fill, args=(slots, range(k, 6, 2))) for k in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    print(*(int(slots.read(number)["x"].mean()) for number in range(6)))
+"""
+
+WITHOUT_SEMAPHORES = """
+import logging, resource, sys
+from kronos.data.loader import window_loader
+from kronos.data.sampling import BatchPlan
+from kronos.data.splits import Part
+from kronos.data.store import BarStore
+from kronos.data.windows import WindowIndex
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+store = BarStore.open(sys.argv[1])
+index = WindowIndex.build(store, 8, 2, Part("train", 0, len(store.sessions) - 15, whole=True))
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file may grow, those in /dev/shm neither
+for _ in range(2):
+    plan = BatchPlan(len(index), 64)
+    loader = window_loader(store, index, plan, 0, clip=5.0, epsilon="absolute", workers=2)
+    assert len(list(loader)) == plan.total_steps
+"""
+
+
+def test_without_semaphores_windows_are_read_without_workers(store: BarStore) -> None:
+    """Keeps out: the interpreter's traceback in a container without /dev/shm; a fallback unsaid, or said by every loader."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", WITHOUT_SEMAPHORES, str(store.path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1 and "training.num_workers" in done.stdout and "/dev/shm" in done.stdout
 
 
 TRAINER = """

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from kronos import files
 from kronos.config import DataConfig, MarketConfig
 from kronos.data import market
 from kronos.data.calendar import open_days
@@ -168,26 +169,27 @@ def test_a_killed_writer_leaves_no_mixture(writes: int, root: Path, tmp_path: Pa
     assert truth["settings"]["days"] == 55
 
 
-def test_two_processes_that_need_the_market(root: Path, tmp_path: Path) -> None:
+WAITING = """
+import logging, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[1:3]
+from test_market import SMALL, market, paths
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+market.ensure_market(SMALL, paths(Path(sys.argv[3])))
+"""
+
+
+def test_a_second_process_waits_for_the_market(root: Path, tmp_path: Path) -> None:
     """Keeps out: one process taking away the prices that another has just written and is about to read."""
-    code = (
-        "import sys; sys.path[:0] = sys.argv[1:3]\n"
-        "from pathlib import Path; from test_market import SMALL, market, paths\n"
-        "data = paths(Path(sys.argv[3])); print('ready', flush=True); sys.stdin.read(1)\n"
-        "market.ensure_market(SMALL, data); open(data.data_path).close()"
-    )
-    command = [sys.executable, "-c", code, str(root), str(root / "tests"), str(tmp_path)]
-    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    for process in both:
-        assert process.stdout and process.stdout.readline() == "ready\n"
-    for process in both:
-        assert process.stdin
-        process.stdin.write("x")
-        process.stdin.flush()
-    for process in both:
-        process.communicate(timeout=120)
-        assert process.returncode == 0
-    assert not list(tmp_path.glob(".*"))
+    data = paths(tmp_path)
+    with files.locked(tmp_path / ".train.csv.lock", ""):
+        words = [sys.executable, "-u", "-c", WAITING, str(root), str(root / "tests"), str(tmp_path)]
+        second = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert second.stdout and "waiting" in second.stdout.readline()
+        market.write_market(SMALL, data)
+        written = Path(data.data_path).stat().st_mtime_ns
+    assert second.communicate(timeout=60)[0] == "" and second.returncode == 0
+    assert Path(data.data_path).stat().st_mtime_ns == written and not list(tmp_path.glob(".*"))
 
 
 def test_several_data_files_cannot_be_generated() -> None:

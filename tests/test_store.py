@@ -243,3 +243,89 @@ def test_a_writer_killed_between_two_names(tmp_path: Path) -> None:
     store.path.rename(tmp_path / ".s.old")
     publish.recover(tmp_path / "s")
     assert BarStore.open(tmp_path / "s").digest == store.digest
+
+
+# -- read while it is replaced -----------------------------------------------------------------------------------------
+def generation(path: Path, number: int) -> BarStore:
+    """A store too large to be checked by digest; every generation has files of the same sizes, and other contents."""
+    rows = SMALL_BYTES // 24 + 1000
+    return write_store(
+        path,
+        bars=np.full((rows, 6), number),
+        session=np.arange(rows),
+        sessions=np.arange(rows) + number,
+        offsets=[0, rows],
+        tickers=[str(number)],
+    )
+
+
+def generations_in(store: BarStore) -> set[int]:
+    return {int(store.bars[0, 0]), int(store.sessions[0].astype(int)), int(store.tickers[0])}
+
+
+@pytest.mark.parametrize("moment", ["bars.npy", "sessions.npy", "segments.npy"])
+def test_a_store_that_is_replaced_while_it_is_opened(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps out: the manifest of one preparation beside the bars of the next, which no size gives away."""
+    first = generation(tmp_path / "s", 1).digest
+    load = np.load
+    waiting = [moment]
+
+    def replaced_before(path: Path, **how: str) -> np.ndarray:
+        if Path(path).name in waiting:
+            waiting.clear()
+            generation(tmp_path / "s", 2)
+        return load(path, **how)
+
+    monkeypatch.setattr(np, "load", replaced_before)
+    store = BarStore.open(tmp_path / "s")
+    assert generations_in(store) == {2} and store.digest != first
+
+
+REPLACER = """
+import json, os, shutil, sys
+from pathlib import Path
+from kronos.data import publish
+path, kept = Path(sys.argv[1]), [Path(p) for p in sys.argv[2:]]
+number = 0
+while True:
+    number += 1
+    new = path.parent / ".s.new-x"
+    shutil.copytree(kept[number % len(kept)], new, copy_function=os.link)
+    manifest = json.loads((new / "manifest.json").read_text())
+    (new / "manifest.json").unlink()
+    (new / "manifest.json").write_text(json.dumps(manifest | {"turn": number}))  # no preparation is as fast as to come back
+    publish._replace(new, path)
+    number > 1 or print("replacing", flush=True)
+"""
+
+
+def test_a_store_that_is_replaced_without_end(tmp_path: Path) -> None:
+    """Keeps out: a mixture, a damage that is none, or "found none" between the two renames; in two real processes."""
+    digests = {}
+    for number in (1, 2):
+        digests[number % 2] = generation(tmp_path / str(number), number).digest
+    words = [sys.executable, "-c", REPLACER, *(str(tmp_path / name) for name in ("s", "2", "1"))]
+    replacer = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+    try:
+        assert replacer.stdout and replacer.stdout.readline()
+        seen = set()
+        for _ in range(60):
+            try:
+                found = generations_in(store := BarStore.open(tmp_path / "s"))
+            except (KitError, FileNotFoundError):
+                continue  # it came to rest in none of the tries: an error, and no mixture
+            assert len(found) == 1, "arrays of two preparations"
+            assert store.digest == digests[store.manifest["turn"] % 2], "the manifest of another"
+            seen |= found
+    finally:
+        replacer.kill()
+        replacer.communicate()
+    assert seen == {1, 2}
+
+
+def test_a_worker_does_not_get_another_store(tmp_path: Path) -> None:
+    """Keeps out: row numbers of the store that the trainer opened, looked up in one that was prepared since."""
+    sent = pickle.dumps(small(tmp_path / "s"))
+    small(tmp_path / "s", scale=2.0)
+    with pytest.raises(KitError, match="found newer ones"):
+        pickle.loads(sent)  # noqa: S301 (our own bytes)

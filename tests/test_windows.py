@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from panels import arrays_of, cut_segments, random_bars, random_series, random_store, store_in_memory
+from panels import arrays_of, cut_segments, random_bars, random_series, random_store, read_windows, store_in_memory
 
 from kronos import bars
 from kronos.data.splits import Part
 from kronos.data.store import BarStore
-from kronos.data.windows import WindowIndex, WindowReader, Windows, read_windows, require_windows
+from kronos.data.windows import WindowIndex, WindowReader, require_windows
 from kronos.errors import KitError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -57,10 +57,6 @@ def slow_window(store: BarStore, row: int, lookback: int, predict: int, first: i
         "mean": mean,
         "scale": scale,
     }
-
-
-def read(store: BarStore, rows: np.ndarray, lookback: int, predict: int, epsilon: bars.EpsilonKind = "absolute") -> Windows:
-    return read_windows(store, rows, lookback, predict, clip=5.0, epsilon=epsilon, first_session=0)
 
 
 # -- which rows --------------------------------------------------------------------------------------------------------
@@ -111,7 +107,7 @@ def test_rows_refuses_an_index_outside() -> None:
         with pytest.raises(IndexError):
             index.rows(np.array([wrong]))
     with pytest.raises(IndexError):
-        read(store, np.array([len(store) - 3]), 4, 1)
+        read_windows(store, np.array([len(store) - 3]), 4, 1)
 
 
 def test_empty_part_refuses() -> None:
@@ -154,7 +150,7 @@ def test_reader_equals_the_slow_one(seed: int, lookback: int, predict: int) -> N
     part = Part("validation", len(store.sessions) // 2, len(store.sessions) - 1)
     index = WindowIndex.build(store, lookback, predict, part)
     rows = np.random.default_rng(seed).permutation(index.rows(np.arange(len(index))))[:20]
-    batch = read_windows(store, rows, lookback, predict, clip=5.0, epsilon="absolute", first_session=part.first)
+    batch = read_windows(store, rows, lookback, predict, first_session=part.first)
     for place, row in enumerate(rows):
         for name, expected in slow_window(store, row, lookback, predict, part.first).items():
             np.testing.assert_allclose(vars(batch)[name][place], expected, rtol=1e-6, atol=1e-6, err_msg=name)
@@ -166,7 +162,7 @@ def test_validation_lookback_has_no_weight() -> None:
     part = Part("validation", 60, 100)
     index = WindowIndex.build(store, 10, 3, part)
     rows = index.rows(np.arange(len(index)))
-    batch = read_windows(store, rows, 10, 3, clip=5.0, epsilon="absolute", first_session=part.first)
+    batch = read_windows(store, rows, 10, 3, first_session=part.first)
     dated = np.stack([store.session[row : row + 13] for row in rows])
     assert (batch.weight == (dated >= 60)).all()
     assert (batch.weight[:, 10:] == 1).all() and (batch.weight == 0).any()
@@ -177,9 +173,9 @@ def test_a_window_does_not_depend_on_its_batch(tmp_path: Path) -> None:
     store = random_store(tmp_path / "store", 4)
     index = WindowIndex.build(store, 33, 2, Part("all", 0, len(store.sessions) - 1))
     rows = index.rows(np.arange(0, len(index), 3))
-    together = read(store, rows, 33, 2)
+    together = read_windows(store, rows, 33, 2)
     for place, row in enumerate(rows):
-        alone = read(store, np.array([row]), 33, 2)
+        alone = read_windows(store, np.array([row]), 33, 2)
         for name, values in vars(alone).items():
             assert np.array_equal(values[0], vars(together)[name][place]), name
 
@@ -192,7 +188,9 @@ def test_statistics_do_not_see_the_horizon(seed: int, lookback: int, predict: in
     louder = raw.copy()
     louder[lookback:] *= 10
     dates = WEEKDAY_SECONDS[: len(raw)]
-    one, other = (read(store_in_memory({"t": (dates, b)}), np.array([0]), lookback, predict, epsilon) for b in (raw, louder))
+    one, other = (
+        read_windows(store_in_memory({"t": (dates, b)}), np.array([0]), lookback, predict, epsilon) for b in (raw, louder)
+    )
     assert np.array_equal(one.x[:, :lookback], other.x[:, :lookback])
     assert np.array_equal(one.mean, other.mean) and np.array_equal(one.scale, other.scale)
 
@@ -205,8 +203,8 @@ def test_rows_before_the_context_change_nothing(seed: int, before: int, lookback
     raw = random_bars(rng, before + lookback + 1)
     other = np.vstack([random_bars(rng, before), raw[before:]])
     dates = WEEKDAY_SECONDS[: len(raw)]
-    one, two = (read(store_in_memory({"t": (dates, b)}), np.array([before]), lookback, 1) for b in (raw, other))
-    short = read(store_in_memory({"t": (dates[before:], raw[before:])}), np.array([0]), lookback, 1)
+    one, two = (read_windows(store_in_memory({"t": (dates, b)}), np.array([before]), lookback, 1) for b in (raw, other))
+    short = read_windows(store_in_memory({"t": (dates[before:], raw[before:])}), np.array([0]), lookback, 1)
     for name in ("x", "stamp", "weight", "mean", "scale"):
         assert np.array_equal(vars(one)[name], vars(two)[name]) and np.array_equal(vars(one)[name], vars(short)[name]), name
 
@@ -218,7 +216,9 @@ def test_relative_epsilon_ignores_the_price_level(seed: int, exponent: float, lo
     raw = random_bars(np.random.default_rng(seed), lookback + 2)
     dates = WEEKDAY_SECONDS[: len(raw)]
     one, scaled = (
-        read(store_in_memory({"t": (dates, (raw * np.float32(c)).astype(np.float32))}), np.array([0]), lookback, 2, "relative")
+        read_windows(
+            store_in_memory({"t": (dates, (raw * np.float32(c)).astype(np.float32))}), np.array([0]), lookback, 2, "relative"
+        )
         for c in (1.0, 10**exponent)
     )
     rounding = 2.0**-22 * np.abs(one.mean / one.scale).max() + 1e-5
@@ -232,7 +232,7 @@ def test_a_constant_series_is_zero(value: float, lookback: int, epsilon: bars.Ep
     """Rounding in the statistics of a halted share must not become a pattern."""
     dates = np.arange(lookback + 1).astype("datetime64[D]").astype("datetime64[s]")
     store = store_in_memory({"t": (dates, np.full((lookback + 1, 6), value, dtype=np.float32))})
-    assert not read(store, np.array([0]), lookback, 1, epsilon).x.any()
+    assert not read_windows(store, np.array([0]), lookback, 1, epsilon).x.any()
 
 
 def test_reader_takes_no_memory_per_row(tmp_path: Path) -> None:

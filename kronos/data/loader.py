@@ -5,6 +5,9 @@ batches for one process of the run; do not let accelerate prepare it, the plan h
 The only file of `data` with torch.
 """
 
+import functools
+import logging
+import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +22,8 @@ from kronos.data.slots import Slots
 from kronos.data.store import BarStore
 from kronos.data.windows import WindowIndex, WindowReader
 from kronos.errors import KitError
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, torch.Tensor]
 AHEAD = 4
@@ -77,7 +82,8 @@ class WindowLoader(DataLoader[Batch]):
     """
 
     def __init__(self, data: MicroBatches, items: range, workers: int, pin_memory: bool) -> None:
-        self.slots = Slots.like(_arrays(data[items[0]]), AHEAD * workers + 1) if workers and items else None
+        workers = workers if workers and items and _can_have_workers() else 0
+        self.slots = Slots.like(_arrays(data[items[0]]), AHEAD * workers + 1) if workers else None
         self.pinned = pin_memory and self.slots is not None  # from the slot, in one copy
         more: dict[str, Any] = {"prefetch_factor": AHEAD, "persistent_workers": True} if workers else {}
         super().__init__(
@@ -114,6 +120,17 @@ def worker_gone(error: RuntimeError) -> KitError | None:
     """
     said = "DataLoader worker" in str(error)  # torch's words
     return KitError(f"{WORKER_GONE} ({' '.join(str(error).split())})") if said else None
+
+
+@functools.cache
+def _can_have_workers() -> bool:
+    """Whether processes can wait for each other here; else a line in the log, once, and windows are read without them."""
+    try:
+        multiprocessing.Lock()
+    except (OSError, ImportError) as error:
+        log.warning("no processes that read windows, as with training.num_workers 0: semaphores need /dev/shm (%s)", error)
+        return False
+    return True
 
 
 class _Slotted(Dataset[int]):

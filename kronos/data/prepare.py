@@ -18,7 +18,7 @@ from kronos.config import Config
 from kronos.data import cleaning, competition, ingest, policy
 from kronos.data.blocks import crc32_of
 from kronos.data.publish import locked, recover
-from kronos.data.store import BarStore, read_manifest, writing
+from kronos.data.store import BarStore, writing
 from kronos.errors import KitError
 
 log = logging.getLogger(__name__)
@@ -77,12 +77,12 @@ def _up_to_date(config: Config, paths: list[Path]) -> tuple[BarStore | None, str
     if not path.is_dir() or not any(path.iterdir()):
         return None, ""
     try:
-        manifest = read_manifest(path)
+        store = BarStore.open(path)
+        manifest = store.manifest
         if manifest["settings"] != _key(config):
             return None, "the settings of data.cleaning or data.frequency changed"
         if not _same_sources(manifest["sources"], paths):
             return None, "the price files changed"
-        store = BarStore.open(path)
     except KitError as error:
         return None, str(error)
     log.info("%s is up to date: %s", path, summary(manifest))

@@ -9,11 +9,16 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from kronos import files
 from kronos.errors import KitError
+
+TRIES, PAUSE = 5, 0.05
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -49,6 +54,34 @@ def published(path: Path, names: frozenset[str]) -> Iterator[Path]:
         _replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_as_one(path: Path, mark: str, read: Callable[[Path], T]) -> T:
+    """read(path), again where the folder was replaced meanwhile: files of two generations never come together.
+
+    mark: a file in the folder that is other for other contents. A published folder is replaced by renaming and never written
+    to, so all files come from one where the mark is the same before and after.
+    """
+    for tries_left in reversed(range(TRIES)):
+        before = _content(path / mark)
+        try:
+            result = read(path)
+        except (KitError, OSError):
+            between = before is None and _old(path).exists()  # the two renames of `_replace`; or killed there: the error stands
+            if not tries_left or (before == _content(path / mark) and not between):
+                raise
+        else:
+            if before == _content(path / mark):
+                return result
+        time.sleep(PAUSE)
+    raise KitError(f"{path}: expected a folder that stays while it is read, found it replaced {TRIES} times; try again")
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def recover(path: Path) -> None:

@@ -1,15 +1,16 @@
 """A ring of places for batches in memory that worker processes share with the process that trains.
 
 In: one batch as a pattern (names, shapes, types), the number of places. Out: `write` in a worker, `read` in the trainer; only
-batch numbers travel through a pipe. The memory is an anonymous file: it has no name that a killed process could leave
-behind, needs no /dev/shm (64 MB in many containers), and reaches forked and spawned workers alike. NumPy only.
+batch numbers travel through a pipe. The memory is a file without a name: a killed process leaves nothing behind, a
+container's small /dev/shm is not used, and forked and spawned workers reach it alike. NumPy only.
 """
 
 import mmap
 import os
+import tempfile
 from collections.abc import Mapping
 from multiprocessing import reduction
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +31,9 @@ class Slots:
         """descriptor: the memory of the Slots that this one is to share; None: new memory."""
         self.pattern, self.count = pattern, count
         size, places = _layout((("number", (), "<i8"), *pattern), count)
-        descriptor = os.memfd_create("windows") if descriptor is None else descriptor
-        self._file = os.fdopen(descriptor, "r+b")
-        os.ftruncate(descriptor, size)
-        memory = mmap.mmap(descriptor, size)
+        self._file = _anonymous() if descriptor is None else os.fdopen(descriptor, "r+b")
+        os.ftruncate(self._file.fileno(), size)
+        memory = mmap.mmap(self._file.fileno(), size)
         arrays = {name: np.ndarray((count, *shape), kind, memory, place) for name, shape, kind, place in places}
         self._number, self._arrays = arrays.pop("number"), arrays
 
@@ -59,6 +59,13 @@ class Slots:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _attached, (self.pattern, self.count, reduction.DupFd(self._file.fileno()))
+
+
+def _anonymous() -> IO[bytes]:
+    """A file without a name: in memory on Linux, elsewhere one in the temporary folder that was unlinked at its birth."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("windows"), "r+b")
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def _attached(pattern: Pattern, count: int, descriptor: Any) -> Slots:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from kronos import files
 from kronos.bars import FEATURES
-from kronos.data.publish import locked, published
+from kronos.data.publish import locked, published, read_as_one
 from kronos.errors import KitError
 
 SCHEMA_VERSION = 1
@@ -58,11 +58,15 @@ class BarStore:
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = False) -> "BarStore":
-        """Open a prepared store. verify: compare every array with its digest (small stores: always).
+        """Open a prepared store, all of it from one preparation, also while another process puts a new one in its place.
+        verify: compare every array with its digest (small stores: always).
 
         Raises KitError when there is none, when it is of another version, or when it is damaged.
         """
-        path = Path(path)
+        return read_as_one(Path(path), MANIFEST, lambda folder: cls._read(folder, verify))
+
+    @classmethod
+    def _read(cls, path: Path, verify: bool) -> "BarStore":
         manifest = read_manifest(path)
         total = sum(entry["bytes"] for entry in manifest["arrays"].values())
         for name, entry in manifest["arrays"].items():
@@ -73,7 +77,7 @@ class BarStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker process opens the files again: pickling the maps would copy every row.
-        return BarStore.open, (self.path,)
+        return _reopened, (self.path, self.digest)
 
     def __len__(self) -> int:
         return len(self.session)
@@ -116,6 +120,17 @@ class BarStore:
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
+def _reopened(path: Path, digest: str) -> BarStore:
+    """The store that another process has open. Raises KitError when something else was put in its place since."""
+    store = BarStore.open(path)
+    if store.digest != digest:
+        raise KitError(
+            f"{path}: expected the prepared data that this run began with, found newer ones; "
+            "start the run again, and prepare nothing while it goes on"
+        )
+    return store
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a store, checked for form and version. Raises KitError."""
     if not (path / MANIFEST).is_file():

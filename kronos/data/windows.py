@@ -172,13 +172,6 @@ class WindowReader:
         )
 
 
-def read_windows(
-    store: BarStore, rows: IntArray, lookback: int, predict: int, clip: float, epsilon: EpsilonKind, first_session: int
-) -> Windows:
-    """Read one batch; a loop over batches keeps a `WindowReader`."""
-    return WindowReader(store, lookback, predict, clip=clip, epsilon=epsilon, first_session=first_session)(rows)
-
-
 def gather(column: NDArray, rows: IntArray, length: int) -> NDArray:
     """Copy `length` consecutive entries from each row: column (N, ...), rows (B,) -> (B, length, ...).
 
