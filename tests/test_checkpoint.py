@@ -49,11 +49,26 @@ def test_damaged_newest_falls_back_and_says_so(tmp_path: Path, caplog: pytest.Lo
     assert "step_000000002 is damaged" in caplog.text
 
 
+def test_what_was_passed_by_takes_no_place_in_the_rotation(tmp_path: Path) -> None:
+    """Keeps out a rotation that removes the good checkpoints of an earlier step and keeps the damaged ones of a later."""
+    for step in (100, 200):
+        save(tmp_path, step)
+    (tmp_path / "step_000000200" / "model.safetensors").write_bytes(b"bad")
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None and found.progress.step == 100
+    for step in (150, 175):
+        save(tmp_path, step)
+    (tmp_path / "step_000000175" / "model.safetensors").write_bytes(b"bad")
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None and found.progress.step == 150
+
+
 def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
     """Keeps out hours of training that silently begin again."""
     (save(tmp_path, 1) / "trainer.json").write_text("{}")
     with pytest.raises(KitError, match="1 damaged"):
         checkpoint.load_newest(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1, "a user may still mend it"
 
 
 def test_leftovers_of_a_killed_save_are_no_checkpoint(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -109,20 +110,20 @@ def test_saving_again_replaces_the_files_and_nothing_else(tmp_path: Path) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
 
-def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk in the middle of a save used to destroy the best model."""
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    """A full disk in the middle of a save used to destroy the best model, and to be a traceback: the system refuses the write in
+    the middle of the file."""
     network = Kronos.from_pretrained(GOLDEN / "b" / "predictor")
     network.save_pretrained(tmp_path / "best")
     before = {p.name: p.read_bytes() for p in (tmp_path / "best").iterdir()}
-
-    def full(tensors: object, path: Path) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("kronos.networks.hub.save_file", full)
     network.norm.weight.data.fill_(3.0)
-    with pytest.raises(OSError, match="No space"):
-        network.save_pretrained(tmp_path / "best")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        with pytest.raises(KitError, match=r"best: could not write the network \(File too large\); free some space"):
+            network.save_pretrained(tmp_path / "best")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert {p.name: p.read_bytes() for p in (tmp_path / "best").iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 

@@ -60,6 +60,28 @@ def test_all_processes_halve_when_one_is_out_of_memory(folder: Path, roomy: dict
         assert_same_training(second, roomy[job["stage"]])
 
 
+def test_the_rehearsal_meets_the_gradients_of_an_earlier_micro_batch(folder: Path, roomy: dict[str, Any]) -> None:
+    """Keeps out a run that rehearses without gradients and then dies in its first real step of several micro-batches."""
+    job = {"do": "record", "config": cut(folder, 2, 2, 2), "stage": "basemodel", "out": folder / "beside"}
+    job["out"].mkdir()  # type: ignore[attr-defined]
+    work(folder, [{**job, "rooms": {"0": 9, "1": 9}, "beside": {"1": 1}}])
+    for rank in (0, 1):
+        found = torch.load(folder / "beside" / f"rank{rank}.pt")
+        assert found["pieces"] == 2
+        assert_same_training(found, roomy["basemodel"])
+
+
+def test_an_error_of_all_processes_is_said_once(folder: Path) -> None:
+    """Keeps out a page that says the same as often as there are GPUs."""
+    narrow = cut(folder, 4, 1, 2, data__lookback_window=200)
+    jobs: list[dict[str, Any]] = [{"do": "refused", "config": narrow, "stage": "tokenizer", "out": folder / "short"}]
+    jobs += [{"do": "refused", "config": cut(folder, 4, 1, 2), "stage": "tokenizer", "out": folder / "full", "room": 0}]
+    work(folder, jobs)
+    for job, words in zip(jobs, ("expected", "one window does not fit into the GPU's memory"), strict=True):
+        lines = [line for line in job["out"].read_text().splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1 and words in lines[0], job["out"].read_text()
+
+
 def test_a_resumed_run_goes_on_in_the_pieces_that_fitted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps out a resumed run with other dropout masks, or one that has to run out of memory again first."""
     store = BarStore.open(folder / "store")

@@ -198,6 +198,24 @@ def test_direction_counts_the_first_predicted_bar() -> None:
         assert float(sums["direction"]) == right
 
 
+def test_direction_is_decoded_in_full_precision() -> None:
+    """In bfloat16 neighbouring closes are often equal, and a tie counts as a fall."""
+    objective, batch, seen = predictor_objective().eval(), batch_of(), list[torch.dtype]()
+    decode = objective.tokenizer.decode
+
+    def watched(s1: torch.Tensor, s2: torch.Tensor) -> torch.Tensor:
+        bars = decode(s1, s2)
+        with torch.autocast("cpu", enabled=False):
+            assert torch.equal(bars, decode(s1, s2))
+        seen.append(bars.dtype)
+        return bars
+
+    objective.tokenizer.decode = watched  # type: ignore[method-assign]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        objective.evaluate(batch)
+    assert seen == [torch.float32]
+
+
 def test_codebook_usage_counts_tokens() -> None:
     """Keeps out usage that counts padding, or that is a mean of batches' usages."""
     objective = TokenizerObjective(tokenizer()).eval()

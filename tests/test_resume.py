@@ -81,6 +81,7 @@ def outcome(config: Config, stage: str) -> dict[str, Any]:
     folder = stage_folder(config, stage)
     summary = read_summary(folder)
     assert summary is not None and summary["status"] == "complete"
+    assert not list(folder.rglob(".*.tmp")), "half-written files that a kill left"
     last = folder / "checkpoints" / f"step_{summary['step']:09d}"
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {

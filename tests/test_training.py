@@ -30,7 +30,7 @@ from kronos.training.loop import Trainer
 from kronos.training.optimizer import build_optimizer
 from kronos.training.runtime import Runtime
 from kronos.training.schedule import Schedule, micro_seed
-from kronos.training.settings import Keepers, LoopSettings, Streams
+from kronos.training.settings import STAGES, Keepers, LoopSettings, Streams
 from kronos.training.stages import StageData, loop_settings, run_stage, streams
 from kronos.training.start import difference
 
@@ -237,6 +237,22 @@ def test_the_time_limit_saves_and_leaves(store: BarStore, tmp_path: Path, monkey
     assert run_stage(roomy, "tokenizer", store) == "complete"
 
 
+def test_the_time_limit_counts_what_comes_before_the_first_step(
+    store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download, digests and the check of the compiler took minutes that the limit did not know of: a session ended first."""
+    real = stages.build_objective
+
+    def slow(*given: Any) -> Any:
+        time.sleep(1.0)
+        return real(*given)
+
+    monkeypatch.setattr(stages, "build_objective", slow)
+    limited = tiny_config(tmp_path, training__time_limit=1.0 / 3600)
+    assert run_stage(limited, "tokenizer", store) == "interrupted"
+    assert summary_of(limited.tokenizer_dir)["step"] == 1
+
+
 def test_checkpoints_come_by_the_clock_too(store: BarStore, tmp_path: Path) -> None:
     """Keeps out hours between two checkpoints of a slow run, whose steps are few."""
     config = tiny_config(tmp_path, training__checkpoint_steps=1000, training__checkpoint_minutes=1e-9)
@@ -358,9 +374,47 @@ def test_predictor_refuses_an_unfinished_or_missing_tokenizer(
         run_stage(config, "basemodel", store)
     run_stage(config, "tokenizer", store)
     run_stage(config, "basemodel", store)
-    run_stage(tiny_config(tmp_path, training__seed=1), "tokenizer", store)
-    with pytest.raises(KitError, match="found one trained on another"):
-        run_stage(config, "basemodel", store)
+    elsewhere = tmp_path / "elsewhere"
+    KronosTokenizer(**TOKENIZER).save_pretrained(elsewhere)
+    other = tiny_config(tmp_path, experiment__skip_existing=True, model_paths__finetuned_tokenizer=str(elsewhere))
+    with pytest.raises(KitError, match=r"found one trained on another .* --skip-tokenizer and without --skip-existing"):
+        run_stage(other, "basemodel", store)
+
+
+def test_a_predictor_whose_tokenizer_was_trained_again_starts_anew(
+    store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A complete run is started anew with other settings, stopped in its first stage, and resumed as its last line says: the
+    predictor of the old tokenizer was refused, with a remedy that trained the tokenizer a third time."""
+    first, again = tiny_config(tmp_path), tiny_config(tmp_path, training__tokenizer_learning_rate=1e-3)
+    for stage in STAGES:
+        run_stage(first, stage, store)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        assert run_stage(again, "tokenizer", store) == "interrupted"
+    resumed = dataclasses.replace(again, experiment=dataclasses.replace(again.experiment, skip_existing=True))
+    assert run_stage(resumed, "tokenizer", store) == "complete"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        assert run_stage(resumed, "basemodel", store) == "interrupted"
+    assert "of a tokenizer that was trained again since: starting anew" in caplog.text
+    caplog.clear()
+    assert run_stage(resumed, "basemodel", store) == "complete" and "starting anew" not in caplog.text
+    digest = files.folder_digest(resumed.tokenizer_dir / "best_model")
+    assert summary_of(resumed.basemodel_dir)["tokenizer_digest"] == digest
+
+
+def test_what_killed_sittings_left_half_written_is_removed(store: BarStore, tmp_path: Path) -> None:
+    """Each kill in the middle of a save left a network's size on the disk, for ever."""
+    config = tiny_config(tmp_path, experiment__skip_existing=True)
+    left = [config.tokenizer_dir / "checkpoints" / ".step_000000003.tmp" / "model.safetensors"]
+    left += [config.tokenizer_dir / ".best_model.1x2y.tmp" / "network" / "model.safetensors"]
+    left += [config.tokenizer_dir / ".summary.json.1x2y.tmp"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    run_stage(config, "tokenizer", store)
+    assert not list(config.tokenizer_dir.rglob(".*.tmp"))
 
 
 def test_empty_validation_refuses_before_training(tmp_path: Path) -> None:

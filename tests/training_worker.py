@@ -1,8 +1,8 @@
 """Training in processes of its own, for the tests: recorded steps in float64, and runs that are killed at any moment.
 
-`python tests/training_worker.py JOBS.json` does a list of jobs, each {"do": "record" or "killed", "config", "stage", "out", ...}.
-It forks the processes from one warm interpreter, with the environment that `torchrun` would give them: real processes and
-real signals, without three seconds of imports for each. `work` calls it.
+`python tests/training_worker.py JOBS.json` does a list of jobs, each {"do": "record", "killed" or "refused", "config", "stage",
+"out", ...}. It forks the processes from one warm interpreter, with the environment that `torchrun` would give them: real
+processes and real signals, without three seconds of imports for each. `work` calls it.
 """
 
 import json
@@ -23,9 +23,11 @@ import torch.distributed as dist
 from tiny import PREDICTOR, TOKENIZER
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from kronos import cli
 from kronos.config import Config, from_dict, to_dict
 from kronos.data.store import BarStore
 from kronos.networks import Kronos, KronosTokenizer
+from kronos.training import stages
 from kronos.training.checkpoint import Progress
 from kronos.training.feed import StepBatches
 from kronos.training.folder import read_summary
@@ -84,13 +86,14 @@ def tiny_objective(config: Config, stage: str, **dropout: float) -> Objective:
     )
 
 
-def cramp(objective: Objective, windows: int) -> Objective:
+def cramp(objective: Objective, windows: int, beside: int | None = None) -> Objective:
     """As if the device's memory were full with more windows than that: the tokenizer's runs out in its forward pass, the
-    predictor's in its backward pass, and both in validation."""
+    predictor's in its backward pass, and both in validation. beside: windows that fit beside gradients, where those are fewer."""
     forward, evaluate = objective.forward, objective.evaluate
 
     def refuse(batch: Any) -> None:
-        if len(batch["x"]) > windows:
+        holds = beside is not None and any(p.grad is not None for p in objective.parameters())
+        if len(batch["x"]) > (beside if holds and beside is not None else windows):
             raise torch.OutOfMemoryError(f"no room for {len(batch['x'])} windows")
 
     def cramped_forward(batch: Any, reduce: Any) -> Any:
@@ -108,10 +111,10 @@ def cramp(objective: Objective, windows: int) -> Objective:
     return objective
 
 
-def record(config: Config, stage: str, folder: Path, room: int | None = None) -> dict[str, Any]:
+def record(config: Config, stage: str, folder: Path, room: int | None = None, beside: int | None = None) -> dict[str, Any]:
     """Train in float64: gradients and windows of every step, weights at the end, validation values.
 
-    room: windows that fit into the memory (see `cramp`); None: all.
+    room, beside: windows that fit into the memory (see `cramp`); None: all.
     """
     torch.set_default_dtype(torch.float64)
     single, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double  # the networks' "at least float32"
@@ -121,7 +124,7 @@ def record(config: Config, stage: str, folder: Path, room: int | None = None) ->
         data = StageData.of(config, stage, store)
         objective = tiny_objective(config, stage).double()
         if room is not None:
-            cramp(objective, room)
+            cramp(objective, room, beside)
         settings = loop_settings(config, stage, data.plan)
         trainer = RecordingTrainer(objective, settings, streams(config, data, store, runtime), runtime, folder, Progress())
         trainer.fit(None, Keepers(lambda: None), measure_start=False)
@@ -212,15 +215,36 @@ def _sit(config: Config, stage: str, store: BarStore) -> None:
     runtime.close()
 
 
+def refuse(config: Config, stage: str, out: Path, room: int | None) -> None:
+    """Processes that end with a user's error; what all of them said, in the file `out`. room: see `cramp`."""
+    build = stages.build_objective
+    if room is not None:
+        stages.build_objective = lambda *given: cramp(build(*given), room)  # type: ignore[assignment, return-value]
+
+    def action(rank: int) -> None:
+        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())
+        cli.run(lambda: stages.train(config, stage))  # type: ignore[arg-type]
+
+    try:
+        if sum(wait(spawn(config.distributed.num_processes, action))) != cli.EXIT_USER_ERROR:
+            raise SystemExit(f"expected one process to end with a user's error: {out.read_text()}")
+    finally:
+        stages.build_objective = build
+
+
 def do(job: dict[str, Any]) -> None:
-    """record: rank{r}.pt in the folder `out`; rooms: `room` by rank. killed: what the kills found, as JSON in the file `out`."""
+    """record: rank{r}.pt in the folder `out`; rooms, beside: by rank. killed: what the kills found, as JSON in the file `out`.
+    refused: see `refuse`."""
     config, stage, out = from_dict(job["config"]), job["stage"], Path(job["out"])
     if job["do"] == "killed":
         out.write_text(json.dumps(run_killed(config, stage, job["kills"], job["seed"])))
         return
+    if job["do"] == "refused":
+        return refuse(config, stage, out, job.get("room"))
 
     def action(rank: int) -> None:
-        torch.save(record(config, stage, out / f"files{rank}", job.get("rooms", {}).get(str(rank))), out / f"rank{rank}.pt")
+        room, beside = (job.get(name, {}).get(str(rank)) for name in ("rooms", "beside"))
+        torch.save(record(config, stage, out / f"files{rank}", room, beside), out / f"rank{rank}.pt")
 
     if any(wait(spawn(config.distributed.num_processes, action))):
         raise SystemExit("a recording process failed")

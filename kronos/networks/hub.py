@@ -18,7 +18,8 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from kronos import files
@@ -66,18 +67,23 @@ class Pretrained(Generic[ConfigT]):
 
         Both are written to a folder beside the target first. A new target appears by one rename; in an existing one
         the files are replaced, and between the two replacements only a network of another geometry would be mixed,
-        which loading refuses.
+        which loading refuses. Raises KitError when they cannot be written (a full disk); what was there stays.
         """
         assert isinstance(self, nn.Module)
         target = Path(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as holder:
-            staged = Path(holder) / "network"
-            files.write_json(staged / CONFIG_FILE, dict(sorted(asdict(self.config).items())))  # type: ignore[call-overload]
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-            with files.atomic(staged / WEIGHTS_FILE) as temporary:
-                save_file(weights, temporary)
-            _put_in_place(staged, target)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as holder:
+                staged = Path(holder) / "network"
+                files.write_json(staged / CONFIG_FILE, dict(sorted(asdict(self.config).items())))  # type: ignore[call-overload]
+                with files.atomic(staged / WEIGHTS_FILE) as temporary:
+                    temporary.write_bytes(save_tensors(weights))  # a full disk is no OSError where safetensors writes the file
+                _put_in_place(staged, target)
+        except OSError as error:
+            raise KitError(
+                f"{target}: could not write the network ({error.strerror or error}); free some space, or mend the folder's rights"
+            ) from error
 
 
 def check_pair(tokenizer: Any, predictor: Any) -> None:

@@ -80,7 +80,7 @@ def save(root: Path, weights: dict[str, Tensor], optimizer: dict[str, Any], prog
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         _fill(temporary, contents)
-        shutil.rmtree(target, ignore_errors=True)  # a damaged one of this step, which the run has passed by
+        shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
         _sync_folder(root)
     except OSError as error:
@@ -96,16 +96,22 @@ def save(root: Path, weights: dict[str, Tensor], optimizer: dict[str, Any], prog
 
 
 def load_newest(root: Path) -> Checkpoint | None:
-    """The newest checkpoint whose checksums hold; a damaged one is named in the log and the one before is taken.
+    """The newest checkpoint whose checksums hold; damaged ones that are newer are named in the log and removed, since rotation
+    would keep them, by their step, and remove good ones.
 
-    None when there is none. Raises KitError when there are checkpoints and all are damaged.
+    None when there is none. Raises KitError when there are checkpoints and all are damaged; they stay.
     """
-    folders = _folders(root)
+    folders, damaged = _folders(root), list[Path]()
     for folder in reversed(folders):
         problem = _problem(folder)
         if problem is None:
-            return _read(folder)
+            found = _read(folder)
+            for passed in damaged:
+                shutil.rmtree(passed, ignore_errors=True)
+                log.warning("%s: removed", passed)
+            return found
         log.warning("%s is damaged (%s): falling back to the checkpoint before it", folder, problem)
+        damaged.append(folder)
     if folders:
         raise KitError(
             f"{root}: expected a good checkpoint, found {len(folders)} damaged; start the stage without --skip-existing"

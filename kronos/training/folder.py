@@ -7,6 +7,7 @@ is complete. Layout: docs/architecture.md.
 import fcntl
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,15 @@ class RunLock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in a stage's folder: it is temporary by name. Needs the lock."""
+    for left in (*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

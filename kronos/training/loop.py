@@ -54,7 +54,6 @@ class Trainer:
         self.validation_pieces = progress.pieces
         self.saved_step = -1
         self.saved_at = time.monotonic()
-        self.deadline = self.saved_at + settings.seconds_left
 
     @property
     def checkpoints(self) -> Path:
@@ -131,7 +130,7 @@ class Trainer:
         tickers = [b["ticker"][b["real"]] for b in batches.host]
         self.guard.remember(step, tickers)
         if self.rehearsals:
-            self._rehearse(step, batches.device[0])
+            self._rehearse(step, batches.device)
         sums = self._fitting(step, batches.device, total)
         self.meter.steps += 1
         self.meter.windows += sum(len(t) for t in tickers)
@@ -200,34 +199,35 @@ class Trainer:
                 return sums
             self._halve(batches[0])
 
-    def _rehearse(self, step: int, batch: Batch) -> None:
+    def _rehearse(self, step: int, batches: list[Batch]) -> None:
         """Find the number of pieces that all processes can bear, while none of them waits for another.
 
         One that runs out of memory in the middle of a sum over processes would leave the others there. All micro-batches
-        have one shape, so what fits in the first two steps fits later.
+        have one shape, so what fits in the first two steps fits later; the second of a step meets the gradients of the first.
         """
         self.rehearsals -= 1
         fits = False
         while not fits:
-            fits = self._fits_alone(step, memory.cut([batch], self.progress.pieces)[0])
+            fits = self._fits_alone(step, memory.cut(batches, self.progress.pieces)[:2])
             self.optimizer.zero_grad()
             fits = self.runtime.total([float(not fits)])[0] == 0
             if not fits:
-                self._halve(batch)
+                self._halve(batches[0])
 
-    def _fits_alone(self, step: int, batch: Batch) -> bool:
+    def _fits_alone(self, step: int, batches: list[Batch]) -> bool:
         def alone() -> bool:
-            self._seed(step, 0)
-            with self.runtime.accelerator.no_sync(self.module):
-                self.runtime.accelerator.backward(self.module(batch, lambda own: own)["loss"])
+            for micro, batch in enumerate(batches):
+                self._seed(step, micro)
+                with self.runtime.accelerator.no_sync(self.module):
+                    self.runtime.accelerator.backward(self.module(batch, lambda own: own)["loss"])
             return True
 
         return memory.attempt(alone) is not None
 
     def _halve(self, batch: Batch) -> None:
         self.optimizer.zero_grad()
-        p = self.progress
-        p.pieces = memory.halved(self.settings.stage, len(batch["x"]), p.pieces, say=self.runtime.is_main)
+        p, r, windows = self.progress, self.runtime, len(batch["x"])
+        p.pieces = r.together(lambda: memory.halved(self.settings.stage, windows, p.pieces, say=r.is_main))
 
     # -- agreement, logging, saving ------------------------------------------------------------------------------------
     def _agree(self) -> tuple[str | None, bool]:
@@ -238,7 +238,7 @@ class Trainer:
         return _reason(asked > 0, over > 0), late > 0 or self.progress.step % s.checkpoint_steps == 0
 
     def _time_is_over(self) -> bool:
-        return self.runtime.is_main and time.monotonic() >= self.deadline
+        return self.runtime.is_main and time.monotonic() >= self.settings.deadline
 
     def _log_step(self) -> None:
         self._check_finite()
@@ -318,10 +318,7 @@ class Trainer:
         if values is None:
             return False
         value = values[self.objective.metric]
-        if not math.isfinite(value):
-            raise KitError(
-                f"{self.settings.stage}: the validation {self.objective.metric} at step {p.step} is {value}; check the data"
-            )
+        self.runtime.on_main(lambda: self._check_validation(value))
         if p.best is None or value < p.best["value"]:
             self.runtime.on_main(self.keepers.save_best)
             p.best = {"step": p.step, "value": value, "metric": self.objective.metric, "values": values}
@@ -330,6 +327,11 @@ class Trainer:
         p.validated = True
         p.history.append(value)
         return True
+
+    def _check_validation(self, value: float) -> None:
+        if not math.isfinite(value):
+            where = f"{self.settings.stage}: the validation {self.objective.metric} at step {self.progress.step}"
+            raise KitError(f"{where} is {value}; check the data")
 
     def _log_validation(self, values: dict[str, float], note: str) -> None:
         s, p = self.settings, self.progress

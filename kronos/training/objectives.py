@@ -229,7 +229,9 @@ class PredictorObjective(Objective):
         known, last = self.lookback, batch["x"][:, self.lookback - 1, CLOSE]
         next1 = logits[:, :known].argmax(-1)
         next2 = self.predictor.s2_logits(h[:, :known], next1).argmax(-1)
-        bars = self.tokenizer.decode(*(torch.cat((s[:, :known], n[:, -1:]), 1) for s, n in ((s1, next1), (s2, next2))))
+        pair = (torch.cat((s[:, :known], n[:, -1:]), 1) for s, n in ((s1, next1), (s2, next2)))
+        with _full_precision(batch["x"]):  # neighbouring closes are often equal in bfloat16, and a tie is no rise
+            bars = self.tokenizer.decode(*pair)
         right = (bars[:, -1, CLOSE] > bars[:, -2, CLOSE]) == (batch["x"][:, known, CLOSE] > last)
         weight = _wide(batch["weight"][:, known])
         return {"direction": (_wide(right) * weight).sum(), "direction_weight": weight.sum()}

@@ -32,8 +32,8 @@ class LoopSettings:
     log_interval: int
     checkpoint_steps: int
     checkpoint_minutes: float
-    seconds_left: float = math.inf
-    """Until the run has to save and leave, counted from now."""
+    deadline: float = math.inf
+    """When the run has to save and leave, on the clock of `time.monotonic`."""
 
     @property
     def total_steps(self) -> int:

@@ -21,7 +21,7 @@ from kronos.networks import KronosTokenizer
 from kronos.training import checkpoint, curves
 from kronos.training.checkpoint import Checkpoint, Progress
 from kronos.training.failures import check_compiler, in_one_line
-from kronos.training.folder import RunLock, read_summary, write_summary
+from kronos.training.folder import RunLock, read_summary, sweep, write_summary
 from kronos.training.log import read_records
 from kronos.training.loop import Status, Trainer
 from kronos.training.reading import StageData, streams
@@ -106,7 +106,7 @@ def loop_settings(config: Config, stage: Stage, plan: BatchPlan) -> LoopSettings
         log_interval=t.log_interval,
         checkpoint_steps=t.checkpoint_steps,
         checkpoint_minutes=t.checkpoint_minutes,
-        seconds_left=math.inf if t.time_limit is None else t.time_limit * 3600 - seconds_since_launch(),
+        deadline=math.inf if t.time_limit is None else time.monotonic() + t.time_limit * 3600 - seconds_since_launch(),
     )
 
 
@@ -122,7 +122,7 @@ class _StageRun:
     def __init__(self, config: Config, stage: Stage, store: BarStore, runtime: Runtime) -> None:
         self.config, self.stage, self.store, self.runtime = config, stage, store, runtime
         self.folder = config.tokenizer_dir if stage == "tokenizer" else config.basemodel_dir
-        self.data = StageData.of(config, stage, store)
+        self.data = runtime.together(lambda: StageData.of(config, stage, store))
         self.settings = loop_settings(config, stage, self.data.plan)
         self.drawn = time.monotonic()
 
@@ -201,6 +201,11 @@ class _StageRun:
         if not self.config.experiment.skip_existing:
             return False, None
         summary = read_summary(self.folder)
+        if summary is not None and self._outdated(summary):
+            log.warning(
+                "%s: what lies in %s is of a tokenizer that was trained again since: starting anew", self.stage, self.folder
+            )
+            return False, None
         if summary is not None and summary["status"] == "complete" and self.best_model.is_dir():
             self._accept(summary)
             return True, None
@@ -218,12 +223,18 @@ class _StageRun:
         log.info("%s: going on from step %d of %d", self.stage, resumed.progress.step, self.settings.total_steps)
         return False, resumed
 
+    def _outdated(self, summary: dict[str, Any]) -> bool:
+        """Whether a predictor's tokenizer is gone, since this folder has room for one: then its weights mean nothing any more."""
+        own = Path(self.config.model_paths.finetuned_tokenizer) == self.config.tokenizer_dir / "best_model"
+        return own and summary["tokenizer_digest"] != self.tokenizer_digest
+
     def _accept(self, summary: dict[str, Any]) -> None:
-        """Skip a complete stage; refuse when the predictor belongs to another tokenizer."""
+        """Skip a complete stage; refuse when the predictor belongs to another tokenizer, which may still be somewhere."""
         if summary["tokenizer_digest"] != self.tokenizer_digest:
             raise KitError(
                 f"{self.folder}: expected a predictor of the present tokenizer ({str(self.tokenizer_digest)[:12]}), found one "
-                f"trained on another ({str(summary['tokenizer_digest'])[:12]}); train it anew without --skip-existing"
+                f"trained on another ({str(summary['tokenizer_digest'])[:12]}); name that one in "
+                "model_paths.finetuned_tokenizer, or train the predictor anew with --skip-tokenizer and without --skip-existing"
             )
         changed = difference(summary["facts"], self.facts)
         note = f", though trained with other settings: {'; '.join(changed)}" if changed else ""
@@ -231,6 +242,7 @@ class _StageRun:
 
     def _begin(self, resumed: Checkpoint | None) -> None:
         """Everything is loaded: from here on this run owns the stage's folder."""
+        sweep(self.folder)
         if resumed is None:
             checkpoint.clear(self.folder / "checkpoints")
         files.write_json(self.config.resolved_path, to_dict(self.config))
