@@ -41,8 +41,8 @@ FILES
     submissions              submission files; relative paths of a configuration start in the kit's folder
 
 SIGNALS AND STATUS
-    Ctrl-C or SIGTERM saves a resumable state, a second one ends at once. 0 done, or saved at
-    training.time_limit; 2 a mistake, said in one line; 130, 143 interrupted. NO_COLOR=1: no colours.
+    Ctrl-C, SIGTERM or a lost terminal saves a resumable state, a second signal ends at once. 0 done, or
+    saved at training.time_limit; 2 a mistake, in one line; 130, 143 interrupted. NO_COLOR=1: no colours.
 
 EXAMPLES
     bash train_kaggle.sh --config configs/demo.yaml --submit
@@ -180,6 +180,12 @@ for process in targets:
 PYTHON
 }
 
+hang_up() { # the terminal is gone: a shell and the system may both say so, and neither is in a hurry
+  [ -z "$signal" ] || return 0
+  echo "The terminal is gone (SIGHUP)."
+  forward TERM
+}
+
 run() { # COMMAND...: wait for it through signals; its exit status
   local status=0
   if [ $dry_run = 1 ]; then
@@ -293,12 +299,13 @@ if [ $dry_run = 1 ]; then
   echo "Would run, from $root:"
 else
   [ ! -t 1 ] || export KIT_PROGRESS="${KIT_PROGRESS:-1}" # the log takes the terminal away from the steps; progress bars are still wanted
-  exec > >(trap '' INT TERM; tee >(trap '' INT TERM; sed -u 's/.*\r//; s/\x1b\[[0-9;]*m//g' >>"$log")) 2>&1
+  exec > >(trap '' INT TERM HUP; tee >(trap '' INT TERM HUP; sed -u 's/.*\r//; s/\x1b\[[0-9;]*m//g' >>"$log")) 2>&1
   tee_pid=$!
   trap flush_log EXIT
 fi
 trap 'forward INT' INT
 trap 'forward TERM' TERM
+trap hang_up HUP
 
 # ---- the recipe ---------------------------------------------------------------------------------------------------------
 title "Preparing the data"

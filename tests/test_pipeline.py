@@ -1,11 +1,14 @@
 """The main job through the real launcher: CSV files to a valid submission, stopped and resumed, on one process and on two."""
 
 import csv
+import fcntl
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -119,13 +122,18 @@ def stop_in_the_first_stage(root: Path, tmp_path: Path, arguments: list[str], nu
     """Launch, wait for a few steps, send the signal to the launcher. Returns its exit status."""
     with (tmp_path / "out.txt").open("w") as out:
         running = subprocess.Popen(command(root, *arguments), env=environment(), stdout=out, stderr=out)
-        metrics = tmp_path / "demo" / "tokenizer" / "metrics.jsonl"
-        deadline = time.monotonic() + 120
-        while not (metrics.is_file() and metrics.read_text().count("\n") > 3):
-            assert running.poll() is None and time.monotonic() < deadline, (tmp_path / "out.txt").read_text()
-            time.sleep(0.1)
+        wait_for_steps(running, tmp_path)
         running.send_signal(number)
         return running.wait(timeout=60)
+
+
+def wait_for_steps(running: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """Until a few steps of the first stage are logged."""
+    metrics = tmp_path / "demo" / "tokenizer" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 3):
+        assert running.poll() is None and time.monotonic() < deadline, "no step was logged"
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(("number", "code", "processes"), [(signal.SIGTERM, 143, 1), (signal.SIGINT, 130, 2)])
@@ -145,6 +153,29 @@ def test_a_stopped_launcher_saves_and_leaves_nothing_running(
         text = launch(root, *arguments, "--skip-basemodel")
         assert "tokenizer: going on from step" in text
         assert json.loads((tmp_path / "demo" / "tokenizer" / "summary.json").read_text())["status"] == "complete"
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_lost_terminal_saves_and_leaves_nothing_running(root: Path, tmp_path: Path, nohup: bool) -> None:
+    """An SSH connection that breaks ended the run where it was, without a save and with the trainer left behind; nohup's run
+    goes on without its terminal."""
+    settings = ["training.log_interval=1", "training.max_steps=60", "training.validation_samples=64"]
+    arguments = demo(tmp_path, "--skip-basemodel", *(part for text in settings for part in ("--set", text)))
+    terminal, end = pty.openpty()
+    running = subprocess.Popen(
+        [*(["nohup"] if nohup else []), *command(root, *arguments)],
+        env=environment(), stdin=end, stdout=end, stderr=end, cwd=tmp_path, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(end)
+    wait_for_steps(running, tmp_path)
+    os.close(terminal)
+    assert running.wait(timeout=120) == (0 if nohup else 143)
+    assert not trainers(tmp_path)
+    summary = json.loads((tmp_path / "demo" / "tokenizer" / "summary.json").read_text())
+    assert summary["status"] == ("complete" if nohup else "interrupted") and summary["step"] > 0
+    (log,) = (tmp_path / "demo" / "logs").glob("train_*.log")
+    assert ("Interrupted. What was saved lies in" in log.read_text()) is not nohup
 
 
 def test_the_time_limit_ends_well_and_submits_nothing(root: Path, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class PeerFailed(SystemExit):
 
 
 class StopRequest:
-    """Remembers SIGTERM and SIGINT, so that the run can end at its next step boundary with everything saved.
+    """Remembers SIGTERM, SIGINT and a lost terminal's SIGHUP, so that the run can end at its next step boundary, all saved.
 
     A trainer whose launcher is gone was asked to stop, too: accelerate's launcher dies of the signal without passing it on
     when it has one trainer, and of SIGKILL in any case; the trainers, in sessions of their own, would train on unseen.
@@ -55,8 +55,9 @@ class StopRequest:
 
     def install(self) -> None:
         """Take over the signals; until then they end the process, which has nothing to save yet."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._remember)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish is to go on
+                signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

@@ -43,7 +43,7 @@ DRAWN_EVERY = 60.0
 def train(config: Config, stage: Stage) -> int:
     """Join the run's processes, open the store, run one stage. Returns the exit code of this process.
 
-    0: complete (or skipped because it is), or at the time limit with everything saved. After SIGTERM or SIGINT, with
+    0: complete (or skipped because it is), or at the time limit with everything saved. After SIGTERM, SIGINT or SIGHUP, with
     everything saved: 128 + the signal, but 0 under a launcher, which would turn any other code into a traceback;
     summary.json tells them apart.
     """
