@@ -37,7 +37,7 @@ from kronos.forecasting.calibration import Calibration, key_of, read_calibration
 from kronos.forecasting.decide import decide
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import Pair, find_pair, load_forecaster, pick_device
-from kronos.forecasting.rows import FLAT, FLAT_RISE, Rises, RowPlan, base_rate, find_rises, plan_rows
+from kronos.forecasting.rows import Rises, RowPlan, base_rate, find_rises, plan_rows
 from kronos.forecasting.team import Team
 from kronos.progress import progress
 from kronos.training.stages import network_digest
@@ -50,9 +50,11 @@ class Found:
     """What the networks said of every row, each (n,)."""
 
     prob: NDArray[np.float64]
-    """P(rise), NaN for a row that could not be forecast."""
+    """P(rise) if the price moves, NaN for a row that could not be forecast."""
     mass: NDArray[np.float64]
     """The probability that a listed answer rests on, else NaN."""
+    ties: NDArray[np.float64]
+    """P(tie), else NaN."""
     reason: NDArray[np.str_]
     """Why not; '' where it was."""
     series_at_once: int
@@ -72,6 +74,8 @@ class Answers:
     """Each rate that answered a row: date, horizon, rate, pairs it was counted over."""
     mass: NDArray[np.float64]
     """(n,) probability of what an enumerated answer rests on; NaN for the others."""
+    ties: NDArray[np.float64]
+    """(n,) P(tie), which is in prob_up; NaN for a row that was not forecast."""
 
 
 @dataclass(frozen=True)
@@ -177,20 +181,19 @@ def find_calibration(config: Config, plan: RowPlan, networks: dict[str, Any]) ->
 def answer_rows(
     config: Config, plan: RowPlan, forecaster: Forecaster, found: Found, calibration: Calibration | None = None
 ) -> Answers:
-    """P(rise) and the answer of every row; a row that could not be forecast gets the base rate of rises before its date, one
-    whose price did not move `FLAT_RISE`.
+    """P(rise) and the answer of every row; a row that could not be forecast gets the base rate of rises before its date.
 
     found: what `forecast_rows` found. calibration: for the forecast rows of its horizon.
     """
-    prob, mass, reason = found.prob, found.mass, found.reason
+    prob, mass, reason = found.prob.copy(), found.mass, found.reason
     threshold = np.full(len(prob), config.inference.threshold)
     if calibration is not None:
         own = (reason == "") & (plan.horizon == calibration.horizon)
         prob[own] = calibration.prob(uncertain(prob[own], mass[own], forecaster.sampling.sample_count))
         threshold[own] = threshold_of(config.inference.threshold, calibration)
+    prob = prob * (1 - found.ties)
     rates: dict[tuple[np.datetime64, int], tuple[float, int]] = {}
-    prob[reason == FLAT] = FLAT_RISE
-    for row in np.flatnonzero((reason != "") & (reason != FLAT)):
+    for row in np.flatnonzero(reason != ""):
         key = (plan.dates[row], int(plan.horizon[row]))
         if key not in rates:
             rates[key] = base_rate(plan.store, *key)
@@ -199,7 +202,7 @@ def answer_rows(
         {"date": date_text(date), "horizon": steps, "rate": rate, "pairs": pairs}
         for (date, steps), (rate, pairs) in sorted(rates.items())
     ]
-    return Answers(prob, decide(prob, threshold), reason, used, mass)
+    return Answers(prob, decide(prob, threshold), reason, used, mass, found.ties)
 
 
 def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team) -> Found:
@@ -208,7 +211,7 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team) -> Found:
     The batches are those of one process, dealt out in turn: a row's batch, and so every bit of its answer, does not depend
     on how many processes there are.
     """
-    (prob, mass), reason = np.full((2, len(plan.ids)), np.nan), plan.reason.copy()
+    (prob, mass, ties), reason = np.full((3, len(plan.ids)), np.nan), plan.reason.copy()
     todo, paths = int((reason == "").sum()), forecaster.sampling.sample_count
     where = f"{forecaster.device}, {team.world} process{'es' * (team.world > 1)}"
     log.info("forecasting %d of %d rows, %d paths each, on %s", todo, len(reason), paths, where)
@@ -228,8 +231,8 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team) -> Found:
 
     for parts in team.gather(team.together(share)):
         for rows, answer in parts:
-            prob[rows], mass[rows], reason[rows] = answer.prob_up, answer.mass, answer.reason
-    return Found(prob, mass, reason, size)
+            prob[rows], mass[rows], ties[rows], reason[rows] = answer.prob_up, answer.mass, answer.ties, answer.reason
+    return Found(prob, mass, ties, reason, size)
 
 
 def _check_probability(config: Config, plan: RowPlan) -> None:
@@ -241,8 +244,7 @@ def _check_probability(config: Config, plan: RowPlan) -> None:
 
 
 def _check_fallbacks(config: Config, fallbacks: dict[str, int], rows: int) -> None:
-    """A price that did not move is no sign of files that do not fit."""
-    limit, fallbacks = config.inference.max_fallback_ratio, {why: n for why, n in fallbacks.items() if why != FLAT}
+    limit = config.inference.max_fallback_ratio
     if (count := sum(fallbacks.values())) > limit * rows:
         raise KitError(
             f"{count} of {rows} rows cannot be forecast ({_counts(fallbacks)}): expected at most {limit:.0%} "
@@ -326,6 +328,7 @@ def _manifest(config: Config, plan: RowPlan, answers: Answers) -> dict[str, Any]
         "fallbacks": _by_reason(answers.reason),
         "base_rates": answers.base_rates,
         "enumerated": _enumerated(answers.mass),
+        "ties": _ties(answers.ties),
         "seed": config.inference.seed,
         "dates": _range(plan.dates),
         "last_bars": _range(known),
@@ -344,6 +347,12 @@ def _enumerated(mass: NDArray[np.float64]) -> dict[str, Any]:
     """How many answers are enumerated, and what the listed outcomes hold of the probability."""
     held = mass[~np.isnan(mass)]
     return {"rows": len(held)} | ({"mean_mass": float(held.mean()), "least_mass": float(held.min())} if len(held) else {})
+
+
+def _ties(ties: NDArray[np.float64]) -> dict[str, Any]:
+    """How often prices are expected to end where they are, and for how many rows that is the likeliest end."""
+    known = ties[~np.isnan(ties)]
+    return {"mean": float(known.mean()) if len(known) else None, "likeliest": int((known > 0.5).sum())}
 
 
 def _networks(pair: Pair, plan: RowPlan, forecaster: Forecaster) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from kronos.data.store import BarStore, write_store
 from kronos.errors import KitError
 from kronos.evaluation.backtest import BLEND, Options, blend_entry, network_entry, run_backtest
 from kronos.evaluation.baselines import CONSTANTS, FITTED, RULES, folds
-from kronos.evaluation.forecasts import closes_on, forecast_dates, load_network, plan_date
+from kronos.evaluation.calibration import fit_calibration
+from kronos.evaluation.forecasts import closes_on, forecast_dates, load_network, plan_date, probabilities_on, ties_on
 from kronos.evaluation.panel import build_panel
 from kronos.evaluation.scores import FIGURES
 from kronos.forecasting.calibration import FILE, smoothed
-from kronos.forecasting.rows import FLAT_RISE, plan_rows
+from kronos.forecasting.rows import plan_rows
 from kronos.forecasting.team import Team
 from kronos.submission import forecast_rows
 
@@ -130,7 +131,9 @@ def test_probabilities_are_the_submissions(world: World, horizon: int) -> None:
     assert np.isfinite(mass).all() if horizon == 1 else np.isnan(mass).all()
     assert found.prob == pytest.approx(prob if horizon == 1 else smoothed(prob, 21), rel=1e-6)
     panel = build_panel(store, np.array([session]), horizon)
-    assert network_entry(store, panel, network, [found], None).prob.tolist() == found.prob[panel.ticker].tolist()
+    assert found.ties.tolist() == own.ties.tolist()
+    expected = (found.prob * (1 - found.ties))[panel.ticker]
+    assert network_entry(store, panel, network, [found], None).prob.tolist() == expected.tolist()
     steps = changed(config, inference__probability="enumerated")
     if horizon > 1:
         with pytest.raises(KitError, match="expected one step ahead to enumerate"):
@@ -255,17 +258,23 @@ def test_short_histories_get_the_base_rate(world: World, tmp_path: Path) -> None
     assert entry.fallback == 1 and entry.prob[0] == pytest.approx(rises.mean())
 
 
-def test_prices_that_did_not_move_are_falls(world: World, tmp_path: Path) -> None:
-    """As in the submission, or the backtest would score other answers than are sent."""
+def test_a_share_that_hardly_trades_is_a_fall(world: World, tmp_path: Path) -> None:
+    """Networks make a coin flip of it, though its likeliest end, a tie, is no rise; nor may its ties pull at the calibration."""
     config, store = world
     bars = store.bars.copy()
-    bars[: store.offsets[1]] = 20.0
-    dead = with_bars(store, tmp_path / "dead", bars)
-    network = load_network(config)
-    panel = build_panel(dead, np.array([200, 230]), 3)
-    entry = network_entry(dead, panel, network, forecast_dates([network], dead, panel.sessions, 3, None)[network.name], None)
-    assert (entry.prob[panel.ticker == 0] == FLAT_RISE).all() and (entry.pred[panel.ticker == 0] == 0).all()
-    assert entry.fallback == 2 and np.isfinite(entry.prob).all()
+    traded = np.arange(store.offsets[1]) % 12 == 0
+    bars[: store.offsets[1]] = np.where(traded, 20.0 + np.arange(len(traded)) % 7, np.nan)[:, None]
+    bars[: store.offsets[1]] = bars[np.flatnonzero(traded)[np.cumsum(traded) - 1]]
+    dull = with_bars(store, tmp_path / "dull", bars)
+    network, panel = load_network(config), build_panel(dull, np.arange(160, 230, 3), 3)
+    dates = forecast_dates([network], dull, panel.sessions, 3, None)[network.name]
+    entry, own = network_entry(dull, panel, network, dates, None), panel.ticker == 0
+    prob, ties, closes = (of(panel, dates) for of in (probabilities_on, ties_on, closes_on))
+    assert ties[own].min() > 0.5 and ties[~own].max() < 0.2 and entry.fallback == 0
+    assert (entry.pred[own] == 0).all() and entry.pred[~own].any() and (prob[own] > 0.5).any()
+    fit = [fit_calibration(p, prob[k], ties[k], closes[k], config.evaluation, {}) for p, k in
+           ((panel, slice(None)), (panel.only_rows(~own | (panel.ret != 0)), ~own | (panel.ret != 0)))]  # fmt: skip
+    assert fit[0].slope == fit[1].slope and fit[0].fitted["ties"] > fit[1].fitted["ties"] == 0
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def sampled(rng: np.random.Generator, dates: int, shares: int, slope: float, shi
 
 def fitted(panel: Panel, p: np.ndarray, **settings: object) -> Calibration:
     closes = np.full((len(p), 3), 100, np.float32)
-    return fit_calibration(panel, p, closes, EvaluationConfig(draws=300, **settings), KEY)
+    return fit_calibration(panel, p, np.zeros(len(p)), closes, EvaluationConfig(draws=300, **settings), KEY)
 
 
 def test_finitely_many_paths_are_never_certain() -> None:
@@ -165,9 +165,12 @@ def submitted(tmp_path: Path) -> tuple[Config, BarStore]:
 
 
 def manifest_of(config: Config, folder: Path) -> tuple[dict, np.ndarray]:
+    """The manifest, and P(rise) of every row if its price moves: no price here ever stood still, so P(tie) is one for all."""
     path = make_submission(config, folder / "out.csv").path
     prob = np.loadtxt(path.with_name("out-prob.csv"), delimiter=",", skiprows=1, usecols=2)
-    return json.loads(path.with_suffix(".json").read_text()), prob
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    assert manifest["ties"]["mean"] < 0.002
+    return manifest, prob / (1 - manifest["ties"]["mean"])
 
 
 def test_a_submission_uses_what_fits(submitted: tuple[Config, BarStore], tmp_path: Path) -> None:

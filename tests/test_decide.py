@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from kronos.bars import CLOSE
 from kronos.config import InferenceConfig
-from kronos.forecasting.decide import decide, prob_up
+from kronos.forecasting.decide import TIE_PRIOR, decide, prob_up, tie_share
 
 
 def paths_of(closes: list[list[list[float]]]) -> np.ndarray:
@@ -31,6 +33,26 @@ def test_the_step_that_is_asked_for_decides() -> None:
     last = np.array([10.0], np.float32)
     assert prob_up(paths, last)[0] == pytest.approx(1 / 3)
     assert prob_up(paths, last, step=0)[0] == pytest.approx(2 / 3)
+
+
+def test_ties_are_counted_over_the_horizon() -> None:
+    """A price that stands still for a day is not one that stands still for a month; few bars make no tie of it."""
+    closes = np.array([[1, 1, 2, 2, 3, 3], [5, 5, 5, 5, 5, 5], [1, 2, 1, 2, 1, 2]], np.float32)
+    assert tie_share(closes, 1) == pytest.approx((np.array([3, 5, 0]) + TIE_PRIOR) / 6)
+    assert tie_share(closes, 2) == pytest.approx((np.array([0, 4, 4]) + TIE_PRIOR) / 5)
+    assert tie_share(closes, 30) == pytest.approx((np.array([0, 1, 0]) + TIE_PRIOR) / 2)
+    assert tie_share(closes[:, :1], 3) == pytest.approx([TIE_PRIOR] * 3)
+
+
+def test_ties_of_real_prices_are_as_many_as_expected(shared_data: Path) -> None:
+    """Shares that trade every day must keep their answers, and a P(tie) that is off would bend every probability."""
+    prices = pl.read_parquet(shared_data / "sp500" / "train_all505.parquet", columns=["Ticker", "Close"])
+    series = [group["Close"].drop_nulls().to_numpy().astype(np.float32) for _, group in prices.group_by("Ticker")]
+    ends = [(closes, end) for closes in series for end in range(300, len(closes) - 31, 97)]
+    contexts = np.stack([closes[end - 256 : end] for closes, end in ends])
+    for horizon in (1, 5, 30):
+        happened = np.mean([closes[end - 1 + horizon] == closes[end - 1] for closes, end in ends])
+        assert len(ends) > 3000 and abs(tie_share(contexts, horizon).mean() - happened) < 0.002, horizon
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

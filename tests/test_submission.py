@@ -360,21 +360,18 @@ def test_every_fallback_is_counted_by_its_reason(world: World) -> None:
     assert float(table(prob)["unknown"]["ProbUp"]) == rates[(DATE, 3)]
 
 
-def test_a_price_that_did_not_move_is_no_rise(world: World) -> None:
-    """Rounding of the networks' outputs made nine in ten dead tickers rise, listed or sampled; a tie is a fall."""
+def test_a_price_that_hardly_moves_is_no_rise(world: World) -> None:
+    """The rounding of the networks' outputs made nine in ten dead tickers rise, listed or sampled; a tie is a fall."""
     still = {f"still{n}": (KNOWN, np.full_like(walk(KNOWN, n)[1], 20.0 + n)) for n in range(6)}
-    moved = still["still5"][1].copy()
-    moved[-12, CLOSE] += 1
-    world.prepare(**still | {"still5": (KNOWN, moved)})
-    world.rows([(name, DATE) for name in still])
-    world.set(inference={"max_fallback_ratio": 0.0})
+    still["still5"][1][::15, CLOSE] += np.arange(len(KNOWN[::15]))
+    world.prepare(**still)
+    world.rows([(name, DATE) for name in [*still, "a"]])
     for probability in ("auto", "sampled"):
         world.set(inference={"probability": probability, "horizon": 1})
         _, prob, manifest = world.make()
-        rows = table(prob)
-        assert manifest["fallbacks"] == {"price did not move": 5} and manifest["forecast"] == 1
-        assert {rows[f"still{n}"]["ProbUp"] for n in range(5)} == {"0.01"} and rows["still5"]["Fallback"] == ""
-        assert not manifest["base_rates"]
+        found = {name: float(row["ProbUp"]) for name, row in table(prob).items()}
+        assert max(found[f"still{n}"] for n in range(5)) < 0.03 and found["still5"] < 0.2 < found["a"]
+        assert manifest["ties"]["likeliest"] == 6 and manifest["forecast"] == 7
 
 
 def test_too_many_fallbacks_fail_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,7 +465,7 @@ def test_one_step_ahead_is_enumerated_and_counted(world: World) -> None:
     world.set(inference={"seed": 1})
     assert world.make()[1] == listed, "no random number plays a part"
     world.set(inference={"enumeration_pairs": 1, "enumeration_mass": 0.5})
-    assert {row["ProbUp"] for row in table(world.make()[1]).values()} <= {"0.0", "1.0"}
+    assert all(float(row["ProbUp"]) in (0.0, pytest.approx(1, abs=1e-3)) for row in table(world.make()[1]).values())
     world.set(inference={"probability": "sampled"})
     assert world.make()[2]["enumerated"] == {"rows": 0}
     world.set(inference={"probability": "enumerated", "horizon": 3})

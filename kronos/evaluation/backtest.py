@@ -35,7 +35,7 @@ from kronos.evaluation.forecasts import (
     pretrained,
     probabilities_on,
     random_init,
-    reasons_on,
+    ties_on,
 )
 from kronos.evaluation.origins import boundary_of, latest, plan_timeline
 from kronos.evaluation.panel import Panel, build_panel
@@ -46,7 +46,7 @@ from kronos.evaluation.verdict import CHECKS, Results
 from kronos.forecasting.calibration import Calibration, threshold_of
 from kronos.forecasting.context import MIN_BARS
 from kronos.forecasting.decide import decide
-from kronos.forecasting.rows import FLAT, FLAT_RISE, base_rate
+from kronos.forecasting.rows import base_rate
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,8 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
     entries, calibrations = _entries(scene, networks, forecasts)
     test = _test_panel(scene)
     results = Results(test, entries, DateBootstrap(tuple(test.sessions.tolist()), horizon, own.draws, own.seed))
-    raw = probabilities_on(test, _of_test(scene, forecasts[networks[0].name]))
+    first = _of_test(scene, forecasts[networks[0].name])
+    raw = probabilities_on(test, first) * (1 - ties_on(test, first))
     tree = report_tree(scene, results, networks, calibrations, np.where(np.isnan(raw), 0.5, raw))
     tree |= {
         "changed_forecasts": changed,
@@ -257,10 +258,11 @@ def _calibrate(scene: Scene, network: Network, dates: list[DateForecast]) -> Cal
     if not count:
         return None
     panel = scene.panel.only(~scene.is_test)
-    closes, prob = closes_on(panel, dates[:count]), probabilities_on(panel, dates[:count])
+    dates = dates[:count]
+    closes, prob, ties = closes_on(panel, dates), probabilities_on(panel, dates), ties_on(panel, dates)
     if not np.isfinite(prob).any():
         return None
-    made = fit_calibration(panel, prob, closes, scene.config.evaluation, network.key(panel.horizon))
+    made = fit_calibration(panel, prob, ties, closes, scene.config.evaluation, network.key(panel.horizon))
     if scene.options.control is None:
         log.info("calibration of %s: %s", network.name, made.save(network.config.basemodel_dir))
     return made
@@ -269,17 +271,16 @@ def _calibrate(scene: Scene, network: Network, dates: list[DateForecast]) -> Cal
 def network_entry(
     store: BarStore, panel: Panel, network: Network, dates: list[DateForecast], calibration: Calibration | None
 ) -> Entry:
-    """A network's answers; rows that it cannot forecast are answered as in the submission, by the base rate known at their origin
-    or, where the price did not move, `FLAT_RISE`."""
+    """A network's answers; rows that it cannot forecast get the base rate known at their origin, as in the submission."""
     closes, prob = closes_on(panel, dates), probabilities_on(panel, dates)
-    have, flat = np.isfinite(prob), reasons_on(panel, dates) == FLAT
+    have = np.isfinite(prob)
     if calibration is not None:
         prob[have] = calibration.prob(prob[have])
         closes[have] = calibration.widen(closes[have])
+    prob *= 1 - ties_on(panel, dates)
     for date in np.unique(panel.origin[~have]):
         rate, _ = base_rate(store, panel.origins[date] + np.timedelta64(1, "s"), panel.horizon)
         prob[~have & (panel.origin == date)] = rate
-    prob[flat] = FLAT_RISE
     threshold = threshold_of(network.config.inference.threshold, calibration)
     return Entry(
         network.name, network.kind, decide(prob, threshold), prob, prob, closes, fallback=int((~have).sum()), note=network.note

@@ -34,26 +34,31 @@ FloatArray = NDArray[np.float64]
 
 
 def fit_calibration(
-    panel: Panel, raw: FloatArray, closes: NDArray[np.float32], config: EvaluationConfig, key: dict[str, Any]
+    panel: Panel, raw: FloatArray, ties: FloatArray, closes: NDArray[np.float32], config: EvaluationConfig, key: dict[str, Any]
 ) -> Calibration:
-    """Fit on all rows of a panel that have a forecast. raw (n,): P(rise) as `uncertain` gives it, else NaN; closes (n, S)."""
+    """Fit on the rows of a panel that have a forecast and whose price moved: how often it does not is told by its past (`ties`).
+
+    raw (n,): P(rise) of a price that moves, as `uncertain` gives it, else NaN; ties (n,): P(tie); closes (n, S).
+    """
     have = np.isfinite(raw)
+    moved = have & (panel.future_close != panel.last_close)
     bootstrap = DateBootstrap(tuple(panel.sessions.tolist()), panel.horizon, config.draws, config.seed)
-    weight = date_weights(panel.origin[have], panel.dates)
-    label, ret = panel.label[have], panel.future_close[have]
-    method, note = _method(config, bootstrap.effective, int(have.sum()))
-    made = Calibration(method=method, horizon=panel.horizon, key=key, width=fit_width(closes[have], ret, weight))
+    weight, label, x = date_weights(panel.origin[moved], panel.dates), panel.label[moved], logit(raw[moved])
+    method, note = _method(config, bootstrap.effective, int(moved.sum()))
     if len(np.unique(label)) < 2:
-        note = "all labels alike: P(rise) is left as it is"
-    elif method == "isotonic":
-        made = replace(made, knots=_isotonic(logit(raw[have]), label, weight))
-    else:
-        slope, intercept = fit_logit(logit(raw[have]), label, weight, shift=method == "platt")
+        method, note = "temperature", "all labels alike: P(rise) is left as it is"
+    width = fit_width(closes[have], panel.future_close[have], date_weights(panel.origin[have], panel.dates))
+    made = Calibration(method=method, horizon=panel.horizon, key=key, width=width)
+    if method == "isotonic":
+        made = replace(made, knots=_isotonic(x, label, weight))
+    elif len(np.unique(label)) == 2:
+        slope, intercept = fit_logit(x, label, weight, shift=method == "platt")
         if slope <= LEAST_SLOPE:
             slope, note = LEAST_SLOPE, "P(rise) ranked nothing on these dates: its slope is held at 0.05"
         made = replace(made, slope=slope, intercept=intercept)
-    threshold = choose_threshold(panel.only_rows(have), made.prob(raw[have]), config)
-    return replace(made, threshold=threshold, fitted=_account(panel, have, bootstrap, note))
+    prob = made.prob(raw[have]) * (1 - ties[have])
+    threshold = choose_threshold(panel.only_rows(have), prob, config)
+    return replace(made, threshold=threshold, fitted=_account(panel, have, moved, bootstrap, note))
 
 
 def _method(config: EvaluationConfig, effective: int, rows: int) -> tuple[Method, str]:
@@ -66,7 +71,9 @@ def _method(config: EvaluationConfig, effective: int, rows: int) -> tuple[Method
     return config.calibration, ""
 
 
-def _account(panel: Panel, have: NDArray[np.bool_], bootstrap: DateBootstrap, note: str) -> dict[str, Any]:
+def _account(
+    panel: Panel, have: NDArray[np.bool_], moved: NDArray[np.bool_], bootstrap: DateBootstrap, note: str
+) -> dict[str, Any]:
     return {
         "dates": panel.dates,
         "effective": bootstrap.effective,
@@ -74,6 +81,7 @@ def _account(panel: Panel, have: NDArray[np.bool_], bootstrap: DateBootstrap, no
         "last": date_text(panel.origins[-1]),
         "last_label": date_text(panel.targets[-1]),
         "rows": int(have.sum()),
+        "ties": int((have & ~moved).sum()),
         "note": note,
     }
 

@@ -154,7 +154,10 @@ class DateForecast:
     closes: NDArray[np.float32]
     """(m, S) closes on the target date, price units; NaN for a ticker that could not be forecast."""
     prob: NDArray[np.float64]
-    """(m,) P(rise) as the submission finds it (`find_rises`), kept off 0 and 1 (`uncertain`); NaN like the closes."""
+    """(m,) P(rise) of a price that moves, as the submission finds it (`find_rises`), kept off 0 and 1 (`uncertain`); NaN like the
+    closes."""
+    ties: NDArray[np.float64]
+    """(m,) P(tie); NaN like the closes."""
     reason: NDArray[np.str_]
     """(m,) why not; '' where it was."""
 
@@ -234,20 +237,21 @@ def _forecast_date(
     path = folder / f"{name}.npz" if folder else None
     if path and path.is_file():
         with np.load(path, allow_pickle=False) as saved:
-            found = DateForecast(saved["ticker"], saved["closes"], saved["prob"], saved["reason"])
+            found = DateForecast(**saved)
         if np.array_equal(found.ticker, tickers):
             bar.update(len(tickers))
             return found
     plan = plan_date(store, session, tickers, horizon, network.config)
     count = network.forecaster.sampling.sample_count
-    closes, prob, reason = np.full((len(tickers), count), np.nan, np.float32), np.full(len(tickers), np.nan), plan.reason.copy()
+    closes, reason = np.full((len(tickers), count), np.nan, np.float32), plan.reason.copy()
+    prob, ties = np.full((2, len(tickers)), np.nan)
     bar.update(int((reason != "").sum()))
     for batch in plan.batches(network.forecaster.memory_plan(*plan.extent()).series):
         rises = find_rises(batch, network.forecaster, paths=True)
-        closes[batch.rows], reason[batch.rows] = rises.closes, rises.reason
+        closes[batch.rows], ties[batch.rows], reason[batch.rows] = rises.closes, rises.ties, rises.reason
         prob[batch.rows] = uncertain(rises.prob_up, rises.mass, count)
         bar.update(len(batch.rows))
-    made = DateForecast(tickers, closes, prob, reason)
+    made = DateForecast(tickers, closes, prob, ties, reason)
     if path:
         with files.atomic(path) as temporary, temporary.open("wb") as handle:
             np.savez(handle, **vars(made))
@@ -260,13 +264,13 @@ def closes_on(panel: Panel, forecasts: list[DateForecast]) -> NDArray[np.float32
 
 
 def probabilities_on(panel: Panel, forecasts: list[DateForecast]) -> NDArray[np.float64]:
-    """P(rise) of a panel's rows, (n,), before calibration; NaN for a row that could not be forecast."""
+    """P(rise) of a panel's rows if their prices move, (n,), before calibration; NaN for a row that could not be forecast."""
     return np.concatenate([found.prob[place] for found, place in _places(panel, forecasts)])
 
 
-def reasons_on(panel: Panel, forecasts: list[DateForecast]) -> NDArray[np.str_]:
-    """Why a panel's rows have no forecast, (n,); '' where they have."""
-    return np.concatenate([found.reason[place] for found, place in _places(panel, forecasts)])
+def ties_on(panel: Panel, forecasts: list[DateForecast]) -> NDArray[np.float64]:
+    """P(tie) of a panel's rows, (n,); NaN for a row that could not be forecast."""
+    return np.concatenate([found.ties[place] for found, place in _places(panel, forecasts)])
 
 
 def _places(panel: Panel, forecasts: list[DateForecast]) -> Iterator[tuple[DateForecast, NDArray[np.intp]]]:

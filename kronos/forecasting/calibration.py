@@ -70,7 +70,7 @@ class Calibration:
     """Dates, rows, what was found: for a reader."""
 
     def prob(self, raw: FloatArray) -> FloatArray:
-        """Calibrated P(rise) of `uncertain` values, (n,)."""
+        """Calibrated P(rise) of `uncertain` values, (n,); both of a price that moves."""
         if self.method == "isotonic":
             x, y = np.array(self.knots, np.float64).T
             return np.interp(logit(raw), x, y)
@@ -101,6 +101,7 @@ def key_of(config: Config, horizon: int, digest: str, tokenizer_digest: str) -> 
     listed = enumerates(own.probability, horizon)
     key |= {"mass": own.enumeration_mass, "pairs": own.enumeration_pairs} if listed else {}
     key |= {"probability": "enumerated" if listed else "sampled"}
+    key |= {"ties": "apart"}  # of a price that moves; older ones were fitted with ties among the falls
     return key | {"clip": data.clip, "norm_epsilon": data.norm_epsilon} | {name: getattr(own, name) for name in names}
 
 

@@ -1,7 +1,8 @@
 """From sampled paths to the probability of a rise, and from the probability to the answer.
 
-In: paths in price units and the last known close. Out: P(rise) per series, and 0 or 1. NumPy only.
-The label that it answers: 1 when the close on the target date is greater than the last known close, so a tie is no rise.
+In: paths in price units, the known closes. Out: P(rise) per series, and 0 or 1. NumPy only.
+The label that it answers: 1 when the close on the target date is greater than the last known close, so a tie is no rise:
+P(rise) = P(rise | the price moves), which networks know and which is calibrated, times 1 - P(tie), which the past knows.
 """
 
 from typing import Literal
@@ -29,6 +30,21 @@ def prob_up(paths: NDArray, last_close: NDArray, step: int = -1) -> NDArray[np.f
     if not (np.isfinite(closes).all() and np.isfinite(last_close).all()):
         raise ValueError("prob_up: a close is not finite, so it is neither a rise nor a fall")
     return (closes > last_close[:, None]).mean(axis=1, dtype=np.float64)
+
+
+TIE_PRIOR = 0.01
+"""Share of ties in the one observation that a context is given beside its own: at 30 of 32 bars ahead it has two."""
+
+
+def tie_share(closes: NDArray, horizon: int) -> NDArray[np.float64]:
+    """P(the close `horizon` bars on equals the last one), from the context's own moves over as many bars.
+
+    closes (B, L) -> (B,) in (0, 1). Networks put a close near the last one a little above or below it, never on it: of a share
+    that trades on one day in ten they make a coin flip, though a tie, which is no rise, is its likeliest outcome.
+    """
+    step = min(horizon, closes.shape[1] - 1)
+    same = closes[:, step:] == closes[:, : closes.shape[1] - step] if step else np.zeros((len(closes), 0), bool)
+    return (same.sum(axis=1) + TIE_PRIOR) / (same.shape[1] + 1)
 
 
 def decide(prob: NDArray, threshold: float | NDArray = 0.5) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from kronos.bars import CLOSE, FloatArray, calendar_stamps
 from kronos.data.calendar import TradingCalendar
 from kronos.data.store import BarStore
 from kronos.forecasting.context import MIN_BARS, Overflow, room
+from kronos.forecasting.decide import tie_share
 
 if TYPE_CHECKING:  # planning needs no torch
     from kronos.forecasting.forecaster import Forecaster
@@ -32,11 +33,6 @@ UNKNOWN, NO_BAR, FEW_BARS, NO_DAY, TOO_FAR, BAD_BARS, BAD_FORECAST = (
     "non-finite bars",
     "non-finite forecast",
 )
-FLAT = "price did not move"
-"""In the whole context. Its normalised bars are all 0, so what networks make of them is the rounding of their own outputs, which
-rises or falls a little and is never the tie that such a price usually ends in."""
-FLAT_RISE = 0.01
-"""P(rise) that is written for a FLAT row; a tie is no rise. A convention, not a measurement: 0 would be certainty."""
 SHORT_HISTORY, LONG_HORIZON = "short history", "cut to fit max_context"
 
 
@@ -127,9 +123,12 @@ class Rises:
     """What the networks say about B rows."""
 
     prob_up: NDArray[np.float64]
-    """(B,) P(rise): listed outcomes where the forecaster enumerates, else the share of rising paths. NaN where there is none."""
+    """(B,) P(rise), if the price moves at all: listed outcomes where the forecaster enumerates, else the share of rising paths.
+    NaN where there is none."""
     mass: NDArray[np.float64]
     """(B,) the probability of what a listed answer rests on; NaN for the others."""
+    ties: NDArray[np.float64]
+    """(B,) the probability that the price ends where it is (`decide.tie_share`), which networks do not state."""
     closes: FloatArray | None
     """(B, S) the last close of every path; NaN where there is none. None: P(rise) needed no paths and nobody asked for them."""
     reason: NDArray[np.str_]
@@ -139,12 +138,9 @@ class Rises:
 def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> Rises:
     """P(rise) of a batch's rows, the same way for every caller. paths: sample them also where P(rise) is enumerated.
 
-    A value that is not finite, going in or coming out of what is asked for, is a reason and no answer; so is a price that did not
-    move.
+    A value that is not finite, going in or coming out of what is asked for, is a reason and no answer.
     """
-    whole = _finite(batch.bars)
-    flat = whole & (np.ptp(batch.bars[:, :, CLOSE], axis=1) == 0)
-    sound = whole & ~flat
+    sound = _finite(batch.bars)
     finite = sound.copy()
     part = batch.only(np.flatnonzero(sound))
     prob, mass = np.full((2, len(batch.rows)), np.nan)
@@ -161,8 +157,9 @@ def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> R
             closes[~finite] = np.nan
         if not listed:
             prob = (closes > batch.bars[:, -1, CLOSE, None]).mean(axis=1, dtype=np.float64)
-    reason = np.select([~whole, flat, ~finite], [BAD_BARS, FLAT, BAD_FORECAST], "")
-    return Rises(np.where(finite, prob, np.nan), mass, closes, reason)
+    ties = np.where(sound, tie_share(batch.bars[:, :, CLOSE], batch.future_stamps.shape[1]), np.nan)
+    reason = np.select([~sound, ~finite], [BAD_BARS, BAD_FORECAST], "")
+    return Rises(np.where(finite, prob, np.nan), mass, ties, closes, reason)
 
 
 def _last_closes(batch: Batch, forecaster: "Forecaster") -> FloatArray:
