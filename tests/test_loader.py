@@ -278,9 +278,8 @@ import sys
 from pathlib import Path
 from panels import random_store
 from kronos import cli
-from kronos.data.loader import window_loader
+from kronos.data.loader import window_loader, worker_gone
 from kronos.data.sampling import BatchPlan
-from kronos.data.slots import Slots
 from kronos.data.splits import Part
 from kronos.data.store import BarStore
 from kronos.data.windows import WindowIndex
@@ -290,10 +289,14 @@ def main():
     index = WindowIndex.build(store, 8, 2, Part("train", 0, len(store.sessions) - 15, whole=True))
     loader = window_loader(store, index, BatchPlan(len(index), 4, epochs=10_000), 0, clip=5.0, epsilon="absolute", workers=2)
     batches = iter(loader)
-    next(batches)
+    for _ in range(2):
+        next(batches)  # one from each: torch's workers notice the end of their trainer once they are up
     print(*(worker.pid for worker in loader._iterator._workers), flush=True)
-    for _ in batches:
-        pass
+    try:
+        for _ in batches:
+            pass
+    except RuntimeError as error:  # torch raises wherever the trainer is: here, too, as in a training step
+        raise worker_gone(error) or error
 
 cli.run(main)
 """
