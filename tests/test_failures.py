@@ -83,12 +83,50 @@ def test_what_is_known_gets_its_line_and_a_bug_keeps_its_traceback(tmp_path: Pat
     from torch._inductor.exc import InductorError  # two seconds
 
     runtime = Runtime.start(tiny_config(tmp_path))
-    known = {
+    known: dict[str, Exception] = {
+        "--dist-backend gloo": torch.distributed.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:1\nLast error:\nno way"),
+        "training.accumulation_steps": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         "training.use_checkpoint": torch.OutOfMemoryError("Tried to allocate 3 GiB.\nMore words"),
         "training.compile=false": InductorError(RuntimeError("LoweringException\nMore words"), None),
         "training.num_workers": RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed."),
     }
     for advice, error in known.items():
+        assert isinstance(error, RuntimeError)
         found = explained(error, "tokenizer", runtime)
         assert found is not None and advice in str(found) and "\n" not in str(found)
     assert explained(RuntimeError("shapes do not match"), "tokenizer", runtime) is None
+
+
+SILENT = """
+import datetime, sys, time, torch, torch.distributed as dist
+from pathlib import Path
+from tiny import tiny_config
+from training_worker import spawn, wait
+from kronos.training.failures import explained
+from kronos.training.runtime import Runtime
+
+def act(rank):
+    runtime = Runtime.start(tiny_config(Path("."), distributed__num_processes=2, distributed__use_ddp=True))
+    hasty = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=1))
+    if rank:
+        return time.sleep(4)
+    for call in (lambda: dist.all_reduce(torch.ones(3), group=hasty), lambda: dist.all_gather_object([0, 0], 1, group=hasty)):
+        try:
+            call()
+        except RuntimeError as error:
+            print(explained(error, "tokenizer", runtime))
+
+wait(spawn(2, act))
+"""
+
+
+def test_a_process_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
+    """gloo's timeout names a C++ file; what it says on the next call is another sentence."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SILENT], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and all("another process of this run did not answer" in line for line in lines), (
+        done.stdout + done.stderr
+    )

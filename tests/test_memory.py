@@ -1,5 +1,6 @@
 """A batch that does not fit into the memory: cut into pieces, or computed twice. What is learnt stays the same."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,18 @@ def test_a_resumed_run_goes_on_in_the_pieces_that_fitted(folder: Path, tmp_path:
     ours, theirs = (load_newest(c.tokenizer_dir / "checkpoints") for c in (parted, whole))
     assert ours is not None and theirs is not None
     assert all(torch.equal(value, theirs.weights[name]) for name, value in ours.weights.items())
+
+
+def test_a_library_that_finds_no_memory_is_out_of_memory_too() -> None:
+    """cuBLAS takes its own workspace and fails in words of its own; a bug must keep its traceback."""
+    words = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    for text, known in ((words, True), ("shapes do not match", False)):
+
+        def fail(text: str = text) -> None:
+            raise RuntimeError(text)
+
+        with nullcontext() if known else pytest.raises(RuntimeError, match="shapes"):
+            assert memory.attempt(fail) is None
 
 
 def test_one_window_that_does_not_fit_is_one_clear_error(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer, preset
-from kronos.networks.layers import RMSNorm, RotaryEmbedding
+from kronos.networks.layers import RMSNorm, RotaryEmbedding, attend, attend_in_eights
 from kronos.networks.predictor import sample_categorical
 from kronos.networks.presets import PRESETS
 from kronos.networks.quantizer import BinarySphericalQuantizer
@@ -276,6 +276,20 @@ def test_rows_without_weight_do_not_train(tokenizer: KronosTokenizer) -> None:
 
 
 # -- precision ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("causal", "scale"), [(True, None), (False, None), (True, 1.0)])
+def test_heads_filled_up_for_a_gpu_attend_alike(causal: bool, scale: float | None) -> None:
+    """A T4 has no attention kernel for the 52 entries of `base`'s heads. Filled to 56, scores keep the scale of 52, and values
+    and gradients their size. The kernels themselves were never run here."""
+    given = [torch.randn(2, 3, 11, 52, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    filled = attend_in_eights(*given, scale=scale, dropout_p=0.0, is_causal=causal)
+    plain = attend(*given, scale=scale, dropout_p=0.0, is_causal=causal)
+    torch.testing.assert_close(filled, plain)
+    for ours, theirs in zip(
+        torch.autograd.grad(filled.sin().sum(), given), torch.autograd.grad(plain.sin().sum(), given), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_rotary_tables_stay_float32() -> None:
     """bfloat16 has 8 bits: positions above 256 would share their angles, and long contexts lose their order."""
     expected = RotaryEmbedding(16).table(600)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kronos.networks.layers import NORM_EPSILON, Attention, RMSNorm, Rope, TransformerBlock
+from kronos.networks.layers import NORM_EPSILON, Attention, RMSNorm, Rope, TransformerBlock, attend
 
 
 def compute_type(like: Tensor) -> torch.dtype:
@@ -201,7 +201,7 @@ class PackedBlock:
         if last:
             x, query = x[:, -1:], query[:, -1:]
         q, k, v = (t.transpose(1, 2) for t in (query, keys, values))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=not last, scale=1.0)
+        mixed = attend(q, k, v, is_causal=not last, scale=1.0)
         return self._rest(x, mixed.transpose(1, 2).flatten(-2)), keys, values
 
     def extend(self, x: Tensor, cache: SharedPrefixCache, turn: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ Letters: B series, T time steps, D width, H heads, E = D / H width of a head.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +100,24 @@ class RotaryEmbedding(nn.Module):
 
 
 # -- attention ---------------------------------------------------------------------------------------------------------
+def attend(query: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
+    """F.scaled_dot_product_attention, (B, H, T, E) each, in memory that grows with T and not with T^2 on every GPU.
+
+    Before compute capability 8.0 (T4) the kernels for half types take no E that is not a multiple of 8 (`base` has 52).
+    """
+    half_on_gpu = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    if half_on_gpu and query.shape[-1] % 8:
+        return attend_in_eights(query, keys, values, **options)
+    return F.scaled_dot_product_attention(query, keys, values, **options)
+
+
+def attend_in_eights(query: Tensor, keys: Tensor, values: Tensor, scale: float | None = None, **options: Any) -> Tensor:
+    """The same with heads filled with zeros to a multiple of 8. Zeros add nothing to a score, and what they make is cut off."""
+    width = query.shape[-1]
+    q, k, v = (F.pad(t, (0, -width % 8)) for t in (query, keys, values))
+    return F.scaled_dot_product_attention(q, k, v, scale=width**-0.5 if scale is None else scale, **options)[..., :width]
+
+
 class Attention(nn.Module):
     """Multi-head attention with biased projections, rotary positions and dropout on weights and output."""
 
@@ -119,14 +137,8 @@ class Attention(nn.Module):
 
         causal: queries and keys stand at the same T positions and see none that follow; otherwise all keys are seen.
         """
-        mixed = F.scaled_dot_product_attention(
-            self._queries(query, rope),
-            keys,
-            values,
-            dropout_p=self.attn_dropout_p if self.training else 0.0,
-            is_causal=causal,
-        )
-        return self._merge(mixed)
+        dropout = self.attn_dropout_p if self.training else 0.0
+        return self._merge(attend(self._queries(query, rope), keys, values, dropout_p=dropout, is_causal=causal))
 
     def keys_values(self, memory: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
         """Keys, rotated unless `rope` is None, and values of (B, T, D); each (B, H, T, E)."""

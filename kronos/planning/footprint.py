@@ -4,8 +4,9 @@ In: the configurations, batch, window, precision, checkpointing. Out: `Memory`, 
 Source: what autograd keeps of the operations in `networks`, counted one by one; `tests/test_memory.py` holds it within 10 %
 of what torch's profiler sees for nano, mini and small, both stages, with and without checkpointing.
 
-Written for eager steps; torch.compile keeps less. Under mixed precision, weights, residual stream, norms and losses stay in
-float32 ("wide", 4 bytes), inputs of matrix products are "narrow" (2 bytes), and every weight matrix has a narrow copy.
+Written for eager steps; torch.compile keeps less. Under mixed precision, weights, norms, losses and the predictor's residual
+stream stay in float32 ("wide", 4 bytes), inputs of matrix products and the tokenizer's residual stream, which begins with one's
+result, are "narrow" (2 bytes), and every weight matrix has a narrow copy.
 
 Letters: B windows, T bars, D width, F = ff_dim, H heads, K code bits, V1, V2 vocabularies.
 """
@@ -85,8 +86,8 @@ def tokenizer_memory(c: TokenizerConfig, load: Load) -> Memory:
     d, narrow, bits = c.d_model, load.narrow, c.s1_bits + c.s2_bits
     positions = load.batch * load.length
     parts = cost.tokenizer_parameters(c)
-    block = _block_segment(c, positions, load)
-    decoder = _block_segment(c, 2 * positions, load)  # the coarse and the full pass are one doubled batch
+    block = _block_segment(c, positions, load, stream=narrow)
+    decoder = _block_segment(c, 2 * positions, load, stream=narrow)  # the coarse and the full pass are one doubled batch
     code = positions * (narrow * d + (9 + 1) * WIDE * bits)
     embed = _segment(positions * WIDE * c.d_in, c.d_in * d, c.d_in * d + d, 0, load)
     quantizer = _segment(code, d * (bits + bits + c.s1_bits), parts["quantizer"], 2 * positions * WIDE * d, load)
@@ -143,17 +144,22 @@ def _mask(p: float, d: int, element: int, load: Load) -> int:
 def _attention(d: int, heads: int, dropouts: tuple[float, float, float], load: Load) -> int:
     """Queries, keys, values and the mixed values; the normaliser of each row; the mask of the output.
 
-    A CPU has no fused attention with dropout: weights, mask and their product are kept for all T^2 pairs.
+    A GPU takes narrow heads in multiples of 8 entries (`layers.attend`), and the mixed values cut to size are another copy. A CPU
+    has no fused attention with dropout: weights, mask and their product are kept for all T^2 pairs.
     """
     _, attn, resid = dropouts
-    kept = 4 * load.narrow * d + WIDE * heads + _mask(resid, d, load.narrow, load)
+    filled = -(d // heads) % 8 * heads if load.mixed and not load.cpu else 0
+    kept = load.narrow * (4 * (d + filled) + (d if filled else 0)) + WIDE * heads + _mask(resid, d, load.narrow, load)
     pair = 16 if load.mixed else 12
     return kept + (pair * heads * load.length if load.cpu and attn > 0 else 0)
 
 
-def _block(d: int, ff_dim: int, heads: int, dropouts: tuple[float, float, float], load: Load) -> int:
-    """Two norms (input, output), attention, and of the feed-forward layer w1 x, its silu, w3 x and their product."""
-    norms = 2 * (WIDE * d + WIDE) + 2 * load.narrow * d
+def _block(d: int, ff_dim: int, heads: int, dropouts: tuple[float, float, float], load: Load, stream: int) -> int:
+    """Two norms (input, output), attention, and of the feed-forward layer w1 x, its silu, w3 x and their product.
+
+    A norm of a narrow stream (bytes of an entry) widens its input, and its result is made narrow before the weight and after.
+    """
+    norms = 2 * (WIDE * d + WIDE) + 2 * load.narrow * d + (2 * stream * d if stream < WIDE else 0)
     feed_forward = 4 * load.narrow * ff_dim + _mask(dropouts[0], d, load.narrow, load)
     return norms + _attention(d, heads, dropouts, load) + feed_forward
 
@@ -164,13 +170,13 @@ def _segment(kept: int, matrices: int, learned: int, workspace: int, load: Load)
     return Segment(kept, 2 * matrices if load.mixed else 0, WIDE * learned, workspace)
 
 
-def _block_segment(c: TokenizerConfig | PredictorConfig, positions: int, load: Load) -> Segment:
+def _block_segment(c: TokenizerConfig | PredictorConfig, positions: int, load: Load, stream: int = WIDE) -> Segment:
     dropouts = (c.ffn_dropout_p, c.attn_dropout_p, c.resid_dropout_p)
-    block = positions * _block(c.d_model, c.ff_dim, c.n_heads, dropouts, load)
+    block = positions * _block(c.d_model, c.ff_dim, c.n_heads, dropouts, load, stream)
     matrices = 4 * c.d_model**2 + 3 * c.d_model * c.ff_dim
     widest = positions * (WIDE + load.narrow) * c.ff_dim
     if load.recompute:
-        return _segment(positions * WIDE * c.d_model, matrices, matrices + 6 * c.d_model, widest + block, load)
+        return _segment(positions * stream * c.d_model, matrices, matrices + 6 * c.d_model, widest + block, load)
     return _segment(block, matrices, matrices + 6 * c.d_model, widest, load)
 
 

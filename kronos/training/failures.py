@@ -7,13 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed
 
 from kronos.data.loader import worker_gone
 from kronos.errors import KitError
+from kronos.training.memory import out_of_memory
 from kronos.training.runtime import Runtime
 
 COMPILERS = ("torch._dynamo", "torch._inductor")
 """Modules of the errors of torch.compile. By name: importing them takes two seconds, also for runs that compile nothing."""
+
+
+WAITED = ("Timed out waiting", "Application timeout caused pair closure")
+"""gloo's words for a process that is there and does not answer: of the wait itself, and of the next one after it."""
 
 
 @contextmanager
@@ -30,7 +36,7 @@ def in_one_line(stage: str, runtime: Runtime) -> Iterator[None]:
 
 def explained(error: RuntimeError, stage: str, runtime: Runtime) -> KitError | None:
     """The user's error that `error` is, or None."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if out_of_memory(error):
         return KitError(
             f"{stage}: out of memory on {runtime.device}: {first_line(error)} Go on from the last checkpoint with "
             "--skip-existing, with half of training.batch_size and twice the training.accumulation_steps (the same gradient), or "
@@ -42,6 +48,16 @@ def explained(error: RuntimeError, stage: str, runtime: Runtime) -> KitError | N
         return KitError(
             f"{stage}: another process of this run ended early; its own last lines, or the system's (out of memory?), say "
             "why; go on from the last checkpoint with --skip-existing"
+        )
+    if runtime.world > 1 and any(words in str(error) for words in WAITED):
+        return KitError(
+            f"{stage}: another process of this run did not answer ({first_line(error)}); its own last lines may say why (a "
+            "stopped process, a disk that hangs); go on from the last checkpoint with --skip-existing"
+        )
+    if isinstance(error, torch.distributed.DistBackendError):
+        return KitError(
+            f"{stage}: the GPUs of this run cannot work together: {first_line(error)} (NCCL_DEBUG=INFO says more); see "
+            '"NCCL hangs" in docs/troubleshooting.md, or do without NCCL: --dist-backend gloo; go on with --skip-existing'
         )
     return worker_gone(error)
 

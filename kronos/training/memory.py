@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+OUT_OF_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+"""In errors that are no `torch.OutOfMemoryError`."""
+
 
 def cut(batches: list[Batch], pieces: int) -> list[Batch]:
     """Every micro-batch in `pieces` pieces (as many as it has windows, if those are fewer), in order."""
@@ -30,12 +33,19 @@ def _cut_one(batch: Batch, pieces: int) -> list[Batch]:
     return [{name: part[i] for name, part in parts.items()} for i in range(pieces)]
 
 
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device had too little memory, also for a library (cuBLAS) or the driver, which torch words in other ways."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
 def attempt(action: Callable[[], T]) -> T | None:
     """The result of `action`, or None where the device had too little memory for it."""
     try:
         return action()
-    except torch.OutOfMemoryError:
-        pass  # left at once: the error holds on to the very tensors that did not fit
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        # left at once: the error holds on to the very tensors that did not fit
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
