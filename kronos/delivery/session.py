@@ -121,7 +121,7 @@ def _kind(folder: Path) -> str | None:
     if not ((folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file()):
         return None
     keys = _settings(folder).keys()
-    return next((kind for kind, network in NETWORKS.items() if keys == {f.name for f in fields(network.config_class)}), None)
+    return next((kind for kind, network in NETWORKS.items() if keys >= {f.name for f in fields(network.config_class)}), None)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
