@@ -159,7 +159,8 @@ def test_a_stopped_launcher_saves_and_leaves_nothing_running(
 def test_a_lost_terminal_saves_and_leaves_nothing_running(root: Path, tmp_path: Path, nohup: bool) -> None:
     """An SSH connection that breaks ended the run where it was, without a save and with the trainer left behind; nohup's run
     goes on without its terminal."""
-    settings = ["training.log_interval=1", "training.max_steps=60", "training.validation_samples=64"]
+    steps = 60 if nohup else 100_000  # one that is to be interrupted must not end before
+    settings = ["training.log_interval=1", f"training.max_steps={steps}", "training.validation_samples=64"]
     arguments = demo(tmp_path, "--skip-basemodel", *(part for text in settings for part in ("--set", text)))
     terminal, end = pty.openpty()
     running = subprocess.Popen(

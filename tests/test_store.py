@@ -282,7 +282,7 @@ def test_a_store_that_is_replaced_while_it_is_opened(moment: str, tmp_path: Path
 
 
 REPLACER = """
-import json, os, shutil, sys
+import json, os, random, shutil, sys, time
 from pathlib import Path
 from kronos.data import publish
 path, kept = Path(sys.argv[1]), [Path(p) for p in sys.argv[2:]]
@@ -295,6 +295,7 @@ while True:
     (new / "manifest.json").unlink()
     (new / "manifest.json").write_text(json.dumps(manifest | {"turn": number}))  # no preparation is as fast as to come back
     publish._replace(new, path)
+    time.sleep(random.uniform(0, 0.02))  # else it may never stay for as long as it takes to read it
     number > 1 or print("replacing", flush=True)
 """
 
