@@ -155,6 +155,12 @@ def test_a_stopped_launcher_saves_and_leaves_nothing_running(
         assert json.loads((tmp_path / "demo" / "tokenizer" / "summary.json").read_text())["status"] == "complete"
 
 
+def on_a_terminal() -> None:
+    """In the child: its input becomes its terminal, whose loss it hears of also where the tests themselves run under nohup."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("nohup", [False, True])
 def test_a_lost_terminal_saves_and_leaves_nothing_running(root: Path, tmp_path: Path, nohup: bool) -> None:
     """An SSH connection that breaks ended the run where it was, without a save and with the trainer left behind; nohup's run
@@ -166,7 +172,7 @@ def test_a_lost_terminal_saves_and_leaves_nothing_running(root: Path, tmp_path: 
     running = subprocess.Popen(
         [*(["nohup"] if nohup else []), *command(root, *arguments)],
         env=environment(), stdin=end, stdout=end, stderr=end, cwd=tmp_path, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=on_a_terminal,
     )  # fmt: skip
     os.close(end)
     wait_for_steps(running, tmp_path)
