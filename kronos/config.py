@@ -5,11 +5,11 @@ needs no parser: `from_dict` rebuilds a resolved configuration saved beside the 
 file is `kronos.configfile`.
 """
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from kronos.errors import KitError
+from kronos import records
 
 # A string beside a type is the range that `kronos.configfile` holds a user's value to.
 PositiveInt = Annotated[int, "> 0"]
@@ -370,10 +370,9 @@ def to_dict(config: Config) -> dict[str, Any]:
     return asdict(config)
 
 
-def from_dict(tree: dict[str, Any], kind: type = Config) -> Any:
-    """Rebuild a *resolved* configuration (see `configfile.load` for a user's file). Unknown keys are refused."""
-    nested: dict[str, Any] = {f.name: f.default_factory for f in fields(kind) if is_dataclass(f.default_factory)}
-    unknown = sorted(set(tree) - {f.name for f in fields(kind)})
-    if unknown:
-        raise KitError(f"saved configuration: {kind.__name__} has no key {unknown[0]!r}; it was written by another version")
-    return kind(**{k: from_dict(v, nested[k]) if k in nested else v for k, v in tree.items()})
+def from_dict(tree: Any, where: str = "saved configuration") -> Config:
+    """Rebuild a *resolved* configuration (see `configfile.load` for a user's file).
+
+    where: the file, for messages. Raises KitError for an unknown key, another type and a value out of range.
+    """
+    return records.check(tree, Config, where, strict=True)

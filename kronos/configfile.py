@@ -8,7 +8,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from kronos import records
 from kronos.config import Config
 from kronos.errors import KitError
 
@@ -215,18 +216,10 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-_RANGES: dict[str, Callable[[float], bool]] = {
-    "> 0": lambda value: value > 0,
-    ">= 0": lambda value: value >= 0,
-    "0 to 1": lambda value: 0 <= value <= 1,
-    "0 to below 1": lambda value: 0 <= value < 1,
-}
-
-
 def _range(hint: Any) -> str | None:
     """The range that an annotation carries, itself or in one branch of `X | None`."""
     parts = [hint, *getattr(hint, "__args__", ())]
-    return next((text for part in parts for text in getattr(part, "__metadata__", ()) if text in _RANGES), None)
+    return next((text for part in parts for text in getattr(part, "__metadata__", ()) if records.is_range(text)), None)
 
 
 def _value(config: Config, name: str) -> Any:
@@ -236,7 +229,7 @@ def _value(config: Config, name: str) -> Any:
 def _out_of_range(config: Config) -> Iterator[str]:
     for name, hint in _known():
         allowed, value = _range(hint), _value(config, name)
-        if allowed and value is not None and not _RANGES[allowed](value):
+        if allowed and value is not None and not records.in_range(value, allowed):
             yield f"{name}: expected {allowed}, found {value:g}"
 
 

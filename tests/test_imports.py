@@ -26,7 +26,7 @@ ROOMS = [
     "config",
     "bars",
 ]
-ROOMS += ["page", "palette", "progress", "files", "errors"]
+ROOMS += ["page", "palette", "progress", "files", "records", "errors"]
 WITHOUT_TORCH = [
     "kronos",
     "kronos.bars",
