@@ -16,6 +16,7 @@ ROOMS = [
     "scoring",
     "submission",
     "evaluation",
+    "answers",
     "forecasting",
     "planning",
     "training",

@@ -187,14 +187,14 @@ def plan_rows(
     calendar: str,
     lookback: int,
     max_context: int,
-    horizon: int | None = None,
+    horizon: int | NDArray[np.int64] | None = None,
     overflow: Overflow = "cut",
     ids: Sequence[str] | None = None,
 ) -> RowPlan:
     """Decide what each row's forecast starts from and how far it reaches.
 
     tickers and dates (n,): the row asks for the close of that ticker on that date. calendar: the exchange whose days count
-    after the last known one. horizon: the same number of steps for all rows; None: the trading days in (last bar, date].
+    after the last known one. horizon: the number of steps, one for all rows or (n,); None: the trading days in (last bar, date].
     overflow: "cut" shortens a context so that context + horizon - 1 tokens fit max_context; "slide" keeps it
     (`context`). Of daily and weekly bars only the day counts.
     """
@@ -203,7 +203,7 @@ def plan_rows(
     first, end = _known_rows(store, ticker, dates)
     have = end - first
     last = _last_known(store, end, have, dates)
-    steps = np.full(len(dates), horizon, np.int64) if horizon else _steps(store, last, dates, target, calendar)
+    steps = _steps(store, last, dates, target, calendar) if horizon is None else np.full(len(dates), horizon, np.int64)
     fits = room(steps, max_context) if overflow == "cut" else np.where(steps < max_context, lookback, 0)
     length = np.minimum(np.minimum(have, lookback), fits)
     least = min(MIN_BARS, lookback)
