@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from panels import random_series, store_in_memory, store_of
 from scipy.stats import norm
 
+from kronos.answers.features import NAMES, past_return, ranked, raw_features
 from kronos.config import EvaluationConfig
 from kronos.data.store import BarStore
 from kronos.evaluation.baselines import (
@@ -29,7 +30,6 @@ from kronos.evaluation.baselines import (
     training_samples,
 )
 from kronos.evaluation.controls import noisy_futures, shuffled_labels
-from kronos.evaluation.features import NAMES, past_return, ranked, raw_features
 from kronos.evaluation.panel import build_panel
 
 CONFIG = EvaluationConfig(baseline_rows=400, folds=3)

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from kronos.answers.features import YEAR, past_bars, past_return, ranked, raw_features
 from kronos.config import EvaluationConfig
 from kronos.data.store import BarStore
 from kronos.evaluation.entry import Entry
-from kronos.evaluation.features import YEAR, past_bars, past_return, ranked, raw_features
 from kronos.evaluation.panel import Panel, build_panel, drawn, rows_on
 from kronos.forecasting.context import MIN_BARS
 from kronos.forecasting.rows import base_rate
