@@ -6,6 +6,7 @@ file is `kronos.configfile`.
 """
 
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,6 +60,11 @@ class CleaningConfig:
     """A window does not cross a gap of more than this many trading days (bars of the common calendar)."""
 
 
+PART_SHARES = ("train_ratio", "val_ratio", "test_ratio")
+PART_DAYS = ("train_until", "validation_until", "validation_days", "test_days")
+"""The two ways to say where the parts of history end, as settings of `data`."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the prices are, and how they are cut into windows and parts."""
@@ -81,10 +87,20 @@ class DataConfig:
     """Normalised values are cut to +-clip."""
     norm_epsilon: Literal["absolute", "relative"] = "absolute"
     """absolute: std + 1e-5, as the published weights saw it; relative: 1e-5 of the feature's magnitude."""
-    train_ratio: Share = 0.9
-    val_ratio: Share = 0.1
-    test_ratio: Share = 0.0
-    """Shares of the trading days, oldest first; days beyond their sum are left out."""
+    train_ratio: Share | None = 0.9
+    val_ratio: Share | None = 0.1
+    test_ratio: Share | None = 0.0
+    """Shares of the trading days, oldest first; days beyond their sum are left out. None: the parts are set by days or dates,
+    in the settings below (docs/data.md); reading a user's file sets it."""
+    train_until: str | None = None
+    """Last day of training, YYYY-MM-DD. None: `validation_days` says where training ends."""
+    validation_until: str | None = None
+    """Last day of validation, YYYY-MM-DD; the days after it are the test part, or left out with test_days 0. None: `test_days`
+    says where validation ends; without them the last day does."""
+    validation_days: PositiveInt | None = None
+    """Trading days of the validation part, the newest but for the test part."""
+    test_days: CountInt | None = None
+    """Trading days of the test part, the newest ones, which train and choose nothing."""
     embargo: CountInt | None = None
     """Trading days left out between two parts; None: predict_window, the least that is honest."""
     calendar: Literal["NYSE", "XSHG", "XHKG", "24/7"] = "NYSE"
@@ -94,6 +110,11 @@ class DataConfig:
     ticker_weighting: Literal["length", "equal"] = "length"
     """length: every window is equally likely; equal: every ticker is."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
+
+    @property
+    def parts_by_days(self) -> bool:
+        """Whether the parts are set by days or dates, not by shares."""
+        return any(getattr(self, name) is not None for name in PART_DAYS)
 
 
 @dataclass(frozen=True)
@@ -376,3 +397,40 @@ def from_dict(tree: Any, where: str = "saved configuration") -> Config:
     where: the file, for messages. Raises KitError for an unknown key, another type and a value out of range.
     """
     return records.check(tree, Config, where, strict=True)
+
+
+def part_problems(data: DataConfig) -> list[str]:
+    """What cannot hold together in the settings of the parts, a line each."""
+    days = [name for name in PART_DAYS if getattr(data, name) is not None]
+    shares = [name for name in PART_SHARES if getattr(data, name) is not None]
+    found = []
+    for name in ("train_until", "validation_until"):
+        text = getattr(data, name)
+        if text is not None and not _is_date(text):
+            found.append(f"data.{name}: expected a date as YYYY-MM-DD, found {text!r}")
+    if days and shares:
+        found.append(
+            f"data.{shares[0]} and data.{days[0]}: expected the parts by shares or by days and dates, found both; "
+            "set one of the two to null"
+        )
+    if not days and len(shares) < len(PART_SHARES):
+        missing = next(name for name in PART_SHARES if name not in shares)
+        found.append(f"data.{missing}: expected a share, found null; or set data.validation_days")
+    if data.train_until is not None and data.validation_days is not None:
+        found.append("data.train_until and data.validation_days: expected one of them to end the training part, found both")
+    if data.validation_until is not None and data.test_days:
+        found.append("data.validation_until and data.test_days: expected one of them to end the validation part, found both")
+    if days and data.train_until is None and data.validation_days is None:
+        found.append(f"data.{days[0]}: expected data.validation_days or data.train_until beside it, found neither")
+    return found
+
+
+def _is_date(text: str) -> bool:
+    """YYYY-MM-DD, or YYYY-MM-DDTHH:MM:SS for bars of minutes."""
+    if len(text) not in (len("YYYY-MM-DD"), len("YYYY-MM-DDTHH:MM:SS")):
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

@@ -17,7 +17,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kronos import records
-from kronos.config import Config
+from kronos.config import PART_SHARES, Config, part_problems
 from kronos.errors import KitError
 
 
@@ -29,10 +29,20 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     checked, wrong_types = _validate(tree)
     problems += wrong_types
     if checked is not None:
+        checked = _one_way_to_cut(checked, tree)
         problems += list(_out_of_range(checked)) or _impossible(checked)
     if problems or checked is None:
         raise KitError(f"{path}: " + "; ".join(problems))
     return derived_paths(checked)
+
+
+def _one_way_to_cut(config: Config, tree: dict[str, Any]) -> Config:
+    """Parts by days or dates take the place of shares that the file does not name; shares that it does name are refused later."""
+    if not config.data.parts_by_days:
+        return config
+    written = tree.get("data", {})
+    unused: dict[str, Any] = {name: None for name in PART_SHARES if name not in written}
+    return replace(config, data=replace(config.data, **unused))
 
 
 def peek(path: str | Path, overrides: Sequence[str], section: str, key: str) -> Any:
@@ -107,8 +117,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 # "no" is a word here, as in YAML 1.2: training.mixed_precision takes it, and a setting of type bool still reads it as false
 _BOOL = "tag:yaml.org,2002:bool"
+_DATE = "tag:yaml.org,2002:timestamp"  # a date stays the text that it is: data.train_until takes it
 _UniqueKeyLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _DATE)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _UniqueKeyLoader.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
@@ -236,7 +247,7 @@ def _out_of_range(config: Config) -> Iterator[str]:
 def _impossible(config: Config) -> list[str]:
     """Settings that are right alone and cannot hold together."""
     data, paths, spread = config.data, config.model_paths, config.distributed
-    shares = data.train_ratio + data.val_ratio + data.test_ratio
+    shares = (data.train_ratio or 0) + (data.val_ratio or 0) + (data.test_ratio or 0)
     machines, processes = spread.num_machines, spread.num_processes
     longest = data.max_context + 1
     rules = {
@@ -270,4 +281,4 @@ def _impossible(config: Config) -> list[str]:
             machines > 1 and spread.main_process_port == 0
         ),
     }
-    return [text for text, broken in rules.items() if broken]
+    return part_problems(data) + [text for text, broken in rules.items() if broken]

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,10 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
     [
         ("data.train_ratio=0.95", "expected at most 1"),
         ("data.val_ratio=0", "best model is chosen"),
+        ("data.val_ratio=null", "data.val_ratio: expected a share, found null"),
+        ("data.train_until=2020-02-30", "data.train_until: expected a date as YYYY-MM-DD, found '2020-02-30'"),
+        ("data.validation_days=0", "data.validation_days: expected > 0"),
+        ("data.test_days=20", "data.test_days: expected data.validation_days or data.train_until beside it, found neither"),
         ("data.lookback_window=600", "max_context"),
         ("data.embargo=0", "at least predict_window"),
         ("distributed.num_processes=2", "use_ddp"),
@@ -91,6 +96,30 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
 def test_impossible_settings_are_refused(empty: Path, override: str, expected: str) -> None:
     """A combination that cannot work must not surface hours later."""
     assert expected in problems(empty, *SCRATCH, override)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("train_ratio: 0.9", "validation_days: 250", "data.train_ratio and data.validation_days: .* found both"),
+        ("test_ratio: 0.0", "train_until: 2019-12-31", "data.test_ratio and data.train_until: .* found both"),
+        ("train_until: 2019-12-31", "validation_days: 250", "one of them to end the training part, found both"),
+        ("validation_days: 250\n  test_days: 9", "validation_until: 2019-12-31", "one of them to end the validation part"),
+    ],
+)
+def test_two_ways_to_cut_history_are_refused(tmp_path: Path, first: str, second: str, expected: str) -> None:
+    """Whichever of the two won, the user would not learn that the other was ignored; defaults are not the user's."""
+    text = problems(write(tmp_path / "c.yaml", f"data:\n  {first}\n  {second}\n"), *SCRATCH)
+    assert re.search(expected, text) and "\n" not in text
+
+
+def test_parts_by_days_take_the_place_of_the_shares(tmp_path: Path) -> None:
+    """A resolved configuration that still names shares would be refused when it is read again."""
+    path = write(tmp_path / "c.yaml", "data:\n  train_until: 2019-12-31\n  validation_until: 2020-12-31\n")
+    config = configfile.load(path, SCRATCH)
+    assert (config.data.train_until, config.data.train_ratio, config.data.val_ratio) == ("2019-12-31", None, None)
+    resolved = write(tmp_path / "pipeline_config.json", json.dumps(settings.to_dict(config)))
+    assert configfile.load(resolved) == config == settings.from_dict(settings.to_dict(config))
 
 
 def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:

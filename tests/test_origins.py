@@ -64,13 +64,16 @@ def test_the_boundary_is_the_runs(tmp_path: Path) -> None:
     other = boundary_of(store, summary_of("other", embargo=7))
     assert (other.train_end, other.first, other.validation_end) == (53, 61, None)
     assert boundary_of(store, None).first == 0
+    days = {"train_ratio": None, "val_ratio": None, "test_ratio": None, "validation_days": 15, "test_days": 20}
+    parts = boundary_of(store, summary_of(store.digest, **days))
+    assert (parts.train_end, parts.validation_end, parts.test_first) == (53, 67, 70)
     both = latest([own, other])
     assert (both.first, both.validation_end) == (61, 71), "dates that any of the models was trained on are left out for all"
 
 
 def test_part_of_a_date() -> None:
     """A label that reaches into the days which chose the checkpoint is no test of it."""
-    found = plan_timeline(200, Boundary(99, 5, validation_end=149), 5, origins=200, calibration_share=0)
+    found = plan_timeline(200, Boundary(99, 5, validation_end=149), 5, origins=200, every=1, calibration_share=0)
     parts = {int(s): found.part_of(int(s)) for s in found.test}
     assert (min(parts), parts[148], parts[149]) == (105, "validation", "unseen")
     assert found.excluded == {
@@ -79,7 +82,6 @@ def test_part_of_a_date() -> None:
         "too little history": 0,
         "close not known yet": 5,
     }
-    assert found.notes, "fewer dates than asked for must be said"
 
 
 def test_no_date_left_is_an_error() -> None:
@@ -92,5 +94,25 @@ def test_a_quick_backtest_calibrates_on_enough_dates() -> None:
     """Two or three dates far apart would be saved as a calibration, and every submission would follow their luck."""
     few = plan_timeline(2500, Boundary(1500, 30), 30, origins=4)
     assert len(few.calibrate) == MIN_EFFECTIVE and len(few.test) == 4 and "calibration on 6 dates" in few.notes[0]
-    many = plan_timeline(2500, Boundary(1500, 30), 30, origins=40)
+    many = plan_timeline(2500, Boundary(1500, 30), 30, origins=20)
     assert (np.diff(many.calibrate) == many.stride).all() and not many.notes
+
+
+def test_default_dates_do_not_overlap_while_there_is_room() -> None:
+    """40 dates 26 days apart, 30 days ahead, are 20 observations and cost as much as 40."""
+    found = plan_timeline(2500, Boundary(1300, 30), 30, origins=60)
+    assert found.stride == 30 and "would overlap" in found.notes[0]
+    crowded = plan_timeline(200, Boundary(99, 5), 30, origins=40, calibration_share=0)
+    assert crowded.stride == (200 - 1 - 30 - 105) // (MIN_EFFECTIVE - 1), "no room for six dates apart: closer ones"
+    asked = plan_timeline(2500, Boundary(1300, 30), 30, origins=60, every=4)
+    assert asked.stride == 4, "the user's distance is kept"
+
+
+def test_default_dates_lie_in_the_test_part() -> None:
+    """Dates that chose the checkpoint flatter it; a test part that nothing else uses is there to be used."""
+    found = plan_timeline(2500, Boundary(999, 30, validation_end=1279, test_first=1310), 30, origins=40)
+    assert min(found.calibrate[0], found.test[0]) >= 1310
+    assert {found.part_of(int(s)) for s in [*found.calibrate, *found.test]} == {"unseen"}
+    assert found.excluded["validation, which chose the checkpoint"] == 1310 - 1030
+    small = plan_timeline(2500, Boundary(999, 30, validation_end=2349, test_first=2380), 30, origins=40)
+    assert small.test[0] < 2380 and "fewer than 6 dates" in small.notes[0], "a test part without room is said"

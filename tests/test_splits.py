@@ -1,6 +1,8 @@
 """Parts by date: no label of an earlier part reaches a later one, and nothing is empty in silence."""
 
 import itertools
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from panels import WEEKDAYS, random_series, store_in_memory
 
-from kronos.data.splits import Splits, split_sessions
+from kronos.config import DataConfig
+from kronos.data.splits import Splits, split_sessions, split_store
 from kronos.data.windows import WindowIndex
 from kronos.errors import KitError
 
@@ -82,3 +85,65 @@ def test_boundaries_are_printed() -> None:
         "test       2018-07-26 to 2018-08-22       20 trading days",
         "30 trading days left out between two parts; 50 at the end unused",
     ]
+
+
+# -- by days and dates -------------------------------------------------------------------------------------------------
+DATES = WEEKDAYS[:1000].astype("datetime64[s]")
+
+
+def by_days(**data: Any) -> DataConfig:
+    return DataConfig(train_ratio=None, val_ratio=None, test_ratio=None, **data)
+
+
+def edges(splits: Splits) -> list[tuple[int, int]]:
+    return [(part.first, part.last) for part in splits.parts]
+
+
+@settings(max_examples=200, deadline=None)
+@given(days=st.integers(10, 1000), validation=st.integers(1, 300), test=st.integers(0, 300), embargo=st.integers(0, 60))
+def test_parts_by_days_are_apart(days: int, validation: int, test: int, embargo: int) -> None:
+    """The newest days are the test part, whole; training ends where an embargo before validation says."""
+    try:
+        splits = split_store(by_days(validation_days=validation, test_days=test), DATES[:days], embargo)
+    except KitError:
+        assert days - validation - embargo - (test + embargo if test else 0) < 1
+        return
+    assert splits.train.first == 0 and splits.parts[-1].last == days - 1
+    assert len(splits.validation) == validation and (len(splits.test) if splits.test else 0) == test
+    for earlier, later in itertools.pairwise(splits.parts):
+        assert later.first - earlier.last == embargo + 1
+
+
+def test_parts_by_dates() -> None:
+    """A day off puts what a user calls the test into validation. 2016-12-31 is no trading day: the one before it counts."""
+    day = {text: int(np.searchsorted(DATES, np.datetime64(text, "s"))) for text in ("2016-12-30", "2017-12-29")}
+    both = by_days(train_until="2016-12-31", validation_until="2017-12-29")
+    cut = [(0, day["2016-12-30"]), (day["2016-12-30"] + 6, day["2017-12-29"]), (day["2017-12-29"] + 6, 999)]
+    assert edges(split_store(both, DATES, 5)) == cut
+    assert edges(split_store(replace(both, test_days=0), DATES, 5)) == cut[:2], "the days after validation are left out"
+    assert edges(split_store(by_days(train_until="2016-12-31"), DATES, 5)) == [cut[0], (cut[1][0], 999)]
+    mixed = by_days(train_until="2016-12-31", test_days=100)
+    assert edges(split_store(mixed, DATES, 5)) == [cut[0], (cut[1][0], 894), (900, 999)]
+    minutes = np.datetime64("2020-01-01T09:30:00") + np.arange(500) * np.timedelta64(60, "s")
+    timed = by_days(train_until="2020-01-01T10:29:00", validation_until="2020-01-01T11:29:00")
+    assert edges(split_store(timed, minutes, 1)) == [(0, 59), (61, 119), (121, 499)]
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (
+            by_days(validation_days=900, test_days=200),
+            r"^train part: .* none in 1,000 trading days, 2015-01-01 to 2018-10-31, with",
+        ),
+        (by_days(train_until="2014-01-01"), r"^train part: .* data.train_until 2014-01-01"),
+        (by_days(train_until="2018-01-01", validation_until="2017-01-01"), "^validation part: expected at least one trading day"),
+        (by_days(train_until="2017-01-01", validation_days=5), "found both"),
+        (DataConfig(validation_days=5), r"data\.train_ratio and data\.validation_days: .*found both"),
+    ],
+)
+def test_parts_by_days_that_cannot_be_are_refused(data: DataConfig, named: str) -> None:
+    """One line that names the setting, before anything is trained."""
+    with pytest.raises(KitError, match=named) as refused:
+        split_store(data, DATES, 10)
+    assert "\n" not in str(refused.value)

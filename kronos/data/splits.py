@@ -1,7 +1,7 @@
 """Parts of history by date, the same for all tickers: train, then validation, then test, with days left out between.
 
-In: the number of trading days, their shares, the embargo. Out: `Splits`, with a printable account of the boundaries.
-NumPy only. Why by date and with an embargo: a label that ends inside a later part has seen it.
+In: the trading days, and the parts' shares, lengths or last days (`DataConfig`). Out: `Splits`, with a printable account of the
+boundaries. NumPy only. Why by date and with an embargo: a label that ends inside a later part has seen it.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kronos.config import PART_DAYS, DataConfig, part_problems
 from kronos.errors import KitError
 
 
@@ -73,3 +74,60 @@ def split_sessions(n_sessions: int, train: float, val: float, test: float, embar
                 "a longer history"
             )
     return Splits(parts[0], parts[1], parts[2] if test > 0 else None, embargo)
+
+
+def split_store(data: DataConfig, sessions: NDArray[np.datetime64], embargo: int) -> Splits:
+    """The parts of a store with these trading days, (D,) datetime64[s], as the settings say.
+
+    Raises KitError when the settings contradict each other or a part that was asked for has no day.
+    """
+    problems = part_problems(data)
+    if problems:
+        raise KitError("; ".join(problems))
+    if data.parts_by_days:
+        return _split_by_days(data, sessions, embargo)
+    assert data.train_ratio is not None and data.val_ratio is not None and data.test_ratio is not None
+    return split_sessions(len(sessions), data.train_ratio, data.val_ratio, data.test_ratio, embargo)
+
+
+def _split_by_days(data: DataConfig, sessions: NDArray[np.datetime64], embargo: int) -> Splits:
+    """The parts from the newest day back; the embargo lies before a later part, whose length is as set."""
+    last = len(sessions) - 1
+    test = None
+    if data.test_days:
+        test = Part("test", last - data.test_days + 1, last)
+        validation_end = test.first - embargo - 1
+    elif data.validation_until is not None:
+        validation_end = _last_session(sessions, data.validation_until)
+        rest = Part("test", validation_end + embargo + 1, last)
+        if data.test_days is None and len(rest):
+            test = rest
+    else:
+        validation_end = last
+    if data.train_until is not None:
+        train_end = _last_session(sessions, data.train_until)
+    else:
+        assert data.validation_days is not None, "`part_problems` asks for one of the two"
+        train_end = validation_end - data.validation_days - embargo
+    train = Part("train", 0, train_end, whole=True)
+    validation = Part("validation", train_end + embargo + 1, validation_end)
+    for part in (train, validation):
+        if not len(part):
+            raise _no_day(part, data, sessions, embargo)
+    return Splits(train, validation, test, embargo)
+
+
+def _last_session(sessions: NDArray[np.datetime64], text: str) -> int:
+    """Position of the last session on or before the day (all of it) or the time that a setting names; -1: there is none."""
+    if len(text) == len("YYYY-MM-DD"):
+        text += "T23:59:59"
+    return int(np.searchsorted(sessions, np.datetime64(text), side="right")) - 1
+
+
+def _no_day(part: Part, data: DataConfig, sessions: NDArray[np.datetime64], embargo: int) -> KitError:
+    settings = [f"data.{name} {getattr(data, name)}" for name in PART_DAYS if getattr(data, name) is not None]
+    return KitError(
+        f"{part.name} part: expected at least one trading day, found none in {len(sessions):,} trading days, "
+        f"{str(sessions[0])[:10]} to {str(sessions[-1])[:10]}, with {', '.join(settings)} and an embargo of {embargo:,}; "
+        "change these settings or bring a longer history"
+    )

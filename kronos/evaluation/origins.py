@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kronos.data.splits import split_sessions
+from kronos import records
+from kronos.config import DataConfig
+from kronos.data.splits import split_store
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.evaluation.significance import MIN_EFFECTIVE, DateBootstrap
@@ -30,6 +32,8 @@ class Boundary:
     """Trading days after it that belong to no part."""
     validation_end: int | None = None
     """Last day of the part that chose the checkpoint; None: unknown, or there is none."""
+    test_first: int | None = None
+    """First day of the test part, which trained and chose nothing; None: unknown, or there is none."""
 
     @property
     def first(self) -> int:
@@ -44,21 +48,22 @@ def boundary_of(store: BarStore, summary: dict[str, Any] | None) -> Boundary:
     """
     if summary is None:
         return Boundary()
-    data = summary["config"]["data"]
-    embargo = data["predict_window"] if data["embargo"] is None else data["embargo"]
+    data = records.check(summary["config"]["data"], DataConfig, "summary.json: config.data")
+    embargo = data.predict_window if data.embargo is None else data.embargo
     if summary["data_digest"] != store.digest:
         end = np.datetime64(summary["train_end"], "D") + 1
         return Boundary(int(np.searchsorted(store.sessions, end.astype("datetime64[s]"))) - 1, embargo)
-    ratios = (data["train_ratio"], data["val_ratio"], data["test_ratio"])
-    splits = split_sessions(len(store.sessions), *ratios, embargo)
-    return Boundary(summary["train_end_session"], embargo, splits.validation.last)
+    splits = split_store(data, store.sessions, embargo)
+    test_first = splits.test.first if splits.test else None
+    return Boundary(summary["train_end_session"], embargo, splits.validation.last, test_first)
 
 
 def latest(boundaries: list[Boundary]) -> Boundary:
     """The boundary that holds for all of several models."""
     last = max(boundaries, key=lambda b: b.first)
     ends = [b.validation_end for b in boundaries if b.validation_end is not None]
-    return Boundary(last.train_end, last.embargo, max(ends, default=None))
+    starts = [b.test_first for b in boundaries if b.test_first is not None]
+    return Boundary(last.train_end, last.embargo, max(ends, default=None), max(starts, default=None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +123,15 @@ def plan_timeline(
             "lower --horizon or data.train_ratio (and train again), or bring later prices"
         )
     notes: list[str] = []
+    validation = 0
+    if boundary.test_first is not None and boundary.test_first > first:
+        if _effective(boundary.test_first, last, horizon) >= MIN_EFFECTIVE:
+            validation, first = boundary.test_first - first, boundary.test_first
+        else:
+            notes.append(
+                f"dates also from the validation part: the test part holds fewer than {MIN_EFFECTIVE} dates without overlap, "
+                f"{horizon} days ahead"
+            )
     test_first, calibrate_last = first, -1
     if calibration_share > 0:
         cut = first + int(calibration_share * (last - first))
@@ -129,11 +143,13 @@ def plan_timeline(
                 f"no calibration: {last - first + 1} trading days after training hold fewer than {MIN_EFFECTIVE} dates without "
                 f"overlap, {horizon} days ahead, for it or for the test"
             )
-    stride = every or max(1, (last - test_first) // max(origins - 1, 1))
+    stride = every or _stride(last - test_first, origins, horizon)
     test = np.arange(last, test_first - 1, -stride)[::-1]
     test = test if every else test[-origins:]
     if not every and len(test) < origins:
-        notes.append(f"{len(test)} of {origins} dates asked for: there are no more")
+        closer = stride == horizon and (last - test_first) // max(origins - 1, 1) < horizon
+        why = f"more than these, {horizon} trading days apart, would overlap (evaluation.every sets another distance)"
+        notes.append(f"{len(test)} of {origins} dates asked for: {why if closer else 'there are no more'}")
     calibrate = np.empty(0, np.int64)
     if calibrate_last >= 0:
         calibrate, apart = _calibration_days(first, calibrate_last, stride, horizon)
@@ -145,6 +161,8 @@ def plan_timeline(
         "too little history": max(0, history - boundary.first),
         "close not known yet": min(horizon, sessions - first),
     }
+    if validation:
+        excluded["validation, which chose the checkpoint"] = validation
     return Timeline(horizon, boundary, calibrate, test, stride, excluded, tuple(notes))
 
 
@@ -156,6 +174,14 @@ def _calibration_days(first: int, last: int, stride: int, horizon: int) -> tuple
         stride = (last - first) // (MIN_EFFECTIVE - 1)
         days = np.arange(last, first - 1, -stride)[::-1]
     return days, stride
+
+
+def _stride(days: int, origins: int, horizon: int) -> int:
+    """Trading days between two of so many origins, spread over a range of days. It is not below the horizon while the range holds
+    MIN_EFFECTIVE dates that far apart: dates whose labels overlap cost as much and tell little more."""
+    even = max(1, days // max(origins - 1, 1))
+    least = min(horizon, max(1, days // (MIN_EFFECTIVE - 1)))
+    return max(even, least)
 
 
 def _effective(first: int, last: int, horizon: int) -> int:

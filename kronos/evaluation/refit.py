@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from kronos import configfile
-from kronos.config import Config
-from kronos.data.splits import split_sessions
+from kronos.config import Config, DataConfig
+from kronos.data.splits import Splits, split_store
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.evaluation.baselines import folds
@@ -24,24 +24,41 @@ from kronos.training.stages import STAGES, run_stage
 MODEL = "model, trained anew"
 
 
+def planned_splits(config: Config, store: BarStore) -> Splits:
+    """Training and validation of the configuration. Raises KitError when no day lies behind them."""
+    splits = split_store(config.data, store.sessions, config.embargo)
+    if splits.validation.last >= len(store.sessions) - 2:
+        raise KitError(
+            "--refit: expected days after the training and validation parts, found none; lower data.train_ratio or "
+            "data.val_ratio, or set data.test_days"
+        )
+    return splits
+
+
 def planned_boundary(config: Config, store: BarStore) -> Boundary:
     """Where the first fold may begin: after the training and validation parts of the configuration."""
-    d = config.data
-    splits = split_sessions(len(store.sessions), d.train_ratio, d.val_ratio, 0.0, config.embargo)
-    last = splits.validation.last
-    if last >= len(store.sessions) - 2:
-        raise KitError(
-            "--refit: expected days after the training and validation parts, found none; lower data.train_ratio or data.val_ratio"
-        )
+    last = planned_splits(config, store).validation.last
     return Boundary(last, config.embargo, last)
 
 
-def fold_config(config: Config, store: BarStore, first_session: int, number: int) -> Config:
-    """The configuration of a fold's run: training and validation in their old proportion end, with an embargo, before it."""
+def fold_data(config: Config, store: BarStore, first_session: int) -> DataConfig:
+    """The parts of a fold: validation ends an embargo before the fold's first date. By shares, training and validation keep
+    their proportion; by days, validation keeps its length."""
     d = config.data
-    days, whole = first_session - config.embargo, d.train_ratio + d.val_ratio
-    share = days / len(store.sessions) / whole * (1 - 1e-9)  # rounding must not reach the fold
-    data = replace(d, train_ratio=d.train_ratio * share, val_ratio=d.val_ratio * share, test_ratio=0.0)
+    days = first_session - config.embargo
+    if d.parts_by_days:
+        length = len(planned_splits(config, store).validation)
+        validation_until = str(store.sessions[days - 1])
+        train_until = str(store.sessions[days - 1 - length - config.embargo])
+        return replace(d, train_until=train_until, validation_until=validation_until, validation_days=None, test_days=0)
+    assert d.train_ratio is not None and d.val_ratio is not None
+    share = days / len(store.sessions) / (d.train_ratio + d.val_ratio) * (1 - 1e-9)  # rounding must not reach the fold
+    return replace(d, train_ratio=d.train_ratio * share, val_ratio=d.val_ratio * share, test_ratio=0.0)
+
+
+def fold_config(config: Config, store: BarStore, first_session: int, number: int) -> Config:
+    """The configuration of a fold's run, which ends, with an embargo, before the fold (`fold_data`)."""
+    data = fold_data(config, store, first_session)
     own = f"{config.model_paths.exp_name}-fold{number}"
     paths = replace(
         config.model_paths, exp_name=own, base_save_path=str(config.run_dir / "folds" / str(number)), finetuned_tokenizer=""

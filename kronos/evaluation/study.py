@@ -19,7 +19,7 @@ from kronos.bars import CLOSE, FloatArray, calendar_stamps, window_stats
 from kronos.config import Config
 from kronos.data.loader import validation_loader
 from kronos.data.prepare import prepare
-from kronos.data.splits import Part, split_sessions
+from kronos.data.splits import Part, split_store
 from kronos.data.store import BarStore
 from kronos.data.windows import WindowIndex, gather
 from kronos.errors import KitError
@@ -112,10 +112,11 @@ def train(config: Config) -> BarStore:
 # -- origins -----------------------------------------------------------------------------------------------------------
 def unseen_part(config: Config, store: BarStore) -> Part:
     """The part of history that no stage reads. Raises KitError when the configuration leaves none."""
-    d = config.data
-    splits = split_sessions(len(store.sessions), d.train_ratio, d.val_ratio, d.test_ratio, config.embargo)
+    splits = split_store(config.data, store.sessions, config.embargo)
     if splits.test is None:
-        raise KitError("data.test_ratio: expected a share above 0 for dates that no stage has seen, found 0")
+        raise KitError(
+            "data.test_ratio: expected a share above 0 for dates that no stage has seen, found 0; or set data.test_days"
+        )
     return splits.test
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from kronos.config import Config
 from kronos.data.loader import validation_loader, window_loader
 from kronos.data.sampling import BatchPlan
-from kronos.data.splits import Part, Splits, split_sessions
+from kronos.data.splits import Part, Splits, split_store
 from kronos.data.store import BarStore
 from kronos.data.windows import WindowIndex, require_windows
 from kronos.training.runtime import Runtime
@@ -32,7 +32,7 @@ class StageData:
     def of(cls, config: Config, stage: Stage, store: BarStore) -> "StageData":
         """Raises KitError when a part has no window."""
         d, t = config.data, config.training
-        splits = split_sessions(len(store.sessions), d.train_ratio, d.val_ratio, d.test_ratio, config.embargo)
+        splits = split_store(d, store.sessions, config.embargo)
         indices = [WindowIndex.build(store, d.lookback_window, d.predict_window, part) for part in splits.parts]
         require_windows(indices)
         train, validation = indices[:2]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kronos import files
-from kronos.config import Config, to_dict
+from kronos.config import PART_DAYS, Config, to_dict
 from kronos.data.sampling import BatchPlan
 from kronos.data.store import BarStore
 from kronos.errors import KitError
@@ -184,6 +184,8 @@ class _StageRun:
         c, d, s, plan = self.config, self.config.data, self.settings, self.data.plan
         names = ("lookback_window", "predict_window", "clip", "norm_epsilon", "train_ratio", "val_ratio", "test_ratio")
         facts: dict[str, Any] = {"data": self.store.digest, **{f"data.{name}": getattr(d, name) for name in names}}
+        days = {f"data.{name}": getattr(d, name) for name in PART_DAYS}  # only those that are set: older runs do not know them
+        facts |= {name: value for name, value in days.items() if value is not None}
         facts |= {"data.embargo": c.embargo, "data.ticker_weighting": d.ticker_weighting}
         facts |= {"windows of a step": plan.step_samples, "windows of an epoch": plan.epoch_samples}
         facts |= {"learning_rate" if k == "peak" else "scheduler" if k == "kind" else k: v for k, v in asdict(s.schedule).items()}
