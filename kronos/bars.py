@@ -101,4 +101,5 @@ def denormalise(scaled: NDArray, stats: WindowStats) -> FloatArray:
     extra = scaled.ndim - stats.mean.ndim
     shape = stats.mean.shape[:-1] + (1,) * extra + stats.mean.shape[-1:]
     wide = scaled.astype(np.float64) * stats.scale.reshape(shape) + stats.mean.reshape(shape)
-    return wide.astype(np.float32)
+    with np.errstate(over="ignore"):  # too large for float32 is infinite: callers look, and count it
+        return wide.astype(np.float32)

@@ -75,7 +75,7 @@ def test_paths_are_those_of_the_slow_clear_way(anchor: bool) -> None:
         keys = torch.from_numpy(given["series"][[row]])
         future = generate_reference(own.model, s1, s2, *stamps, sampling=own.sampling, series=keys, max_context=64)
         for path in range(6):
-            both = [torch.cat([known, drawn[:, path]], dim=1) for known, drawn in zip((s1, s2), future, strict=True)]
+            both = [torch.cat([known, drawn[:, path]], dim=1) for known, drawn in zip((s1, s2), future[:2], strict=True)]
             with torch.no_grad():
                 decoded = denormalise(own.tokenizer.decode(*both).numpy(), stats)[0]
             expected = decoded[-HORIZON:]
@@ -116,11 +116,11 @@ def test_decoding_in_small_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatc
 def test_the_tokenizer_keeps_its_precision_in_a_callers_autocast() -> None:
     """A token is a row of signs: in half precision one in a hundred was another, and the forecast of other bars."""
     own, given = make(), inputs(count=40, length=60)
-    s1, s2, stats = own.encode(given["bars"])
+    s1, s2, stats, _ = own.encode(given["bars"])
     future, close = s1[:, None, -2:], given["bars"][:, -1, CLOSE]
     plain = own.decode(s1, s2, future, future, stats, close)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        again1, again2, _ = own.encode(given["bars"])
+        again1, again2, *_ = own.encode(given["bars"])
         assert torch.equal(again1, s1) and torch.equal(again2, s2)
         np.testing.assert_array_equal(own.decode(s1, s2, future, future, stats, close), plain)
 
@@ -220,7 +220,7 @@ def test_a_window_slides_when_it_is_asked_to() -> None:
     stamps = [torch.from_numpy(np.ascontiguousarray(given[name])) for name in ("stamps", "future_stamps")]
     keys = torch.from_numpy(given["series"])
     future = generate_reference(own.model, s1, s2, *stamps, sampling=own.sampling, series=keys, max_context=12)
-    both = [torch.cat([known, drawn[:, 2]], dim=1)[:, -12:] for known, drawn in zip((s1, s2), future, strict=True)]
+    both = [torch.cat([known, drawn[:, 2]], dim=1)[:, -12:] for known, drawn in zip((s1, s2), future[:2], strict=True)]
     with torch.no_grad():
         scaled = own.tokenizer.decode(*both)[:, -HORIZON:].numpy()
     np.testing.assert_allclose(result.paths[:, 2], denormalise(scaled, stats), rtol=1e-4)
@@ -248,7 +248,7 @@ def test_unequal_series_draw_the_tokens_of_single_calls(monkeypatch: pytest.Monk
 
     def kept(*args: Any, **settings: Any) -> Any:
         tokens = generate(*args, **settings)
-        drawn.update(zip(settings["series"].tolist(), torch.stack(tokens, -1).tolist(), strict=True))
+        drawn.update(zip(settings["series"].tolist(), torch.stack(tokens[:2], -1).tolist(), strict=True))
         return tokens
 
     monkeypatch.setattr("kronos.forecasting.forecaster.generate", kept)

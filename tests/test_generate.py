@@ -112,10 +112,10 @@ def test_recorded_steps_on_a_gpu(model: Kronos, monkeypatch: pytest.MonkeyPatch,
     given: dict[str, Any] = {name: value.cuda() for name, value in batch(horizon=40).items()}
     given |= {"sampling": Sampling(sample_count=3), "max_context": 64}
     with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
-        recorded = torch.stack(generate(network, **given, replayed=True))
+        recorded = torch.stack(generate(network, **given, replayed=True)[:2])
         monkeypatch.setattr("kronos.forecasting.replay.repeat", lambda action, times, _: [action() for _ in range(times)])
-        called = torch.stack(generate(network, **given, replayed=True))
-        plain = torch.stack(generate(network, **given))
+        called = torch.stack(generate(network, **given, replayed=True)[:2])
+        plain = torch.stack(generate(network, **given)[:2])
     assert (recorded == called).float().mean() > 0.99
     assert autocast or (recorded == plain).float().mean() > 0.99
 
@@ -124,7 +124,7 @@ def test_tokens_have_the_promised_shape(model: Kronos) -> None:
     """(B, S, H) int64, also for one step, which never decodes from the cache."""
     for horizon in (1, HORIZON):
         inputs = batch(horizon=horizon)
-        s1, s2 = generate(model, **inputs, sampling=Sampling(sample_count=5), max_context=64)
+        s1, s2, _ = generate(model, **inputs, sampling=Sampling(sample_count=5), max_context=64)
         assert s1.shape == s2.shape == (BATCH, 5, horizon) and s1.dtype == s2.dtype == torch.int64
         assert s1.min() >= 0 and s1.max() < 32 and s2.min() >= 0 and s2.max() < 8
 
@@ -132,7 +132,7 @@ def test_tokens_have_the_promised_shape(model: Kronos) -> None:
 def test_a_series_does_not_depend_on_its_batch(model: Kronos) -> None:
     """Order, batch mates, batch size and the number of paths used to change the random numbers of a series."""
     inputs, sampling = batch(), Sampling(sample_count=4, seed=3)
-    s1, s2 = generate(model, **inputs, sampling=sampling, max_context=64)
+    s1, s2, _ = generate(model, **inputs, sampling=sampling, max_context=64)
     back = generate(model, **rows(inputs, [3, 1, 0, 2]), sampling=sampling, max_context=64)
     assert torch.equal(back[0], s1[[3, 1, 0, 2]]) and torch.equal(back[1], s2[[3, 1, 0, 2]])
     for i in range(BATCH):
@@ -145,9 +145,9 @@ def test_a_series_does_not_depend_on_its_batch(model: Kronos) -> None:
 def test_paths_and_seeds_differ(model: Kronos) -> None:
     """One random number for all paths, or a seed that nothing reads, would make P(up) 0 or 1."""
     inputs = batch()
-    s1, _ = generate(model, **inputs, sampling=Sampling(sample_count=8), max_context=64)
+    s1, *_ = generate(model, **inputs, sampling=Sampling(sample_count=8), max_context=64)
     assert all(len({tuple(path) for path in row}) > 4 for row in s1.tolist())
-    other, _ = generate(model, **inputs, sampling=Sampling(sample_count=8, seed=1), max_context=64)
+    other, *_ = generate(model, **inputs, sampling=Sampling(sample_count=8, seed=1), max_context=64)
     assert not torch.equal(s1, other)
 
 
@@ -179,14 +179,14 @@ def test_the_slow_loop_slides_as_the_original_does(model: Kronos) -> None:
     """Past max_context only the last tokens count, with positions from 0 again."""
     inputs, limit = batch(), CONTEXT - 2
     sampling = Sampling(temperature=0)
-    s1, s2 = generate_reference(model, **inputs, sampling=sampling, max_context=limit)
+    s1, s2, _ = generate_reference(model, **inputs, sampling=sampling, max_context=limit)
     stamps = torch.cat((inputs["stamp"], inputs["future_stamp"]), 1)
     known1, known2 = torch.cat((inputs["s1"], s1[:, 0]), 1), torch.cat((inputs["s2"], s2[:, 0]), 1)
     for step in range(HORIZON):
         window = slice(CONTEXT + step - limit, CONTEXT + step)
         one = {"s1": known1[:, window], "s2": known2[:, window], "stamp": stamps[:, window], "series": inputs["series"]}
         future = stamps[:, CONTEXT + step : CONTEXT + step + 1]
-        next1, next2 = generate(model, **one, future_stamp=future, sampling=sampling, max_context=limit)
+        next1, next2, _ = generate(model, **one, future_stamp=future, sampling=sampling, max_context=limit)
         assert torch.equal(next1[:, 0, 0], s1[:, 0, step]) and torch.equal(next2[:, 0, 0], s2[:, 0, step])
 
 
@@ -218,7 +218,7 @@ def test_bfloat16_autocast_generates(model: Kronos) -> None:
     """Caches of another type than their contents failed, or silently fell back to float32."""
     inputs = batch()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        s1, s2 = generate(model, **inputs, sampling=Sampling(sample_count=2), max_context=64)
+        s1, s2, _ = generate(model, **inputs, sampling=Sampling(sample_count=2), max_context=64)
         state = model.prefill(inputs["s1"], inputs["s2"], inputs["stamp"], paths=2, steps=2)
     assert s1.shape == s2.shape == (BATCH, 2, HORIZON)
     assert state.blocks[0].keys.dtype == torch.bfloat16

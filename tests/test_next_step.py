@@ -68,7 +68,7 @@ def test_the_listed_pairs_are_the_likeliest(limit: int) -> None:
     """A list that misses a likely pair claims a mass that it could have had."""
     own, given = make(), inputs(SERIES, horizon=1)
     with torch.inference_mode():
-        s1, s2, _ = own.encode(given["bars"])
+        s1, s2, *_ = own.encode(given["bars"])
         state = own.model.prefill(s1, s2, own.tensor(given["stamps"]), paths=1, steps=0)
         pairs = likeliest_pairs(own.model, state, own.sampling, Enumeration(1.0, limit))
         for row in range(SERIES):

@@ -272,7 +272,7 @@ def test_embeddings_are_the_states_behind_the_logits() -> None:
         np.testing.assert_allclose(states[row], every[row][-1], rtol=1e-6)
     one = own.hidden_states(frame, known)
     np.testing.assert_allclose(one[0], states[0], rtol=1e-5)
-    s1, s2, _ = own._forecaster(own._sampling(1, 0, 1, 1)).encode(frame.to_numpy(dtype=np.float32)[None])
+    s1, s2, *_ = own._forecaster(own._sampling(1, 0, 1, 1)).encode(frame.to_numpy(dtype=np.float32)[None])
     with torch.inference_mode():
         stamp = torch.from_numpy(calendar_stamps(known.to_numpy())[None])
         expected = own.model.context(s1, s2, stamp)[0]

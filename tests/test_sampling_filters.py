@@ -70,8 +70,8 @@ def test_zero_temperature_is_argmax() -> None:
     """Division by a temperature of 0 would give NaN and token 0."""
     logits = torch.randn(4, 3, 9, generator=torch.Generator().manual_seed(0))
     keys = draw_keys(0, torch.arange(4), 3, 0, COARSE)
-    assert torch.equal(draw(logits, Sampling(temperature=0), keys), logits.argmax(-1))
-    assert torch.equal(draw(logits, Sampling(temperature=2.0, top_k=1), keys), logits.argmax(-1))
+    assert torch.equal(draw(logits, Sampling(temperature=0), keys).token, logits.argmax(-1))
+    assert torch.equal(draw(logits, Sampling(temperature=2.0, top_k=1), keys).token, logits.argmax(-1))
 
 
 def test_draws_follow_the_distribution() -> None:
@@ -83,7 +83,7 @@ def test_draws_follow_the_distribution() -> None:
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(1)) * 1.5
     keys = draw_keys(3, torch.arange(count // 8), 8, 5, FINE).flatten()
     for temperature in (1.0, 0.5):
-        tokens = draw(logits.expand(count, -1), Sampling(temperature=temperature), keys)
+        tokens = draw(logits.expand(count, -1), Sampling(temperature=temperature), keys).token
         expected = torch.softmax(logits / temperature, 0) * count
         found = torch.bincount(tokens, minlength=vocabulary)
         assert ((found - expected) ** 2 / expected).sum() < 44.3

@@ -392,11 +392,23 @@ def test_forecasts_that_overflow_are_not_falls(world: World) -> None:
     predictor = world.config.basemodel_dir / "best_model"
     tokenizer = KronosTokenizer.from_pretrained(world.config.tokenizer_dir / "best_model")
     with torch.no_grad():
-        tokenizer.head.bias.fill_(torch.inf)
+        tokenizer.head.bias.fill_(3e38)  # finite; the prices that it makes are not
     tokenizer.save_pretrained(world.config.tokenizer_dir / "best_model")
     assert predictor.is_dir()
     write_summaries(world.config)
     world.refuses("7 non-finite forecast")
+
+
+@pytest.mark.parametrize("value", [float("nan"), 3e37])
+def test_a_broken_predictor_submits_nothing(world: World, value: float) -> None:
+    """One NaN weight drew sound-looking tokens: "fallbacks none", exit 0. Finite weights that overflow are seen at the logits."""
+    folder = world.config.basemodel_dir / "best_model"
+    predictor = Kronos.from_pretrained(folder)
+    with torch.no_grad():
+        predictor.norm.weight.fill_(value)
+    predictor.save_pretrained(folder)
+    write_summaries(world.config)
+    world.refuses("7 non-finite forecast" if value > 0 else "expected the weights .* 1 with NaN or infinity in it")
 
 
 # -- how far a row reaches ---------------------------------------------------------------------------------------------

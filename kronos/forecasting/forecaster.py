@@ -34,7 +34,7 @@ from kronos.errors import KitError
 from kronos.forecasting.context import Overflow, plan_contexts, slides
 from kronos.forecasting.decide import Probability, enumerates
 from kronos.forecasting.decode import decode_paths
-from kronos.forecasting.generate import generate, generate_reference
+from kronos.forecasting.generate import Paths, generate, generate_reference
 from kronos.forecasting.memory import MemoryPlan, free_memory, plan_memory
 from kronos.forecasting.next_step import SERIES_AT_ONCE, Enumeration, NextStep, next_step
 from kronos.forecasting.request import Arrays, Request, batches
@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 Work = TypeVar("Work")
 Progress = Callable[[int], None]
 """Called after each batch with the number of series just finished."""
+SHORTEST = 0.25
+"""Least squared length of the tokenizer's vectors, which is 1: a vector that overflowed is NaN or 0."""
 
 
 class Forecaster:
@@ -141,8 +143,8 @@ class Forecaster:
         bars: (B, L, 6), or B arrays (L_i, 6): known bars in price units, oldest first; stamps: the same with 5 calendar
         fields, and future_stamps (B, H, 5), as `bars.calendar_stamps` gives them; series (B,) int64 keys: a key fixes the
         random numbers of its series, so that a forecast depends on neither its batch mates nor the batch size (beyond
-        float rounding). Series are computed in batches of one length and returned in the caller's order. Raises KitError
-        before any computation when the input is not finite or the horizon does not fit max_context (`context`).
+        float rounding). Series are computed in batches of one length and returned in the caller's order. A path is NaN where the
+        networks gave something that is not finite (weights, logits, prices; see `Forecast.finite`). Raises KitError before any computation when the input is not finite or the horizon does not fit max_context (`context`).
         """
         asked, used = self._plan(bars, stamps, future_stamps, series)
         paths = np.empty((len(used), self.sampling.sample_count, asked.horizon, len(FEATURES)), np.float32)
@@ -172,7 +174,7 @@ class Forecaster:
             return Rise(found.prob_up, found.mass)
         forecast = self.forecast(bars, stamps, future_stamps, series, progress)
         prob = np.full(len(forecast.paths), np.nan)
-        finite = np.flatnonzero(np.isfinite(forecast.paths).all(axis=(1, 2, 3)))
+        finite = np.flatnonzero(forecast.finite)
         prob[finite] = forecast.only(finite).prob_up()
         return Rise(prob, np.full(len(prob), np.nan))
 
@@ -204,18 +206,19 @@ class Forecaster:
 
         bars (B, L, 6), stamps (B, L, 5). last: of the last bar only, (B, D) float32; otherwise of all, (B, L, D). The state of a
         bar depends on that bar and earlier ones, but all bars are normalised with the statistics of all L. Of more than
-        max_context bars the last max_context are seen by the predictor. Raises KitError on values that are not finite.
+        max_context bars the last max_context are seen by the predictor. NaN where the networks gave something that is not
+        finite. Raises KitError on bars that are not finite.
         """
         asked = Request.of(bars, stamps, np.asarray(stamps)[:, :1], np.arange(len(bars)))
         parts = []
         for rows in batches(asked.lengths, self.memory_plan(int(asked.lengths.max()), 1).series):
             chosen, their_stamps, *_ = asked.take(rows, int(asked.lengths[0]))
             with torch.inference_mode():
-                s1, s2, _ = self.encode(chosen)
+                s1, s2, _, sound = self.encode(chosen)
                 with self.precision():
                     seen = (x[:, -self.max_context :] for x in (s1, s2, self.tensor(their_stamps)))
-                    states = self.model.context(*seen)
-            parts.append((states[:, -1] if last else states).float().cpu().numpy())
+                    states = self.model.context(*seen).float().masked_fill(~sound[:, None, None], torch.nan)
+            parts.append((states[:, -1] if last else states).cpu().numpy())
         return np.concatenate(parts)
 
     # -- batches -------------------------------------------------------------------------------------------------------
@@ -284,12 +287,15 @@ class Forecaster:
     def _batch(self, bars: NDArray, stamps: NDArray, future_stamps: NDArray, series: NDArray[np.int64]) -> FloatArray:
         """One batch: (B, L, 6) bars to (B, S, H, 6) paths."""
         with torch.inference_mode():
-            s1, s2, stats = self.encode(bars)
+            s1, s2, stats, sound = self.encode(bars)
             future = self._generate(s1, s2, stamps, future_stamps, series)
-            return self.decode(s1, s2, *future, stats, bars[:, -1, CLOSE])
+            paths = self.decode(s1, s2, future.s1, future.s2, stats, bars[:, -1, CLOSE])
+            paths[~(future.sound & sound[:, None]).cpu().numpy()] = np.nan
+            return paths
 
-    def encode(self, bars: NDArray) -> tuple[Tensor, Tensor, WindowStats]:
-        """Tokens s1, s2 (B, L) of bars (B, L, 6) and the statistics that they were normalised with.
+    def encode(self, bars: NDArray) -> tuple[Tensor, Tensor, WindowStats, Tensor]:
+        """Tokens s1, s2 (B, L) of bars (B, L, 6), the statistics that they were normalised with, and whether each series is
+        sound (B,) bool: a vector that is not finite, or whose length overflowed, has signs, too.
 
         Dropout is off from here on, whatever the caller did to the networks.
         """
@@ -297,11 +303,11 @@ class Forecaster:
         self.tokenizer.eval()
         stats = published_stats(bars) if self.published_statistics else window_stats(bars, self.epsilon)
         with self._full_precision():
-            return *self.tokenizer.encode(self.tensor(normalise(bars, stats, self.clip))), stats
+            z, _ = self.tokenizer.quantize(self.tensor(normalise(bars, stats, self.clip)))
+            sound = (z.square().sum(dim=-1) > SHORTEST).all(dim=1)
+            return *self.tokenizer.quantizer.indices(z), stats, sound
 
-    def _generate(
-        self, s1: Tensor, s2: Tensor, stamps: NDArray, future_stamps: NDArray, series: NDArray
-    ) -> tuple[Tensor, Tensor]:
+    def _generate(self, s1: Tensor, s2: Tensor, stamps: NDArray, future_stamps: NDArray, series: NDArray) -> Paths:
         keys = torch.from_numpy(np.array(series, dtype=np.int64)).to(self.device)
         with self.precision():
             cached = functools.partial(generate, replayed=self.cuda_graphs)

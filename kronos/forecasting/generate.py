@@ -1,6 +1,7 @@
 """Sampling the tokens that follow: the fast way with a cache, and the slow clear way that it is compared with.
 
-In: tokens of the context (B, T), calendar stamps of context and future. Out: tokens of S paths, (B, S, H).
+In: tokens of the context (B, T), calendar stamps of context and future. Out: tokens of S paths, (B, S, H), and which paths
+are sound (`sampling.Drawn`).
 Source: Kronos paper (arXiv 2508.02739), section 3.3, autoregressive inference; the published generation loop.
 
 Both ways make the same steps (`Step`) and differ in what they compute them from. `decode` runs the context once per
@@ -31,6 +32,17 @@ class Pass(NamedTuple):
     paths: int
 
 
+class Paths(NamedTuple):
+    """Tokens of S paths of B series."""
+
+    s1: Tensor
+    """(B, S, H) int64"""
+    s2: Tensor
+    """(B, S, H) int64"""
+    sound: Tensor
+    """(B, S) bool: every logit that a path was drawn from was finite; the other paths mean nothing"""
+
+
 class Step(NamedTuple):
     """One bar of every path."""
 
@@ -42,6 +54,8 @@ class Step(NamedTuple):
     """(B, S, V1), before temperature and filters"""
     s2_logits: Tensor
     """(B, S, V2), given s1"""
+    sound: Tensor
+    """(B, S) bool: all these logits were finite"""
 
 
 @torch.inference_mode()
@@ -57,14 +71,14 @@ def generate(
     max_context: int,
     paths_at_once: int | None = None,
     replayed: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> Paths:
     """Sample S paths of H bars for every series, with a key/value cache.
 
     s1, s2: (B, T) int64 tokens of the context; stamp: (B, T, 5), future_stamp: (B, H, 5) calendar fields.
     series: (B,) int64, names each series' random numbers: equal keys give equal paths. max_context: most tokens that
     the network sees at once. paths_at_once: most paths whose cache is held at a time, None: all; the context runs once
-    whatever it is. replayed: in steps that a GPU repeats by itself (`replay`); the same but for rounding. Returns s1, s2
-    (B, S, H) int64. Raises KitError when the window would have to slide, T + H - 1 > max_context, before any work.
+    whatever it is. replayed: in steps that a GPU repeats by itself (`replay`); the same but for rounding. Raises
+    KitError when the window would have to slide, T + H - 1 > max_context, before any work.
     """
     check_fits(s1.shape[1], future_stamp.shape[1], max_context)
     horizon, passes = future_stamp.shape[1], _passes(sampling.sample_count, paths_at_once)
@@ -77,7 +91,7 @@ def generate(
             if first:
                 state.restart(count, room)
             given = (model, state, time, sampling, horizon_keys(sampling.seed, series, count, horizon, first))
-            found.append(ReplayedSteps(*given).run() if replayed else _collect(_steps(*given)))
+            found.append(Paths(*ReplayedSteps(*given).run()) if replayed else _collect(_steps(*given)))
     return _joined(found)
 
 
@@ -93,7 +107,7 @@ def generate_reference(
     series: Tensor,
     max_context: int,
     paths_at_once: int | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Paths:
     """`generate` by the slow clear loop. A window longer than max_context slides: its oldest tokens are left out."""
     given = (s1, s2, stamp, future_stamp)
     settings: dict[str, Any] = {"sampling": sampling, "series": series, "max_context": max_context}
@@ -117,10 +131,10 @@ def _steps(model: Kronos, state: DecodeState, time: Tensor, sampling: Sampling, 
     """The steps of the paths that `state` has room for. time: (B, H, D) calendar embeddings; keys: (H, 2, B, S)."""
     for step, (coarse, fine) in enumerate(keys):
         s1_logits = model.s1_logits(state.hidden)
-        next1 = draw(s1_logits, sampling, coarse)
+        next1, sound1 = draw(s1_logits, sampling, coarse)
         s2_logits = model.decode_s2_logits(state, next1)
-        next2 = draw(s2_logits, sampling, fine)
-        yield Step(next1, next2, s1_logits, s2_logits)
+        next2, sound2 = draw(s2_logits, sampling, fine)
+        yield Step(next1, next2, s1_logits, s2_logits, sound1 & sound2)
         if step + 1 < len(keys):
             model.advance(state, next1.unsqueeze(-1), next2.unsqueeze(-1), time[:, step : step + 1])
 
@@ -148,14 +162,14 @@ def decode_reference(
         window = slice(max(end - max_context, 0), end)
         h = model.context(s1[:, window], s2[:, window], stamps[:, window])
         s1_logits = model.s1_logits(h[:, -1]).unflatten(0, shape)
-        next1 = draw(s1_logits, sampling, draw_keys(sampling.seed, series, paths, step, COARSE, first))
+        next1, sound1 = draw(s1_logits, sampling, draw_keys(sampling.seed, series, paths, step, COARSE, first))
         # What followed every position of the window: its tokens but for the first, and the one just drawn.
         s1 = torch.cat((s1, next1.view(-1, 1)), dim=1)
         queries = s1[:, window.start + 1 :]
         s2_logits = model.last_s2_logits(h, queries, sampling.decode_rope).unflatten(0, shape)
-        next2 = draw(s2_logits, sampling, draw_keys(sampling.seed, series, paths, step, FINE, first))
+        next2, sound2 = draw(s2_logits, sampling, draw_keys(sampling.seed, series, paths, step, FINE, first))
         s2 = torch.cat((s2, next2.view(-1, 1)), dim=1)
-        yield Step(next1, next2, s1_logits, s2_logits)
+        yield Step(next1, next2, s1_logits, s2_logits, sound1 & sound2)
 
 
 def _passes(total: int, at_once: int | None) -> list[Pass]:
@@ -163,8 +177,8 @@ def _passes(total: int, at_once: int | None) -> list[Pass]:
     return [Pass(first, min(most, total - first)) for first in range(0, total, most)]
 
 
-def _joined(passes: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.cat([s1 for s1, _ in passes], dim=1), torch.cat([s2 for _, s2 in passes], dim=1)
+def _joined(passes: list[Paths]) -> Paths:
+    return Paths(*(torch.cat(parts, dim=1) for parts in zip(*passes, strict=True)))
 
 
 @contextlib.contextmanager
@@ -178,6 +192,7 @@ def _evaluating(model: Kronos) -> Iterator[None]:
         model.train(training)
 
 
-def _collect(steps: Iterator[Step]) -> tuple[Tensor, Tensor]:
-    taken = [(step.s1, step.s2) for step in steps]
-    return torch.stack([s1 for s1, _ in taken], dim=-1), torch.stack([s2 for _, s2 in taken], dim=-1)
+def _collect(steps: Iterator[Step]) -> Paths:
+    taken = [(step.s1, step.s2, step.sound) for step in steps]
+    s1, s2, sound = (torch.stack(parts, dim=-1) for parts in zip(*taken, strict=True))
+    return Paths(s1, s2, sound.all(dim=-1))

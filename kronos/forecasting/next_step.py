@@ -23,6 +23,7 @@ from kronos.bars import CLOSE
 from kronos.errors import KitError
 from kronos.forecasting.memory import COARSE_AT_ONCE
 from kronos.forecasting.sampling import Sampling, filter_logits
+from kronos.forecasting.sampling import finite as logits_finite
 from kronos.networks import Kronos
 from kronos.networks.predictor import DecodeState
 
@@ -78,6 +79,8 @@ class Pairs(NamedTuple):
     s2: Tensor
     probability: Tensor
     """float32"""
+    sound: Tensor
+    """(B,) bool: every logit that was looked at is finite; the pairs of the other series mean nothing"""
 
 
 def next_step(forecaster: "Forecaster", bars: NDArray, stamps: NDArray, enumeration: Enumeration) -> NextStep:
@@ -94,14 +97,14 @@ def listed(
 ) -> tuple[Pairs, Tensor, NDArray[np.bool_]]:
     """The pairs that `next_step` adds up, which of them close above the last known close (B, N), which series are finite (B,)."""
     with torch.inference_mode():
-        s1, s2, stats = forecaster.encode(bars)
+        s1, s2, stats, sound = forecaster.encode(bars)
         with forecaster.precision():
             seen = (x[:, -forecaster.max_context :] for x in (s1, s2, forecaster.tensor(stamps)))
             state = forecaster.model.prefill(*seen, paths=1, steps=0, decode_rope=forecaster.sampling.decode_rope)
             pairs = likeliest_pairs(forecaster.model, state, forecaster.sampling, enumeration)
         del state
         up = torch.zeros_like(pairs.probability, dtype=torch.bool)
-        finite = torch.isfinite(pairs.probability).all(dim=1).cpu().numpy()
+        finite = (sound & pairs.sound & torch.isfinite(pairs.probability).all(dim=1)).cpu().numpy()
         for rows, count in _groups((pairs.probability > 0).sum(dim=1)):
             future1, future2 = pairs.s1[rows, :count, None], pairs.s2[rows, :count, None]
             index = rows.cpu().numpy()
@@ -118,16 +121,17 @@ def likeliest_pairs(model: Kronos, state: DecodeState, sampling: Sampling, enume
     Exact among the `enumeration.pairs` likeliest s1: a pair is no likelier than its s1, so the search goes through s1 from
     the likeliest on and ends when the next one could not enter the list.
     """
-    p1, order = _probabilities(model.s1_logits(state.hidden[:, 0]), sampling).sort(dim=-1, descending=True, stable=True)
+    p1, sound = _probabilities(model.s1_logits(state.hidden[:, 0]), sampling)
+    p1, order = p1.sort(dim=-1, descending=True, stable=True)
     before = p1.cumsum(dim=-1) - p1
     nothing = order[:, :0]
-    best = Pairs(nothing, nothing, p1[:, :0])
+    best = Pairs(nothing, nothing, p1[:, :0], sound)
     for first in range(0, min(p1.shape[1], enumeration.pairs), COARSE_AT_ONCE):
         if best.s1.shape[1] and not _worth_more(best, p1[:, first], before[:, first], enumeration):
             break
         s1, own = order[:, first : first + COARSE_AT_ONCE], p1[:, first : first + COARSE_AT_ONCE]
-        p2 = _probabilities(model.decode_s2_logits(state, s1), sampling)
-        best = _merged(best, s1, own.unsqueeze(-1) * p2, enumeration.pairs)
+        p2, sound = _probabilities(model.decode_s2_logits(state, s1), sampling)
+        best = _merged(best, s1, own.unsqueeze(-1) * p2, sound.all(dim=1), enumeration.pairs)
     return _cut(best, enumeration.mass)
 
 
@@ -147,14 +151,14 @@ def _worth_more(best: Pairs, next_p1: Tensor, before: Tensor, enumeration: Enume
     return bool((~settled & (before < 1) & (next_p1 > 0)).any())
 
 
-def _merged(best: Pairs, s1: Tensor, joint: Tensor, limit: int) -> Pairs:
-    """The list with the pairs of some more s1 (B, C), joint (B, C, V2), cut to the `limit` likeliest."""
+def _merged(best: Pairs, s1: Tensor, joint: Tensor, sound: Tensor, limit: int) -> Pairs:
+    """The list with the pairs of some more s1 (B, C), joint (B, C, V2), sound (B,), cut to the `limit` likeliest."""
     count = joint.shape[-1]
     probability, place = joint.flatten(1).topk(min(limit, joint[0].numel()), dim=1)
-    found = Pairs(s1.gather(1, place // count), place % count, probability)
-    joined = Pairs(*(torch.cat(both, dim=1) for both in zip(best, found, strict=True)))
-    top = joined.probability.topk(min(limit, joined.s1.shape[1]), dim=1)
-    return Pairs(joined.s1.gather(1, top.indices), joined.s2.gather(1, top.indices), top.values)
+    joined1 = torch.cat((best.s1, s1.gather(1, place // count)), dim=1)
+    joined2 = torch.cat((best.s2, place % count), dim=1)
+    top = torch.cat((best.probability, probability), dim=1).topk(min(limit, joined1.shape[1]), dim=1)
+    return Pairs(joined1.gather(1, top.indices), joined2.gather(1, top.indices), top.values, best.sound & sound)
 
 
 def _cut(pairs: Pairs, mass: float) -> Pairs:
@@ -163,15 +167,18 @@ def _cut(pairs: Pairs, mass: float) -> Pairs:
     surplus = wide.cumsum(dim=1) - wide >= mass
     kept = pairs.probability.masked_fill(surplus, 0.0)
     most = max(1, int((kept > 0).sum(dim=1).max()))
-    return Pairs(pairs.s1[:, :most], pairs.s2[:, :most], kept[:, :most])
+    return Pairs(pairs.s1[:, :most], pairs.s2[:, :most], kept[:, :most], pairs.sound)
 
 
-def _probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """What `sampling.draw` draws from: (..., V) logits to (..., V) float32 probabilities."""
+def _probabilities(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """What `sampling.draw` draws from: (..., V) logits to (..., V) float32 probabilities, and their soundness (...,)."""
     logits = logits.float()
-    if sampling.temperature == 0:
-        return torch.zeros_like(logits).scatter_(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
-    return filter_logits(logits / sampling.temperature, sampling.top_k, sampling.top_p).softmax(dim=-1)
+    if sampling.greedy:
+        certain = torch.zeros_like(logits).scatter_(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
+        return certain, logits_finite(logits)
+    scaled = logits / sampling.temperature
+    sound = logits_finite(logits) & logits_finite(scaled)
+    return filter_logits(scaled, sampling.top_k, sampling.top_p).softmax(dim=-1), sound
 
 
 def _groups(counts: Tensor) -> list[tuple[Tensor, int]]:

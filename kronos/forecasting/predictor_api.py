@@ -95,7 +95,8 @@ class KronosPredictor:
 
         df: rows of history, oldest first; columns open, high, low, close, and volume and amount if known. x_timestamp: its
         stamps; y_timestamp: the `pred_len` stamps to forecast. T: temperature, 0 for the likeliest tokens. verbose: show a
-        progress bar. Raises KitError before any computation, naming row and column, when something is wrong with the input.
+        progress bar. Raises KitError before any computation, naming row and column, when something is wrong with the input; and
+        afterwards when no series got finite numbers (of several, those without are NaN, and a warning names them).
         """
         return self.predict_batch([df], [x_timestamp], [y_timestamp], pred_len, T, top_k, top_p, sample_count, verbose)[0]
 
@@ -161,6 +162,7 @@ class KronosPredictor:
             )
         dates, history = np.stack([one.future for one in known]), _tails([one.bars for one in known])
         result = replace(result, names=np.array(labels), dates=dates, history=history)
+        self._look(result)
         return result if self.original else result.repaired()
 
     def hidden_states(
@@ -201,6 +203,22 @@ class KronosPredictor:
             done = "both are set to 0, as the original does" if self.original else "volume is taken to be amount / mean price"
             log.warning("%d of %d tables have an amount but no volume: %s", alone, len(known), done)
             self._warned = True
+
+    def _look(self, result: Forecast) -> None:
+        """Say which forecasts are no answer. Raises KitError when none is one."""
+        bad = np.flatnonzero(~result.finite)
+        if not len(bad):
+            return
+        which = ", ".join(result.name(i) for i in bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
+        if len(bad) == len(result.finite):
+            raise KitError(
+                f"forecast: expected finite numbers from the networks, found NaN or infinity for every series ({which}); a weight "
+                "is not finite, or numbers overflow: load the networks again, without autocast"
+            )
+        log.warning(
+            "%d of %d series have no forecast: the networks gave NaN or infinity for %s; their numbers are NaN",
+            *(len(bad), len(result.finite), which),
+        )
 
     def _used(self, known: list[Known]) -> list[Known]:
         """The rows that a forecast may depend on: the last max_context; the original's statistics and tokens are of all."""

@@ -28,10 +28,11 @@ class ReplayedSteps:
         """state: with room for all H steps (the last one is advanced in vain); time: (B, H, D); keys: (H, 2, B, S)."""
         self.model, self.state, self.time, self.sampling, self.keys = model, state, time, sampling, keys
         self.tokens = torch.empty_like(keys)
+        self.sound = torch.ones(keys.shape[2:], dtype=torch.bool, device=keys.device)
         self.step = torch.zeros(1, dtype=torch.int64, device=keys.device)
 
-    def run(self, visible: int = VISIBLE) -> tuple[Tensor, Tensor]:
-        """All steps; s1 and s2, (B, S, H) int64."""
+    def run(self, visible: int = VISIBLE) -> tuple[Tensor, Tensor, Tensor]:
+        """All steps; s1 and s2, (B, S, H) int64, and which paths are sound, (B, S) bool (`sampling.Drawn`)."""
         kind, horizon = self.keys.device.type, len(self.keys)
         # A cast weight that autocast keeps would belong to one recording and be read by the next.
         autocast = torch.autocast(
@@ -43,13 +44,14 @@ class ReplayedSteps:
                 self.state.fix(until)
                 repeat(self.one, until - done, self.keys.device)
         s1, s2 = self.tokens.permute(1, 2, 3, 0)
-        return s1, s2
+        return s1, s2, self.sound
 
     def one(self) -> None:
         """One bar of every path."""
         coarse, fine = self.keys.index_select(0, self.step)[0]
-        next1 = draw(self.model.s1_logits(self.state.hidden), self.sampling, coarse)
-        next2 = draw(self.model.decode_s2_logits(self.state, next1), self.sampling, fine)
+        next1, sound1 = draw(self.model.s1_logits(self.state.hidden), self.sampling, coarse)
+        next2, sound2 = draw(self.model.decode_s2_logits(self.state, next1), self.sampling, fine)
+        self.sound.logical_and_(sound1).logical_and_(sound2)
         self.tokens.index_copy_(0, self.step, torch.stack((next1, next2))[None])
         self.model.advance(self.state, next1.unsqueeze(-1), next2.unsqueeze(-1), self.time.index_select(1, self.step))
         self.step += 1

@@ -60,6 +60,11 @@ class Forecast:
         part: dict[str, Any] = {name: None if array is None else array[which] for name, array in arrays.items()}
         return replace(self, **part)
 
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """(B,) whether every path of a series is. The others are no answer: the networks gave something that is not finite."""
+        return np.asarray(np.isfinite(self.paths).all(axis=(1, 2, 3)))
+
     def mean(self) -> FloatArray:
         """Mean path, (B, H, 6)."""
         return self.paths.mean(axis=1)

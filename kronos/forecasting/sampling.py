@@ -1,6 +1,6 @@
 """Drawing tokens: temperature, top-k, top-p, and random numbers that belong to a series and not to a batch.
 
-In: logits (..., V). Out: tokens (...,) int64.
+In: logits (..., V). Out: tokens (...,) int64, and whether the logits that they come from were finite.
 Source: nucleus sampling (arXiv 1904.09751); the Gumbel-max trick; SplitMix64 (Steele, Lea, Flood 2014) as the hash.
 
 A draw is the argmax of logits + Gumbel noise, and the noise of token v is a hash of (seed, series, path, step, kind of
@@ -14,6 +14,7 @@ Letters: B series, S sample paths, V tokens.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,17 @@ from kronos.networks.predictor import DecodeRope
 COARSE, FINE = 0, 1  # the kinds of token, s1 and s2, in the key of a random number
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, odd, as a signed number
 _MIX_1, _MIX_2 = -4658895280553007687, -7723592293110705685
+COLDEST = 1e-30
+"""Below this a temperature is 0: float32 logits that differ at all differ by more than any noise, and dividing could overflow."""
+
+
+class Drawn(NamedTuple):
+    """One token per distribution."""
+
+    token: Tensor
+    """(...,) int64"""
+    sound: Tensor
+    """(...,) bool: every logit was finite. Otherwise the token is a number like any other and means nothing."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,7 @@ class Sampling:
     """How paths are drawn. Raises KitError on values that mean nothing."""
 
     temperature: float = 1.0
-    """0: the likeliest token, always."""
+    """0, or below `COLDEST`: the likeliest token, always."""
     top_k: int = 0
     """Only the k likeliest tokens; 0: all."""
     top_p: float = 1.0
@@ -54,6 +66,11 @@ class Sampling:
         if broken:
             raise KitError(f"sampling: expected {'; '.join(broken)}")
 
+    @property
+    def greedy(self) -> bool:
+        """The likeliest token is taken, nothing is drawn."""
+        return self.temperature < COLDEST
+
 
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """-inf on the tokens that may not be drawn; (..., V) -> (..., V), a new one if anything is filtered.
@@ -73,15 +90,27 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     return logits
 
 
-def draw(logits: Tensor, sampling: Sampling, keys: Tensor) -> Tensor:
-    """One token per distribution. logits: (..., V); keys: (...,) int64 from `draw_keys`. Returns (...,) int64."""
+def draw(logits: Tensor, sampling: Sampling, keys: Tensor) -> Drawn:
+    """One token per distribution. logits: (..., V); keys: (...,) int64 from `draw_keys`. Returns tokens and soundness (...,)."""
     logits = logits.float()
-    if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
+    sound = finite(logits)
+    if sampling.greedy:
+        return Drawn(logits.argmax(dim=-1), sound)
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
+        sound = sound & finite(logits)
     allowed = filter_logits(logits, sampling.top_k, sampling.top_p)
-    return gumbel(keys, logits.shape[-1]).add_(allowed).max(dim=-1).indices  # faster than argmax
+    token = gumbel(keys, logits.shape[-1]).add_(allowed).max(dim=-1).indices  # faster than argmax
+    return Drawn(token, sound)
+
+
+def finite(logits: Tensor) -> Tensor:
+    """Whether all of (..., V) are: (...,) bool, without waiting for the device.
+
+    By their sum, which any NaN or infinity among them makes one; a tenth of what looking at each costs. Logits so large that
+    only their sum overflows count as infinite.
+    """
+    return logits.sum(dim=-1).isfinite()
 
 
 # -- keyed random numbers ----------------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ class Pretrained(Generic[ConfigT]):
 
         source: a folder, which is read without touching the network, or the id of a hub repository ("owner/name"),
         which is downloaded into the hub client's cache. subfolder: where in either the network lies. Raises KitError
-        when files are missing, damaged, or not those of this kind of network.
+        when files are missing, damaged, or not those of this kind of network, and when a weight is NaN or infinite: a network
+        with one such weight can still draw sound-looking tokens.
         """
         config_path, weights_path = (_locate(source, name, cls.__name__, subfolder) for name in (CONFIG_FILE, WEIGHTS_FILE))
         settings = _read_config(config_path, cls.config_class, cls.__name__)
@@ -191,6 +192,7 @@ def _load_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) ->
     )
     if not problems:
         problems = _listed("of another value", [n for n, t in network.named_buffers() if not _same_constant(weights[n], t)])
+        problems += _listed("with NaN or infinity in it", [n for n, t in weights.items() if not _finite(t)])
     if problems:
         raise KitError(f"{path}: expected the weights that {CONFIG_FILE} describes, found {'; '.join(problems)}")
     network.load_state_dict(weights | dict(network.named_buffers()))
@@ -199,6 +201,13 @@ def _load_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) ->
 def _same_constant(found: Tensor, ours: Tensor) -> bool:
     """Equal up to the rounding of a file that was stored in half precision."""
     return torch.allclose(found.double(), ours.double(), rtol=1e-2, atol=0)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether every number is. The sum of finite numbers nearly always is, too, and takes a fifth of the time to look at."""
+    if not tensor.is_floating_point() or bool(tensor.sum(dtype=torch.float32).isfinite()):
+        return True
+    return bool(tensor.isfinite().all())
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

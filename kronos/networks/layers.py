@@ -37,6 +37,16 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), x.shape[-1:], eps=NORM_EPSILON).type_as(x) * self.weight
 
 
+def settled(norm: RMSNorm, x: Tensor) -> Tensor:
+    """norm(x) of (..., D), for answers: NaN where the sum of squares of x is not finite.
+
+    A norm makes 0 of numbers whose squares overflow, and logits of zeros look sound. What overflows inside a block stays in the
+    residual stream, so it is enough to look before the last norm.
+    """
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return norm(x) + (length.square() * 0).type_as(x)
+
+
 class Dropout(nn.Dropout):
     """nn.Dropout; masks of a CPU tensor are drawn faster."""
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kronos.bars import STAMP_FIELDS
 from kronos.networks.decoding import PackedAttention, PackedStack, SharedPrefixCache, compute_type, rotate_, rotation
 from kronos.networks.hub import Pretrained, check_geometry
-from kronos.networks.layers import Attention, BlockStack, Dropout, RMSNorm, TransformerBlock
+from kronos.networks.layers import Attention, BlockStack, Dropout, RMSNorm, TransformerBlock, settled
 
 CALENDAR_SIZES = dict(zip(STAMP_FIELDS, (60, 24, 7, 32, 13), strict=True))
 DEPENDENCY_HEADS = 4  # whatever n_heads says: the published networks were trained so
@@ -118,12 +118,13 @@ class DependencyLayer(nn.Module):
     def forward(self, h: Tensor, query: Tensor) -> Tensor:
         rope = self.cross_attn.rotary.table(h.shape[1])
         keys, values = self.cross_attn.keys_values(h, rope)
-        return self.norm(h + self.cross_attn(query, keys, values, rope))
+        x = h + self.cross_attn(query, keys, values, rope)
+        return self.norm(x) if self.training else settled(self.norm, x)
 
     def last_unrotated(self, h: Tensor, query: Tensor) -> Tensor:
         """The last position as the published generation computes it: one query (B, 1, D), nothing rotated; (B, 1, D)."""
         keys, values = self.cross_attn.keys_values(h, None)
-        return self.norm(h[:, -1:] + self.cross_attn(query, keys, values, None, causal=False))
+        return settled(self.norm, h[:, -1:] + self.cross_attn(query, keys, values, None, causal=False))
 
 
 class TokenHead(nn.Module):
@@ -226,8 +227,8 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
 
     def context(self, s1: Tensor, s2: Tensor, stamp: Tensor) -> Tensor:
         """Hidden states h (B, T, D) after the last norm, positions counted from 0 at the first token given."""
-        x = self.token_dropout(self.embedding(s1, s2) + self.time_emb(stamp))
-        return self.norm(self.transformer(x))
+        x = self.transformer(self.token_dropout(self.embedding(s1, s2) + self.time_emb(stamp)))
+        return self.norm(x) if self.training else settled(self.norm, x)
 
     def s1_logits(self, h: Tensor) -> Tensor:
         """(..., D) -> (..., V1)."""
@@ -285,7 +286,7 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         rope = self.dep_layer.cross_attn.rotary.table(length + steps)
         turn = rotation(rope) if decode_rope == "trained" else None
         stack = PackedStack(self.transformer.blocks(), self.transformer.rope(length + steps), dtype)
-        h = self.norm(stack.prefill(tokens[0][s1] + tokens[1][s2] + self.time_emb(stamp), paths, steps).float())
+        h = settled(self.norm, stack.prefill(tokens[0][s1] + tokens[1][s2] + self.time_emb(stamp), paths, steps).float())
         keys, values = attention.project(h, turn if turn is None else turn[:length]).unbind(-3)
         dependency, last = SharedPrefixCache.of(keys, values, paths, steps), h[:, -1:].clone()
         return DecodeState(stack, dependency, attention, turn, tokens, queries, last.expand(-1, paths, -1), last)
@@ -307,7 +308,7 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         if state.turn is not None:
             rotate_(query, state.stack.rows(state.turn, back=1))
         mixed = state.attention.out(state.dependency.attend(query[:, :, :, 0])).squeeze(2)
-        return self.head.proj_s2(self.dep_layer.norm(state.hidden + mixed.float()))
+        return self.head.proj_s2(settled(self.dep_layer.norm, state.hidden + mixed.float()))
 
     @torch.no_grad()
     def decode_one(self, state: DecodeState, s1: Tensor, s2: Tensor, stamp: Tensor) -> None:
@@ -327,7 +328,7 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         """`decode_many` with the bars' calendar embeddings (B, n, D) at hand."""
         turn = None if state.turn is None else state.stack.rows(state.turn, s1.shape[2])
         x = state.tokens[0][s1].add_(state.tokens[1][s2]).add_(time[:, None])
-        x = self.norm(state.stack.extend(x).float())
+        x = settled(self.norm, state.stack.extend(x).float())
         state.move(x[:, :, -1])
         state.dependency.append(state.attention.project(x, turn))
         return x
