@@ -143,8 +143,9 @@ class Forecaster:
         bars: (B, L, 6), or B arrays (L_i, 6): known bars in price units, oldest first; stamps: the same with 5 calendar
         fields, and future_stamps (B, H, 5), as `bars.calendar_stamps` gives them; series (B,) int64 keys: a key fixes the
         random numbers of its series, so that a forecast depends on neither its batch mates nor the batch size (beyond
-        float rounding). Series are computed in batches of one length and returned in the caller's order. A path is NaN where the
-        networks gave something that is not finite (weights, logits, prices; see `Forecast.finite`). Raises KitError before any computation when the input is not finite or the horizon does not fit max_context (`context`).
+        float rounding). Series are computed in batches of one length and returned in the caller's order. A path is NaN where
+        the networks gave something that is not finite (see `Forecast.finite`). Raises KitError before any computation when the
+        input is not finite or the horizon does not fit max_context (`context`).
         """
         asked, used = self._plan(bars, stamps, future_stamps, series)
         paths = np.empty((len(used), self.sampling.sample_count, asked.horizon, len(FEATURES)), np.float32)

@@ -212,8 +212,8 @@ class KronosPredictor:
         which = ", ".join(result.name(i) for i in bad[:5].tolist()) + (", ..." if len(bad) > 5 else "")
         if len(bad) == len(result.finite):
             raise KitError(
-                f"forecast: expected finite numbers from the networks, found NaN or infinity for every series ({which}); a weight "
-                "is not finite, or numbers overflow: load the networks again, without autocast"
+                "forecast: expected finite numbers from the networks, found NaN or infinity for every series "
+                f"({which}); a weight is not finite, or numbers overflow: load the networks again, without autocast"
             )
         log.warning(
             "%d of %d series have no forecast: the networks gave NaN or infinity for %s; their numbers are NaN",
