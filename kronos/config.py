@@ -24,6 +24,7 @@ Precision = Literal["auto", "no", "fp16", "bf16"]
 Preset = Literal["nano", "mini", "small", "base"]
 Scheduler = Literal["onecycle", "cosine", "constant", "plateau"]
 Tracker = Literal["tensorboard", "wandb", "comet_ml", "mlflow"]
+HeadInputs = Literal["tokens", "bars", "both"]
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,47 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class HeadConfig:
+    """The head (docs/training.md): a read-out that is trained on the ranks and signs of returns, by whole dates."""
+
+    inputs: HeadInputs = "both"
+    """tokens: the predictor's hidden state at the last bar; bars: returns and volumes as channels, which needs no predictor; both:
+    side by side."""
+    frozen: bool = False
+    """Leave the predictor as it is: its states are computed once and kept on disk. false: it is trained with the head."""
+    horizons: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 30])
+    """Trading days ahead that are learnt at once, beside the one that is asked for."""
+    lookback: PositiveInt = 250
+    """Bars that are read as channels."""
+    patch: PositiveInt = 5
+    """Bars that are read as one step; divides lookback."""
+    token_lookback: PositiveInt | None = None
+    """Bars that are read as tokens, at most data.max_context; None: data.lookback_window."""
+    width: PositiveInt = 64
+    layers: PositiveInt = 3
+    dropout: Beta = 0.1
+    """Of the part that reads channels, and of the read-out."""
+    every: PositiveInt = 5
+    """Trading days between two dates of training, and of validation."""
+    dates_per_batch: PositiveInt = 4
+    """Dates of an optimiser step, over all processes."""
+    stocks_per_date: PositiveInt = 256
+    """Stocks of a date that a step draws."""
+    validation_stocks: PositiveInt = 512
+    """Stocks of each date of the validation part that are scored."""
+    dates_per_epoch: PositiveInt | None = None
+    """Dates between two validations; None: every date of training once."""
+    epochs: PositiveInt = 10
+    learning_rate: PositiveFloat = 1e-3
+    trunk_learning_rate: PositiveFloat = 1e-4
+    """Of the predictor, while it is trained with the head."""
+    weight_decay: CountFloat = 0.1
+    sign_weight: CountFloat = 0.5
+    """Weight of the sign of the return beside the correlation with its rank."""
+    grad_clip: PositiveFloat = 1.0
+
+
+@dataclass(frozen=True)
 class ModelPathsConfig:
     """Where networks come from and go to. Empty paths are derived from base_path/exp_name."""
 
@@ -198,6 +240,7 @@ class ModelPathsConfig:
     """Tokenizer that the predictor is trained on; empty: the run's own."""
     tokenizer_save_name: str = "tokenizer"
     basemodel_save_name: str = "basemodel"
+    head_save_name: str = "head"
 
 
 @dataclass(frozen=True)
@@ -209,6 +252,8 @@ class ExperimentConfig:
     description: str = ""
     train_tokenizer: bool = True
     train_basemodel: bool = True
+    train_head: bool = False
+    """Train a head after the predictor (section head)."""
     skip_existing: bool = False
     """Skip complete stages and resume interrupted ones; false: start anew."""
     pre_trained: bool = True
@@ -340,6 +385,7 @@ class Config:
 
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     model_paths: ModelPathsConfig = field(default_factory=ModelPathsConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
@@ -360,6 +406,15 @@ class Config:
     @property
     def basemodel_dir(self) -> Path:
         return self.run_dir / self.model_paths.basemodel_save_name
+
+    @property
+    def head_dir(self) -> Path:
+        return self.run_dir / self.model_paths.head_save_name
+
+    @property
+    def head_token_lookback(self) -> int:
+        """Bars that the head reads as tokens."""
+        return self.head.token_lookback or self.data.lookback_window
 
     @property
     def resolved_path(self) -> Path:

@@ -165,7 +165,8 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _name(kind: Any) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false"}[kind]
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list", dict: "a table"}
+    return names[kind]
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
