@@ -188,8 +188,8 @@ class HeadConfig:
     """The head (docs/training.md): a read-out that is trained on the ranks and signs of returns, by whole dates."""
 
     inputs: HeadInputs = "both"
-    """tokens: the predictor's hidden state at the last bar; bars: returns and volumes as channels, which needs no predictor; both:
-    side by side."""
+    """tokens: the predictor's hidden state at the last bar; bars: returns and volumes as channels, which needs no
+    predictor; both: side by side."""
     frozen: bool = False
     """Leave the predictor as it is: its states are computed once and kept on disk. false: it is trained with the head."""
     horizons: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 30])
@@ -410,6 +410,10 @@ class Config:
     @property
     def head_dir(self) -> Path:
         return self.run_dir / self.model_paths.head_save_name
+
+    def stage_dir(self, stage: str) -> Path:
+        """The folder of a training stage."""
+        return {"tokenizer": self.tokenizer_dir, "basemodel": self.basemodel_dir, "head": self.head_dir}[stage]
 
     @property
     def head_token_lookback(self) -> int:

@@ -250,7 +250,14 @@ def _impossible(config: Config) -> list[str]:
     shares = (data.train_ratio or 0) + (data.val_ratio or 0) + (data.test_ratio or 0)
     machines, processes = spread.num_machines, spread.num_processes
     longest = data.max_context + 1
+    head = config.head
     rules = {
+        f"head.lookback: expected a multiple of head.patch {head.patch}, found {head.lookback}": head.lookback % head.patch > 0,
+        f"head.token_lookback: expected at most data.max_context {data.max_context}, found {config.head_token_lookback}": (
+            config.head_token_lookback > data.max_context
+        ),
+        f"head.horizons: expected trading days > 0, found {head.horizons}": not head.horizons or min(head.horizons) < 1,
+        f"head.width: expected a multiple of 8 (two for each of four attention heads), found {head.width}": head.width % 8 > 0,
         f"data.train_ratio + val_ratio + test_ratio: expected at most 1, found {shares:g}": shares > 1 + 1e-9,
         "data.train_ratio and data.val_ratio: expected > 0 (the best model is chosen on the validation part)": (
             data.train_ratio == 0 or data.val_ratio == 0

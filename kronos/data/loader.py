@@ -81,7 +81,7 @@ class WindowLoader(DataLoader[Batch]):
     the next one is asked for: one slot more than that, and no slot is written to while it is read.
     """
 
-    def __init__(self, data: MicroBatches, items: range, workers: int, pin_memory: bool) -> None:
+    def __init__(self, data: Dataset[Batch], items: range, workers: int, pin_memory: bool) -> None:
         workers = workers if workers and items and _can_have_workers() else 0
         self.slots = Slots.like(_arrays(data[items[0]]), AHEAD * workers + 1) if workers else None
         self.pinned = pin_memory and self.slots is not None  # from the slot, in one copy
@@ -136,11 +136,11 @@ def _can_have_workers() -> bool:
 class _Slotted(Dataset[int]):
     """What a worker does: read a micro-batch, put it into its slot, say its number."""
 
-    def __init__(self, data: MicroBatches, slots: Slots) -> None:
+    def __init__(self, data: Dataset[Batch], slots: Slots) -> None:
         self.data, self.slots = data, slots
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.data)  # type: ignore[arg-type]
 
     def __getitem__(self, item: int) -> int:
         self.slots.write(item, _arrays(self.data[item]))

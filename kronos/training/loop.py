@@ -158,7 +158,7 @@ class Trainer:
         self.guard.watch(step, self.meter.sums["loss"], norm, self.optimizer.optimizer)
         self.meter.add({"grad_norm": norm})
         for group in self.optimizer.param_groups:
-            group["lr"] = s.schedule.rate(step, self.progress.history)
+            group["lr"] = s.schedule.rate(step, self.progress.history) * group.get("share", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.runtime.device.type == "cpu":
@@ -226,7 +226,7 @@ class Trainer:
 
     def _halve(self, batch: Batch) -> None:
         self.optimizer.zero_grad()
-        p, r, windows = self.progress, self.runtime, len(batch["x"])
+        p, r, windows = self.progress, self.runtime, len(batch["real"])
         p.pieces = r.together(lambda: memory.halved(self.settings.stage, windows, p.pieces, say=r.is_main))
 
     # -- agreement, logging, saving ------------------------------------------------------------------------------------
@@ -306,7 +306,9 @@ class Trainer:
             return sums
 
         while (sums := memory.attempt(in_pieces)) is None:
-            self.validation_pieces = memory.halved(f"{self.settings.stage} validation", len(batch["x"]), self.validation_pieces)
+            self.validation_pieces = memory.halved(
+                f"{self.settings.stage} validation", len(batch["real"]), self.validation_pieces
+            )
         return sums
 
     def _validate_if_due(self) -> bool:

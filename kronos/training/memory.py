@@ -25,7 +25,7 @@ def cut(batches: list[Batch], pieces: int) -> list[Batch]:
     """Every micro-batch in `pieces` pieces (as many as it has windows, if those are fewer), in order."""
     if pieces == 1:
         return batches
-    return [piece for batch in batches for piece in _cut_one(batch, min(pieces, len(batch["x"])))]
+    return [piece for batch in batches for piece in _cut_one(batch, min(pieces, len(batch["real"])))]
 
 
 def _cut_one(batch: Batch, pieces: int) -> list[Batch]:

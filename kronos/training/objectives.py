@@ -48,6 +48,10 @@ class Objective(nn.Module):
             if isinstance(module, BlockStack):
                 module.recompute = True
 
+    def rate_share(self, name: str) -> float:
+        """What the learning rate of a parameter of this name (as in `named_parameters`) is multiplied by."""
+        return 1.0
+
     def weight(self, batch: Batch) -> float:
         """Summed weight of a batch: what its sums are divided by."""
         raise NotImplementedError

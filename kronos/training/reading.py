@@ -65,9 +65,9 @@ def streams(config: Config, data: StageData, store: BarStore, runtime: Runtime) 
     }
 
     def train_from(step: int) -> DataLoader:
-        return _sheltered(window_loader(store, data.train, data.plan, runtime.rank, step, **common))
+        return sheltered(window_loader(store, data.train, data.plan, runtime.rank, step, **common))
 
-    validation = _sheltered(
+    validation = sheltered(
         validation_loader(
             store,
             data.validation,
@@ -81,7 +81,8 @@ def streams(config: Config, data: StageData, store: BarStore, runtime: Runtime) 
     return Streams(train_from, lambda: validation, store.tickers)
 
 
-def _sheltered(loader: DataLoader) -> DataLoader:
+def sheltered(loader: DataLoader) -> DataLoader:
+    """The loader, whose workers are not in the trainer's process group."""
     # Ctrl-C and the like go to the whole process group: the workers would die, and the trainer of that before it could save.
     # In a group of their own they still end with the trainer, and when it tells them to.
     loader.worker_init_fn = _leave_group

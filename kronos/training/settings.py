@@ -12,8 +12,8 @@ from kronos.training.objectives import Batch
 from kronos.training.schedule import Schedule
 from kronos.training.trackers import Trackers
 
-Stage = Literal["tokenizer", "basemodel"]
-STAGES: tuple[Stage, ...] = ("tokenizer", "basemodel")
+Stage = Literal["tokenizer", "basemodel", "head"]
+STAGES: tuple[Stage, ...] = ("tokenizer", "basemodel", "head")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The two training stages: what each trains on what, whether it starts, goes on or is skipped, and what it leaves.
+"""The training stages: what each trains on what, whether it starts, goes on or is skipped, and what it leaves.
 
 In: a resolved `Config`, a prepared store. Out: `best_model/`, `checkpoints/`, `metrics.jsonl`, `loss.png`, `tensorboard/` and
 `summary.json` in the stage's folder. `summary.json` says 'complete' only when the last step and its validation are done.
@@ -24,15 +24,16 @@ from kronos.training.failures import check_compiler, in_one_line
 from kronos.training.folder import RunLock, read_summary, sweep, write_summary
 from kronos.training.log import read_records
 from kronos.training.loop import Status, Trainer
+from kronos.training.objectives import Objective
 from kronos.training.reading import StageData, streams
 from kronos.training.report import table, worse_than_start
 from kronos.training.runtime import PeerFailed, Runtime
 from kronos.training.schedule import Schedule
-from kronos.training.settings import STAGES, Keepers, LoopSettings, Stage
+from kronos.training.settings import STAGES, Keepers, LoopSettings, Stage, Streams
 from kronos.training.start import build_objective, difference, network_digest, start_facts, tokenizer_source
 from kronos.training.trackers import Trackers, check_installed
 
-__all__ = ["STAGES", "Stage", "StageData", "loop_settings", "network_digest", "run_stage", "streams", "train"]
+__all__ = ["STAGES", "Stage", "StageData", "StageRun", "loop_settings", "network_digest", "run_stage", "streams", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +76,17 @@ def run_stage(config: Config, stage: Stage, store: BarStore, runtime: Runtime | 
     runtime.on_main(lock.acquire)
     try:
         with in_one_line(stage, runtime):
-            return _StageRun(config, stage, store, runtime).run()
+            return _kind(stage)(config, stage, store, runtime).run()
     finally:
         lock.release()
+
+
+def _kind(stage: Stage) -> "type[StageRun]":
+    if stage != "head":
+        return StageRun
+    from kronos.training.head import HeadRun  # it builds on this file
+
+    return HeadRun
 
 
 # -- what the loop is told ----------------------------------------------------------------------------------------------
@@ -116,15 +125,41 @@ def seconds_since_launch() -> float:
 
 
 # -- one stage ---------------------------------------------------------------------------------------------------------
-class _StageRun:
+class StageRun:
     """One call of `run_stage`."""
 
     def __init__(self, config: Config, stage: Stage, store: BarStore, runtime: Runtime) -> None:
         self.config, self.stage, self.store, self.runtime = config, stage, store, runtime
-        self.folder = config.tokenizer_dir if stage == "tokenizer" else config.basemodel_dir
-        self.data = runtime.together(lambda: StageData.of(config, stage, store))
-        self.settings = loop_settings(config, stage, self.data.plan)
+        self.folder = config.stage_dir(stage)
+        self.data: Any = runtime.together(self._read)
+        self.settings = self._loop_settings()
         self.drawn = time.monotonic()
+
+    # -- what differs between the stages (see `kronos.training.head`) ----------------------------------------------------
+    def _read(self) -> Any:
+        return StageData.of(self.config, self.stage, self.store)
+
+    def _loop_settings(self) -> LoopSettings:
+        return loop_settings(self.config, self.stage, self.data.plan)
+
+    def _build(self, tokenizer: KronosTokenizer | None) -> Objective:
+        return build_objective(self.config, self.stage, tokenizer)
+
+    def _streams(self) -> Streams | None:
+        """None: the run was asked to stop meanwhile."""
+        return streams(self.config, self.data, self.store, self.runtime)
+
+    def _start_facts(self) -> dict[str, str]:
+        return start_facts(self.config, self.stage)
+
+    def _starts_trained(self) -> bool:
+        """Whether there is a value before training to compare with."""
+        return self.config.tokenizer_is_pretrained if self.stage == "tokenizer" else self.config.predictor_is_pretrained
+
+    def _describe(self) -> list[str]:
+        return [self.data.train.describe(), self.data.validation.describe()]
+
+    # -- one run -----------------------------------------------------------------------------------------------------------
 
     @property
     def best_model(self) -> Path:
@@ -137,20 +172,22 @@ class _StageRun:
     def run(self) -> Status:
         self.runtime.on_main(lambda: check_installed(self.config.training.trackers))
         tokenizer, self.tokenizer_digest = self._frozen_tokenizer()
-        self.facts = self._facts() | self.runtime.on_main(lambda: start_facts(self.config, self.stage))
+        self.facts = self._facts() | self.runtime.on_main(self._start_facts)
         done, resumed = self.runtime.on_main(self._earlier)
         if done:
             return "complete"
-        self.objective = self.runtime.main_first(lambda: build_objective(self.config, self.stage, tokenizer))
+        self.objective = self.runtime.main_first(lambda: self._build(tokenizer))
         self._choose_computation()
         self.progress = replace(resumed.progress) if resumed else Progress(facts=self.facts)
-        reader = streams(self.config, self.data, self.store, self.runtime)
-        trainer = Trainer(self.objective, self.settings, reader, self.runtime, self.folder, self.progress)
         self.runtime.stop.install()
         self.runtime.on_main(lambda: self._begin(resumed))
-        pretrained = self.config.tokenizer_is_pretrained if tokenizer is None else self.config.predictor_is_pretrained
+        reader = self._streams()
+        if reader is None:
+            self.runtime.on_main(lambda: self._finish("interrupted", "signal"))
+            return "interrupted"
+        trainer = Trainer(self.objective, self.settings, reader, self.runtime, self.folder, self.progress)
         keepers = Keepers(self._save_best, self._validated, self._trackers)
-        status = trainer.fit(resumed, keepers, measure_start=pretrained)
+        status = trainer.fit(resumed, keepers, measure_start=self._starts_trained())
         self.runtime.on_main(lambda: self._finish(status, trainer.reason))
         return status
 
@@ -205,7 +242,7 @@ class _StageRun:
         summary = read_summary(self.folder)
         if summary is not None and self._outdated(summary):
             log.warning(
-                "%s: what lies in %s is of a tokenizer that was trained again since: starting anew", self.stage, self.folder
+                "%s: what lies in %s is of a network that was trained again since: starting anew", self.stage, self.folder
             )
             return False, None
         if summary is not None and summary["status"] == "complete" and self.best_model.is_dir():
@@ -250,22 +287,24 @@ class _StageRun:
         files.write_json(self.config.resolved_path, to_dict(self.config))
         self._write_summary("running")
         log.info("%s", self.data.splits.describe(self.store.sessions))
-        log.info("%s", self.data.train.describe())
-        log.info("%s", self.data.validation.describe())
+        for line in self._describe():
+            log.info("%s", line)
         size = sum(p.numel() for p in self.objective.network().parameters())
         log.info(
-            "%s: %s parameters, %d steps of %d windows, %d process(es) on %s, precision %s",
+            "%s: %s parameters, %d steps of %d %s, %d process(es) on %s, precision %s",
             self.stage,
             f"{size:,}",
             self.settings.total_steps,
             self.data.plan.step_samples,
+            "dates" if self.stage == "head" else "windows",
             self.runtime.world,
             self.runtime.device.type,
             self.runtime.accelerator.mixed_precision,
         )
 
     def _save_best(self) -> None:
-        self.objective.network().save_pretrained(self.best_model)
+        network: Any = self.objective.network()
+        network.save_pretrained(self.best_model)
 
     def _trackers(self) -> Trackers:
         flat = {f"{section}.{key}": str(v) for section, keys in to_dict(self.config).items() for key, v in keys.items()}
