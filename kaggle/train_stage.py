@@ -11,12 +11,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 
 from kronos import cli
 from kronos.config import Config, from_dict
-from kronos.training.stages import STAGES, train
+from kronos.training.settings import ALL_STAGES
+from kronos.training.stages import train
 
 
 def main() -> int:
     arguments = cli.parser(__doc__ or "")
-    arguments.add_argument("--stage", required=True, choices=STAGES)
+    arguments.add_argument("--stage", required=True, choices=ALL_STAGES)
     args = arguments.parse_args()
     cli.setup_logging()
     if os.environ.get("RANK", "0") != "0":

@@ -124,6 +124,7 @@ class TrainingConfig:
 
     tokenizer_epochs: PositiveInt = 20
     basemodel_epochs: PositiveInt = 15
+    head_epochs: PositiveInt = 10
     batch_size: PositiveInt = 32
     """Windows per process and micro-batch."""
     accumulation_steps: PositiveInt = 1
@@ -194,10 +195,10 @@ class HeadConfig:
     """Leave the predictor as it is: its states are computed once and kept on disk. false: it is trained with the head."""
     horizons: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 30])
     """Trading days ahead that are learnt at once, beside the one that is asked for."""
-    lookback: PositiveInt = 250
+    bar_lookback: PositiveInt = 250
     """Bars that are read as channels."""
     patch: PositiveInt = 5
-    """Bars that are read as one step; divides lookback."""
+    """Bars that are read as one step; divides bar_lookback."""
     token_lookback: PositiveInt | None = None
     """Bars that are read as tokens, at most data.max_context; None: data.lookback_window."""
     width: PositiveInt = 64
@@ -214,7 +215,6 @@ class HeadConfig:
     """Stocks of each date of the validation part that are scored."""
     dates_per_epoch: PositiveInt | None = None
     """Dates between two validations; None: every date of training once."""
-    epochs: PositiveInt = 10
     learning_rate: PositiveFloat = 1e-3
     trunk_learning_rate: PositiveFloat = 1e-4
     """Of the predictor, while it is trained with the head."""

@@ -252,9 +252,11 @@ def _impossible(config: Config) -> list[str]:
     longest = data.max_context + 1
     head = config.head
     rules = {
-        f"head.lookback: expected a multiple of head.patch {head.patch}, found {head.lookback}": head.lookback % head.patch > 0,
+        f"head.bar_lookback: expected a multiple of head.patch {head.patch}, found {head.bar_lookback}": (
+            head.bar_lookback % head.patch > 0
+        ),
         f"head.token_lookback: expected at most data.max_context {data.max_context}, found {config.head_token_lookback}": (
-            config.head_token_lookback > data.max_context
+            (head.token_lookback or 0) > data.max_context
         ),
         f"head.horizons: expected trading days > 0, found {head.horizons}": not head.horizons or min(head.horizons) < 1,
         f"head.width: expected a multiple of 8 (two for each of four attention heads), found {head.width}": head.width % 8 > 0,

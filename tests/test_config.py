@@ -160,7 +160,16 @@ def test_empty_paths_are_derived(empty: Path) -> None:
 def test_every_path_setting_knows_the_home_folder(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ~ that some readers expand and others do not: two files, or none, behind one setting."""
     monkeypatch.setenv("HOME", "/home/me")
-    words = {"exp_name", "tokenizer_save_name", "basemodel_save_name", "name", "description", "main_process_ip", "competition"}
+    words = {
+        "exp_name",
+        "tokenizer_save_name",
+        "basemodel_save_name",
+        "head_save_name",
+        "name",
+        "description",
+        "main_process_ip",
+        "competition",
+    }
     texts = [name for name, hint in configfile._known() if hint in (str, str | list[str]) and name.split(".")[-1] not in words]
     assert set(texts) == {f"{section}.{name}" for section, names in configfile.PATHS.items() for name in names}
     for name in texts:

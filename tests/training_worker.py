@@ -25,12 +25,17 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from kronos import cli
 from kronos.config import Config, from_dict, to_dict
+from kronos.data.channels import CHANNELS, FIGURES
 from kronos.data.store import BarStore
 from kronos.networks import Kronos, KronosTokenizer
+from kronos.networks.head import Head
 from kronos.training import stages
 from kronos.training.checkpoint import Progress
 from kronos.training.feed import StepBatches
 from kronos.training.folder import read_summary
+from kronos.training.head import head_settings
+from kronos.training.head_data import HeadData, all_horizons, head_streams
+from kronos.training.head_objective import HeadObjective
 from kronos.training.loop import Trainer
 from kronos.training.objectives import Objective, PredictorObjective, TokenizerObjective
 from kronos.training.runtime import Runtime
@@ -72,6 +77,8 @@ class RecordingTrainer(Trainer):
 def tiny_objective(config: Config, stage: str, **dropout: float) -> Objective:
     """Explicit tiny networks; equal weights wherever it is called."""
     torch.manual_seed(1)
+    if stage == "head":
+        return tiny_head(config)
     tokenizer = KronosTokenizer(**{**TOKENIZER, **(dropout if stage == "tokenizer" else {})})
     if stage == "tokenizer":
         return TokenizerObjective(tokenizer)
@@ -84,6 +91,16 @@ def tiny_objective(config: Config, stage: str, **dropout: float) -> Objective:
         history_loss_weight=t.history_loss_weight,
         teacher_forcing=t.teacher_forcing,
     )
+
+
+def tiny_head(config: Config) -> HeadObjective:
+    """A head that reads raw bars."""
+    h = config.head
+    sizes = {"width": 16, "layers": 2, "heads": 4, "ff_dim": 32, "dropout_p": 0.0, "channels": len(CHANNELS)}
+    bars = {"inputs": "bars", "lookback": h.bar_lookback, "patch": h.patch, "figures": len(FIGURES), "frozen": False}
+    tokens = {"token_lookback": 12, "clip": 5.0, "norm_epsilon": "absolute"}
+    horizons = {"horizons": all_horizons(config), "asked": config.inference.horizon}
+    return HeadObjective(Head.on(None, None, **sizes, **bars, **tokens, **horizons), sign_weight=0.5, trunk_share=1.0)
 
 
 def cramp(objective: Objective, windows: int, beside: int | None = None) -> Objective:
@@ -121,12 +138,15 @@ def record(config: Config, stage: str, folder: Path, room: int | None = None, be
     try:
         runtime = Runtime.start(config)
         store = BarStore.open(config.data.store)
-        data = StageData.of(config, stage, store)
+        data: Any = HeadData.of(config, store) if stage == "head" else StageData.of(config, stage, store)
         objective = tiny_objective(config, stage).double()
         if room is not None:
             cramp(objective, room, beside)
-        settings = loop_settings(config, stage, data.plan)
-        trainer = RecordingTrainer(objective, settings, streams(config, data, store, runtime), runtime, folder, Progress())
+        if stage == "head":
+            settings, reader = head_settings(config, data.plan), head_streams(config, data, store, runtime, None)
+        else:
+            settings, reader = loop_settings(config, stage, data.plan), streams(config, data, store, runtime)
+        trainer = RecordingTrainer(objective, settings, reader, runtime, folder, Progress())
         trainer.fit(None, Keepers(lambda: None), measure_start=False)
         weights = {name: value.clone() for name, value in objective.network().state_dict().items()}
         return {

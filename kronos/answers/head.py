@@ -5,18 +5,20 @@ Source of the network: `kronos.training.head`.
 """
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from kronos.answers.answerer import SIMPLICITY, Answer, Kind, Rows
-from kronos.bars import calendar_stamps, normalise, window_stats
+from kronos.bars import EpsilonKind
 from kronos.data.channels import ChannelReader
 from kronos.data.store import BarStore
+from kronos.data.windows import WindowReader
 from kronos.forecasting.context import MIN_BARS
 from kronos.forecasting.rows import BAD_BARS, BAD_FORECAST, FEW_BARS
 from kronos.networks.head import Head
@@ -25,17 +27,29 @@ log = logging.getLogger(__name__)
 
 LARGEST_LOGIT = 30.0
 """P(rise) stays strictly between 0 and 1."""
+CHUNK = 4096
+"""Samples whose bars are looked at together."""
+
+
+class _Found(NamedTuple):
+    """What a head says about n samples at all of its horizons."""
+
+    score: NDArray[np.float64]
+    """(n, K)"""
+    sign: NDArray[np.float64]
+    """(n, K) log odds of a rise."""
 
 
 @dataclass(eq=False)
 class HeadAnswerer:
-    """A head on a device. Rows are read `batch_size` at a time; no answer depends on it beyond rounding."""
+    """A head on a device."""
 
     head: Head
     device: torch.device
-    batch_size: int = 256
     autocast: torch.dtype | None = None
-    """Type of the matrix products on a GPU; the tokenizer always runs in float32. None: float32."""
+    """Type of the matrix products of everything but the tokenizer; None: float32."""
+    batch_size: int = 256
+    """Samples in one pass; no answer depends on it beyond rounding."""
     name: str = "head"
     kind: ClassVar[Kind] = "head"
 
@@ -45,31 +59,95 @@ class HeadAnswerer:
 
     @classmethod
     def open(cls, folder: str | Path, device: torch.device, autocast: torch.dtype | None = None) -> "HeadAnswerer":
-        """The head that a training stage left (`RUN/head/best_model`). Raises KitError where there is none."""
-        return cls(Head.from_pretrained(folder), device, autocast=autocast)
+        """The head that its stage left (`RUN/head/best_model`). Raises KitError where there is none."""
+        return cls(Head.from_pretrained(folder), device, autocast)
 
     @property
     def simplicity(self) -> int:
         return SIMPLICITY[self.kind]
 
     def trained_horizon(self, horizon: int) -> int:
-        """The trained horizon nearest to the one asked for, by its ratio; of two equally near ones the shorter."""
-        return min(self.head.config.horizons, key=lambda h: (abs(np.log(h / horizon)), h))
+        """The trained horizon whose ratio to the one asked for is nearest to 1; of two equally near ones the shorter."""
+        return min(self.head.config.horizons, key=lambda trained: (abs(math.log(trained / horizon)), trained))
 
     def answer(self, store: BarStore, rows: Rows) -> Answer:
-        """Scores and P(rise) of the rows; a row with fewer than 32 bars or with bars that are not finite has none."""
-        score, sign = np.full((2, len(rows)), np.nan)
-        reason = rows.reason.astype(np.dtypes.StringDType()) if False else rows.reason.astype("<U64")
-        have = rows.last - store.offsets[np.maximum(rows.ticker, 0)] + 1
-        reason[rows.open & (have < self._least())] = FEW_BARS
+        """Scores and P(rise) of the rows. A row with too few bars, or with bars that are not finite, has none and a reason."""
+        reason = rows.reason.astype(f"<U{max(len(text) for text in (*rows.reason.tolist(), BAD_FORECAST, FEW_BARS))}")
+        known = rows.last - store.offsets[np.maximum(rows.ticker, 0)] + 1
+        reason[rows.open & (known < MIN_BARS)] = FEW_BARS
+        reason[(reason == "") & ~self._finite(store, rows.last, known, reason == "")] = BAD_BARS
         todo = np.flatnonzero(reason == "")
+        found = self._read(store, rows.last[todo], known[todo])
         column = self._columns(rows.horizon[todo])
-        found_score, found_sign = self._read(store, rows.last[todo], have[todo])
-        places = np.arange(len(todo))
-        score[todo], sign[todo] = found_score[places, column], found_sign[places, column]
-        reason[todo[~self._sound(store, rows.last[todo])]] = BAD_BARS
-        bad = (reason == "") & ~(np.isfinite(score) & np.isfinite(sign))
-        reason[bad] = BAD_FORECAST
-        score[reason != ""] = np.nan
+        score, sign = np.full((2, len(rows)), np.nan)
+        score[todo] = found.score[np.arange(len(todo)), column]
+        sign[todo] = found.sign[np.arange(len(todo)), column]
+        reason[(reason == "") & ~(np.isfinite(score) & np.isfinite(sign))] = BAD_FORECAST
         prob = 1 / (1 + np.exp(-np.clip(sign, -LARGEST_LOGIT, LARGEST_LOGIT)))
-        return Answer(score, np.where(reason == "", prob, np.nan), reason)
+        answered = reason == ""
+        return Answer(np.where(answered, score, np.nan), np.where(answered, prob, np.nan), reason)
+
+    def _columns(self, horizon: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The output of each sample's horizon, (n,); says where another horizon than the asked one answers."""
+        trained = list(self.head.config.horizons)
+        column = np.zeros(len(horizon), np.int64)
+        for asked in np.unique(horizon).tolist():
+            near = self.trained_horizon(asked)
+            if near != asked:
+                log.warning("head: was not trained for %d trading days ahead; the answer is that for %d", asked, near)
+            column[horizon == asked] = trained.index(near)
+        return column
+
+    def _lookback(self) -> int:
+        """Bars that are read at most."""
+        c = self.head.config
+        return max(c.lookback if c.reads_bars else 0, c.token_lookback if c.reads_tokens else 0)
+
+    def _finite(
+        self, store: BarStore, last: NDArray[np.int64], known: NDArray[np.int64], which: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Whether all bars that a sample is read from are finite, (N,); False beyond `which`."""
+        result = np.zeros(len(last), bool)
+        places = np.flatnonzero(which)
+        for start in range(0, len(places), CHUNK):
+            part = places[start : start + CHUNK]
+            back = np.minimum(known[part], self._lookback() + 1)
+            where = last[part][:, None] - np.minimum(np.arange(self._lookback() + 1), back[:, None] - 1)
+            result[part] = np.isfinite(store.bars[where]).all(axis=(1, 2))
+        return result
+
+    def _read(self, store: BarStore, last: NDArray[np.int64], known: NDArray[np.int64]) -> _Found:
+        """Answers to n samples, last (n,) store rows, known (n,) bars of each; samples of equal length in one pass."""
+        c = self.head.config
+        shape = (len(last), len(c.horizons))
+        found = _Found(np.full(shape, np.nan), np.full(shape, np.nan))
+        if c.reads_bars and (self._channels is None or self._channels.store is not store):
+            self._channels = ChannelReader(store, c.lookback)
+        length = np.minimum(known, c.token_lookback) if c.reads_tokens else np.zeros(len(last), np.int64)
+        for bars in np.unique(length).tolist():
+            group = np.flatnonzero(length == bars)
+            tokens = None
+            if c.reads_tokens:
+                epsilon: EpsilonKind = "relative" if c.norm_epsilon == "relative" else "absolute"
+                tokens = WindowReader(store, bars, 0, clip=c.clip, epsilon=epsilon, first_session=0)
+            for start in range(0, len(group), self.batch_size):
+                part = group[start : start + self.batch_size]
+                found.score[part], found.sign[part] = self._pass(last[part], tokens)
+        return found
+
+    @torch.inference_mode()
+    def _pass(self, last: NDArray[np.int64], tokens: WindowReader | None) -> tuple[NDArray, NDArray]:
+        """Scores and log odds (n, K) of samples whose tokens have one length."""
+        series = figures = state = None
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            if self.head.config.reads_bars and self._channels is not None:
+                channels = self._channels(last)
+                series, figures = self._tensor(channels.series), self._tensor(channels.figures)
+            if tokens is not None:
+                windows = tokens(last - tokens.lookback + 1)
+                state = self.head.state(self._tensor(windows.x), self._tensor(windows.stamp))
+            out = self.head(series, figures, state)
+        return out.score.double().cpu().numpy(), out.sign.double().cpu().numpy()
+
+    def _tensor(self, values: NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.device)

@@ -64,8 +64,8 @@ class DateIndex:
         if not full.any():
             raise KitError(
                 f"{part.name} part: expected a date with at least {MIN_STOCKS} stocks of {history} bars whose close "
-                f"{max(horizons)} trading days later is in the part, found none in {len(sessions)} dates; lower head.lookback or "
-                f"head.horizons, or give the part more days"
+                f"{max(horizons)} trading days later is in the part, found none in {len(sessions)} dates; lower "
+                "head.bar_lookback or head.horizons, or give the part more days"
             )
         kept &= full[date]
         bounds = np.concatenate([[0], np.cumsum(count[full])]).astype(np.int64)

@@ -65,7 +65,7 @@ class HeadSettings:
             self,
             {
                 f"inputs one of {', '.join(INPUTS)}, found {self.inputs!r}": known,
-                f"head.lookback a multiple of head.patch, found {self.lookback} and {self.patch}": fits,
+                f"head.bar_lookback a multiple of head.patch, found {self.lookback} and {self.patch}": fits,
                 f"width divisible by 2 x heads ({2 * self.heads}), found {self.width}": even,
                 f"horizons whole, positive and rising, found {self.horizons}": rising,
                 f"asked among the horizons, found {self.asked}": self.asked in self.horizons,
@@ -172,6 +172,7 @@ class Head(Pretrained[HeadSettings], nn.Module):
     def _bars(self, series: Tensor, figures: Tensor) -> Tensor:
         """(B, D) state after the last patch."""
         c = self.config
+        series, figures = series.type_as(self.patches.weight), figures.type_as(self.patches.weight)
         patches = self.patches(series.unflatten(1, (c.lookback // c.patch, c.patch)).flatten(2))
         return self.norm(last_state(self.blocks, patches + self.figures(figures)[:, None]))
 
@@ -185,11 +186,9 @@ def last_state(stack: BlockStack, x: Tensor) -> Tensor:
         return x[:, -1]
     *others, last = stack.blocks()
     rope = stack.rope(x.shape[1])
+    recompute = stack.recompute and torch.is_grad_enabled()
     for block in others:
-        if stack.recompute and torch.is_grad_enabled():
-            x = checkpoint(block, x, rope, use_reentrant=False)
-        else:
-            x = block(x, rope)
+        x = checkpoint(block, x, rope, use_reentrant=False) if recompute else block(x, rope)
     normed = last.norm1(x)
     keys, values = last.self_attn.keys_values(normed, rope)
     x = x[:, -1:] + last.self_attn(normed[:, -1:], keys, values, rope[-1:], causal=False)

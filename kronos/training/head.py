@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from kronos.config import Config
+from kronos.config import PART_DAYS, Config
 from kronos.data.channels import CHANNELS, FIGURES
+from kronos.data.sampling import BatchPlan
 from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.head import Head
@@ -32,6 +33,19 @@ HEADS = 4
 """Attention heads of the part that reads channels."""
 
 
+def head_settings(config: Config, plan: BatchPlan) -> LoopSettings:
+    """What the loop reads of a configuration, for a plan of dates."""
+    usual = loop_settings(config, "basemodel", plan)
+    return replace(
+        usual,
+        stage="head",
+        accumulation=plan.accumulation,
+        schedule=replace(usual.schedule, peak=config.head.learning_rate),
+        weight_decay=config.head.weight_decay,
+        grad_clip=config.head.grad_clip,
+    )
+
+
 class HeadRun(StageRun):
     """One call of `run_stage` for the head."""
 
@@ -43,16 +57,7 @@ class HeadRun(StageRun):
         return HeadData.of(self.config, self.store)
 
     def _loop_settings(self) -> LoopSettings:
-        h, plan = self.config.head, self.data.plan
-        usual = loop_settings(self.config, "basemodel", plan)
-        return replace(
-            usual,
-            stage="head",
-            accumulation=plan.accumulation,
-            schedule=replace(usual.schedule, peak=h.learning_rate),
-            weight_decay=h.weight_decay,
-            grad_clip=h.grad_clip,
-        )
+        return head_settings(self.config, self.data.plan)
 
     def _frozen_tokenizer(self) -> tuple[KronosTokenizer | None, str | None]:
         if not reads_tokens(self.config):
@@ -68,7 +73,7 @@ class HeadRun(StageRun):
 
     def _facts(self) -> dict[str, Any]:
         c, s, plan = self.config, self.settings, self.data.plan
-        names = ("clip", "norm_epsilon", "train_ratio", "val_ratio", "test_ratio")
+        names = ("clip", "norm_epsilon", "train_ratio", "val_ratio", "test_ratio", *PART_DAYS)
         facts: dict[str, Any] = {"data": self.store.digest, **{f"data.{name}": getattr(c.data, name) for name in names}}
         facts |= {"data.embargo": c.embargo, "head.token_lookback": c.head_token_lookback, "horizons": all_horizons(c)}
         facts |= {f"head.{k}": v for k, v in asdict(c.head).items() if k not in ("horizons", "token_lookback")}
@@ -94,7 +99,7 @@ class HeadRun(StageRun):
             inputs=h.inputs,
             horizons=all_horizons(self.config),
             asked=asked_horizon(self.config),
-            lookback=h.lookback,
+            lookback=h.bar_lookback,
             patch=h.patch,
             channels=len(CHANNELS),
             figures=len(FIGURES),

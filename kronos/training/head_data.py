@@ -18,7 +18,7 @@ from kronos.data.channels import ChannelReader
 from kronos.data.date_batches import DateIndex, DateReader
 from kronos.data.loader import Batch, WindowLoader
 from kronos.data.sampling import BatchPlan, ScoringPlan
-from kronos.data.splits import Part, Splits, split_sessions
+from kronos.data.splits import Part, Splits, split_store
 from kronos.data.store import BarStore
 from kronos.data.windows import WindowReader
 from kronos.errors import KitError
@@ -65,7 +65,7 @@ class HeadData:
     def of(cls, config: Config, store: BarStore) -> "HeadData":
         """Raises KitError when a part has no date."""
         d, h, t = config.data, config.head, config.training
-        splits = split_sessions(len(store.sessions), d.train_ratio, d.val_ratio, d.test_ratio, config.embargo)
+        splits = split_store(d, store.sessions, config.embargo)
         horizons = all_horizons(config)
         train, validation = (
             DateIndex.build(store, part, horizons, h.every, history(config)) for part in (splits.train, splits.validation)
@@ -81,7 +81,7 @@ class HeadData:
             batch_size=1,
             accumulation=h.dates_per_batch // processes,
             processes=processes,
-            epochs=h.epochs,
+            epochs=t.head_epochs,
             seed=t.seed,
             samples_per_epoch=h.dates_per_epoch,
             max_steps=t.max_steps,
@@ -115,7 +115,7 @@ class DateBatches(Dataset[Batch]):
         """stocks: W. seed: of their draw. states: file (n, D) of the frozen predictor's states of the index's samples."""
         self.plan, self.rank, self.states = plan, rank, states
         self.read = DateReader(store, index, all_horizons(config), stocks, seed)
-        self.channels = ChannelReader(store, config.head.lookback) if config.head.inputs in ("bars", "both") else None
+        self.channels = ChannelReader(store, config.head.bar_lookback) if config.head.inputs in ("bars", "both") else None
         self.tokens: WindowReader | None = None
         if reads_tokens(config) and states is None:
             d = config.data

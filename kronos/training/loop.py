@@ -1,4 +1,4 @@
-"""One training loop for both stages: exact gradients, honest validation, and nothing lost when it is stopped.
+"""One training loop for all stages: exact gradients, honest validation, and nothing lost when it is stopped.
 
 In: an objective (a network with its loss), streams of micro-batches, a `Runtime`. Out: a trained network, metrics and
 checkpoints. The loop knows no stage.

@@ -13,7 +13,9 @@ from kronos.training.schedule import Schedule
 from kronos.training.trackers import Trackers
 
 Stage = Literal["tokenizer", "basemodel", "head"]
-STAGES: tuple[Stage, ...] = ("tokenizer", "basemodel", "head")
+STAGES: tuple[Stage, ...] = ("tokenizer", "basemodel")
+"""The stages of the two networks."""
+ALL_STAGES: tuple[Stage, ...] = (*STAGES, "head")
 
 
 @dataclass(frozen=True)
