@@ -232,6 +232,10 @@ class ModelPathsConfig:
     """Hub id or folder."""
     pretrained_predictor: str = ""
     """Hub id or folder."""
+    pretrained_tokenizer_revision: str = ""
+    """Branch, tag or commit of a hub id; empty: its main branch. A commit never changes."""
+    pretrained_predictor_revision: str = ""
+    """The same of the predictor."""
     exp_name: str = "kronos"
     base_path: str = "runs"
     base_save_path: str = ""
@@ -241,6 +245,14 @@ class ModelPathsConfig:
     tokenizer_save_name: str = "tokenizer"
     basemodel_save_name: str = "basemodel"
     head_save_name: str = "head"
+
+    def revision(self, source: str) -> str | None:
+        """The revision that the network called `source` is pinned to; None: it is not pinned, or is another network."""
+        pins = {
+            self.pretrained_tokenizer: self.pretrained_tokenizer_revision,
+            self.pretrained_predictor: self.pretrained_predictor_revision,
+        }
+        return pins.get(source) or None
 
 
 @dataclass(frozen=True)

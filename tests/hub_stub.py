@@ -1,6 +1,6 @@
 """A stand-in for the Hugging Face hub on loopback: what the real client asks for when a folder is uploaded.
 
-Keeps what it is given: `tags`, `files` by repository. `public` names repositories that everybody sees.
+Keeps what it is given: `tags` (name to commit), `files` by repository. `public` names repositories that everybody sees.
 `refuse` makes one route answer with an error.
 """
 
@@ -18,7 +18,8 @@ class HubStub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, dict[str, bytes]] = {}
         self.public: set[str] = set()
-        self.tags: dict[str, list[str]] = {}
+        self.tags: dict[str, dict[str, str]] = {}
+        self.commits = 0
         self.blobs: dict[str, bytes] = {}
         self.refuse: tuple[str, int, str] | None = None
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -55,6 +56,10 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/api/models/"):
             owner, name = path.removeprefix("/api/models/").split("/")[:2]
             kept = self.server.files.get(f"{owner}/{name}", {})
+            if path.endswith("/refs"):
+                tags = self.server.tags.get(f"{owner}/{name}", {}).items()
+                listed = [{"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": commit} for tag, commit in tags]
+                return self._answer({"branches": [], "converts": [], "tags": listed})
             if "/tree/" in path:
                 return self._answer([{"type": "file", "path": p, "size": len(b), "oid": "0"} for p, b in kept.items()])
             facts = {"private": f"{owner}/{name}" not in self.server.public, "siblings": [{"rfilename": p} for p in kept]}
@@ -94,12 +99,22 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer({"transfer": "basic", "objects": [self._upload(o) for o in json.loads(body)["objects"]]})
         if "commit" in parts:
             self._commit(repository, body)
-            address = f"{self.server.url}/{repository}/commit/{'1' * 40}"
-            return self._answer({"commitUrl": address, "commitOid": "1" * 40, "pullRequestUrl": None, "success": True})
+            self.server.commits += 1
+            commit = str(self.server.commits) * 40
+            address = f"{self.server.url}/{repository}/commit/{commit}"
+            return self._answer({"commitUrl": address, "commitOid": commit, "pullRequestUrl": None, "success": True})
         if "tag" in parts:
-            self.server.tags.setdefault(repository, []).append(json.loads(body)["tag"])
+            tags, wanted = self.server.tags.setdefault(repository, {}), json.loads(body)["tag"]
+            if wanted in tags:
+                return self._answer({"error": "Tag already exists"}, 409)
+            tags[wanted] = parts[-1]
             return self._answer({})
         self._answer({"error": f"no route {self.path}"}, 404)
+
+    def do_DELETE(self) -> None:
+        parts = self.path.split("?")[0].strip("/").split("/")
+        self.server.tags["/".join(parts[2:4])].pop(parts[-1])
+        self._answer({})
 
     def _upload(self, wanted: dict[str, Any]) -> dict[str, Any]:
         return {**wanted, "actions": {"upload": {"href": f"{self.server.url}/blob/{wanted['oid']}", "header": {}}}}

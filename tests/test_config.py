@@ -169,6 +169,8 @@ def test_every_path_setting_knows_the_home_folder(empty: Path, monkeypatch: pyte
         "description",
         "main_process_ip",
         "competition",
+        "pretrained_tokenizer_revision",
+        "pretrained_predictor_revision",
     }
     texts = [name for name, hint in configfile._known() if hint in (str, str | list[str]) and name.split(".")[-1] not in words]
     assert set(texts) == {f"{section}.{name}" for section, names in configfile.PATHS.items() for name in names}

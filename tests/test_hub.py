@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +155,14 @@ def change_config(folder: Path, **changes: Any) -> None:
 
 
 CONFIG_FAULTS: list[tuple[dict[str, Any], str]] = [
-    ({"d_model": ...}, "missing d_model"),
-    ({"d_modle": 64}, "unknown d_modle"),
-    ({"d_model": "64"}, "d_model: '64' is not a whole number"),
-    ({"n_heads": True}, "n_heads: True is not a whole number"),
+    ({"d_model": ...}, "d_model: expected a value, found none"),
+    ({"d_modle": 64}, "d_modle: expected no such key, found one"),
+    ({"d_model": "64"}, "d_model: expected a whole number, found '64'"),
+    ({"n_heads": True}, "n_heads: expected a whole number, found True"),
+    ({"resid_dropout_p": 1e400}, "expected JSON, found a file that is not|a finite number"),
+    ({"s1_bits": 10**9}, "s1_bits: expected 1 to 30, found 1000000000"),
+    ({"d_model": 10**6 * 16}, "found one of a network with over 10.15 parameters"),
+    ({"ff_dim": 10**12}, "found one of a network with .* parameters; copy or download both files again"),
     ({"n_heads": 7}, r"config\.json: .*Config: expected d_model divisible by 2 x n_heads"),
     ({"ff_dim": 72}, r"of another shape \(.*ffn.w1.weight"),
 ]
@@ -172,13 +178,61 @@ def test_wrong_configurations(copied: tuple[Path, Any], changes: dict[str, Any],
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[1, 2]", ""])
+ABSURD = ["{", "[1, 2]", "", "null", "3", "NaN", "[" * 100_000, '{"d_model": NaN}', '{"a": ' * 5000, '"' + "x" * (2 << 20) + '"']
+
+
+@pytest.mark.parametrize("text", ABSURD, ids=range(len(ABSURD)))
 def test_unreadable_configuration(copied: tuple[Path, Any], text: str) -> None:
     """Half a download must not end in a traceback from the JSON parser."""
     folder, kind = copied
     (folder / "config.json").write_text(text)
-    with pytest.raises(KitError, match=r"config\.json: expected"):
+    with pytest.raises(KitError, match=r"config\.json: expected") as error:
         kind.from_pretrained(folder)
+    assert len(str(error.value)) < 400 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("layers", [10**6, 10**12])
+def test_an_absurd_size_is_refused_before_it_is_built(copied: tuple[Path, Any], layers: int) -> None:
+    """A configuration of a million blocks filled the memory before it was compared with its file."""
+    folder, kind = copied
+    change_config(folder, **{"n_layers" if kind is Kronos else "n_dec_layers": layers})
+    started = time.process_time()
+    with pytest.raises(KitError, match=r"config\.json: expected the configuration of the [0-9,]+ numbers"):
+        kind.from_pretrained(folder)
+    assert time.process_time() - started < 1
+
+
+# -- how it is loaded --------------------------------------------------------------------------------------------------
+def test_loading_draws_no_random_weights(published: tuple[Path, Any]) -> None:
+    """Weights that are thrown away took three quarters of the time to load `base`, and moved the caller's random numbers."""
+    folder, kind = published
+    before = torch.get_rng_state()
+    network = kind.from_pretrained(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        assert torch.equal(network.state_dict()[name], tensor), name
+    fresh = [kind(**asdict(network.config)) for _ in range(2)]
+    for one, other in zip(*(net.parameters() for net in fresh), strict=True):  # new networks still are random
+        assert not one.requires_grad or one.std() == 0 or not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16", "torch.float16", torch.float64])
+def test_a_type_can_be_asked_for(published: tuple[Path, Any], dtype: Any) -> None:
+    """Deployment guides pass torch_dtype; it was a TypeError."""
+    folder, kind = published
+    wanted = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype.removeprefix("torch."))
+    assert {p.dtype for p in kind.from_pretrained(folder, torch_dtype=dtype).parameters()} == {wanted}
+    for wrong in ("int8", "bf17", torch.int64, 16):
+        with pytest.raises(KitError, match=r"torch_dtype: expected a floating-point type such as torch\.bfloat16"):
+            kind.from_pretrained(folder, torch_dtype=wrong)
+
+
+def test_a_folder_has_no_revision(published: tuple[Path, Any]) -> None:
+    """A pin that is silently ignored is worse than none."""
+    folder, kind = published
+    with pytest.raises(KitError, match=r"expected no revision of a folder, found 'v1\.0'; leave it out, or name a hub id"):
+        kind.from_pretrained(folder, revision="v1.0")
+    assert kind.from_pretrained(folder, cache_dir="unused", local_files_only=True).commit is None
 
 
 def test_wrong_weights(copied: tuple[Path, Any]) -> None:
@@ -221,9 +275,9 @@ def test_missing_files_are_named(copied: tuple[Path, Any], name: str) -> None:
 
 def test_the_other_kind_of_network() -> None:
     """The two folders stand side by side and are easily swapped."""
-    with pytest.raises(KitError, match=r"expected the configuration of a Kronos, found missing n_layers"):
+    with pytest.raises(KitError, match=r"expected the configuration of a Kronos, found that of a KronosTokenizer; swap"):
         Kronos.from_pretrained(GOLDEN / "a" / "tokenizer")
-    with pytest.raises(KitError, match=r"expected the configuration of a KronosTokenizer, found missing d_in"):
+    with pytest.raises(KitError, match=r"expected the configuration of a KronosTokenizer, found that of a Kronos; swap"):
         KronosTokenizer.from_pretrained(GOLDEN / "a" / "predictor")
 
 
@@ -336,3 +390,63 @@ def test_the_hub(how: str, words: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(words)
     assert done.stdout.count("\n") == 1
+
+
+MOVING = """
+    import http.server, json, os, sys, threading
+    from pathlib import Path
+    from urllib.parse import unquote
+    folder = Path(sys.argv[1])
+    commits, at = {"a" * 40: 0, "b" * 40: 1}, {"v1.0": "a" * 40, "main": "b" * 40}
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            revision, name = unquote(self.path).split("/resolve/")[1].split("/", 1)
+            commit = at.get(revision, revision)
+            content = (folder / str(commits[commit]) / name).read_bytes()
+            self.send_response(200)
+            self.send_header("ETag", '"' + commit[0] + str(len(content)) + '"')
+            self.send_header("X-Repo-Commit", commit)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+                if name == "config.json" and move:
+                    at["v1.0"] = "b" * 40  # the tag moves between the two files
+        do_HEAD = do_GET
+        def log_message(self, *_):
+            pass
+    move = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+    from kronos.networks import Kronos
+    from kronos.errors import KitError
+    def load(**options):
+        network = Kronos.from_pretrained("owner/name", **options)
+        return network.commit[0] + str(float(network.norm.weight.detach()[0]))
+    found = [load(), load(revision="v1.0"), load(revision="a" * 40)]
+    move.append(True)
+    found.append(load(revision="v1.0", cache_dir=sys.argv[2]))
+    found.append(load(revision="v1.0"))
+    server.shutdown()
+    found.append(load(revision="v1.0", local_files_only=True))
+    try:
+        load(revision="v2.0", local_files_only=True)
+    except KitError as error:
+        found.append(str(error)[:29])
+    print(json.dumps(found))
+    """
+
+
+def test_revisions_of_a_hub_repository(tmp_path: Path) -> None:
+    """A revision could not be named. A tag that moved is followed; both files are of one commit, which the network knows."""
+    for number in range(2):
+        network = Kronos.from_pretrained(GOLDEN / "b" / "predictor")
+        network.norm.weight.data.fill_(1.0 + number)
+        network.save_pretrained(tmp_path / "served" / str(number))
+    settings = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    done = python(MOVING, str(tmp_path / "served"), str(tmp_path / "other"), **settings)
+    assert done.returncode == 0, done.stderr
+    expected = ["b2.0", "a1.0", "a1.0", "a1.0", "b2.0", "b2.0", "owner/name (revision v2.0): e"]
+    assert json.loads(done.stdout) == expected
+    assert (tmp_path / "other").is_dir()

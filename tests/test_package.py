@@ -181,8 +181,15 @@ def test_a_package_is_uploaded_whole(packaged: Path, root: Path, hub: HubStub, t
     assert done.returncode == 0, done.stderr
     here = {str(p.relative_to(packaged)): p.read_bytes() for p in packaged.rglob("*") if p.is_file()}
     assert hub.files["me/tiny"] == here
-    assert hub.tags["me/tiny"] == ["v1.0.0"]
+    assert hub.tags["me/tiny"] == {"v1.0.0": "1" * 40}
     assert TOKEN not in done.stdout + done.stderr
+
+
+def test_a_version_uploaded_again_moves_its_tag(packaged: Path, root: Path, hub: HubStub, tmp_path: Path) -> None:
+    """The tag stayed at the first upload: who loaded the version by its name got the old weights."""
+    for number in "12":
+        assert push(root, hub, packaged, tmp_path / "home").returncode == 0
+        assert hub.tags["me/tiny"] == {"v1.0.0": number * 40}
 
 
 def test_an_upload_publishes_nothing_unasked(packaged: Path, root: Path, hub: HubStub, tmp_path: Path) -> None:

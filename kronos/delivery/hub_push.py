@@ -37,7 +37,7 @@ def push(folder: str | Path, repository: str, allow_public: bool = False, replac
         client.create_repo(repository, private=True, exist_ok=True)  # changes nothing about one that exists
         _check_repository(client.repo_info(repository), repository, allow_public, replace_others)
         commit = client.upload_folder(repo_id=repository, folder_path=folder, commit_message=version, delete_patterns="*")
-        client.create_tag(repository, tag=version, revision=commit.oid, exist_ok=True)
+        _tag(client, repository, version, commit.oid)
     except HfHubHTTPError as error:
         code = getattr(error.response, "status_code", "no status")
         reason = " ".join(str(error.server_message or error).split())[:200]
@@ -50,6 +50,16 @@ def push(folder: str | Path, repository: str, allow_public: bool = False, replac
             f"{repository}: expected a connection to the hub, found {type(error).__name__}; try again later"
         ) from error
     return str(commit.commit_url)
+
+
+def _tag(client: huggingface_hub.HfApi, repository: str, version: str, commit: str) -> None:
+    """Let the tag `version` name the commit, also where an earlier upload of the same version has left it on another."""
+    tags = {ref.name: ref.target_commit for ref in client.list_repo_refs(repository).tags}
+    if tags.get(version) == commit:
+        return
+    if version in tags:
+        client.delete_tag(repository, tag=version)
+    client.create_tag(repository, tag=version, revision=commit)
 
 
 def _check_repository(info: Any, repository: str, allow_public: bool, replace_others: bool) -> None:

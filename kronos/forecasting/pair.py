@@ -58,10 +58,10 @@ def find_pair(config: Config, allow_incomplete: bool = False) -> Pair:
 def load_forecaster(config: Config, pair: Pair) -> Forecaster:
     """Load both networks and put them on the device that `config` names."""
     device = pick_device(config)
-    own = config.inference
+    own, pins = config.inference, config.model_paths
     return Forecaster(
-        Kronos.from_pretrained(pair.predictor),
-        KronosTokenizer.from_pretrained(pair.tokenizer),
+        Kronos.from_pretrained(pair.predictor, revision=pins.revision(pair.predictor)),
+        KronosTokenizer.from_pretrained(pair.tokenizer, revision=pins.revision(pair.tokenizer)),
         device=device,
         max_context=config.data.max_context,
         clip=config.data.clip,

@@ -23,7 +23,7 @@ Parts = dict[str, int]
 # -- parameters --------------------------------------------------------------------------------------------------------
 def tokenizer_parameters(c: TokenizerConfig) -> Parts:
     """Parameters of `KronosTokenizer` by part; buffers are none."""
-    bits, block = c.s1_bits + c.s2_bits, _block_parameters(c.d_model, c.ff_dim)
+    bits, block = c.s1_bits + c.s2_bits, block_parameters(c.d_model, c.ff_dim)
     return {
         "encoder": _linear(c.d_in, c.d_model) + (c.n_enc_layers - 1) * block,
         "quantizer": _linear(c.d_model, bits) + _linear(c.s1_bits, c.d_model) + _linear(bits, c.d_model),
@@ -37,7 +37,7 @@ def predictor_parameters(c: PredictorConfig) -> Parts:
     return {
         "embedding": (2**c.s1_bits + 2**c.s2_bits) * d + _linear(2 * d, d),
         "calendar": sum(CALENDAR_SIZES.values()) * d,
-        "blocks": c.n_layers * _block_parameters(d, c.ff_dim) + d,
+        "blocks": c.n_layers * block_parameters(d, c.ff_dim) + d,
         "dependency": 4 * _linear(d, d) + d,
         "heads": _linear(d, 2**c.s1_bits) + _linear(d, 2**c.s2_bits),
     }
@@ -53,7 +53,8 @@ def _linear(inputs: int, outputs: int) -> int:
     return inputs * outputs + outputs
 
 
-def _block_parameters(d: int, ff_dim: int) -> int:
+def block_parameters(d: int, ff_dim: int) -> int:
+    """Parameters of one transformer block of width D."""
     return 4 * _linear(d, d) + 3 * d * ff_dim + 2 * d
 
 

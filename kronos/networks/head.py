@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kronos import records
 from kronos.errors import KitError
+from kronos.networks import cost
 from kronos.networks.hub import Pretrained, check_geometry, check_pair
 from kronos.networks.layers import BlockStack, Dropout, RMSNorm, TransformerBlock
-from kronos.networks.predictor import Kronos
-from kronos.networks.tokenizer import KronosTokenizer
+from kronos.networks.predictor import Kronos, PredictorConfig
+from kronos.networks.tokenizer import KronosTokenizer, TokenizerConfig
 
 INPUTS = ("tokens", "bars", "both")
 
@@ -98,6 +100,15 @@ class Head(Pretrained[HeadSettings], nn.Module):
     """
 
     config_class = HeadSettings
+
+    @classmethod
+    def count_parameters(cls, config: HeadSettings) -> int:
+        """Parameters of the blocks, the trunk and its tokenizer, by arithmetic."""
+        held = config.layers * cost.block_parameters(config.width, config.ff_dim) if config.reads_bars else 0
+        if config.reads_tokens:
+            held += sum(cost.predictor_parameters(records.check(config.trunk, PredictorConfig, "trunk")).values())
+            held += sum(cost.tokenizer_parameters(records.check(config.tokenizer, TokenizerConfig, "tokenizer")).values())
+        return held
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()

@@ -6,13 +6,12 @@ what is written here; it is not used, because it loads whatever matches and leav
 for a folder with a typing error, and overwrites a checkpoint in place.
 """
 
-import json
 import os
 import re
 import tempfile
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, cast
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -21,12 +20,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from kronos import files
+from kronos import files, records
 from kronos.errors import KitError
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+LARGEST_CONFIG = 1 << 20
+"""Bytes of the largest config.json that is read; the published ones have 400."""
+SMALL = 1_000_000
+"""Parameters of a network that is built without a look at the size of its file."""
 
 # HfHubHTTPError derives from the errors of whichever HTTP library the hub client was built on; a connection that breaks
 # in the middle of a file raises those unwrapped. Its native downloader knows only RuntimeError.
@@ -34,7 +38,14 @@ _HTTP_ERRORS = cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__)
 HUB_ERRORS: tuple[type[Exception], ...] = (*_HTTP_ERRORS, HFValidationError, OSError, RuntimeError)
 """What the hub client raises when it cannot do what it was asked."""
 
+Bits = Annotated[int, "1 to 30"]
+"""Bits of a token: 2^bits is a number of rows."""
+
 ConfigT = TypeVar("ConfigT")
+
+
+KINDS: dict[str, type] = {}
+"""Kinds of network that can be loaded, with the class of their configuration."""
 
 
 class Pretrained(Generic[ConfigT]):
@@ -42,26 +53,54 @@ class Pretrained(Generic[ConfigT]):
 
     config_class: ClassVar[type]
     config: ConfigT
+    commit: str | None = None
+    """The commit of the hub repository that the weights were loaded from; None: a folder, or new."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "config_class" in vars(cls):
+            KINDS[cls.__name__] = cls.config_class
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, subfolder: str = "") -> Self:
+    def count_parameters(cls, config: ConfigT) -> int:
+        """Parameters of a network of that configuration, at least, by arithmetic: nothing is built."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        subfolder: str = "",
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        torch_dtype: torch.dtype | str | None = None,
+    ) -> Self:
         """Load a network, in evaluation mode, on the CPU.
 
         source: a folder, which is read without touching the network, or the id of a hub repository ("owner/name"),
-        which is downloaded into the hub client's cache. subfolder: where in either the network lies. Raises KitError
-        when files are missing, damaged, or not those of this kind of network, and when a weight is NaN or infinite: a network
-        with one such weight can still draw sound-looking tokens.
+        which is downloaded into the hub client's cache. subfolder: where in either the network lies.
+        Of a hub repository: revision, the branch, tag or commit to load (None: the main branch); cache_dir, another cache;
+        local_files_only, take what the cache has and connect to nothing. torch_dtype: the type of the weights, or its name;
+        None: float32, whatever the file holds.
+
+        Raises KitError when files are missing, damaged, or not those of this kind of network, when a weight is NaN or infinite
+        (a network with one such weight can still draw sound-looking tokens), and on a revision of a folder, which has none.
         """
-        config_path, weights_path = (_locate(source, name, cls.__name__, subfolder) for name in (CONFIG_FILE, WEIGHTS_FILE))
-        settings = _read_config(config_path, cls.config_class, cls.__name__)
-        try:
-            network = cls(**settings)
-        except KitError as error:
-            raise KitError(f"{config_path}: {error}") from error
+        dtype = _dtype(torch_dtype)
+        hub = HubOptions(revision, None if cache_dir is None else str(cache_dir), local_files_only)
+        config_path, weights_path, commit = _find(source, cls.__name__, subfolder, hub)
+        config = _read_config(config_path, cls.config_class, cls.__name__)
+        weights = _read_weights(weights_path)
+        _check_size(cls.count_parameters(config), weights, config_path)
+        with Unfilled():
+            network = cls(**asdict(config))
         assert isinstance(network, nn.Module)
-        _load_weights(network, _read_weights(weights_path), weights_path)
+        _load_weights(network, weights, weights_path)
+        network.commit = commit
         network.eval()
-        return network
+        return network if dtype is None else network.to(dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors. Each file appears whole or not at all; other files are kept.
@@ -112,18 +151,38 @@ def check_geometry(config: Any, rules: dict[str, bool]) -> None:
 
 
 # -- finding files -----------------------------------------------------------------------------------------------------
-def _locate(source: str | Path, name: str, kind: str, subfolder: str) -> Path:
+@dataclass(frozen=True)
+class HubOptions:
+    """How a hub repository is read."""
+
+    revision: str | None
+    cache_dir: str | None
+    local_files_only: bool
+
+
+def _find(source: str | Path, kind: str, subfolder: str, hub: HubOptions) -> tuple[Path, Path, str | None]:
+    """The configuration, the weights, and the commit that both are of (None: a folder)."""
     folder = Path(source).expanduser()
     if folder.is_dir():
-        folder = folder / subfolder
-    if folder.is_dir():
-        if (folder / name).is_file():
-            return folder / name
-        found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "an empty folder"
-        raise KitError(f"{folder / name}: expected this file of a saved {kind}, found {found}")
-    if isinstance(source, Path) or _looks_like_path(source) or Path(source).is_dir():
+        if hub.revision is not None:
+            raise KitError(f"{source}: expected no revision of a folder, found {hub.revision!r}; leave it out, or name a hub id")
+        return _in_folder(folder / subfolder, CONFIG_FILE, kind), _in_folder(folder / subfolder, WEIGHTS_FILE, kind), None
+    if isinstance(source, Path) or _looks_like_path(source):
+        raise KitError(f"{folder / CONFIG_FILE}: expected a folder with a saved {kind}, found no folder {folder}")
+    config = _download(source, CONFIG_FILE, kind, subfolder, hub)
+    commit = _commit_of(config)
+    # A branch or a tag may move between two downloads: the weights are those of the same commit.
+    weights = _download(source, WEIGHTS_FILE, kind, subfolder, replace(hub, revision=commit or hub.revision))
+    return config, weights, commit
+
+
+def _in_folder(folder: Path, name: str, kind: str) -> Path:
+    if not folder.is_dir():
         raise KitError(f"{folder / name}: expected a folder with a saved {kind}, found no folder {folder}")
-    return _download(source, name, kind, subfolder)
+    if (folder / name).is_file():
+        return folder / name
+    found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "an empty folder"
+    raise KitError(f"{folder / name}: expected this file of a saved {kind}, found {found}")
 
 
 def _looks_like_path(source: str) -> bool:
@@ -131,47 +190,95 @@ def _looks_like_path(source: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is None or Path(source).parent.is_dir()
 
 
-def _download(repository: str, name: str, kind: str, subfolder: str) -> Path:
+def _commit_of(path: Path) -> str | None:
+    """The commit of a file in the hub client's cache, which lies in .../snapshots/COMMIT/..."""
+    parts = path.parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
+
+
+def _download(repository: str, name: str, kind: str, subfolder: str, hub: HubOptions) -> Path:
     try:
-        return Path(hf_hub_download(repository, name, subfolder=subfolder or None))
+        return Path(
+            hf_hub_download(
+                repository,
+                name,
+                subfolder=subfolder or None,
+                revision=hub.revision,
+                cache_dir=hub.cache_dir,
+                local_files_only=hub.local_files_only,
+            )
+        )
     except HUB_ERRORS as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
+        version = f" (revision {hub.revision})" if hub.revision else ""
         raise KitError(
-            f"{repository}: expected a folder, or a hub repository with {name} of a {kind}; found no such folder, and the "
-            f"hub client failed with {type(error).__name__}: {reason}. Check the name and the connection, or download the "
+            f"{repository}{version}: expected a folder, or a hub repository with {name} of a {kind}; found no such folder, and "
+            f"the hub client failed with {type(error).__name__}: {reason}. Check the name and the connection, or download the "
             "repository elsewhere and give its folder"
         ) from error
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
-def _read_config(path: Path, config_class: type, kind: str) -> dict[str, Any]:
+class Unfilled(TorchFunctionMode):
+    """Inside, new networks have no random weights: what is loaded fills them. Drawing those of `base` takes 0.7 s."""
+
+    FILLS = frozenset(
+        {nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, nn.init.xavier_normal_, Tensor.uniform_, Tensor.normal_}
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.FILLS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _dtype(given: torch.dtype | str | None) -> torch.dtype | None:
+    """A floating-point type, or its name with or without "torch."."""
+    found = getattr(torch, given.removeprefix("torch."), None) if isinstance(given, str) else given
+    if given is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise KitError(f"torch_dtype: expected a floating-point type such as torch.bfloat16 or 'bfloat16', found {given!r}")
+    return found
+
+
+def _read_config(path: Path, config_class: type, kind: str) -> Any:
+    remedy = f"it is to describe a {kind}: save or download the network again"
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise KitError(f"{path}: expected the configuration of a {kind} as JSON, found {error}; save it again") from error
+        tree = records.read_json(path, remedy=remedy, largest=LARGEST_CONFIG)
+    except OSError as error:
+        raise KitError(f"{path}: expected a readable file, found {error.strerror or error}; mend its rights") from error
     if not isinstance(tree, dict):
-        raise KitError(f"{path}: expected key: value pairs of a {kind}, found {type(tree).__name__}")
-    expected = {f.name: f.type for f in fields(config_class)}
-    problems = [f"missing {key}" for key in expected if key not in tree]
-    problems += [f"unknown {key}" for key in tree if key not in expected]
-    problems += [f"{k}: {tree[k]!r} is not {_name(t)}" for k, t in expected.items() if k in tree and not _is(tree[k], t)]
-    if problems:
-        raise KitError(f"{path}: expected the configuration of a {kind}, found {'; '.join(problems)}")
-    return tree
+        raise KitError(f"{path}: expected the configuration of a {kind}, found no keys and values; {remedy}")
+    for other, theirs in KINDS.items():
+        names = {item.name for item in fields(theirs)}
+        if theirs is not config_class and names <= set(tree):
+            raise KitError(f"{path}: expected the configuration of a {kind}, found that of a {other}; swap the two folders")
+    try:
+        return records.check(tree, config_class, str(path), remedy=remedy, strict=True)
+    except records.WrongShape:
+        raise
+    except KitError as error:
+        raise KitError(f"{path}: {error}") from error
 
 
-def _is(value: Any, kind: Any) -> bool:
-    return type(value) is kind or (kind is float and type(value) is int)
+def _check_size(parameters: int, weights: dict[str, Tensor], path: Path) -> None:
+    """Refuse a configuration of a network much larger than the file, before it is built: that could fill the memory."""
+    held = sum(tensor.numel() for tensor in weights.values())
+    if parameters > 2 * held + SMALL:
+        raise KitError(
+            f"{path}: expected the configuration of the {held:,} numbers in {WEIGHTS_FILE} beside it, found one of a network "
+            f"with {_rounded(parameters)} parameters; copy or download both files again"
+        )
 
 
-def _name(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list", dict: "a table"}
-    return names[kind]
+def _rounded(count: int) -> str:
+    return f"{count:,}" if count < 10**15 else "over 10^15"
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
+    except OSError as error:
+        raise KitError(f"{path}: expected a readable file, found {error.strerror or error}; mend its rights") from error
     except SafetensorError as error:
         raise KitError(
             f"{path}: expected a safetensors file, found a damaged one ({error}); copy or download it again"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kronos.bars import STAMP_FIELDS
 from kronos.networks.decoding import PackedAttention, PackedStack, SharedPrefixCache, compute_type, rotate_, rotation
-from kronos.networks.hub import Pretrained, check_geometry
+from kronos.networks.hub import Bits, Pretrained, check_geometry
 from kronos.networks.layers import Attention, BlockStack, Dropout, RMSNorm, TransformerBlock, settled
 
 CALENDAR_SIZES = dict(zip(STAMP_FIELDS, (60, 24, 7, 32, 13), strict=True))
@@ -28,8 +28,8 @@ DecodeRope = Literal["trained", "original"]
 class PredictorConfig:
     """The keys of a predictor's config.json. Raises KitError on a geometry that cannot be built."""
 
-    s1_bits: int
-    s2_bits: int
+    s1_bits: Bits
+    s2_bits: Bits
     n_layers: int
     d_model: int
     n_heads: int
@@ -188,6 +188,13 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
     """
 
     config_class = PredictorConfig
+
+    @classmethod
+    def count_parameters(cls, config: PredictorConfig) -> int:
+        """Parameters of a network of that configuration, by arithmetic."""
+        from kronos.networks import cost  # which reads the networks' configurations
+
+        return sum(cost.predictor_parameters(config).values())
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()

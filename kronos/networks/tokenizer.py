@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kronos.networks.hub import Pretrained, check_geometry
+from kronos.networks.hub import Bits, Pretrained, check_geometry
 from kronos.networks.layers import BlockStack, TransformerBlock
 from kronos.networks.quantizer import BinarySphericalQuantizer
 
@@ -33,8 +33,8 @@ class TokenizerConfig:
     ffn_dropout_p: float
     attn_dropout_p: float
     resid_dropout_p: float
-    s1_bits: int
-    s2_bits: int
+    s1_bits: Bits
+    s2_bits: Bits
     beta: float
     gamma0: float
     gamma: float
@@ -84,6 +84,13 @@ class KronosTokenizer(Pretrained[TokenizerConfig], nn.Module):
     """
 
     config_class = TokenizerConfig
+
+    @classmethod
+    def count_parameters(cls, config: TokenizerConfig) -> int:
+        """Parameters of a network of that configuration, by arithmetic."""
+        from kronos.networks import cost  # which reads the networks' configurations
+
+        return sum(cost.tokenizer_parameters(config).values())
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()

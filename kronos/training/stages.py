@@ -203,7 +203,8 @@ class StageRun:
         if self.stage == "tokenizer":
             return None, None
         source = self.runtime.on_main(lambda: tokenizer_source(self.config))
-        tokenizer = self.runtime.main_first(lambda: KronosTokenizer.from_pretrained(source))
+        pinned = self.config.model_paths.revision(source)
+        tokenizer = self.runtime.main_first(lambda: KronosTokenizer.from_pretrained(source, revision=pinned))
         if source == self.config.model_paths.pretrained_tokenizer:
             source = self.runtime.on_main(lambda: self._keep_tokenizer(tokenizer, source))
         return tokenizer, self.runtime.on_main(lambda: network_digest(tokenizer, source))

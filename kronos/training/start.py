@@ -92,11 +92,13 @@ def build_objective(config: Config, stage: Stage, tokenizer: KronosTokenizer | N
     torch.manual_seed(config.training.seed)
     if tokenizer is None:
         if config.tokenizer_is_pretrained:
-            return TokenizerObjective(KronosTokenizer.from_pretrained(config.model_paths.pretrained_tokenizer))
+            source = config.model_paths.pretrained_tokenizer
+            return TokenizerObjective(KronosTokenizer.from_pretrained(source, revision=config.model_paths.revision(source)))
         return TokenizerObjective(KronosTokenizer(**new_tokenizer))
     bits = {"s1_bits": tokenizer.config.s1_bits, "s2_bits": tokenizer.config.s2_bits}
     if config.predictor_is_pretrained:
-        predictor = Kronos.from_pretrained(config.model_paths.pretrained_predictor)
+        source = config.model_paths.pretrained_predictor
+        predictor = Kronos.from_pretrained(source, revision=config.model_paths.revision(source))
     else:
         predictor = Kronos(**{**new_predictor, **bits})
     check_pair(tokenizer, predictor)
