@@ -64,7 +64,8 @@ class HeadRun(StageRun):
             return None, None
         tokenizer, digest = super()._frozen_tokenizer()
         self.trunk_start = self.runtime.on_main(lambda: trunk_source(self.config, digest))
-        self.trunk = self.runtime.main_first(lambda: Kronos.from_pretrained(self.trunk_start))
+        pinned = self.config.model_paths.revision(self.trunk_start)
+        self.trunk = self.runtime.main_first(lambda: Kronos.from_pretrained(self.trunk_start, revision=pinned))
         self.trunk_digest = self.runtime.on_main(lambda: network_digest(self.trunk, self.trunk_start))  # type: ignore[arg-type]
         return tokenizer, digest
 
