@@ -307,6 +307,24 @@ def test_answers_do_not_depend_on_the_batch(store: BarStore) -> None:
     np.testing.assert_allclose(one.score, many.score, rtol=1e-4, atol=1e-5)
 
 
+def test_too_little_memory_halves_the_batch(store: BarStore, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """And the answers stay the same; where one sample does not fit, it is said."""
+    rows, head = asked(store, 100), answerer(new_head("bars"))
+    expected, whole, room = head.answer(store, rows).score, head._pass, 12
+
+    def cramped(last: Any, tokens: Any) -> Any:
+        if len(last) > room:
+            raise torch.OutOfMemoryError("full")
+        return whole(last, tokens)
+
+    monkeypatch.setattr(head, "_pass", cramped)
+    np.testing.assert_allclose(head.answer(store, rows).score, expected, rtol=1e-4, atol=1e-5)
+    assert "out of memory" in caplog.text
+    room = 0
+    with pytest.raises(KitError, match="one sample does not fit"):
+        head.answer(store, rows)
+
+
 # -- the stage ---------------------------------------------------------------------------------------------------------
 def trained(config: Config) -> dict[str, Any]:
     """Weights and summary of a finished stage."""

@@ -19,14 +19,18 @@ from kronos.bars import EpsilonKind
 from kronos.data.channels import ChannelReader
 from kronos.data.store import BarStore
 from kronos.data.windows import WindowReader
+from kronos.errors import KitError
 from kronos.forecasting.context import MIN_BARS
 from kronos.forecasting.rows import BAD_BARS, BAD_FORECAST, FEW_BARS
 from kronos.networks.head import Head
+from kronos.training import memory
 
 log = logging.getLogger(__name__)
 
 LARGEST_LOGIT = 30.0
 """P(rise) stays strictly between 0 and 1."""
+BARS_AT_ONCE = (8192, 262_144)
+"""Bars of one pass, on a processor (what stays in its cache) and on a GPU."""
 CHUNK = 4096
 """Samples whose bars are looked at together."""
 
@@ -48,8 +52,8 @@ class HeadAnswerer:
     device: torch.device
     autocast: torch.dtype | None = None
     """Type of the matrix products of everything but the tokenizer; None: float32."""
-    batch_size: int = 256
-    """Samples in one pass; no answer depends on it beyond rounding."""
+    batch_size: int | None = None
+    """Samples in one pass; no answer depends on it beyond rounding. None: as many as suit the device."""
     name: str = "head"
     kind: ClassVar[Kind] = "head"
 
@@ -130,9 +134,16 @@ class HeadAnswerer:
             if c.reads_tokens:
                 epsilon: EpsilonKind = "relative" if c.norm_epsilon == "relative" else "absolute"
                 tokens = WindowReader(store, bars, 0, clip=c.clip, epsilon=epsilon, first_session=0)
-            for start in range(0, len(group), self.batch_size):
-                part = group[start : start + self.batch_size]
-                found.score[part], found.sign[part] = self._pass(last[part], tokens)
+            size = self.batch_size or max(1, BARS_AT_ONCE[self.device.type == "cuda"] // self._lookback())
+            start = 0
+            while start < len(group):
+                part = group[start : start + size]
+                answered = memory.attempt(lambda: self._pass(last[part], tokens))  # noqa: B023 (called at once)
+                if answered is None:
+                    size = _halved(size)
+                    continue
+                found.score[part], found.sign[part] = answered
+                start += size
         return found
 
     @torch.inference_mode()
@@ -151,3 +162,11 @@ class HeadAnswerer:
 
     def _tensor(self, values: NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(values).to(self.device)
+
+
+def _halved(size: int) -> int:
+    """Half as many samples at once. Raises KitError when there was one."""
+    if size == 1:
+        raise KitError("head: one sample does not fit into the GPU's memory; use the processor: device.use_cuda: false")
+    log.warning("head: out of memory with %d samples at once, now %d; the answers stay the same", size, size // 2)
+    return size // 2
