@@ -364,8 +364,10 @@ class EvaluationConfig:
     """Score the same network with random weights beside the model: as long again."""
     pretrained: bool = True
     """Score the pretrained pair without fine-tuning beside a model that started from it: as long again."""
-    baseline_rows: PositiveInt = 100_000
-    """Most samples that a fitted baseline learns from."""
+    fit_every: PositiveInt = 5
+    """Trading days between two origins that a fitted answerer learns from. Labels that overlap weigh less."""
+    baseline_rows: PositiveInt = 1_000_000
+    """Most samples that a fitted answerer learns from; where a store has more, its origins lie a multiple of fit_every apart."""
     folds: PositiveInt = 4
     """Parts of the test dates before each of which baselines are fitted anew (and with --refit the networks)."""
     draws: PositiveInt = 2000
