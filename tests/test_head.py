@@ -307,6 +307,26 @@ def test_answers_do_not_depend_on_the_batch(store: BarStore) -> None:
     np.testing.assert_allclose(one.score, many.score, rtol=1e-4, atol=1e-5)
 
 
+def test_no_bit_of_a_date_depends_on_other_dates(store: BarStore) -> None:
+    """The submission asks one date, the backtest many: the same rows have the same bits."""
+    head = answerer(new_head())
+    first, second = asked(store, 100), asked(store, 20)  # the second has shorter histories
+    dates = np.concatenate([first.date, second.date])
+    both = ask(store, store.tickers * 2, dates, "NYSE", 3)
+    found = head.answer(store, both).score
+    assert found[: len(first)].tobytes() == head.answer(store, first).score.tobytes()
+
+
+def test_a_run_without_a_finished_head_is_refused(tmp_path: Path) -> None:
+    config = head_config(tmp_path)
+    with pytest.raises(KitError, match="expected a trained head, found none"):
+        HeadAnswerer.of_run(config, torch.device("cpu"))
+    config.head_dir.mkdir(parents=True)
+    (config.head_dir / "summary.json").write_text('{"status": "interrupted", "step": 3, "total_steps": 9}')
+    with pytest.raises(KitError, match="found it interrupted at step 3 of 9"):
+        HeadAnswerer.of_run(config, torch.device("cpu"))
+
+
 def test_too_little_memory_halves_the_batch(store: BarStore, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     """And the answers stay the same; where one sample does not fit, it is said."""
     rows, head = asked(store, 100), answerer(new_head("bars"))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kronos.answers.answerer import SIMPLICITY, Answer, Kind, Rows
 from kronos.bars import EpsilonKind
+from kronos.config import Config
 from kronos.data.channels import ChannelReader
 from kronos.data.store import BarStore
 from kronos.data.windows import WindowReader
@@ -24,6 +25,7 @@ from kronos.forecasting.context import MIN_BARS
 from kronos.forecasting.rows import BAD_BARS, BAD_FORECAST, FEW_BARS
 from kronos.networks.head import Head
 from kronos.training import memory
+from kronos.training.folder import read_summary
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,9 @@ class HeadAnswerer:
     autocast: torch.dtype | None = None
     """Type of the matrix products of everything but the tokenizer; None: float32."""
     batch_size: int | None = None
-    """Samples in one pass; no answer depends on it beyond rounding. None: as many as suit the device."""
+    """Samples in one pass; no answer depends on it beyond rounding. None: as many as suit the device.
+
+    A pass holds samples of one date only, so no bit of a date's answers depends on which other dates are asked."""
     name: str = "head"
     kind: ClassVar[Kind] = "head"
 
@@ -65,6 +69,22 @@ class HeadAnswerer:
     def open(cls, folder: str | Path, device: torch.device, autocast: torch.dtype | None = None) -> "HeadAnswerer":
         """The head that its stage left (`RUN/head/best_model`). Raises KitError where there is none."""
         return cls(Head.from_pretrained(folder), device, autocast)
+
+    @classmethod
+    def of_run(cls, config: Config, device: torch.device, autocast: torch.dtype | None = None) -> "HeadAnswerer":
+        """The head of a run. Raises KitError where its stage has not been trained to its end."""
+        summary = read_summary(config.head_dir)
+        if summary is None:
+            raise KitError(
+                f"{config.head_dir}: expected a trained head, found none; train it: experiment.train_head: true, or "
+                "kaggle/train_stage.py --stage head"
+            )
+        if summary["status"] != "complete":
+            raise KitError(
+                f"{config.head_dir}: expected a complete head stage, found it {summary['status']} at step {summary['step']} of "
+                f"{summary['total_steps']}; finish it first"
+            )
+        return cls.open(config.head_dir / "best_model", device, autocast)
 
     @property
     def simplicity(self) -> int:
@@ -81,7 +101,7 @@ class HeadAnswerer:
         reason[rows.open & (known < MIN_BARS)] = FEW_BARS
         reason[(reason == "") & ~self._finite(store, rows.last, known, reason == "")] = BAD_BARS
         todo = np.flatnonzero(reason == "")
-        found = self._read(store, rows.last[todo], known[todo])
+        found = self._read(store, rows.last[todo], known[todo], rows.asof[todo])
         column = self._columns(rows.horizon[todo])
         score, sign = np.full((2, len(rows)), np.nan)
         score[todo] = found.score[np.arange(len(todo)), column]
@@ -120,18 +140,23 @@ class HeadAnswerer:
             result[part] = np.isfinite(store.bars[where]).all(axis=(1, 2))
         return result
 
-    def _read(self, store: BarStore, last: NDArray[np.int64], known: NDArray[np.int64]) -> _Found:
-        """Answers to n samples, last (n,) store rows, known (n,) bars of each; samples of equal length in one pass."""
+    def _read(self, store: BarStore, last: NDArray[np.int64], known: NDArray[np.int64], date: NDArray[np.int64]) -> _Found:
+        """Answers to n samples: last (n,) store rows, known (n,) bars of each, date (n,).
+
+        One pass answers samples of one date and one length.
+        """
         c = self.head.config
         shape = (len(last), len(c.horizons))
         found = _Found(np.full(shape, np.nan), np.full(shape, np.nan))
         if c.reads_bars and (self._channels is None or self._channels.store is not store):
             self._channels = ChannelReader(store, c.lookback)
         length = np.minimum(known, c.token_lookback) if c.reads_tokens else np.zeros(len(last), np.int64)
-        for bars in np.unique(length).tolist():
-            group = np.flatnonzero(length == bars)
-            tokens = None
-            if c.reads_tokens:
+        order = np.lexsort((np.arange(len(last)), date, length))
+        starts = np.flatnonzero((np.diff(length[order]) != 0) | (np.diff(date[order]) != 0)) + 1
+        tokens: WindowReader | None = None
+        for group in np.split(order, starts) if len(order) else []:
+            bars = int(length[group[0]])
+            if c.reads_tokens and (tokens is None or tokens.lookback != bars):
                 epsilon: EpsilonKind = "relative" if c.norm_epsilon == "relative" else "absolute"
                 tokens = WindowReader(store, bars, 0, clip=c.clip, epsilon=epsilon, first_session=0)
             size = self.batch_size or max(1, BARS_AT_ONCE[self.device.type == "cuda"] // self._lookback())
