@@ -13,9 +13,16 @@ from typing import Annotated, Any, Literal
 from kronos import records
 
 # A string beside a type is the range that `kronos.configfile` holds a user's value to.
-PositiveInt = Annotated[int, "> 0"]
+PositiveInt = Annotated[int, "1 to 1000000000"]
 PositiveFloat = Annotated[float, "> 0"]
-CountInt = Annotated[int, ">= 0"]
+CountInt = Annotated[int, "0 to 1000000000"]
+SmallInt = Annotated[int, "1 to 100000"]
+"""For what costs memory or time in proportion: a slip of the hand must not fill the machine."""
+Processes = Annotated[int, "1 to 10000"]
+Workers = Annotated[int, "0 to 1000"]
+Port = Annotated[int, "0 to 65535"]
+Seed = Annotated[int, "0 to 4294967295"]
+Lookback = Annotated[int, "2 to 100000"]
 CountFloat = Annotated[float, ">= 0"]
 Share = Annotated[float, "0 to 1"]
 Beta = Annotated[float, "0 to below 1"]
@@ -80,9 +87,9 @@ class DataConfig:
     """Known answers (ID, Label) of the test rows, where there are any: read for a score only, after the submission is written."""
     store: str = ""
     """Folder of the prepared data; empty: base_path/stores/NAME of data_path."""
-    lookback_window: PositiveInt = 256
-    predict_window: PositiveInt = 1
-    max_context: PositiveInt = 512
+    lookback_window: Lookback = 256
+    predict_window: SmallInt = 1
+    max_context: SmallInt = 512
     """Most tokens that the predictor sees at once."""
     clip: PositiveFloat = 5.0
     """Normalised values are cut to +-clip."""
@@ -122,18 +129,18 @@ class DataConfig:
 class TrainingConfig:
     """Both training stages."""
 
-    tokenizer_epochs: PositiveInt = 20
-    basemodel_epochs: PositiveInt = 15
-    head_epochs: PositiveInt = 10
-    batch_size: PositiveInt = 32
+    tokenizer_epochs: SmallInt = 20
+    basemodel_epochs: SmallInt = 15
+    head_epochs: SmallInt = 10
+    batch_size: SmallInt = 32
     """Windows per process and micro-batch."""
-    accumulation_steps: PositiveInt = 1
+    accumulation_steps: SmallInt = 1
     """Micro-batches per optimiser step."""
     log_interval: PositiveInt = 50
     """Optimiser steps between two logged lines."""
-    num_workers: CountInt = 2
+    num_workers: Workers = 2
     """Loader processes per training process."""
-    seed: CountInt = 42
+    seed: Seed = 42
     tokenizer_learning_rate: PositiveFloat = 2e-4
     predictor_learning_rate: PositiveFloat = 4e-5
     scheduler: Scheduler = "onecycle"
@@ -195,21 +202,21 @@ class HeadConfig:
     """Leave the predictor as it is: its states are computed once and kept on disk. false: it is trained with the head."""
     horizons: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 30])
     """Trading days ahead that are learnt at once, beside the one that is asked for."""
-    bar_lookback: PositiveInt = 250
+    bar_lookback: SmallInt = 250
     """Bars that are read as channels."""
-    patch: PositiveInt = 5
+    patch: SmallInt = 5
     """Bars that are read as one step; divides bar_lookback."""
     token_lookback: PositiveInt | None = None
     """Bars that are read as tokens, at most data.max_context; None: data.lookback_window."""
-    width: PositiveInt = 64
-    layers: PositiveInt = 3
+    width: SmallInt = 64
+    layers: SmallInt = 3
     dropout: Beta = 0.1
     """Of the part that reads channels, and of the read-out."""
     every: PositiveInt = 5
     """Trading days between two dates of training, and of validation."""
-    dates_per_batch: PositiveInt = 4
+    dates_per_batch: SmallInt = 4
     """Dates of an optimiser step, over all processes."""
-    stocks_per_date: PositiveInt = 256
+    stocks_per_date: SmallInt = 256
     """Stocks of a date that a step draws."""
     validation_stocks: PositiveInt = 512
     """Stocks of each date of the validation part that are scored."""
@@ -267,7 +274,10 @@ class ExperimentConfig:
     train_head: bool = False
     """Train a head after the predictor (section head)."""
     skip_existing: bool = False
-    """Skip complete stages and resume interrupted ones; false: start anew."""
+    """Keep complete stages whatever they were trained with, and train the rest."""
+    fresh: bool = False
+    """Train anew: stages about to be trained that are there already move to RUN.old-1. Without this and skip_existing, a run goes
+    on where it stopped, and is refused where settings that change what is learned are others than it began with."""
     pre_trained: bool = True
     """Start from the pretrained pair; false: from random weights of `preset`."""
     pre_trained_tokenizer: bool | None = None
@@ -291,12 +301,12 @@ class DistributedConfig:
     use_ddp: bool = False
     ddp_backend: Literal["nccl", "gloo"] = "nccl"
     """Processes on CPU always use gloo."""
-    num_processes: PositiveInt = 1
+    num_processes: Processes = 1
     """Over all machines."""
-    num_machines: PositiveInt = 1
+    num_machines: Processes = 1
     machine_rank: CountInt = 0
     main_process_ip: str = "127.0.0.1"
-    main_process_port: CountInt = 0
+    main_process_port: Port = 0
     """0: a free port (one machine only)."""
 
 
@@ -306,7 +316,7 @@ class InferenceConfig:
 
     horizon: PositiveInt | None = None
     """Trading days from the last observed bar; None: as many as lie before each row's Date."""
-    sample_count: PositiveInt = 33
+    sample_count: SmallInt = 33
     """Sampled paths per row; odd, so that P(rise) is never exactly one half."""
     temperature: CountFloat = 1.0
     top_k: CountInt = 0
@@ -321,9 +331,9 @@ class InferenceConfig:
     only; auto: enumerated one step ahead, else sampled. The backtest finds it, and fits its calibration to it, the same way."""
     enumeration_mass: Share = 0.995
     """Enumerated: stop when the listed values hold this probability."""
-    enumeration_pairs: PositiveInt = 512
+    enumeration_pairs: SmallInt = 512
     """Enumerated: stop after this many values per row, whatever their probability (the manifest says what they hold)."""
-    batch_size: PositiveInt | None = None
+    batch_size: SmallInt | None = None
     """Series forecast at once; null: as many as fit into the memory that is free. No answer depends on it."""
     cuda_graphs: bool = False
     """A GPU repeats recorded decoding steps by itself: for small networks, whose steps take longer to call than to compute."""
@@ -331,7 +341,7 @@ class InferenceConfig:
     """Rise when P(rise) is above this. At 0.5 a calibration may name another, see docs/evaluation.md."""
     calibration: Literal["auto", "off"] = "auto"
     """auto: use the calibration that a backtest left beside the predictor, where it fits these networks, settings and horizon."""
-    seed: CountInt = 42
+    seed: Seed = 42
     max_fallback_ratio: Share = 0.2
     """The run fails when a larger share of the rows had to be answered without a forecast."""
     competition: str = "predicting-stock-trends-rise-or-fall"
@@ -368,13 +378,13 @@ class EvaluationConfig:
     """Trading days between two origins that a fitted answerer learns from. Labels that overlap weigh less."""
     baseline_rows: PositiveInt = 1_000_000
     """Most samples that a fitted answerer learns from; where a store has more, its origins lie a multiple of fit_every apart."""
-    folds: PositiveInt = 4
+    folds: SmallInt = 4
     """Parts of the test dates before each of which baselines are fitted anew (and with --refit the networks)."""
-    draws: PositiveInt = 2000
+    draws: Annotated[int, "1 to 1000000"] = 2000
     """Bootstrap draws."""
     time_limit: PositiveFloat | None = None
     """Hours after which a backtest ends without a report; its forecasts are kept, the same command goes on. None: no limit."""
-    seed: CountInt = 42
+    seed: Seed = 42
 
 
 @dataclass(frozen=True)
@@ -383,14 +393,14 @@ class MarketConfig:
 
     generate: bool = False
     """Write the files of data_path, test_path, sample_submission_path and solution_path when data_path is missing."""
-    tickers: PositiveInt = 120
-    days: PositiveInt = 700
+    tickers: SmallInt = 120
+    days: SmallInt = 700
     """Trading days of the training file."""
-    horizon: PositiveInt = 5
+    horizon: SmallInt = 5
     """Trading days from the last training day to the test day."""
     signal: CountFloat = 0.4
     """Mean of a day's return on known volume, in standard deviations; 0: a driftless random walk."""
-    seed: CountInt = 7
+    seed: Seed = 7
 
 
 @dataclass(frozen=True)

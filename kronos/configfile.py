@@ -102,13 +102,40 @@ def _store_name(data_path: str | list[str]) -> str:
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
+LARGEST = 2**20
+"""Bytes of the largest configuration file that is read."""
+MOST_ALIASES = 100
+"""Places of one file that may repeat a value by a YAML alias."""
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """safe_load that refuses a key written twice: the first value would be lost silently."""
+    """safe_load that refuses a key written twice (the first value would be lost silently), keys that are no words, and aliases
+    inside of what is repeated itself, which grow without bound."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._aliases = 0
+        self._inside_anchor = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            self._aliases += 1
+            if self._inside_anchor or self._aliases > MOST_ALIASES:
+                line = self.peek_event().start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: an alias inside of an alias, or too many of them; write the values out")
+            return super().compose_node(parent, index)
+        anchored = self.peek_event().anchor is not None
+        self._inside_anchor += anchored
+        node = super().compose_node(parent, index)
+        self._inside_anchor -= anchored
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: expected a word as a key, found {_shown(key)}")
             if key in seen:
                 raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: the key {key!r} is written twice")
             seen.add(key)
@@ -130,16 +157,26 @@ def _read(path: Path) -> dict[str, Any]:
         near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f"; found {', '.join(near)} beside it" if near else ""
         raise KitError(f"{path}: expected a YAML or JSON configuration file, found none{hint}")
+    if path.stat().st_size > LARGEST:
+        raise KitError(f"{path}: expected a configuration of at most {LARGEST:,} bytes, found {path.stat().st_size:,}")
     try:
         text = path.read_text(encoding="utf-8-sig")
         tree = json.loads(text) if path.suffix == ".json" else yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise KitError(f"{path}: not readable as configuration: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise KitError(f"{path}: not readable as configuration: too many brackets inside each other") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no JSON, no UTF-8, a number of thousands of digits
+        raise KitError(f"{path}: not readable as configuration: {_shown_text(error)}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict) or not all(isinstance(v, dict | None) for v in tree.values()):
         raise KitError(f"{path}: expected sections ({', '.join(_sections())}) that hold key: value pairs")
     return {section: dict(values or {}) for section, values in tree.items()}
+
+
+def _shown_text(error: Exception) -> str:
+    """An error's own words on one line of bounded length."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _override(tree: dict[str, Any], text: str) -> str | None:
@@ -155,7 +192,7 @@ def _override(tree: dict[str, Any], text: str) -> str | None:
         node = node[part]
     try:
         node[key] = yaml.load(value, _UniqueKeyLoader) if value else ""  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return f"--set {text}: the value is not readable as YAML; quote it"
     return None
 
@@ -174,11 +211,15 @@ def _known(kind: Any = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, hint
 
 
+SECTIONS = {*_sections(), *(name.rsplit(".", 1)[0] for name, _ in _known())}
+"""Names of sections, and of sections inside of them: `data`, `data.cleaning`."""
+
+
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and (value or prefix + key in SECTIONS):
             yield from _flatten(value, f"{prefix}{key}.")
-        elif not isinstance(value, dict):
+        else:
             yield f"{prefix}{key}"
 
 
@@ -244,6 +285,10 @@ def _out_of_range(config: Config) -> Iterator[str]:
             yield f"{name}: expected {allowed}, found {value:g}"
 
 
+MOST_WINDOWS = 10_000_000
+"""Of one optimiser step."""
+
+
 def _impossible(config: Config) -> list[str]:
     """Settings that are right alone and cannot hold together."""
     data, paths, spread = config.data, config.model_paths, config.distributed
@@ -251,6 +296,7 @@ def _impossible(config: Config) -> list[str]:
     machines, processes = spread.num_machines, spread.num_processes
     longest = data.max_context + 1
     head = config.head
+    step = config.training.batch_size * config.training.accumulation_steps * processes
     rules = {
         f"head.bar_lookback: expected a multiple of head.patch {head.patch}, found {head.bar_lookback}": (
             head.bar_lookback % head.patch > 0
@@ -286,8 +332,54 @@ def _impossible(config: Config) -> list[str]:
         f"distributed.machine_rank: expected below num_machines {machines}, found {spread.machine_rank}": (
             spread.machine_rank >= machines
         ),
+        f"training.batch_size x accumulation_steps x num_processes: expected at most {MOST_WINDOWS:,}, found {step:,}": (
+            step > MOST_WINDOWS
+        ),
+        "experiment.fresh and skip_existing: expected one of them (train anew, or keep what is complete), found both": (
+            config.experiment.fresh and config.experiment.skip_existing
+        ),
         "distributed.main_process_port: expected a fixed port with several machines, found 0": (
             machines > 1 and spread.main_process_port == 0
         ),
     }
-    return part_problems(data) + [text for text, broken in rules.items() if broken]
+    return part_problems(data) + _bad_names(config) + [text for text, broken in rules.items() if broken]
+
+
+# -- names of runs and folders ---------------------------------------------------------------------------------------------
+LONGEST_NAME = 100
+"""Bytes: the kit adds endings such as -fast, .old-1 and a time, and file systems take 255."""
+TAKEN_RUNS = ("stores",)
+TAKEN_FOLDERS = ("logs", "backtest", "pipeline_config.json", "answers")
+"""What the kit itself puts beside runs, and beside the stages of a run."""
+
+
+def _bad_names(config: Config) -> list[str]:
+    """Names that cannot be one folder each: checked before anything is written."""
+    paths = config.model_paths
+    problems = _bad_name("model_paths.exp_name", paths.exp_name, TAKEN_RUNS)
+    used: dict[str, str] = {}
+    for key in ("tokenizer_save_name", "basemodel_save_name", "head_save_name"):
+        name, setting = getattr(paths, key), f"model_paths.{key}"
+        problems += _bad_name(setting, name, TAKEN_FOLDERS)
+        if name.lower() in used:
+            problems.append(f"{setting}: expected another name than that of {used[name.lower()]}, found {name!r} for both")
+        used.setdefault(name.lower(), setting)
+    for section, names in PATHS.items():
+        for key in names:
+            value = getattr(getattr(config, section), key)
+            if any("\0" in path or "\n" in path for path in ([value] if isinstance(value, str) else value)):
+                problems.append(f"{section}.{key}: expected a path of printable letters, found {_shown(value)}")
+    return problems
+
+
+def _bad_name(setting: str, name: str, taken: Sequence[str]) -> list[str]:
+    expected = "expected the name of one folder"
+    if not name or name in (".", "..") or "/" in name or "\\" in name:
+        return [f"{setting}: {expected}, found {_shown(name)}; places are set by model_paths.base_path"]
+    if not name.isprintable() or name != name.strip() or name.startswith(("-", ".", "~")):
+        return [f"{setting}: {expected} of printable letters that begins with a letter or digit, found {_shown(name)}"]
+    if len(name.encode()) > LONGEST_NAME:
+        return [f"{setting}: {expected} of at most {LONGEST_NAME} bytes, found {len(name.encode())}"]
+    if name.lower() in taken:
+        return [f"{setting}: {expected} that the kit does not use itself, found {name!r}"]
+    return []

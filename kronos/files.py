@@ -4,6 +4,7 @@ In: a path and what to write. Out: the file, or an error and the old file untouc
 """
 
 import contextlib
+import difflib
 import fcntl
 import hashlib
 import json
@@ -89,6 +90,19 @@ def folder_digest(path: str | Path) -> str:
     for item in sorted(p for p in Path(path).iterdir() if p.is_file()):
         total.update(f"{item.name}:{digest(item)};".encode())
     return total.hexdigest()
+
+
+SIMILAR = 0.8
+"""How alike two names are, from 0 to 1, before one is taken for a mistyped other."""
+
+
+def near_name(path: Path) -> Path | None:
+    """The file beside `path` whose name is most like its own; None where none is alike."""
+    if not path.parent.is_dir():
+        return None
+    names = [item.name for item in path.parent.iterdir() if not item.name.startswith(".")]
+    near = difflib.get_close_matches(path.name, names, 1, SIMILAR)
+    return path.parent / near[0] if near else None
 
 
 def _umask() -> int:

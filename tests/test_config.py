@@ -79,13 +79,13 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
         ("data.val_ratio=0", "best model is chosen"),
         ("data.val_ratio=null", "data.val_ratio: expected a share, found null"),
         ("data.train_until=2020-02-30", "data.train_until: expected a date as YYYY-MM-DD, found '2020-02-30'"),
-        ("data.validation_days=0", "data.validation_days: expected > 0"),
+        ("data.validation_days=0", "data.validation_days: expected 1 to"),
         ("data.test_days=20", "data.test_days: expected data.validation_days or data.train_until beside it, found neither"),
         ("data.lookback_window=600", "max_context"),
         ("data.embargo=0", "at least predict_window"),
         ("distributed.num_processes=2", "use_ddp"),
-        ("training.batch_size=0", "expected > 0"),
-        ("data.cleaning.max_gap=-1", "expected >= 0"),
+        ("training.batch_size=0", "expected 1 to 100000, found 0"),
+        ("data.cleaning.max_gap=-1", "expected 0 to"),
         ("inference.top_p=1.5", "expected 0 to 1"),
         ("experiment.pre_trained_predictor=true", "pretrained_predictor"),
         ("distributed.machine_rank=1", "machine_rank"),
@@ -120,6 +120,101 @@ def test_parts_by_days_take_the_place_of_the_shares(tmp_path: Path) -> None:
     assert (config.data.train_until, config.data.train_ratio, config.data.val_ratio) == ("2019-12-31", None, None)
     resolved = write(tmp_path / "pipeline_config.json", json.dumps(settings.to_dict(config)))
     assert configfile.load(resolved) == config == settings.from_dict(settings.to_dict(config))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.seed=9223372036854775808",
+        "inference.seed=1e30",
+        "data.lookback_window=1",
+        "training.batch_size=100000000000",
+        "training.accumulation_steps=1000000000",
+        "inference.sample_count=100000000",
+        "evaluation.draws=100000000000",
+        "training.num_workers=100000000",
+        "distributed.main_process_port=70000",
+        "market.days=1000000000",
+        "training.max_steps=99999999999999999999",
+    ],
+)
+def test_absurd_values_are_refused(empty: Path, override: str) -> None:
+    """They passed a dry run and ended in tracebacks or filled the memory (accumulation 1e9: 22 GB, deaf to SIGTERM)."""
+    assert f"{override.partition('=')[0]}: expected " in problems(empty, *SCRATCH, override)
+
+
+def test_a_step_has_an_upper_bound(empty: Path) -> None:
+    """Each of the three numbers may be large, not all together."""
+    large = ["training.batch_size=100000", "training.accumulation_steps=1000"]
+    assert "expected at most 10,000,000, found 100,000,000" in problems(empty, *SCRATCH, *large)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../../x",
+        "/tmp/x",
+        "a/b",
+        "stores",
+        "Stores",
+        "a\nlog=x",
+        "x\0y",
+        "x" * 240,
+        " a",
+        "-rf",
+        ".hidden",
+        "~root",
+    ],
+)
+def test_a_run_is_called_by_the_name_of_one_folder(empty: Path, name: str) -> None:
+    """Written elsewhere, among the stores, or a failure after hours."""
+    text = problems(empty, *SCRATCH, f"model_paths.exp_name={json.dumps(name)}")
+    assert "model_paths.exp_name: expected the name of one folder" in text and "\n" not in text
+
+
+@pytest.mark.parametrize("name", ["basemodel", "BaseModel", "logs", "backtest", "pipeline_config.json", "a/b"])
+def test_the_folders_of_a_run_have_names_of_their_own(empty: Path, name: str) -> None:
+    """tokenizer_save_name=basemodel: the predictor wrote over the trained tokenizer."""
+    assert "_save_name: expected" in problems(empty, *SCRATCH, f"model_paths.tokenizer_save_name={name}")
+
+
+def test_ordinary_names_are_taken(empty: Path) -> None:
+    """Letters of any script, spaces, points and dates are no danger."""
+    for name in ("sp500", "v1.2_2026-11-28", "my run", "上证50", "stores-2"):
+        assert configfile.load(empty, [*SCRATCH, f"model_paths.exp_name={name}"]).run_dir.name == name
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BOMB, "an alias inside of an alias"),
+        ("data: {? [1, 2] : 3}\n", "expected a word as a key"),
+        ("3: {seed: 1}\n", "expected a word as a key"),
+        ("training: {seed: " + "9" * 5000 + "}\n", "not readable as configuration"),
+        ("training: " + "[" * 5000 + "\n", "too many brackets"),
+        ("#" * (2**20 + 1), "at most 1,048,576 bytes"),
+        ("training:\ntraning:\n", "unknown key traning"),
+        ("data: {cleaning: {}, claening: {}}\n", "unknown key data.claening"),
+    ],
+)
+def test_hostile_text_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+    """Tracebacks, a full memory, or an unknown section that nobody heard of because it was empty."""
+    found = problems(write(tmp_path / "c.yaml", text))
+    assert words in found and "\n" not in found and len(found) < 600
+
+
+def test_aliases_repeat_values(tmp_path: Path) -> None:
+    """What a user writes with YAML's own means is still read."""
+    text = "training: {tokenizer_learning_rate: &rate 1.0e-4, predictor_learning_rate: *rate}\n"
+    assert configfile.load(write(tmp_path / "c.yaml", text), SCRATCH).training.predictor_learning_rate == 1e-4
 
 
 def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_files_have_the_competitions_layout(tmp_path: Path) -> None:
     sample = pl.read_csv(data.sample_submission_path)
     assert sample.columns == ["ID", "Pred"] and sample["ID"].to_list() == sorted(names)
     assert json.loads((tmp_path / "market.json").read_text()) == truth
+    assert {role: [files.digest(getattr(data, role))] for role in market.ROLES} == truth["files"]
     assert not list(tmp_path.glob(".*")), "no temporary files stay behind"
 
 
@@ -131,6 +132,63 @@ def test_other_settings_rewrite_the_market_but_never_a_users_file(tmp_path: Path
     assert Path(data.data_path).read_bytes() == before
 
 
+@pytest.mark.parametrize("role", market.ROLES)
+@pytest.mark.parametrize("generated", [False, True])
+def test_a_users_file_is_never_written_over(tmp_path: Path, role: str, generated: bool) -> None:
+    """A mistyped data_path wrote a synthetic market over the user's test.csv and sample_submission.csv and went on."""
+    data = paths(tmp_path)
+    if generated:
+        market.ensure_market(SMALL, data)
+    own = Path(getattr(data, role))
+    own.write_text("my,own\n1,2\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for settings in (SMALL, replace(SMALL, days=50)):
+        for act in (market.ensure_market, market.check_market):
+            with pytest.raises(KitError, match=rf"data\.{role}: .*{own.name}: expected .* found another") as caught:
+                act(settings, data)
+            assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_mistyped_price_path_is_said_with_the_name_that_is_there(tmp_path: Path) -> None:
+    """A market in place of the user's prices, because two letters were swapped."""
+    data = replace(paths(tmp_path), data_path=str(tmp_path / "trian.csv"))
+    (tmp_path / "train.csv").write_text("Ticker,Date\n")
+    with pytest.raises(KitError, match=r"trian\.csv; .*train\.csv is there, is that meant"):
+        market.check_market(SMALL, data)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.csv"]
+
+
+def test_a_record_of_before_knows_its_files(tmp_path: Path) -> None:
+    """Markets that were generated before the record held four digests are the kit's own; a changed file among them is not."""
+    data = paths(tmp_path)
+    truth = market.ensure_market(SMALL, data)
+    record = tmp_path / "market.json"
+    files.write_json(record, {key: value for key, value in truth.items() if key != "files"})
+    assert market.ensure_market(replace(SMALL, days=50), data)["settings"]["days"] == 50
+    files.write_json(record, {key: value for key, value in truth.items() if key != "files"})
+    with pytest.raises(KitError, match="found another"):
+        market.ensure_market(SMALL, data)
+
+
+def test_a_lost_file_is_written_again(tmp_path: Path) -> None:
+    """A missing test file was found out by the submission, after the training."""
+    data = paths(tmp_path)
+    market.ensure_market(SMALL, data)
+    Path(data.test_path).unlink()
+    market.ensure_market(SMALL, data)
+    assert Path(data.test_path).is_file()
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"settings": 3, "prices_sha256": "x"}', "nothing"])
+def test_a_record_of_another_shape_is_one_line(tmp_path: Path, text: str) -> None:
+    """A file called market.json that is not the kit's: it is not written over either."""
+    (tmp_path / "market.json").write_text(text)
+    with pytest.raises(KitError, match=r"market\.json: .*expected") as caught:
+        market.ensure_market(SMALL, paths(tmp_path))
+    assert "\n" not in str(caught.value) and (tmp_path / "market.json").read_text() == text
+
+
 KILLED = """
 import os, sys
 from dataclasses import replace
@@ -151,17 +209,17 @@ market.ensure_market(replace(SMALL, days=50), paths(Path(sys.argv[3])))
 """
 
 
-@pytest.mark.parametrize("writes", [1, 3, 4, 5])
+@pytest.mark.parametrize("writes", [2, 4, 5, 6])
 def test_a_killed_writer_leaves_no_mixture(writes: int, root: Path, tmp_path: Path) -> None:
     """Keeps out: old prices beside the truth of new ones, which every later start takes for a user's own file.
 
-    The process dies as its n-th file takes its place: the test file's, the solution's, the truth's, the prices'.
+    The process dies as its n-th file takes its place: the test file's, the solution's, the prices', the final record's.
     """
     data = paths(tmp_path / "market")
     market.ensure_market(SMALL, data)
     words = [str(root), str(root / "tests"), str(tmp_path / "market"), str(writes)]
     assert subprocess.run([sys.executable, "-c", KILLED, *words], check=False).returncode == -signal.SIGKILL
-    assert not Path(data.data_path).exists(), "nothing: neither the old prices nor the new ones"
+    assert Path(data.data_path).exists() is (writes == 6), "nothing, or the new ones: never the old prices"
     truth = market.ensure_market(replace(SMALL, days=55), data)
     market.write_market(replace(SMALL, days=55), paths(tmp_path / "fresh"))
     for path in (tmp_path / "fresh").iterdir():

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from kronos import files
 from kronos.bars import FEATURES
 from kronos.data import blocks, competition, dates, numerals
 from kronos.data.panel import Block, Panel, arrange, merged, narrow
@@ -34,11 +35,20 @@ def find_sources(data_path: str | list[str]) -> list[Path]:
         raise KitError("data.data_path: expected a price file or a folder, found nothing; name the competition's train.csv")
     found: list[Path] = []
     for path in given:
+        if not path.exists():
+            raise missing("data.data_path", path)
         inside = sorted(p for p in path.iterdir() if _is_price_file(p)) if path.is_dir() else [path]
         if not inside:
             raise KitError(f"{path}: expected price files ({', '.join(SUFFIXES)}), found none in this folder")
         found += inside
     return found
+
+
+def missing(setting: str, path: Path) -> KitError:
+    """The user's line for a path that does not exist, with the name there that is most like it."""
+    near = files.near_name(path)
+    hint = f"; {near} is there, is that meant?" if near else f"; set {setting} to where it is"
+    return KitError(f"{path}: expected a file or folder ({setting}), found none{hint}")
 
 
 def describe(path: Path) -> dict[str, Any]:
