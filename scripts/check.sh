@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All checks: style, types, shell scripts, tests. Sets itself up like train_kaggle.sh. Arguments go to pytest.
-# --kaggle-image as the first argument: the tests alone, with the package versions of Kaggle's notebooks.
+# As the first argument: --kaggle-image, the tests alone, with the package versions of Kaggle's notebooks; --long, only the
+# tests that take over a minute each, which are left out otherwise.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,7 +11,12 @@ cd "$root"
 if [ "${1:-}" = --kaggle-image ]; then
   shift
   kit_environment kaggle-image
-  PATH="$(dirname "$PY"):$PATH" exec "$PY" -m pytest "$@"
+  PATH="$(dirname "$PY"):$PATH" exec "$PY" -m pytest -m "not long" "$@"
+fi
+if [ "${1:-}" = --long ]; then
+  shift
+  kit_environment tools
+  PATH="$(dirname "$PY"):$PATH" exec "$PY" -m pytest -m long "$@"
 fi
 kit_environment tools
 PATH="$(dirname "$PY"):$PATH"
@@ -20,4 +26,4 @@ PATH="$(dirname "$PY"):$PATH"
 "$PY" -m mypy
 bash -n train_kaggle.sh scripts/*.sh
 shellcheck -x train_kaggle.sh scripts/*.sh .ci/run
-"$PY" -m pytest "$@"
+"$PY" -m pytest -m "not long" "$@"

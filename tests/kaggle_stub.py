@@ -65,6 +65,8 @@ class Stub(ThreadingHTTPServer):
         self.fails_with = ""
         self.lose_answer = ""
         """CreateSubmission takes the submission, and its answer never comes: "break" or "hang"."""
+        self.pause = 0.0
+        """Seconds that an upload takes, and that CreateSubmission takes before the submission is there."""
         self.allowed = 5
         self.open = threading.Event()
 
@@ -125,6 +127,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return self.connection.shutdown(socket.SHUT_RDWR)
         content = self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(self.server.pause)
         if self.server.upload_status == 200:
             self.server.uploads[self.path.rpartition("/")[2]] = content
         return self._send(self.server.upload_status, b"")
@@ -161,6 +164,7 @@ class Handler(BaseHTTPRequestHandler):
         server, token = self.server, body["blobFileTokens"]
         if token not in server.uploads:
             return self._error(400, "the file was never uploaded")
+        time.sleep(server.pause)
         new = {"ref": 1000 + len(server.submissions), "fileName": server.names[token], "polls": 0}
         new |= {"date": "2026-11-23T10:00:00.000Z", "description": body.get("submissionDescription", "")}
         server.submissions.append(new)

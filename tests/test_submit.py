@@ -4,8 +4,10 @@ import csv
 import gzip
 import json
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ from kronos.delivery import submit
 from kronos.delivery.client import KaggleError
 from kronos.delivery.ledger import Ledger
 from kronos.delivery.parcel import Parcel, pack
+from kronos.delivery.process import WORKER
 from kronos.errors import KitError
 
 FOLDER = Path("data") / COMPETITION
@@ -35,6 +38,7 @@ ANSWER = "ID,Pred\na,1\nb,0\nc,1\n"
 def config(root: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Config:
     """The competition's sample and a file to submit; the first look at the score comes soon."""
     monkeypatch.setattr(submit, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(submit, "SETTLE", 0.5)
     FOLDER.mkdir(parents=True)
     (FOLDER / "sample_submission.csv").write_text(SAMPLE)
     (FOLDER / "test.csv").write_text("ID,Date\na,2024-01-05\nb,2024-01-05\nc,2024-01-05\n")
@@ -222,6 +226,72 @@ def test_killed_while_sending(stub: Stub, parcel: Parcel, ledger: Ledger, root: 
     assert submit.submit(parcel, ledger)["public"] == stub.score
     assert len(stub.submissions) == 1
     assert [row["status"] for row in ledger.rows()] == (["complete"] if sent else ["failed", "complete"])
+
+
+def kill_alone(stub: Stub, root: Path, after: str, delay: float) -> None:
+    """Start the command, and kill it, not the process that sends for it, `delay` seconds after the route was asked."""
+    before = stub.asked(after)
+    process = start(root, "--no-wait")
+    end = time.monotonic() + 120
+    while stub.asked(after) == before:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+
+
+def test_the_command_alone_is_killed_while_it_sends(stub: Stub, parcel: Parcel, ledger: Ledger, root: Path) -> None:
+    """The upload went on without its command; the next one did not wait for it, found nothing, and sent the file again."""
+    stub.pause = 2.0
+    kill_alone(stub, root, "PUT", 0.2)
+    assert only(ledger)["status"] == "sending" and not stub.submissions
+    assert submit.submit(parcel, ledger)["public"] == stub.score
+    assert len(stub.submissions) == 1 and only(ledger)["status"] == "complete"
+
+
+def test_a_request_that_is_under_way_is_waited_for(
+    stub: Stub, parcel: Parcel, ledger: Ledger, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends the process that sends, not what Kaggle has already received: it appears on the list a little later."""
+    monkeypatch.setattr(submit, "SETTLE", 30.0)
+    stub.pause = 2.0
+    process = start(root)
+    end = time.monotonic() + 120
+    while not stub.asked("CreateSubmission"):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert submit.submit(parcel, ledger)["public"] == stub.score
+    assert len(stub.submissions) == 1 and only(ledger)["status"] == "complete"
+
+
+@pytest.mark.long
+def test_twenty_kills_at_random_moments_send_once(stub: Stub, parcel: Parcel, ledger: Ledger, root: Path) -> None:
+    """From the first request of an upload to its last answer."""
+    rng = random.Random(6)
+    for _ in range(20):
+        stub.pause, stub.pending_polls = 0.7, 0
+        stub.submissions.clear()
+        LEDGER.unlink(missing_ok=True)
+        kill_alone(stub, root, "StartSubmissionUpload", rng.uniform(0, 2.0))
+        submit.submit(parcel, ledger, wait=0)
+        assert len(stub.submissions) == 1
+        states = [row["status"] for row in ledger.rows()]
+        assert states == ["pending"] and only(ledger)["ref"] == "1000", states
+
+
+def test_a_process_without_its_command_ends_by_itself(tmp_path: Path) -> None:
+    """It keeps the lock: one that waits for ever for a silent Kaggle would block every later submission."""
+    words = [sys.executable, "-P", str(WORKER)]
+    request = {"operation": "limits", "competition": COMPETITION, "within": 0.5}
+    silent = socket.create_server(("127.0.0.1", 0))
+    proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    environment = {"http_proxy": proxy, "https_proxy": proxy, "HOME": str(tmp_path), "KAGGLE_API_TOKEN": "x" * 20}
+    worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | environment, text=True)
+    answer, _ = worker.communicate(json.dumps(request) + "\n", timeout=60)
+    assert (answer, worker.returncode) == ("", -signal.SIGALRM)
 
 
 def test_late_score_is_found_by_the_same_command(stub: Stub, parcel: Parcel, ledger: Ledger) -> None:

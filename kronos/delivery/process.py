@@ -18,6 +18,8 @@ from typing import Any
 WORKER = Path(__file__).with_name("worker.py")
 TICK = 0.25
 """Seconds between two looks at the progress of a long request."""
+GRACE = 5.0
+"""Seconds beyond the patience after which a request without progress ends its process from inside."""
 _VERBOSE = {"VERBOSE", "VERBOSE_OUTPUT"}  # they make the package print its requests, tokens included
 
 
@@ -40,6 +42,8 @@ class Worker:
     def ask(self, request: Any, patience: float, watch: Callable[[], Any] | None = None) -> Any:
         """The answer to a request. watch: a value that changes while there is progress; silence is counted in seconds."""
         process = self._process = self._process or self._start()
+        if watch is None:  # should this process be killed, that one still ends by itself, and gives back what it holds
+            request = {**request, "within": patience + GRACE}
         try:
             with contextlib.suppress(BrokenPipeError):  # it has ended: reading tells
                 _pipe(process.stdin).write(json.dumps(request).encode() + b"\n")

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 LEDGER = SUBMISSIONS / "ledger.csv"
 WAIT = 600.0
 """Seconds to wait for a score."""
+SETTLE = 20.0
+"""Seconds after an interrupted attempt in which its request may still arrive at Kaggle."""
+DATE = "%Y-%m-%d %H:%M:%S.%f UTC"
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 30.0
 """Seconds between two looks at Kaggle's list; each pause is half as long again as the last."""
 
@@ -36,11 +39,16 @@ def submit(parcel: Parcel, ledger: Ledger, again: bool = False, wait: float = WA
     became of it is not known, or when it cannot be scored.
     """
     lock = ledger.path.parent / f".{parcel.sha256[:16]}.lock"
+    busy = f"{parcel.path.name} is being submitted by another process: waiting for it"
+    # The process that sends keeps the lock for as long as it lives: when this one is killed, the upload goes on to its end, and
+    # a second command that did not wait for that would find nothing on Kaggle's list and send the file again.
+    with files.locked(lock, busy) as hold, Client(parcel.competition, patience, hold) as client:
+        row = None if again else earlier(client, parcel, ledger)
+        row = row or _send(client, parcel, ledger)
+    if wait <= 0:
+        return row
     with Client(parcel.competition, patience) as client:
-        with files.locked(lock, f"{parcel.path.name} is being submitted by another process: waiting for it"):
-            row = None if again else earlier(client, parcel, ledger)
-            row = row or _send(client, parcel, ledger)
-        return follow(client, ledger, row, wait) if wait > 0 else row
+        return follow(client, ledger, row, wait)
 
 
 def earlier(client: Client, parcel: Parcel, ledger: Ledger) -> Row | None:
@@ -51,11 +59,25 @@ def earlier(client: Client, parcel: Parcel, ledger: Ledger) -> Row | None:
     if row["status"] not in OPEN:
         raise KitError(f"{parcel.path}: {told(row)}; pass --again to submit the same content once more")
     log.info("%s: %s", parcel.path, told(row))
-    if (ref := _ref(row, client.submissions(), ledger)) is None:
+    ref = _settled(client, row, ledger)
+    if ref is None:
         log.info("Kaggle does not list it: it was not sent")
         ledger.set(row, status="failed", ref="")
         return None
     return ledger.set(row, status="pending", ref=str(ref))
+
+
+def _settled(client: Client, row: Row, ledger: Ledger) -> int | None:
+    """Kaggle's reference of an attempt that did not end, None where it has none. A request that was under way when the attempt
+    was interrupted may still arrive: Kaggle's list is looked at until `SETTLE` seconds after the attempt."""
+    begun = datetime.strptime(row["date"], DATE).replace(tzinfo=UTC)
+    while True:
+        ref = _ref(row, client.submissions(), ledger)
+        left = SETTLE - (datetime.now(UTC) - begun).total_seconds()
+        if ref is not None or not 0 < left <= SETTLE:
+            return ref
+        log.info("Kaggle does not list it yet: looking again until it could have arrived (%.0f s)", left)
+        time.sleep(min(left, FIRST_PAUSE))
 
 
 def last(parcel: Parcel, ledger: Ledger) -> Row | None:
@@ -104,7 +126,7 @@ def _send(client: Client, parcel: Parcel, ledger: Ledger) -> Row:
 
 def _row(parcel: Parcel, after: int) -> Row:
     """The ledger's row at the moment of sending. after: the highest reference that Kaggle lists before."""
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f UTC")
+    now = datetime.now(UTC).strftime(DATE)
     row = {"date": now, "competition": parcel.competition, "file": str(parcel.path), "sha256": parcel.sha256, "run": parcel.run}
     row |= {"message": parcel.message, "ref": f"after {after}", "status": "sending", "public": "", "private": ""}
     return row | {"expected": parcel.expected, "problem": ""}

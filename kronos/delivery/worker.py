@@ -1,7 +1,8 @@
 """The one place that imports the `kaggle` package, in a process of its own (started by `kronos.delivery.process`).
 
-In: a JSON object a line on stdin, {"operation": name, ...arguments}. Out: one a line on stdout, {"answer": ...} or {"error":
-kind, "status": HTTP status or null, "message": ...}; what the package prints goes to stderr. Standard library and kaggle only.
+In: a JSON object a line on stdin, {"operation": name, "within": seconds, ...arguments}. Out: one a line on stdout,
+{"answer": ...} or {"error": kind, "status": HTTP status or null, "message": ...}; what the package prints goes to stderr.
+Standard library and kaggle only.
 Importing kaggle logs in over the network, without a timeout, and ends the process when there are no credentials: hence a
 process that can be killed. Its Python interface is used, since its command line drops the HTTP status and exits with 0 when
 an upload fails (kaggle 2.2.4).
@@ -10,7 +11,9 @@ an upload fails (kaggle 2.2.4).
 import errno
 import importlib
 import json
+import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +27,7 @@ def main() -> None:
     os.dup2(2, 1)  # the package prints help and warnings to stdout
     for line in sys.stdin:
         request = json.loads(line)
+        signal.alarm(math.ceil(request.pop("within", 0)))  # ends this process where nobody is left who would; 0: no limit
         print(json.dumps(perform(request.pop("operation"), request)), file=answers, flush=True)
 
 
