@@ -315,7 +315,7 @@ for index in "${!stages[@]}"; do
 done
 if [ "$backtest" = 1 ]; then
   title "Backtest"
-  run "$PY" scripts/run_backtest.py --config "$resolved" || echo "No backtest, for the reason above; the models are complete."
+  run "$PY" scripts/run_backtest.py --config "$resolved" --save || echo "No backtest, for the reason above; the models are complete."
 fi
 if [ $submit = 1 ]; then
   title "Submission"

@@ -338,9 +338,12 @@ class InferenceConfig:
     cuda_graphs: bool = False
     """A GPU repeats recorded decoding steps by itself: for small networks, whose steps take longer to call than to compute."""
     threshold: Share = 0.5
-    """Rise when P(rise) is above this. At 0.5 a calibration may name another, see docs/evaluation.md."""
+    """Rise when P(rise) is above this."""
+    answer: str = "auto"
+    """Whose answers are submitted: a name of the backtest's table (network: the run's own), blend:A+B, or auto: the answerer that
+    the evidence of `run_backtest.py --save` prefers."""
     calibration: Literal["auto", "off"] = "auto"
-    """auto: use the calibration that a backtest left beside the predictor, where it fits these networks, settings and horizon."""
+    """auto: use the decision that the backtest left, where it fits, else the base rate of history as level; off: raw P(rise)."""
     seed: Seed = 42
     max_fallback_ratio: Share = 0.2
     """The run fails when a larger share of the rows had to be answered without a forecast."""
@@ -364,12 +367,16 @@ class EvaluationConfig:
     """Score so many tickers of each date, drawn by their names; None: every ticker that has a bar on it."""
     embargo: CountInt = 0
     """Trading days between fit, calibration and test beyond the horizon, which always lies between them."""
-    calibration: Literal["auto", "temperature", "platt", "isotonic", "off"] = "auto"
-    """How P(rise) is calibrated. auto: temperature, and Platt's shift too with enough dates; off: no calibration block."""
+    calibration: Literal["auto", "off"] = "auto"
+    """auto: answers are decided by what earlier dates taught (docs/evaluation.md); off: by the raw probabilities, and no date is
+    kept for it."""
     calibration_share: Beta = 0.3
-    """Share of the days after training that calibrate; the later ones are scored."""
+    """Share of the days after training on which decisions are fitted first; the later ones are scored."""
     fitted_baselines: bool = True
     """Logistic regression and gradient boosting on ranked features."""
+    blends: list[str] = field(default_factory=lambda: ["ridge+boosting", "network+boosting", "head+boosting"])
+    """Blends that are scored, too: names joined by +, network stands for the run's own. Those of answerers that a run does not
+    have are left out, and that is said."""
     random_init: bool = True
     """Score the same network with random weights beside the model: as long again."""
     pretrained: bool = True

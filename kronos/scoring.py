@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kronos.answers.answerer import Rows, ask
+from kronos.answers.decide import rates
+from kronos.answers.simple import ALL_FALL, ALL_RISE, MAJORITY, RULES
 from kronos.config import Config
 from kronos.data.competition import check_ids, read_answers, read_rows
 from kronos.data.market import market_path
 from kronos.data.prepare import open_store
+from kronos.data.store import BarStore
 from kronos.errors import KitError
-from kronos.evaluation.baselines import ALL_FALL, ALL_RISE, MAJORITY, answers, rule_scores
-from kronos.forecasting.rows import RowPlan, base_rate
-from kronos.submission import plan_test_rows
 
 
 @dataclass(frozen=True)
@@ -65,41 +66,31 @@ def score_submission(config: Config, path: str | Path) -> Score:
     ids, dates = read_rows(config)
     truth = _in_order(ids, config.data.solution_path, "Label")
     pred = _in_order(ids, path, "Pred")
-    plan = plan_test_rows(config, open_store(config), ids, dates)
+    store = open_store(config)
+    rows = ask(store, ids, dates, config.data.calendar, config.inference.horizon)
     return Score(
         rows=len(ids),
         dates=len(np.unique(dates)),
         accuracy=_accuracy(pred, truth),
-        baselines={name: _accuracy(answer, truth) for name, answer in baseline_answers(plan).items()},
+        baselines={name: _accuracy(answer, truth) for name, answer in baseline_answers(store, rows).items()},
         rises=float(truth.mean()),
         predicted_rises=float(pred.mean()),
         attainable=_attainable(config),
     )
 
 
-def baseline_answers(plan: RowPlan) -> dict[str, NDArray[np.int64]]:
-    """Answers that need no model, each (n,): constants, the majority of the past, rules on past returns.
+def baseline_answers(store: BarStore, rows: Rows) -> dict[str, NDArray[np.int64]]:
+    """Answers that need no model and no level, each (n,): constants, the majority of the past, the sign of past returns.
 
     A row whose history is too short for a rule, or whose close did not change, counts as a fall in both directions.
     """
-    rows = len(plan.ids)
-    known = plan.known > 0
-    constants = {ALL_RISE: np.ones(rows, np.int64), ALL_FALL: np.zeros(rows, np.int64), MAJORITY: _majority(plan)}
-    for name, score in rule_scores(plan.store, plan.end[known] - 1).items():
-        constants[name] = np.zeros(rows, np.int64)
-        constants[name][known] = answers(score)
-    return constants
-
-
-def _majority(plan: RowPlan) -> NDArray[np.int64]:
-    """1 where most moves over the row's horizon were rises before its date."""
-    answers = np.zeros(len(plan.ids), np.int64)
-    keys = np.stack([plan.dates.astype(np.int64), plan.horizon], axis=1)
-    distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
-    for k, (date, horizon) in enumerate(distinct):
-        rate, _ = base_rate(plan.store, date.astype("datetime64[s]"), int(horizon))
-        answers[inverse.reshape(-1) == k] = rate > 0.5
-    return answers
+    count = len(rows)
+    majority = (rates(store, rows) > 0.5).astype(np.int64)
+    found = {ALL_RISE: np.ones(count, np.int64), ALL_FALL: np.zeros(count, np.int64), MAJORITY: majority}
+    for rule in RULES:
+        score = rule.answer(store, rows).score
+        found[rule.name] = (np.nan_to_num(score) > 0).astype(np.int64)
+    return found
 
 
 def _attainable(config: Config) -> float | None:

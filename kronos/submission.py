@@ -1,13 +1,13 @@
 """From test rows to a submission file that is checked, reproducible and explained.
 
-In: a configuration (test file, sample, store, trained networks). Out: NAME.csv (`ID,Pred`), NAME.json (the manifest) and
-NAME-prob.csv (probability, horizon and context of every row; not submitted). Nothing dated on or after a row's Date is read.
-See docs/forecasting.md for the rules; the format is the competition's.
+In: a configuration (test file, sample, store), and what is to answer: an answerer by name, or what the evidence of the backtest
+prefers. Out: NAME.csv (`ID,Pred`), NAME.json (the manifest) and NAME-prob.csv (probability, horizon and context of every row;
+not submitted). Nothing dated on or after a row's Date is read. See docs/forecasting.md for the rules; the format is the
+competition's.
 """
 
 import csv
 import io
-import itertools
 import logging
 import os
 import platform
@@ -15,8 +15,10 @@ import re
 import shlex
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,56 +28,39 @@ import torch
 from numpy.typing import NDArray
 
 from kronos import files
+from kronos.answers.answerer import Answer, Answerer, Rows, ask
+from kronos.answers.catalogue import AUTO, NETWORK, find, key_of, needs_network, needs_training
+from kronos.answers.decide import Decided, decide, plain_decision, rates
+from kronos.answers.decision import Decision
+from kronos.answers.findings import Evidence, Figure, Findings, choose, path_of
+from kronos.answers.history import tie_shares
+from kronos.answers.network import NetworkAnswerer, load_network
+from kronos.answers.simple import ALL_RISE
 from kronos.config import Config, to_dict
 from kronos.data.competition import SUBMISSIONS, read_rows
 from kronos.data.prepare import open_store
 from kronos.data.store import BarStore
 from kronos.data.survey import date_text
 from kronos.errors import KitError
-from kronos.forecasting.calibration import FILE as CALIBRATION_FILE
-from kronos.forecasting.calibration import Calibration, key_of, read_calibration, threshold_of, uncertain
-from kronos.forecasting.decide import decide
-from kronos.forecasting.forecaster import Forecaster
-from kronos.forecasting.pair import Pair, find_pair, load_forecaster, pick_device
-from kronos.forecasting.rows import Rises, RowPlan, base_rate, find_rises, plan_rows
+from kronos.forecasting.pair import pick_device
+from kronos.forecasting.rows import RowPlan
 from kronos.forecasting.team import Team
-from kronos.progress import progress
-from kronos.training.stages import network_digest
+from kronos.runfolder import RunFolder
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What the networks said of every row, each (n,)."""
+class Answered:
+    """N rows with their answers, and how they came about."""
 
-    prob: NDArray[np.float64]
-    """P(rise) if the price moves, NaN for a row that could not be forecast."""
-    mass: NDArray[np.float64]
-    """The probability that a listed answer rests on, else NaN."""
+    store: BarStore
+    rows: Rows
+    decided: Decided
+    answer: Answer
     ties: NDArray[np.float64]
-    """P(tie), else NaN."""
-    reason: NDArray[np.str_]
-    """Why not; '' where it was."""
-    series_at_once: int
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What was found for each row of a plan."""
-
-    prob_up: NDArray[np.float64]
-    """(n,) P(rise); the base rate for a row that was not forecast."""
-    pred: NDArray[np.int64]
-    """(n,) 0 or 1."""
-    reason: NDArray[np.str_]
-    """(n,) '' for a forecast row, else why not."""
-    base_rates: list[dict[str, Any]]
-    """Each rate that answered a row: date, horizon, rate, pairs it was counted over."""
-    mass: NDArray[np.float64]
-    """(n,) probability of what an enumerated answer rests on; NaN for the others."""
-    ties: NDArray[np.float64]
-    """(n,) P(tie), which is in prob_up; NaN for a row that was not forecast."""
+    plan: RowPlan | None
+    """Of the network's contexts; None where no network answered."""
 
 
 @dataclass(frozen=True)
@@ -96,143 +81,144 @@ class Submission:
             "rows": f"{m['rows']} ({m['forecast']} forecast)",
             "rises": f"{m['share_of_rises']:.1%} (mean probability {m['mean_probability']:.3f})",
             "horizon": f"{horizons} trading days" if common else "none",
-            "calibrated": f"{m['calibration']['rows']} rows ({m['calibration']['method']})" if m["calibration"]["used"] else "no",
+            "answered by": f"{m['answer']['name']} ({m['answer']['why']})",
+            "expected": _expected(m["answer"]),
+            "decision": "the backtest's" if m["decision"]["used"] else m["decision"]["why"],
             "shortened": _counts(m["shortened"]),
             "fallbacks": _counts(m["fallbacks"]),
             "digest": f"sha256 {m['sha256'][:16]}",
             "time": f"{m['seconds']:.1f} s",
         }
-        return "\n".join(f"  {name:<10} {value}" for name, value in lines.items())
+        return "\n".join(f"  {name:<12} {value}" for name, value in lines.items())
 
 
 def make_submission(config: Config, output: str | Path | None = None, allow_incomplete: bool = False) -> Submission:
-    """Forecast every test row and write the submission, its manifest and its probabilities.
+    """Answer every test row and write the submission, its manifest and its probabilities.
 
-    Under `accelerate launch` the processes share the rows; the main one writes and returns, the others end here.
+    Under `accelerate launch` the processes share a network's rows; the main one writes and returns, the others end here.
 
     output: the file to write, replaced if it exists; None: a new file in submissions/. allow_incomplete: forecast with a
     network whose training has not ended. Raises KitError, with nothing written, when the inputs are missing or do not fit
-    together, when the IDs are not the sample's, or when too many rows could not be forecast.
+    together, when the IDs are not the sample's, or when too many rows could not be answered.
     """
     started = time.monotonic()
     team = Team.join(config, pick_device(config).type == "cpu")
     target = _target(config, output)
 
-    def ready() -> tuple[Pair, RowPlan, Forecaster]:
+    def ready() -> tuple[BarStore, Rows, Picked]:
         _check_writable(target.parent)
         ids, dates = read_rows(config)
         store = open_store(config)
-        pair = find_pair(config, allow_incomplete)
-        plan = plan_test_rows(config, store, ids, dates)
-        _check_fallbacks(config, plan.fallbacks(), len(ids))  # before the long part
-        _check_probability(config, plan)
-        return pair, plan, load_forecaster(config, pair)
+        rows = ask(store, ids, dates, config.data.calendar, config.inference.horizon)
+        _check_fallbacks(config, _by_reason(rows.reason), len(rows))
+        return store, rows, pick(config, store, rows, team, allow_incomplete)
 
-    pair, plan, forecaster = team.main_first(ready)
-    networks = _networks(pair, plan, forecaster)
-    calibration, account = find_calibration(config, plan, networks)
-    found = forecast_rows(plan, forecaster, team)
+    store, rows, picked = team.main_first(ready)
+    log.info("answered by %s: %s", picked.answerer.name, picked.why)
+    network = picked.network
+    plan = None if network is None else network.plan(store, rows)
+    if network is not None and plan is not None:
+        _check_fallbacks(config, plan.fallbacks(), len(rows))  # before the long part
+        _check_probability(config, plan)
+        log.info("%s", network.forecaster.memory_plan(*plan.extent()))
+    else:
+        team.disband()  # there is nothing to share: the others end here
+    answer = picked.answerer.answer(store, rows)
     team.disband()  # the others end here
-    answers = answer_rows(config, plan, forecaster, found, calibration)
-    _check_fallbacks(config, _by_reason(answers.reason), len(plan.ids))
-    manifest = _manifest(config, plan, answers) | networks | {"calibration": account}
-    manifest |= {"processes": team.world, "series_at_once": found.series_at_once}
+    ties = tie_shares(store, rows)
+    decision = picked.decision_for(config, store, rows, answer)
+    decided = decide(store, rows, picked.answerer, answer, decision, ties, config.inference.threshold)
+    _check_fallbacks(config, _by_reason(answer.reason), len(rows))
+    done = Answered(store, rows, decided, answer, ties, plan)
+    manifest = _manifest(config, done, picked, decision)
+    if network is not None and plan is not None:
+        manifest |= _networks(network, plan) | {"processes": team.world}
     manifest |= {"seconds": round(time.monotonic() - started, 1)}
     target = target if output else _free(target)
-    manifest = _write(target, plan, answers, manifest)
+    manifest = _write(target, done, manifest)
     return Submission(target, manifest, submit_command(config, target, manifest))
 
 
-# -- what is asked -----------------------------------------------------------------------------------------------------
-def plan_test_rows(config: Config, store: BarStore, ids: list[str], dates: NDArray[np.datetime64]) -> RowPlan:
-    """`plan_rows` with the settings of a configuration; in the competition an ID is a ticker."""
-    return plan_rows(
-        store,
-        ids,
-        dates,
-        calendar=config.data.calendar,
-        lookback=config.data.lookback_window,
-        max_context=config.data.max_context,
-        horizon=config.inference.horizon,
-        overflow=config.inference.overflow,
-    )
+# -- who answers -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Picked:
+    """Who answers, and on what evidence."""
+
+    answerer: Answerer
+    why: str
+    network: NetworkAnswerer | None
+    """The run's network, where it takes part."""
+    findings: Findings | None
+    evidence: Evidence | None
+    """What the backtest found about the answerer; None: nothing."""
+    no_decision: str = ""
+    """Why the backtest's decision is not used; '' where it is."""
+
+    def decision_for(self, config: Config, store: BarStore, rows: Rows, answer: Answer) -> Decision | None:
+        """The backtest's decision; without one the level of history before the earliest date. None: raw probabilities."""
+        if config.inference.calibration == "off":
+            return None
+        if self.evidence is not None and self.evidence.decision is not None and not self.no_decision:
+            return self.evidence.decision
+        asof = int(rows.asof[rows.open].min()) if rows.open.any() else -1
+        return plain_decision(store, asof, _common_horizon(config, rows), answer)
 
 
-# -- answers -----------------------------------------------------------------------------------------------------------
-def find_calibration(config: Config, plan: RowPlan, networks: dict[str, Any]) -> tuple[Calibration | None, dict[str, Any]]:
-    """The calibration beside the predictor where it fits, and what the manifest says of it. Rows of another horizon stay raw."""
-    found, path = read_calibration(config.basemodel_dir), config.basemodel_dir / CALIBRATION_FILE
-    if config.inference.calibration == "off":
-        return None, {"used": False, "why": "inference.calibration is off"}
-    if found is None:
-        return None, {"used": False, "why": f"{path}: none there; scripts/run_backtest.py leaves one"}
-    key = key_of(config, found.horizon, networks["model"]["digest"], networks["tokenizer"]["digest"])
-    horizons = Counter(plan.horizon[plan.reason == ""].tolist())
-    common = horizons.most_common(1)[0][0] if horizons else found.horizon
-    if wrong := found.difference(found.horizon if found.horizon in horizons else common, key):
-        log.warning("%s is not used: it has %s; run the backtest again", path, "; ".join(wrong))
-        return None, {"used": False, "why": f"{path}: {'; '.join(wrong)}"}
-    rows = horizons[found.horizon]
-    log.info("calibrated by %s (%s, fitted until %s): %d rows", path, found.method, found.fitted.get("last_label"), rows)
-    account = {name: getattr(found, name) for name in ("method", "horizon", "slope", "intercept", "threshold", "fitted")}
-    return found, {"used": True, "path": str(path), "rows": rows, "raw_rows": sum(horizons.values()) - rows} | account
+def pick(config: Config, store: BarStore, rows: Rows, team: Team, allow_incomplete: bool = False) -> Picked:
+    """The answerer that `inference.answer` names or that the evidence prefers, ready to answer.
 
-
-def answer_rows(
-    config: Config, plan: RowPlan, forecaster: Forecaster, found: Found, calibration: Calibration | None = None
-) -> Answers:
-    """P(rise) and the answer of every row; a row that could not be forecast gets the base rate of rises before its date.
-
-    found: what `forecast_rows` found. calibration: for the forecast rows of its horizon.
+    team: the processes that share a network's rows. Raises KitError for a name that nothing has, and where the run's network is
+    asked for and there is none.
     """
-    prob, mass, reason = found.prob.copy(), found.mass, found.reason
-    threshold = np.full(len(prob), config.inference.threshold)
-    if calibration is not None:
-        own = (reason == "") & (plan.horizon == calibration.horizon)
-        prob[own] = calibration.prob(uncertain(prob[own], mass[own], forecaster.sampling.sample_count))
-        threshold[own] = threshold_of(config.inference.threshold, calibration)
-    prob = prob * (1 - found.ties)
-    rates: dict[tuple[np.datetime64, int], tuple[float, int]] = {}
-    for row in np.flatnonzero(reason != ""):
-        key = (plan.dates[row], int(plan.horizon[row]))
-        if key not in rates:
-            rates[key] = base_rate(plan.store, *key)
-        prob[row] = rates[key][0]
-    used = [
-        {"date": date_text(date), "horizon": steps, "rate": rate, "pairs": pairs}
-        for (date, steps), (rate, pairs) in sorted(rates.items())
-    ]
-    return Answers(prob, decide(prob, threshold), reason, used, mass, found.ties)
+    horizon = _common_horizon(config, rows)
+    findings = RunFolder(config.run_dir).findings(horizon)
+
+    @cache
+    def network() -> NetworkAnswerer:
+        return replace(load_network(config, horizon, allow_incomplete=allow_incomplete), team=team)
+
+    name, why = config.inference.answer, "asked for by name"
+    if name == AUTO:
+        name, why = _by_evidence(config, findings, horizon, network)
+    own = network() if needs_network(name, config) else None
+    before = int(rows.asof[rows.open].min()) + 1 if rows.open.any() else 0
+    answerer = find(name, config, store, before, horizon, network)
+    evidence = None if findings is None else findings.of(answerer.name)
+    no_decision = ""
+    if findings is None:
+        no_decision = f"{path_of(config.run_dir, horizon)}: none there; scripts/run_backtest.py --save leaves one"
+    elif evidence is None:
+        no_decision = f"the backtest of {findings.created} did not score {answerer.name}"
+    elif evidence.decision is not None:
+        no_decision = "; ".join(evidence.decision.difference(key_of(name, config, horizon, network)))
+    if no_decision and evidence is not None:
+        log.warning("the decision of %s is not used: it has %s; run the backtest again", answerer.name, no_decision)
+    return Picked(answerer, why, own, findings, evidence, no_decision)
 
 
-def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team) -> Found:
-    """P(rise) of the rows that can be forecast, and the completed reasons, on every process.
+def _by_evidence(
+    config: Config, findings: Findings | None, horizon: int, network: Callable[[], NetworkAnswerer]
+) -> tuple[str, str]:
+    """(name, why) of the answerer that a backtest prefers; without one the run's network."""
+    if findings is None:
+        return NETWORK, f"no backtest {horizon} trading days ahead has left its findings here, so it is the run's network"
+    everyone = {item.name for item in findings.answerers}
+    choice = choose(findings, everyone)
+    found = findings.of(choice.name)
+    if found is not None and found.decision is not None:
+        wrong = found.decision.difference(key_of(choice.name, config, horizon, network))
+        if wrong:
+            log.warning("%s is no candidate: its backtest had %s; run the backtest again", choice.name, "; ".join(wrong))
+            choice = choose(findings, {name for name in everyone if not needs_training(name, config)})
+    return choice.name, choice.why
 
-    The batches are those of one process, dealt out in turn: a row's batch, and so every bit of its answer, does not depend
-    on how many processes there are.
-    """
-    (prob, mass, ties), reason = np.full((3, len(plan.ids)), np.nan), plan.reason.copy()
-    todo, paths = int((reason == "").sum()), forecaster.sampling.sample_count
-    where = f"{forecaster.device}, {team.world} process{'es' * (team.world > 1)}"
-    log.info("forecasting %d of %d rows, %d paths each, on %s", todo, len(reason), paths, where)
-    forecaster.processes = team.world
-    memory = forecaster.memory_plan(*plan.extent())
-    log.info("%s", memory)
-    size = min(team.gather(memory.series))  # one for all, or a row's batch would depend on who forecasts it
 
-    def share() -> list[tuple[NDArray[np.int64], Rises]]:
-        mine = itertools.islice(plan.batches(size), team.rank, None, team.world)
-        with progress("forecast", -(-todo // team.world), "rows") as bar:
-            parts = []
-            for batch in mine:
-                parts.append((batch.rows, find_rises(batch, forecaster)))
-                bar.update(len(batch.rows))
-        return parts
-
-    for parts in team.gather(team.together(share)):
-        for rows, answer in parts:
-            prob[rows], mass[rows], ties[rows], reason[rows] = answer.prob_up, answer.mass, answer.ties, answer.reason
-    return Found(prob, mass, ties, reason, size)
+def _common_horizon(config: Config, rows: Rows) -> int:
+    """The commonest horizon of the rows that can be answered, the shortest of equally common ones."""
+    counts = Counter(rows.horizon[rows.open].tolist())
+    if not counts:
+        return config.inference.horizon or config.data.predict_window
+    return min(counts, key=lambda steps: (-counts[steps], steps))
 
 
 def _check_probability(config: Config, plan: RowPlan) -> None:
@@ -285,25 +271,37 @@ def _companions(path: Path) -> tuple[Path, Path, Path]:
     return path, path.with_name(f"{path.stem}-prob.csv"), path.with_suffix(".json")
 
 
-def _write(target: Path, plan: RowPlan, answers: Answers, manifest: dict[str, Any]) -> dict[str, Any]:
+def _write(target: Path, done: Answered, manifest: dict[str, Any]) -> dict[str, Any]:
     """Write the three files: all of them aside first, so that a failure leaves what was there. Returns the manifest.
 
     They take their places in the end, the submission last: where it is, the others are.
     """
-    submission = _csv(["ID", "Pred"], zip(plan.ids, answers.pred.tolist(), strict=True))
+    submission = _csv(["ID", "Pred"], zip(done.rows.ids, done.decided.pred.tolist(), strict=True))
     with ExitStack() as stack:
         csv_file, prob_file, json_file = (stack.enter_context(files.atomic(path)) for path in _companions(target))
         csv_file.write_text(submission, encoding="utf-8")
-        prob_file.write_text(_probabilities(plan, answers), encoding="utf-8")
+        prob_file.write_text(_probabilities(done), encoding="utf-8")
         manifest = manifest | {"file": target.name, "sha256": files.digest(csv_file)}
         files.write_json(json_file, manifest)
     return manifest
 
 
-def _probabilities(plan: RowPlan, answers: Answers) -> str:
-    days = [[date_text(day) for day in column] for column in (plan.dates, plan.last)]
-    columns = (plan.ids, days[0], answers.prob_up.tolist(), plan.horizon.tolist(), plan.length.tolist(), days[1], answers.reason)
+def _probabilities(done: Answered) -> str:
+    rows, n = done.rows, len(done.rows)
+    prob = done.decided.pred.astype(float) if done.decided.prob is None else done.decided.prob  # a constant is sure of itself
+    context = [""] * n if done.plan is None else done.plan.length.tolist()
+    asked, last = ([date_text(day) for day in column] for column in (rows.date, _last_days(done)))
+    columns = (rows.ids, asked, prob.tolist(), rows.horizon.tolist(), context, last, done.answer.reason.tolist())
     return _csv(["ID", "Date", "ProbUp", "Horizon", "Context", "LastBar", "Fallback"], zip(*columns, strict=True))
+
+
+def _last_days(done: Answered) -> NDArray[np.datetime64]:
+    """Date of each row's last bar; of the market's last known day, or else of the row itself, where it has none."""
+    rows, store = done.rows, done.store
+    last = np.where(rows.asof >= 0, store.sessions[np.maximum(rows.asof, 0)], rows.date)
+    have = rows.last >= 0
+    last[have] = store.dates(rows.last[have])
+    return last
 
 
 def _csv(header: list[str], rows: Any) -> str:
@@ -314,25 +312,27 @@ def _csv(header: list[str], rows: Any) -> str:
     return text.getvalue()
 
 
-def _manifest(config: Config, plan: RowPlan, answers: Answers) -> dict[str, Any]:
+def _manifest(config: Config, done: Answered, picked: Picked, decision: Decision | None) -> dict[str, Any]:
     """What was asked, found and answered."""
-    forecast = answers.reason == ""
-    known = plan.last[forecast]
+    rows, forecast = done.rows, done.answer.reason == ""
+    prob = done.decided.pred if done.decided.prob is None else done.decided.prob
     return {
-        "rows": len(plan.ids),
+        "rows": len(rows),
         "forecast": int(forecast.sum()),
-        "share_of_rises": float(answers.pred.mean()),
-        "mean_probability": float(answers.prob_up.mean()),
-        "horizons": {str(steps): count for steps, count in sorted(Counter(plan.horizon[forecast].tolist()).items())},
-        "shortened": plan.shortened,
-        "fallbacks": _by_reason(answers.reason),
-        "base_rates": answers.base_rates,
-        "enumerated": _enumerated(answers.mass),
-        "ties": _ties(answers.ties),
+        "share_of_rises": float(done.decided.pred.mean()),
+        "mean_probability": float(prob.mean()),
+        "horizons": {str(steps): count for steps, count in sorted(Counter(rows.horizon[forecast].tolist()).items())},
+        "shortened": {} if done.plan is None else done.plan.shortened,
+        "fallbacks": _by_reason(done.answer.reason),
+        "base_rates": _base_rates(done, forecast),
+        "enumerated": _enumerated(done.answer.mass),
+        "ties": _ties(done.ties[forecast]),
+        "answer": _account(picked),
+        "decision": _decision(picked, decision, config),
         "seed": config.inference.seed,
-        "dates": _range(plan.dates),
-        "last_bars": _range(known),
-        "data": {"path": str(plan.store.path), "digest": plan.store.digest},
+        "dates": _range(rows.date),
+        "last_bars": _range(_last_days(done)[forecast]),
+        "data": {"path": str(done.store.path), "digest": done.store.digest},
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -343,9 +343,48 @@ def _manifest(config: Config, plan: RowPlan, answers: Answers) -> dict[str, Any]
     }
 
 
-def _enumerated(mass: NDArray[np.float64]) -> dict[str, Any]:
+def _account(picked: Picked) -> dict[str, Any]:
+    """Who answered, why, and what the backtest lets expect of it beside 'all rise'."""
+    about: dict[str, Any] = {"name": picked.answerer.name, "kind": picked.answerer.kind, "why": picked.why}
+    about |= {"expected": None, "all_rise": None, "least_skill": None, "backtest": None}
+    found = picked.findings
+    if found is None:
+        return about
+    about["backtest"] = {
+        name: getattr(found, name) for name in ("created", "horizon", "first", "last", "dates", "effective", "data")
+    }
+    about["least_skill"] = found.least_skill
+    rise = found.of(ALL_RISE)
+    about["all_rise"] = None if rise is None else asdict(rise.accuracy)
+    if picked.evidence is not None and not picked.no_decision:
+        about["expected"] = asdict(picked.evidence.accuracy)
+    return about
+
+
+def _decision(picked: Picked, decision: Decision | None, config: Config) -> dict[str, Any]:
+    """How scores became answers."""
+    if decision is None:
+        return {"used": False, "why": "inference.calibration is off"}
+    if picked.answerer.kind == "constant":
+        return {"used": False, "why": "a constant needs none"}
+    own = {"used": not picked.no_decision, "why": picked.no_decision or "left by the backtest"}
+    if picked.no_decision:
+        own["why"] = f"the level of all history, since {picked.no_decision}"
+    return own | asdict(decision)
+
+
+def _base_rates(done: Answered, forecast: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """The share of rises in history for each date and horizon of which a row was answered without a forecast."""
+    rows = done.rows.only(~forecast)
+    found = {}
+    for date, steps, rate in zip(rows.date, rows.horizon.tolist(), rates(done.store, rows).tolist(), strict=True):
+        found[(date_text(date), steps)] = rate
+    return [{"date": date, "horizon": steps, "rate": rate} for (date, steps), rate in sorted(found.items())]
+
+
+def _enumerated(mass: NDArray[np.float64] | None) -> dict[str, Any]:
     """How many answers are enumerated, and what the listed outcomes hold of the probability."""
-    held = mass[~np.isnan(mass)]
+    held = np.empty(0) if mass is None else mass[~np.isnan(mass)]
     return {"rows": len(held)} | ({"mean_mass": float(held.mean()), "least_mass": float(held.min())} if len(held) else {})
 
 
@@ -355,8 +394,9 @@ def _ties(ties: NDArray[np.float64]) -> dict[str, Any]:
     return {"mean": float(known.mean()) if len(known) else None, "likeliest": int((known > 0.5).sum())}
 
 
-def _networks(pair: Pair, plan: RowPlan, forecaster: Forecaster) -> dict[str, Any]:
+def _networks(network: NetworkAnswerer, plan: RowPlan) -> dict[str, Any]:
     """Which networks answered, and whether they have seen the days they were asked about."""
+    pair, forecaster = network.pair, network.forecaster
     seen = int((plan.dates <= np.datetime64(pair.train_end, "s")).sum()) if pair.train_end else 0
     if seen:
         log.warning("%d rows are dated up to %s, the last day of training: a score on them is no test", seen, pair.train_end)
@@ -364,14 +404,15 @@ def _networks(pair: Pair, plan: RowPlan, forecaster: Forecaster) -> dict[str, An
         "train_end": pair.train_end,
         "rows_not_after_train_end": seen,
         "incomplete_stages": list(pair.incomplete),
+        "series_at_once": forecaster.memory_plan(*plan.extent()).series,
         "model": {
             "path": pair.predictor,
-            "digest": network_digest(forecaster.model, pair.predictor),
+            "digest": network.digest,
             "trained": pair.trained,
             "device": str(forecaster.device),
             "precision": str(forecaster.autocast or torch.float32).removeprefix("torch."),
         },
-        "tokenizer": {"path": pair.tokenizer, "digest": network_digest(forecaster.tokenizer, pair.tokenizer)},
+        "tokenizer": {"path": pair.tokenizer, "digest": network.tokenizer_digest},
     }
 
 
@@ -386,3 +427,13 @@ def _by_reason(reason: NDArray[np.str_]) -> dict[str, int]:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+
+
+def _expected(answer: dict[str, Any]) -> str:
+    """The expected accuracy in words, beside 'all rise' and what the dates could have shown."""
+    if answer["expected"] is None:
+        return "not known: no backtest of it"
+    rise = "" if answer["all_rise"] is None else f"; all rise {Figure(**answer['all_rise']).shown()}"
+    least = answer["least_skill"]
+    skill = "too few dates to show any skill" if least is None else f"least skill these dates can show: {least:.1%} within a date"
+    return f"accuracy {Figure(**answer['expected']).shown()}{rise}; {skill}"

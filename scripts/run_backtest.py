@@ -22,6 +22,8 @@ def main() -> int:
     arguments.add_argument("--output", metavar="DIR", default="", help="folder of the report")
     arguments.add_argument("--model", action="append", default=[], metavar="RUN", help="run folder; repeat to blend several")
     arguments.add_argument("--allow-incomplete", action="store_true", help="use networks whose training has not ended")
+    arguments.add_argument("--save", action="store_true", help="leave decisions and evidence in RUN/decisions for the submission")
+    arguments.add_argument("--no-network", action="store_true", help="score only what needs no trained network")
     what = arguments.add_mutually_exclusive_group()
     what.add_argument("--shuffle-labels", action="store_const", dest="control", const="shuffle-labels", help="negative control")
     what.add_argument("--future-noise", action="store_const", dest="control", const="future-noise", help="negative control")
@@ -35,9 +37,18 @@ def main() -> int:
     given = {"evaluation.origins": args.origins, "evaluation.every": args.every, "evaluation.horizon": args.horizon}
     overrides = [*args.overrides, *(f"{key}={value}" for key, value in given.items() if value)]
     overrides += ["evaluation.every=null"] if args.origins else []
-    options = Options(tuple(args.model), args.output, args.control, args.refit, args.allow_incomplete)
+    options = Options(
+        models=tuple(args.model),
+        output=args.output,
+        control=args.control,
+        refit=args.refit,
+        allow_incomplete=args.allow_incomplete,
+        save=args.save,
+        network=not args.no_network,
+    )
     done = run_backtest(configfile.load(args.config, overrides), options)
-    print(f"\n{done.text()}\nReport: {done.write_page()} and {done.path.name}")
+    saved = f"\nDecisions and evidence: {done.saved}" if done.saved else ""
+    print(f"\n{done.text()}\nReport: {done.path.with_suffix('.html')} and {done.path.name}{saved}")
     return int(done.failed_control)
 
 

@@ -51,7 +51,7 @@ def arrays_of(series: Series) -> dict[str, Any]:
 
 def store_in_memory(series: Series) -> BarStore:
     """A BarStore over plain arrays, for tests that need thousands of them."""
-    return BarStore(path=Path("nowhere"), manifest={"frequency": "daily"}, **arrays_of(series))
+    return BarStore(path=Path("nowhere"), manifest={"frequency": "daily", "digest": "in memory"}, **arrays_of(series))
 
 
 def cut_segments(rng: np.random.Generator, arrays: dict[str, Any]) -> np.ndarray:

@@ -9,22 +9,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 from backtests import DAYS, changed, finished_run, small_world
+from scipy.stats import norm, rankdata
 
+from kronos.answers.answerer import Rows
+from kronos.answers.decide import decide
+from kronos.answers.decision import z_of
+from kronos.answers.findings import path_of
+from kronos.answers.fit import Samples, fit_decision
+from kronos.answers.fitted import fitters
+from kronos.answers.history import base_rates, tie_shares
+from kronos.answers.network import NetworkAnswerer, load_network
+from kronos.answers.simple import CONSTANTS, RULES
 from kronos.bars import CLOSE
 from kronos.config import Config
 from kronos.data.splits import split_sessions
 from kronos.data.store import BarStore, write_store
 from kronos.errors import KitError
-from kronos.evaluation.backtest import BLEND, Options, blend_entry, network_entry, run_backtest
-from kronos.evaluation.baselines import CONSTANTS, FITTED, RULES, folds
-from kronos.evaluation.calibration import fit_calibration
-from kronos.evaluation.forecasts import closes_on, forecast_dates, load_network, plan_date, probabilities_on, ties_on
+from kronos.evaluation.backtest import ENSEMBLE, Options, run_backtest
+from kronos.evaluation.contest import ask_on, folds
 from kronos.evaluation.panel import build_panel
 from kronos.evaluation.scores import FIGURES
-from kronos.forecasting.calibration import FILE, smoothed
-from kronos.forecasting.rows import plan_rows
 from kronos.forecasting.team import Team
-from kronos.submission import forecast_rows
+from kronos.submission import make_submission, pick
 
 World = tuple[Config, BarStore]
 
@@ -47,7 +53,8 @@ def test_report_says_what_was_done(world: World) -> None:
     tree = json.loads(done.path.read_text())
     names = [e["name"] for e in tree["entries"]]
     assert names[:2] == [config.model_paths.exp_name, "random-init"]
-    assert {*CONSTANTS, *RULES, *FITTED, "drift over volatility"} <= set(names)
+    fits = {fitter.name for fitter in fitters(config.evaluation)}
+    assert {*CONSTANTS, *(rule.name for rule in RULES), *fits, "drift over volatility", "blend:network+boosting"} <= set(names)
     assert tree["verdict"]["skill"] == 0 and tree["verdict"]["headline"].startswith("No evidence of skill")
     assert (tree["dates"]["test"], tree["dates"]["effective"], tree["dates"]["horizon"]) == (24, 24, 3)
     assert tree["dates"]["parts"]["unseen"] >= 20
@@ -58,7 +65,7 @@ def test_report_says_what_was_done(world: World) -> None:
     example = tree["examples"][0]
     assert len(example["forecast"]["quantiles"]["50"]) == len(example["future"]["close"]) == 3
     assert example["history"]["dates"][-1] == example["origin"] < example["future"]["dates"][0]
-    assert config.model_paths.exp_name in done.text() and "gradient boosting" in done.text()
+    assert config.model_paths.exp_name in done.text() and "boosting" in done.text()
 
 
 def test_dates_of_training_are_never_scored(world: World) -> None:
@@ -79,12 +86,11 @@ def test_later_bars_change_no_answer(world: World, tmp_path: Path) -> None:
     later = store.session > middle
     bars[later] = bars[later] * 3 + 1
     other = with_bars(store, tmp_path / "other", bars)
-    network = load_network(config)
+    network = load_network(config, 3)
     early = np.arange(150, middle + 1, 10)
-    one, two = (forecast_dates([network], s, early, 3, None)[network.name] for s in (store, other))
-    for a, b in zip(one, two, strict=True):
-        assert a.closes.tobytes() == b.closes.tobytes()
-        assert np.isfinite(a.closes).all() and len(np.unique(a.closes)) > 100
+    a, b = (network.answer(s, ask_on(s, early, 3)[0]) for s in (store, other))
+    assert a.closes.tobytes() == b.closes.tobytes() and a.score.tobytes() == b.score.tobytes()
+    assert np.isfinite(a.closes).all() and len(np.unique(a.closes)) > 100
     found = []
     for s in (store, other):
         own = changed(config, data__store=str(s.path), evaluation__every=10)
@@ -100,59 +106,68 @@ def test_later_bars_change_no_answer(world: World, tmp_path: Path) -> None:
         assert x.name == y.name
         assert x.score[rows].tobytes() == y.score[rows].tobytes(), x.name
         assert x.pred[rows].tolist() == y.pred[rows].tolist(), x.name
+        assert x.prob is None or x.prob[rows].tobytes() == y.prob[rows].tobytes(), x.name
 
 
-def test_forecasts_are_the_submissions(world: World) -> None:
-    """A backtest of another forecaster than the one that submits measures nothing."""
+def test_a_backtest_asks_what_a_submission_of_the_next_day_would(world: World, tmp_path: Path) -> None:
+    """A backtest of another pipeline than the one that submits measures nothing: rows, P(rise) and answers, bit by bit."""
     config, store = world
-    session, horizon = 180, 3
-    own = plan_date(store, session, np.arange(len(store.tickers)), horizon, config)
-    target = store.sessions[session] + np.timedelta64(1, "D")  # the next day is asked for: the same bars are known
-    theirs = plan_rows(
-        store, store.tickers, np.repeat(target, len(store.tickers)), calendar="24/7", lookback=12, max_context=512,
-        horizon=horizon, ids=own.ids,
-    )  # fmt: skip
-    for a, b in zip(own.batches(4), theirs.batches(4), strict=True):
-        for x, y in zip(vars(a).values(), vars(b).values(), strict=True):
-            assert x.tobytes() == y.tobytes()
-    assert store.session[own.end - 1].tolist() == [session] * len(own.end), "the origin's bar is the last one known"
+    run_backtest(config, Options(save=True))
+    last = len(store.sessions) - 1
+    asked, _ = ask_on(store, np.array([last]), 3)
+    date = store.sessions[last].astype("datetime64[D]")
+    for name in ("network", "boosting", "30-day momentum", "blend:network+boosting", "majority in training"):
+        own = changed(config, inference__answer=name, inference__horizon=3, data__test_path=str(tmp_path / "test.csv"))
+        (tmp_path / "test.csv").write_text("ID,Date\n" + "".join(f"{t},{date + 1}\n" for t in reversed(store.tickers)))
+        made = make_submission(own, tmp_path / "out.csv")
+        prob = np.loadtxt(tmp_path / "out-prob.csv", delimiter=",", skiprows=1, usecols=2)[::-1]
+        rows = replace(asked, ids=list(store.tickers))
+        picked = pick(own, store, rows, Team())
+        answer = picked.answerer.answer(store, rows)
+        mine = decide(store, rows, picked.answerer, answer, picked.decision_for(own, store, rows, answer))
+        assert made.manifest["decision"]["used"] is (name != "majority in training") and picked.no_decision == ""
+        assert mine.prob.tobytes() == prob.tobytes(), name
+        pred = np.loadtxt(tmp_path / "out.csv", delimiter=",", skiprows=1, usecols=1).astype(int)[::-1]
+        assert mine.pred.tolist() == pred.tolist(), name
 
 
 @pytest.mark.parametrize("horizon", [1, 3])
-def test_probabilities_are_the_submissions(world: World, horizon: int) -> None:
-    """One step ahead the submission lists outcomes: a backtest of sampled shares would score, and calibrate, another answer."""
+def test_one_step_ahead_outcomes_are_listed(world: World, horizon: int) -> None:
+    """One step ahead the submission lists outcomes: a backtest of sampled shares would score, and decide, another answer."""
     config, store = world
-    network, session = load_network(config), 180
-    (found,) = forecast_dates([network], store, np.array([session]), horizon, None)[network.name]
-    plan = plan_date(store, session, found.ticker, horizon, config)
-    own = forecast_rows(plan, network.forecaster, Team())
-    prob, mass, reason = own.prob, own.mass, own.reason
-    assert (reason == "").all() and np.isfinite(found.closes).all()
-    assert np.isfinite(mass).all() if horizon == 1 else np.isnan(mass).all()
-    assert found.prob == pytest.approx(prob if horizon == 1 else smoothed(prob, 21), rel=1e-6)
-    panel = build_panel(store, np.array([session]), horizon)
-    assert found.ties.tolist() == own.ties.tolist()
-    expected = (found.prob * (1 - found.ties))[panel.ticker]
-    assert network_entry(store, panel, network, [found], None).prob.tolist() == expected.tolist()
+    network = replace(load_network(config, horizon), paths=True)
+    rows, _ = ask_on(store, np.array([180]), horizon)
+    given = network.answer(store, rows)
+    assert (given.reason == "").all() and np.isfinite(given.closes).all()
+    assert np.isfinite(given.mass).all() if horizon == 1 else np.isnan(given.mass).all()
+    assert (given.noise == 0).all() if horizon == 1 else (given.noise > 0).all()
+    without = replace(network, paths=False).answer(store, rows)
+    assert without.prob.tobytes() == given.prob.tobytes() and (without.closes is None) is (horizon == 1)
+    raw = decide(store, rows, network, given, None)
+    assert raw.prob.tolist() == (given.prob * (1 - tie_shares(store, rows))).tolist() == raw.raw.tolist()
     steps = changed(config, inference__probability="enumerated")
     if horizon > 1:
         with pytest.raises(KitError, match="expected one step ahead to enumerate"):
-            forecast_dates([load_network(steps)], store, np.array([session]), horizon, None)
+            load_network(steps, horizon).answer(store, rows)
 
 
 def test_an_interrupted_backtest_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hours of forecasts must not be lost to a closed laptop; nor may another model's be taken for this one's."""
+    """Hours of forecasts must not be lost to a closed laptop; nor may another model's, or older code's, be taken for them."""
     config, store = world
-    network = load_network(config)
-    sessions, cache = np.array([150, 160]), config.run_dir / "cache"
-    first = forecast_dates([network], store, sessions, 3, cache)[network.name]
+    network = replace(load_network(config, 3), cache=config.run_dir / "cache")
+    rows, _ = ask_on(store, np.array([150, 160]), 3)
+    first = network.answer(store, rows)
     monkeypatch.setattr(network.forecaster, "_batch", lambda *_: pytest.fail("computed again"))
-    again = forecast_dates([network], store, sessions, 3, cache)[network.name]
-    for a, b in zip(first, again, strict=True):
-        assert a.closes.tobytes() == b.closes.tobytes() and a.reason.tolist() == b.reason.tolist()
-    for other in (replace(network, digest="other"), replace(network, config=changed(config, inference__temperature=0.5))):
+    again = network.answer(store, rows)
+    for name, value in vars(first).items():
+        assert np.asarray(value).tobytes() == np.asarray(getattr(again, name)).tobytes(), name
+    other = changed(config, inference__temperature=0.5)
+    for stranger in (replace(network, digest="other"), replace(network, config=other)):
         with pytest.raises(pytest.fail.Exception):
-            forecast_dates([other], store, sessions, 3, cache)
+            stranger.answer(store, rows)
+    monkeypatch.setattr("kronos.answers.network.CODE", 0)
+    with pytest.raises(pytest.fail.Exception):
+        network.answer(store, rows)
 
 
 def test_a_backtest_ends_in_time(world: World) -> None:
@@ -168,11 +183,11 @@ def test_negative_controls_find_nothing(world: World) -> None:
     """What shows skill without any information has seen an answer; and forecasts must not move with the future."""
     config, _ = world
     for control in ("shuffle-labels", "future-noise"):
-        done = run_backtest(config, Options(control=control))
+        done = run_backtest(config, Options(control=control, save=True))
         assert done.tree["control"] == control and not done.failed_control and done.results.skill <= 0
         assert done.tree["changed_forecasts"] == 0
         assert done.path.name == f"report-{control}.json", "a control does not replace the report"
-    assert not (config.basemodel_dir / FILE).exists(), "nor leaves a calibration behind"
+        assert done.saved is None and not path_of(config.run_dir, 3).exists(), "nor leaves decisions behind"
 
 
 def test_future_noise_compares_what_is_rounded_alike(world: World) -> None:
@@ -186,14 +201,13 @@ def test_future_noise_compares_what_is_rounded_alike(world: World) -> None:
 def test_future_noise_catches_a_forecaster_that_looks_ahead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control can fail: a plan that reads one day too many is found out."""
     config, _ = world
-    from kronos.evaluation import forecasts
+    honest = NetworkAnswerer.plan
 
-    honest = forecasts.plan_date
+    def looks_ahead(self: NetworkAnswerer, store: BarStore, rows: Rows) -> object:
+        plan = honest(self, store, rows)
+        return replace(plan, end=plan.end + 1)
 
-    def looks_ahead(store: BarStore, session: int, *rest: object) -> object:
-        return replace(honest(store, session, *rest), end=honest(store, session, *rest).end + 1)
-
-    monkeypatch.setattr(forecasts, "plan_date", looks_ahead)
+    monkeypatch.setattr(NetworkAnswerer, "plan", looks_ahead)
     done = run_backtest(config, Options(control="future-noise"))
     assert done.failed_control and done.tree["alarm"]["lines"][0].startswith("LEAK")
 
@@ -206,13 +220,13 @@ def test_ensembles_stand_beside_their_members(world: World, tmp_path: Path) -> N
     finished_run(second, store, seed=5, train_end=119)
     done = run_backtest(config, Options(models=(str(config.run_dir), str(tmp_path / "second"))))
     kinds = [(e.name, e.kind) for e in done.results.entries[:3]]
-    assert kinds == [(BLEND, "blend"), ("run", "model"), ("second", "model")]
-    assert done.tree["main"] == BLEND and [m["lookback"] for m in done.tree["models"][:2]] == [12, 20]
-    a, b, c = (e.prob for e in done.results.entries[:3])
-    odds = [np.log(p / (1 - p)) for p in (a, b, c)]
-    assert odds[0] == pytest.approx((odds[1] + odds[2]) / 2)
-    likelier = blend_entry(done.results.entries[1:3], threshold=float(np.median(a)))
-    assert ((likelier.pred == 1) == (a > np.median(a))).all(), "the configured threshold decides for the blend as for its members"
+    assert kinds == [(ENSEMBLE, "blend"), ("run", "paths"), ("second", "paths")]
+    assert done.tree["main"] == ENSEMBLE and [m["lookback"] for m in done.tree["models"][:2]] == [12, 20]
+    a, b, c = (e.score for e in done.results.entries[:3])
+    for part in done.results.panel.slices():
+        ranks = [norm.ppf(rankdata(score[part]) / (part.stop - part.start + 1)) for score in (b, c)]
+        assert a[part] == pytest.approx(np.mean(ranks, axis=0)), "the mean of the members' ranks"
+    assert done.results.entries[0].closes.shape[1] == 42, "the paths of both"
     assert done.tree["timeline"][0]["last"] == str(store.sessions[119].astype("datetime64[D]"))
     with pytest.raises(KitError, match="expected a run folder"):
         run_backtest(config, Options(models=(str(tmp_path / "nowhere"),)))
@@ -233,7 +247,7 @@ def test_a_pretrained_pair_is_scored_as_published(world: World, tmp_path: Path) 
     started = changed(config, experiment__pre_trained=True, evaluation__every=40, evaluation__fitted_baselines=False, **folders)
     beside = run_backtest(started).results
     one, other = (next(e for e in beside.entries if e.name == name) for name in (beside.main.name, "pretrained"))
-    middles = (np.median(e.closes, axis=1) for e in (one, other))  # calibration widens bands about the median
+    middles = (np.median(e.closes, axis=1) for e in (one, other))  # decisions widen bands about the median
     assert next(middles) == pytest.approx(next(middles), rel=1e-5), "the same weights under both names"
 
 
@@ -247,34 +261,42 @@ def test_short_histories_get_the_base_rate(world: World, tmp_path: Path) -> None
         tmp_path / "young", bars=store.bars[kept], session=store.session[kept], sessions=store.sessions, offsets=moved,
         tickers=store.tickers,
     )  # fmt: skip
-    network = load_network(config)
-    panel = build_panel(young, np.array([200, 230]), 3)
-    closes = closes_on(panel, forecast_dates([network], young, panel.sessions, 3, None)[network.name])
-    assert np.isnan(closes[0]).all() and np.isfinite(closes[1:]).all()
-    dates = forecast_dates([network], young, panel.sessions, 3, None)[network.name]
-    entry = network_entry(young, panel, network, dates, None)
+    network = load_network(config, 3)
+    rows, _ = ask_on(young, np.array([200, 230]), 3)
+    given = network.answer(young, rows)
+    assert np.isnan(given.closes[0]).all() and np.isfinite(given.closes[1:]).all() and np.isnan(given.score[0])
+    made = decide(young, rows, network, given, None)
     past = [young.bars[a:b][young.session[a:b] <= 200, CLOSE] for a, b in zip(young.offsets[:-1], young.offsets[1:], strict=True)]
-    rises = np.concatenate([p[3:] > p[:-3] for p in past])
-    assert entry.fallback == 1 and entry.prob[0] == pytest.approx(rises.mean())
+    days = [young.session[a:b][young.session[a:b] <= 200][3:] for a, b in zip(young.offsets[:-1], young.offsets[1:], strict=True)]
+    rises, day = np.concatenate([p[3:] > p[:-3] for p in past]), np.concatenate(days)
+    by_day = [rises[day == d].mean() for d in np.unique(day)]
+    tie = tie_shares(young, rows)[0]
+    assert made.fallback == 1 and made.prob[0] == pytest.approx(np.mean(by_day) * (1 - tie))
+    assert base_rates(young, np.array([200]), 3)[0] == pytest.approx(np.mean(by_day)), "every day counts alike"
 
 
 def test_a_share_that_hardly_trades_is_a_fall(world: World, tmp_path: Path) -> None:
-    """Networks make a coin flip of it, though its likeliest end, a tie, is no rise; nor may its ties pull at the calibration."""
+    """Networks make a coin flip of it, though its likeliest end, a tie, is no rise; nor may its ties pull at the slope."""
     config, store = world
     bars = store.bars.copy()
     traded = np.arange(store.offsets[1]) % 12 == 0
     bars[: store.offsets[1]] = np.where(traded, 20.0 + np.arange(len(traded)) % 7, np.nan)[:, None]
     bars[: store.offsets[1]] = bars[np.flatnonzero(traded)[np.cumsum(traded) - 1]]
     dull = with_bars(store, tmp_path / "dull", bars)
-    network, panel = load_network(config), build_panel(dull, np.arange(160, 230, 3), 3)
-    dates = forecast_dates([network], dull, panel.sessions, 3, None)[network.name]
-    entry, own = network_entry(dull, panel, network, dates, None), panel.ticker == 0
-    prob, ties, closes = (of(panel, dates) for of in (probabilities_on, ties_on, closes_on))
-    assert ties[own].min() > 0.5 and ties[~own].max() < 0.2 and entry.fallback == 0
-    assert (entry.pred[own] == 0).all() and entry.pred[~own].any() and (prob[own] > 0.5).any()
-    fit = [fit_calibration(p, prob[k], ties[k], closes[k], config.evaluation, {}) for p, k in
-           ((panel, slice(None)), (panel.only_rows(~own | (panel.ret != 0)), ~own | (panel.ret != 0)))]  # fmt: skip
-    assert fit[0].slope == fit[1].slope and fit[0].fitted["ties"] > fit[1].fitted["ties"] == 0
+    network, sessions = load_network(config, 3), np.arange(160, 230, 3)
+    rows, _ = ask_on(dull, sessions, 3)
+    given, ties, own = network.answer(dull, rows), tie_shares(dull, rows), rows.ticker == 0
+    made = decide(dull, rows, network, given, None)
+    assert ties[own].min() > 0.5 and ties[~own].max() < 0.2 and made.fallback == 0
+    assert (made.pred[own] == 0).all() and made.pred[~own].any() and (given.prob[own] > 0.5).any()
+    panel = build_panel(dull, sessions, 3)
+    moved = panel.future_close != panel.last_close
+    z, date, rise = z_of(given, rows.asof), panel.origin.astype(np.int64), panel.label == 1
+    fits = []
+    for kept in (np.ones(len(panel), bool), moved):
+        samples = Samples(z[kept], date[kept], sessions, rise[kept], moved[kept])
+        fits.append(fit_decision(samples, 0.5, 3, 1.0))
+    assert fits[0].slope == fits[1].slope and fits[0].fitted.ties > fits[1].fitted.ties == 0
 
 
 @pytest.mark.slow
@@ -292,7 +314,7 @@ def test_refit_trains_before_each_fold(tmp_path: Path) -> None:
         assert summary["status"] == "complete" and ended + config.embargo <= first[number]
         assert ended > first[number] - 8, "all that had ended is used"
     assert first[1] > first[0] and done.results.main.name == "model, trained anew"
-    assert np.isfinite(done.results.main.closes).all() and done.tree["calibration"]["model, trained anew"] is None
+    assert np.isfinite(done.results.main.closes).all() and done.results.main.fallback == 0
     assert {e["origin"] for e in done.tree["examples"]} == {done.tree["per_date"]["origins"][-1]}, (
         "drawn by the network that answered"
     )

@@ -5,31 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from panels import random_series, store_in_memory, store_of
 from scipy.stats import norm
 
-from kronos.answers.features import NAMES, past_return, ranked, raw_features
-from kronos.config import EvaluationConfig
+from kronos.answers.answerer import Fitter
+from kronos.answers.features import past_return
+from kronos.answers.fitted import fitters
+from kronos.answers.history import base_rates
+from kronos.answers.simple import ALL_RISE, DRIFT, MAJORITY, RULES, drift_probability, simple_answerers
+from kronos.config import Config, EvaluationConfig
 from kronos.data.store import BarStore
-from kronos.evaluation.baselines import (
-    ALL_RISE,
-    DRIFT,
-    FITTED,
-    MAJORITY,
-    RULES,
-    answers,
-    drift_probability,
-    fit_sessions,
-    fitted_entries,
-    folds,
-    known_features,
-    rule_scores,
-    simple_entries,
-    training_samples,
-)
+from kronos.evaluation.contest import Setup, ask_on, contest, folds, judge, set_up
 from kronos.evaluation.controls import noisy_futures, shuffled_labels
+from kronos.evaluation.origins import Boundary, Timeline
 from kronos.evaluation.panel import build_panel
 
 CONFIG = EvaluationConfig(baseline_rows=400, folds=3)
@@ -54,12 +44,12 @@ def test_rules_with_known_answers(tmp_path: Path) -> None:
     turned = [*up[:-1], 19.0]
     store = store_of(tmp_path / "s", {"a": up, "b": turned, "c": [5.0, 5.0]})
     rows = store.offsets[1:] - 1
-    found = {name: answers(score).tolist() for name, score in rule_scores(store, rows).items()}
+    found = {rule.name: (np.nan_to_num(rule.scores(store, rows)) > 0).astype(int).tolist() for rule in RULES}
     assert found == {
         "last return's sign": [1, 0, 0], "last return reversed": [0, 1, 0], "30-day momentum": [1, 1, 0],
         "30-day reversal": [0, 0, 0], "12-1 momentum": [1, 1, 0],
     }  # fmt: skip
-    assert set(found) == set(RULES)
+    assert len(found) == len(RULES)
     assert past_return(store, rows[:1], 21, 252) == pytest.approx([up[-22] / up[-253] - 1])
     assert np.isnan(past_return(store, rows, 0, 30)[2]), "history too short"
 
@@ -74,29 +64,26 @@ def test_drift_over_volatility_is_the_formula() -> None:
     assert np.isnan(drift_probability(store, np.array([20]), 10)).all()
 
 
-def test_simple_entries_share_the_panel() -> None:
+def setup_of(store: BarStore, sessions: np.ndarray, horizon: int, own: EvaluationConfig = CONFIG) -> Setup:
+    """A backtest that scores all of these dates."""
+    panel = build_panel(store, sessions, horizon, own.tickers)
+    timeline = Timeline(horizon, Boundary(), np.empty(0, np.int64), np.asarray(sessions), 1, {})
+    return set_up(Config(evaluation=own), store, timeline, panel, Path("nowhere"), np.inf)
+
+
+def test_simple_answers_share_the_panel() -> None:
     """Baselines on other rows than the model's compare nothing."""
     store = walks(drift=0.004)
-    panel = build_panel(store, np.array([300, 320, 340]), 5)
-    entries = {e.name: e for e in simple_entries(store, panel, CONFIG)}
-    assert all(len(e.pred) == len(e.score) == len(panel) for e in entries.values())
+    setup = setup_of(store, np.array([300, 320, 340]), 5)
+    entries = {a.name: judge(setup, contest(setup, a)).decided for a in simple_answerers()}
+    assert all(len(e.pred) == len(e.score) == len(setup.panel) for e in entries.values())
     assert entries[ALL_RISE].pred.all() and entries[DRIFT].prob is not None
-    first = [store.bars[a:b, 3][:300] for a, b in zip(store.offsets[:-1], store.offsets[1:], strict=True)]
-    rate = np.mean([c[5:] > c[:-5] for c in first])
-    assert entries[MAJORITY].prob is not None and entries[MAJORITY].prob[0] == pytest.approx(rate)
+    days = [np.mean([c[d] > c[d - 5] for c in store.bars[:, 3].reshape(12, -1)]) for d in range(5, 301)]
+    assert entries[MAJORITY].prob is not None and entries[MAJORITY].prob[0] == pytest.approx(np.mean(days))
+    assert base_rates(store, np.array([-1, 4]), 5).tolist() == [0.5, 0.5], "nothing is known yet"
 
 
 # -- purge and embargo -------------------------------------------------------------------------------------------------
-@settings(max_examples=300, deadline=None)
-@given(first=st.integers(0, 3000), horizon=st.integers(1, 40), embargo=st.integers(0, 20))
-def test_fitted_samples_end_before_the_block(first: int, horizon: int, embargo: int) -> None:
-    """A training label that ends inside the block it is tested on has seen it: t + horizon + embargo < a, in trading days."""
-    found = fit_sessions(first, horizon, embargo)
-    assert (found >= 0).all() and (found + horizon + embargo < first).all()
-    if len(found):
-        assert found[-1] + horizon + embargo == first - 1, "and nothing that is known is left out at the end"
-
-
 @given(dates=st.integers(1, 80), count=st.integers(1, 10))
 def test_folds_cover_the_dates(dates: int, count: int) -> None:
     """A date in no fold would silently be answered 0.5."""
@@ -104,23 +91,22 @@ def test_folds_cover_the_dates(dates: int, count: int) -> None:
     assert np.concatenate(parts).tolist() == list(range(dates)) and all(len(p) for p in parts)
 
 
+def answers_of(store: BarStore, fitter: Fitter, sessions: np.ndarray, own: EvaluationConfig = CONFIG) -> np.ndarray:
+    """Scores of every row asked on the sessions."""
+    return contest(setup_of(store, sessions, 5, own), fitter).given.score
+
+
 def test_fitted_baselines_never_see_the_future() -> None:
     """Labels, features and ranks before a date, bit for bit, whatever its future; and no sample's label reaches into a fold."""
-    store = walks()
-    panel = build_panel(store, np.arange(300, 480, 20), 5)
-    before = {e.name: e.score for e in fitted_entries(store, panel, CONFIG)}
-    assert set(before) == set(FITTED)
+    store, sessions = walks(), np.arange(300, 480, 20)
     bars = np.array(store.bars)
     bars[store.session >= 400] *= 7
     changed = BarStore(**{**vars(store), "bars": bars})
-    after = {e.name: e.score for e in fitted_entries(changed, panel, CONFIG)}
-    early = panel.sessions[panel.origin] < 400
-    fold = int(panel.sessions[folds(panel.dates, CONFIG.folds)[2].start])
-    for name, score in before.items():
-        assert score[early].tobytes() == after[name][early].tobytes(), name
-        assert not np.array_equal(score[~early], after[name][~early]), "the comparison can fail"
-    x, y = training_samples(store, fold, 5, CONFIG, 2)
-    assert x.shape == (400, len(NAMES)) and len(y) == 400
+    early = ask_on(store, sessions, 5)[0].asof < 400
+    for fitter in fitters(CONFIG):
+        before, after = answers_of(store, fitter, sessions), answers_of(changed, fitter, sessions)
+        assert before[early].tobytes() == after[early].tobytes(), fitter.name
+        assert not np.array_equal(before[~early], after[~early]), "the comparison can fail"
 
 
 @pytest.mark.parametrize("drawn", [None, 9])
@@ -134,24 +120,11 @@ def test_a_share_that_ends_stays_among_the_ranks(drawn: int | None) -> None:
     ended = BarStore(**{**vars(store), **kept, "segments": np.stack([offsets[:-1], offsets[1:]], axis=1)})
     shorter = build_panel(ended, sessions, 5, drawn)
     assert len(shorter) == len(panel) - 1
-    np.testing.assert_array_equal(known_features(ended, shorter, drawn), known_features(store, panel, drawn)[:-1])
-
-
-def test_features_are_ranks_of_the_past() -> None:
-    """Values of the row's future or of other dates must not move a feature; ranks hold whatever the unit of a price."""
-    store = walks(tickers=6)
-    panel = build_panel(store, np.array([300, 350]), 5)
-    raw = raw_features(store, panel.row)
-    assert np.isfinite(raw).all() and raw.shape == (12, len(NAMES))
-    later = np.array(store.bars)
-    later[store.session > 300] = 1.0
-    assert raw_features(BarStore(**{**vars(store), "bars": later}), panel.row[:6]).tobytes() == raw[:6].tobytes()
-    ranks = ranked(raw, panel.bounds)
-    assert np.sort(ranks[:6, 0]) == pytest.approx(np.arange(1, 7) / 7 - 0.5)
-    assert ranks[:6].tobytes() == ranked(raw[:6], np.array([0, 6])).tobytes()
-    young = raw_features(store, np.array([40]))
-    assert np.isnan(young[0, NAMES.index("return over 252 days")]) and np.isfinite(young[0, 0])
-    assert ranked(young, np.array([0, 1]))[0, NAMES.index("return over 252 days")] == 0
+    own = EvaluationConfig(baseline_rows=400, tickers=drawn)
+    fitter = fitters(own)[0]
+    one, two = (contest(setup_of(s, sessions, 5, own), fitter) for s in (ended, store))
+    places = [setup_of(s, sessions, 5, own).place for s in (ended, store)]
+    np.testing.assert_array_equal(one.given.score[places[0]], two.given.score[places[1]][:-1])
 
 
 def test_boosting_and_regression_find_a_planted_pattern() -> None:
@@ -166,9 +139,10 @@ def test_boosting_and_regression_find_a_planted_pattern() -> None:
         bars = np.stack([close, close * 1.01, close * 0.99, close, volume, volume * close], axis=1)
         series[f"t{k:02d}"] = (dates, bars.astype(np.float32))
     store = store_in_memory(series)
-    panel = build_panel(store, np.arange(330, 399, 2), 1)
-    for entry in fitted_entries(store, panel, EvaluationConfig(baseline_rows=4000, folds=1)):
-        assert (entry.pred == panel.label).mean() > 0.75, entry.name
+    setup = setup_of(store, np.arange(330, 399, 2), 1, EvaluationConfig(baseline_rows=4000, folds=1))
+    for fitter in fitters(setup.config.evaluation):
+        found = judge(setup, contest(setup, fitter)).decided
+        assert (found.pred == setup.panel.label).mean() > 0.75, fitter.name
 
 
 # -- negative controls -------------------------------------------------------------------------------------------------

@@ -264,6 +264,7 @@ def test_every_path_setting_knows_the_home_folder(empty: Path, monkeypatch: pyte
         "description",
         "main_process_ip",
         "competition",
+        "answer",
         "pretrained_tokenizer_revision",
         "pretrained_predictor_revision",
     }

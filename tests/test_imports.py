@@ -16,6 +16,7 @@ ROOMS = [
     "scoring",
     "submission",
     "evaluation",
+    "runfolder",
     "answers",
     "forecasting",
     "planning",

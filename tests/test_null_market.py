@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from kronos import configfile
+from kronos.answers.simple import CONSTANTS
 from kronos.config import Config
 from kronos.data.market import attainable, rise_probability
 from kronos.data.store import BarStore
 from kronos.evaluation import study
 from kronos.evaluation.backtest import Options, run_backtest
-from kronos.evaluation.baselines import CONSTANTS
 from kronos.evaluation.study import Belief, Estimate, Origins
 from kronos.forecasting.pair import find_pair, load_forecaster
 

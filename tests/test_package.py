@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,11 @@ from test_runs import add_backtest
 from tiny import tiny_config, tiny_store
 
 from kronos import files
+from kronos.answers.decision import Decision
+from kronos.answers.findings import Evidence, Figure, Findings, path_of, read_findings
 from kronos.config import Config
 from kronos.delivery.package import check_package, package_model, read_run, rollback
 from kronos.errors import KitError
-from kronos.forecasting.calibration import Calibration
 from kronos.training.stages import run_stage
 
 
@@ -68,11 +68,14 @@ def test_figures_of_other_weights_are_left_out(run: Config, tmp_path: Path, capl
     own = {kind: files.folder_digest(copy / kind / "best_model") for kind in ("tokenizer", "basemodel")}
     for digest, there in ((own["basemodel"], True), ("of the weights before", False)):
         add_backtest(copy, 0.53, 0.002, 1, models=[{"name": "model", "digest": digest}], verdict={"headline": "It is splendid."})
-        calibration = Calibration("platt", 5, {"model": digest, "tokenizer": own["tokenizer"]})
-        files.write_json(copy / "basemodel" / "calibration.json", asdict(calibration))
+        key = {"model": digest, "tokenizer": own["tokenizer"]}
+        main = Evidence("model", "paths", 41, Figure(0.53), decision=Decision(5, 0.1, key=key))
+        made = Findings(1, 5, "now", "d", "2020-01-02", "2021-01-04", 40, 30, 0.54, 0.51, "model", [main])
+        made.save(copy)
         folder = package_model(config, tmp_path / "models", "tiny")
         facts, card = json.loads((folder / "metadata.json").read_text()), (folder / "README.md").read_text()
-        assert (facts["backtest"] is not None) is facts["calibrated"] is (folder / "calibration.json").is_file() is there
+        assert (facts["backtest"] is not None) is (facts["decisions"] == [5]) is path_of(folder, 5).is_file() is there
+        assert read_findings(folder, 5) == (made if there else None)
         assert ("splendid" in card) is there and ("nothing is known about its skill" in card) is not there
     assert "no backtest of these weights" in caplog.text and "of other weights; it is left out" in caplog.text
 

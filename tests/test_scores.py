@@ -7,9 +7,10 @@ import pytest
 from panels import random_series, store_in_memory, store_of
 from scipy.stats import norm, rankdata, spearmanr
 
-from kronos.evaluation.entry import Entry
+from kronos.answers.bands import crps
+from kronos.answers.decide import Decided
 from kronos.evaluation.panel import NO_ORIGIN_BAR, NO_TARGET_BAR, NOT_DRAWN, Panel, build_panel, drawn, rows_on, within_date
-from kronos.evaluation.scores import FIGURES, correlation, coverage, crps, path_figures, pooled, score_dates, within_accuracy
+from kronos.evaluation.scores import FIGURES, correlation, coverage, path_figures, pooled, score_dates, within_accuracy
 from kronos.forecasting.rows import series_keys
 
 NAN = float("nan")
@@ -84,7 +85,7 @@ def test_some_tickers_are_drawn_alike_on_every_date() -> None:
 def test_scores_with_known_answers(panel: Panel) -> None:
     """Dates weigh alike, whatever their number of rows; what a date cannot tell is NaN."""
     prob = np.array([0.9, 0.4, 0.2, 0.4, 0.1, 0.1, 0.8, 0.9])
-    found = score_dates(panel, Entry("x", "model", (prob > 0.5).astype(int), prob, prob))
+    found = score_dates(panel, Decided("x", "paths", (prob > 0.5).astype(int), prob, prob))
     assert set(found) == set(FIGURES)
     assert found["accuracy"] == pytest.approx([0.75, 1])
     assert found["balanced_accuracy"] == pytest.approx([0.75, 1])
@@ -93,14 +94,14 @@ def test_scores_with_known_answers(panel: Panel) -> None:
     assert found["log_loss"] == pytest.approx([-np.log([0.9, 0.6, 0.2, 0.6]).mean(), -np.log([0.9, 0.9, 0.8, 0.9]).mean()])
     assert found["predicted_rises"] == pytest.approx([0.25, 0.5]) and found["true_rises"] == pytest.approx([0.5, 0.5])
     assert np.isnan(found["crps"]).all()
-    only_rises = score_dates(panel.only(np.array([False, True])), Entry("x", "constant", np.ones(4, int), np.ones(4)))
+    only_rises = score_dates(panel.only(np.array([False, True])), Decided("x", "constant", np.ones(4, int), np.ones(4)))
     assert only_rises["within_date_accuracy"] == pytest.approx([0.5]) and np.isnan(only_rises["rank_ic"][0])
 
 
 def test_a_date_of_one_class_has_no_auc(tmp_path: Path) -> None:
     """On a day on which all shares rose an AUC of 0 or 0.5 would be an invention."""
     panel = build_panel(store_of(tmp_path / "store", {"a": [1, 2], "b": [1, 3]}), np.array([0]), 1)
-    found = score_dates(panel, Entry("x", "model", np.array([1, 0]), np.array([0.7, 0.3]), np.array([0.7, 0.3])))
+    found = score_dates(panel, Decided("x", "paths", np.array([1, 0]), np.array([0.7, 0.3]), np.array([0.7, 0.3])))
     assert np.isnan(found["auc"][0]) and np.isnan(found["balanced_accuracy"][0])
     assert found["accuracy"] == pytest.approx([0.5]) and np.isfinite(found["log_loss"][0])
 
@@ -124,7 +125,7 @@ def test_figures_of_one_date_are_scikit_learns(tmp_path: Path, seed: int) -> Non
     closes = {f"t{k:02d}": [1.0, float(np.round(rng.lognormal(0, 0.05), 2))] for k in range(60)}
     panel = build_panel(store_of(tmp_path / "store", closes), np.array([0]), 1)
     prob = np.round(rng.random(60), 1)
-    entry = Entry("x", "model", (prob > rng.choice([0.2, 0.5, 0.8])).astype(int), prob, prob)
+    entry = Decided("x", "paths", (prob > rng.choice([0.2, 0.5, 0.8])).astype(int), prob, prob)
     found, expected = score_dates(panel, entry), pooled(panel, entry)
     assert len(expected) == 5
     for name, value in expected.items():

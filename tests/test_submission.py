@@ -7,26 +7,33 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from backtests import changed, small_world
 
 from kronos import files
+from kronos.answers.answerer import ask
+from kronos.answers.decision import EDGE
+from kronos.answers.findings import Figure, path_of, read_findings
+from kronos.answers.history import base_rates
 from kronos.bars import CLOSE, VOLUME
 from kronos.config import Config, DataConfig, DeviceConfig, ExperimentConfig, InferenceConfig, ModelPathsConfig, to_dict
 from kronos.data.calendar import open_days
 from kronos.data.competition import read_rows
 from kronos.data.store import BarStore, store_from_dict
 from kronos.errors import KitError
+from kronos.evaluation.backtest import Options, run_backtest
+from kronos.forecasting.decide import TIE_PRIOR
 from kronos.forecasting.pair import find_pair
-from kronos.forecasting.rows import base_rate, plan_rows
+from kronos.forecasting.rows import plan_rows
 from kronos.networks import Kronos, KronosTokenizer, preset
 from kronos.scoring import baseline_answers, score_submission
-from kronos.submission import make_submission, plan_test_rows
+from kronos.submission import make_submission
 
 DATE = "2024-03-12"
 DAYS = open_days("NYSE", "2023-06-01", "2024-04-30").astype("datetime64[s]")
@@ -194,7 +201,10 @@ def test_nothing_on_or_after_the_date_is_read(world: World, kind: str) -> None:
 
 
 def test_the_last_known_bar_does_matter(world: World) -> None:
-    """The other side of the perturbation test: it would pass if nothing at all were read."""
+    """The other side of the perturbation test: it would pass if nothing at all were read. What is read of one ticker moves others
+    only through the mean of the date, which raw probabilities do without."""
+    decided = world.make()[1]
+    world.set(inference={"calibration": "off"})
     before = world.make()[1]
     days, bars = world.series["a"]
     changed = bars.copy()
@@ -202,11 +212,14 @@ def test_the_last_known_bar_does_matter(world: World) -> None:
     world.prepare(a=(days, changed))
     after = world.make("later.csv")[1]
     assert after != before
+    world.set(inference={"calibration": "auto"})
+    assert world.make("decided.csv")[1] != decided
     assert {n: r for n, r in table(after).items() if n != "a"} == {n: r for n, r in table(before).items() if n != "a"}
 
 
 def test_history_before_the_lookback_changes_nothing(world: World) -> None:
-    """Statistics once covered more history than the model saw."""
+    """Statistics once covered more history than the model saw. Only the level of a decision knows all of it."""
+    world.set(inference={"calibration": "off"})
     before = world.make()[:2]
     days, bars = world.series["a"]
     changed = bars.copy()
@@ -357,7 +370,7 @@ def test_every_fallback_is_counted_by_its_reason(world: World) -> None:
     assert manifest["shortened"] == {"short history": 1, "cut to fit max_context": 0}
     assert manifest["forecast"] == len(names) - 5
     rates = {(r["date"], r["horizon"]): r["rate"] for r in manifest["base_rates"]}
-    assert float(table(prob)["unknown"]["ProbUp"]) == rates[(DATE, 3)]
+    assert float(table(prob)["unknown"]["ProbUp"]) == pytest.approx(rates[(DATE, 3)] * (1 - TIE_PRIOR))
 
 
 def test_a_price_that_hardly_moves_is_no_rise(world: World) -> None:
@@ -376,7 +389,7 @@ def test_a_price_that_hardly_moves_is_no_rise(world: World) -> None:
 
 def test_too_many_fallbacks_fail_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test file of another market gave a file full of constants. What is known beforehand fails before the long part."""
-    monkeypatch.delattr("kronos.submission.load_forecaster")
+    monkeypatch.delattr("kronos.submission.load_network")
     world.rows([*((name, DATE) for name in NAMES), ("x", DATE), ("y", DATE)])
     world.refuses(r"2 of 9 rows cannot be forecast \(2 unknown ID\): expected at most 20%")
     old = world.folder / "refused.csv"
@@ -476,28 +489,13 @@ def test_one_step_ahead_is_enumerated_and_counted(world: World) -> None:
     assert 0 < manifest["enumerated"]["least_mass"] <= manifest["enumerated"]["mean_mass"] < 0.995
     world.set(inference={"seed": 1})
     assert world.make()[1] == listed, "no random number plays a part"
-    world.set(inference={"enumeration_pairs": 1, "enumeration_mass": 0.5})
-    assert all(float(row["ProbUp"]) in (0.0, pytest.approx(1, abs=1e-3)) for row in table(world.make()[1]).values())
+    world.set(inference={"enumeration_pairs": 1, "enumeration_mass": 0.5, "calibration": "off"})
+    certain = (pytest.approx(EDGE, abs=1e-3), pytest.approx(1 - EDGE, abs=1e-3))
+    assert all(float(row["ProbUp"]) in certain for row in table(world.make()[1]).values())
     world.set(inference={"probability": "sampled"})
     assert world.make()[2]["enumerated"] == {"rows": 0}
     world.set(inference={"probability": "enumerated", "horizon": 3})
     world.refuses("expected rows one step ahead to enumerate, found")
-
-
-def test_base_rate_counts_pairs_inside_a_ticker_before_the_date(tmp_path: Path) -> None:
-    """Rises counted over the end of a ticker, or after the date, are another stock's or tomorrow's."""
-    series = {"a": walk(DAYS[:50], 0), "b": walk(DAYS[20:23], 1), "c": walk(DAYS[30:80], 2)}
-    series["c"][1][5:20, CLOSE] = 7.0  # ties
-    store = store_from_dict(tmp_path / "store", series)
-    for horizon in (1, 3, 45, 60):
-        pairs = [
-            closes[i + horizon] > closes[i]
-            for days, bars in series.values()
-            for closes in [bars[days < DAYS[60], CLOSE]]
-            for i in range(len(closes) - horizon)
-        ]
-        expected = (float(np.mean(pairs)), len(pairs)) if pairs else (0.5, 0)
-        assert base_rate(store, DAYS[60], horizon) == pytest.approx(expected)
 
 
 # -- the score ---------------------------------------------------------------------------------------------------------
@@ -510,7 +508,8 @@ def test_score_stands_beside_baselines(world: World) -> None:
     score = score_submission(world.config, world.folder / "mine.csv")
     assert (score.rows, score.dates, score.accuracy, score.attainable) == (7, 1, 6 / 7, 0.75)
     assert score.baselines["all rise"] == 5 / 7 and score.baselines["all fall"] == 2 / 7
-    rate, _ = base_rate(world.prepare(), np.datetime64(DATE, "s"), 3)
+    store = world.prepare()
+    rate = base_rates(store, np.array([len(store.sessions) - 1]), 3)[0]
     assert score.baselines["majority in training"] == (5 / 7 if rate > 0.5 else 2 / 7)
     text = score.table()
     assert "85.7%" in text and "75.0%" in text and "One date is one observation" in text and "±" not in text
@@ -520,7 +519,7 @@ def test_last_return_is_the_last_known_one(world: World) -> None:
     """A baseline that reads the answer's own day would look unbeatable."""
     store = world.prepare(**FUTURES["bars on the Date and after it"](world.series), one=walk(KNOWN[-1:], 3))
     world.rows([*((name, DATE) for name in NAMES), ("one", DATE), ("unknown", DATE)])
-    answers = baseline_answers(plan_test_rows(world.config, store, *read_rows(world.config)))
+    answers = baseline_answers(store, ask(store, *read_rows(world.config), "NYSE"))
     moves = [float(np.diff(world.series[name][1][-2:, CLOSE])[0]) for name in NAMES]
     assert answers["last return's sign"].tolist() == [*(int(m > 0) for m in moves), 0, 0]
     assert answers["last return reversed"].tolist() == [*(int(m < 0) for m in moves), 0, 0]
@@ -596,3 +595,99 @@ def test_scripts_end_in_one_line(world: World, root: Path) -> None:
         assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert done.stderr.startswith("error: ") and message in done.stderr
     assert not list(world.folder.glob("submissions/*"))
+
+
+# -- by whom, and by which decision ------------------------------------------------------------------------------------
+@pytest.fixture
+def submitted(tmp_path: Path) -> tuple[Config, BarStore]:
+    """A world with a saved backtest behind it and test rows three days ahead."""
+    config, store = small_world(tmp_path, evaluation__random_init=False, evaluation__draws=100)
+    assert run_backtest(config, Options(save=True)).saved
+    date = store.sessions[-1].astype("datetime64[D]") + 3
+    (tmp_path / "test.csv").write_text("ID,Date\n" + "".join(f"{name},{date}\n" for name in store.tickers))
+    return changed(config, data__test_path=str(tmp_path / "test.csv")), store
+
+
+def manifest_of(config: Config, folder: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """The manifest and P(rise) of every row."""
+    path = make_submission(config, folder / "out.csv").path
+    prob = np.loadtxt(path.with_name("out-prob.csv"), delimiter=",", skiprows=1, usecols=2)
+    return json.loads(path.with_suffix(".json").read_text()), prob
+
+
+def test_a_submission_uses_what_fits(submitted: tuple[Config, BarStore], tmp_path: Path) -> None:
+    """A decision of another network, horizon or sampling would distort what it was meant to mend; silence would hide which."""
+    config, _ = submitted
+    config = changed(config, inference__answer="network")
+    found = read_findings(config.run_dir, 3)
+    assert found is not None and found.main == config.model_paths.exp_name
+    evidence = found.of(found.main)
+    assert evidence is not None and evidence.decision is not None
+    manifest, prob = manifest_of(config, tmp_path)
+    assert manifest["decision"]["used"] and manifest["decision"]["slope"] == evidence.decision.slope
+    assert manifest["answer"]["expected"] == asdict(evidence.accuracy) and manifest["answer"]["why"] == "asked for by name"
+    assert manifest["answer"]["all_rise"]["value"] == found.of("all rise").accuracy.value  # type: ignore[union-attr]
+    more_paths, other = manifest_of(changed(config, inference__sample_count=35), tmp_path)
+    assert more_paths["decision"]["used"] and (other != prob).any(), "the decision knows the noise of any number of paths"
+    raw, _ = manifest_of(changed(config, inference__calibration="off"), tmp_path)
+    assert raw["decision"] == {"used": False, "why": "inference.calibration is off"}
+    for name, value in {"inference__temperature": 0.9, "inference__anchor": "none"}.items():
+        refused, _ = manifest_of(changed(config, **{name: value}), tmp_path)
+        assert not refused["decision"]["used"] and name.split("__")[1] in refused["decision"]["why"]
+        assert refused["answer"]["expected"] is None, "what was found of another network is not expected of this one"
+    nearer, _ = manifest_of(changed(config, inference__horizon=2), tmp_path)
+    assert not nearer["decision"]["used"] and "horizon-2.json: none there" in nearer["decision"]["why"]
+    path_of(config.run_dir, 3).write_text("{}")
+    with pytest.raises(KitError, match=r"run_backtest\.py --save again"):
+        make_submission(config, tmp_path / "out.csv")
+
+
+def test_a_look_leaves_no_decision(submitted: tuple[Config, BarStore], tmp_path: Path) -> None:
+    """A backtest of another horizon, of few tickers or with its report elsewhere replaced what the submission decides by."""
+    config, _ = submitted
+    before = path_of(config.run_dir, 3).read_bytes()
+    small = changed(config, evaluation__fitted_baselines=False, evaluation__every=30)
+    for look, options in (
+        (changed(small, evaluation__tickers=5), Options()),
+        (small, Options(output=str(tmp_path / "elsewhere"))),
+        (changed(small, evaluation__horizon=4), Options()),
+    ):
+        assert run_backtest(look, options).saved is None
+    assert path_of(config.run_dir, 3).read_bytes() == before and not path_of(config.run_dir, 4).exists()
+
+
+def test_the_evidence_chooses_who_answers(submitted: tuple[Config, BarStore], tmp_path: Path) -> None:
+    """On random walks nothing is known: a constant is sent, and the reason stands beside it. With evidence the answerer is."""
+    config, _ = submitted
+    manifest, _ = manifest_of(config, tmp_path)
+    assert manifest["answer"]["kind"] == "constant" and "none has a rank IC above 0" in manifest["answer"]["why"]
+    assert manifest["share_of_rises"] in (0.0, 1.0) and "model" not in manifest
+    found = read_findings(config.run_dir, 3)
+    assert found is not None
+    for name in ("boosting", config.model_paths.exp_name, "blend:network+boosting"):
+        sure = Figure(0.1, 0.08, 0.12, 0.0001, 24)
+        items = [replace(item, rank_ic=sure) if item.name == name else item for item in found.answerers]
+        replace(found, answerers=items).save(config.run_dir)
+        manifest, _ = manifest_of(config, tmp_path)
+        assert manifest["answer"]["name"] == name and "highest lower end" in manifest["answer"]["why"]
+        assert manifest["decision"]["used"] and ("model" in manifest) is (name != "boosting")
+    other = changed(config, inference__temperature=0.5)
+    manifest, _ = manifest_of(other, tmp_path)
+    assert manifest["answer"]["kind"] == "constant", "evidence about another network's settings chooses nothing"
+
+
+def test_a_baseline_needs_no_network(submitted: tuple[Config, BarStore], tmp_path: Path) -> None:
+    """Most of what can be had on prices is had without one: raw files in, boosting's answers out, nothing trained."""
+    config, store = submitted
+    empty = changed(config, model_paths__base_save_path=str(tmp_path / "nothing"), inference__answer="boosting")
+    manifest, prob = manifest_of(empty, tmp_path)
+    assert manifest["answer"]["kind"] == "fitted" and manifest["forecast"] == len(store.tickers) and len(set(prob)) > 3
+    assert "none there" in manifest["decision"]["why"] and manifest["answer"]["expected"] is None
+    with pytest.raises(KitError, match=r"--answer sorcery: expected auto, network, blend:A\+B or one of .*boosting"):
+        make_submission(changed(empty, inference__answer="sorcery"), tmp_path / "no.csv")
+    with pytest.raises(KitError, match=r"expected blend:A\+B with different names"):
+        make_submission(changed(empty, inference__answer="blend:boosting"), tmp_path / "no.csv")
+    for name in ("auto", "network"):
+        with pytest.raises(KitError, match="expected a trained predictor"):
+            make_submission(changed(empty, inference__answer=name), tmp_path / "no.csv")
+    assert not list(tmp_path.glob("no*.csv"))

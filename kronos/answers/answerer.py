@@ -7,7 +7,7 @@ score many of them and the submission can take any of them by name.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,7 @@ class Answerer(Protocol):
         ...
 
 
+@runtime_checkable
 class Fitter(Protocol):
     """Something that has to learn from the store before it can answer."""
 

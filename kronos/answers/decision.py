@@ -155,9 +155,12 @@ def kept(spread: float, noise: FloatArray | None, rows: int) -> FloatArray:
 
 
 def share_noise(prob: FloatArray, count: int) -> FloatArray:
-    """Variance of the log odds of a share of `count` paths, (N,): 1 / (count p (1 - p))."""
-    p = np.clip(prob, 0.5 / (count + 1), 1 - 0.5 / (count + 1))
-    return 1 / (count * p * (1 - p))
+    """Variance of the log odds of a share prob (N,) of `count` paths that is written as (k + 0.5) / (count + 1), (N,).
+
+    At p a little nearer to 0.5 than the share itself (Agresti and Coull 1998), since 1 / p (1 - p) at a noisy share is too large.
+    """
+    p = (prob * count + 2) / (count + 4)
+    return count / ((count + 1) ** 2 * p * (1 - p))
 
 
 def logit(prob: FloatArray) -> FloatArray:

@@ -1,48 +1,44 @@
-"""What a run's backtest lets expect of a submission: its accuracy with an interval, as `backtest/report.json` states it.
+"""What a backtest lets expect of a submission: its accuracy over dates with an interval.
 
-In: the run's folder, the digest of its predictor. Out: the report of these very weights, or in words why there is none: a run
-that is trained anew keeps the report of the weights before. The report's form: docs/evaluation.md.
+In: the run's folder, the submission's manifest. Out: words. The manifest knows what was expected of its answerer; for a
+manifest that does not say, the run's report of these very weights is read.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
-log = logging.getLogger(__name__)
+from kronos import records
+from kronos.answers.findings import Figure
+from kronos.errors import KitError
+from kronos.runfolder import NO_BACKTEST, RunFolder
 
-NONE = "no backtest"
-OTHERS = "no backtest of these weights"
+log = logging.getLogger(__name__)
 
 
 def expectation(run: str, manifest: dict[str, Any]) -> str:
-    """The accuracy over many dates that the run's backtest found, with its 95 % interval, or why it is not known."""
+    """The accuracy over many dates that a backtest found, with its 95 % interval, or why it is not known."""
+    answer = manifest.get("answer")
+    if isinstance(answer, dict):
+        return _of_answer(answer)
     if not run:
-        return NONE
-    report, why = report_of(Path(run), manifest.get("model", {}).get("digest") or "")
-    return why or shown(main_figure(report or {}, "accuracy")) or NONE
+        return NO_BACKTEST
+    model = manifest.get("model")
+    digest = model.get("digest") if isinstance(model, dict) else None
+    report, why = RunFolder(Path(run)).report(str(digest or ""))
+    return why or shown(main_figure(report or {}, "accuracy")) or NO_BACKTEST
 
 
-def report_of(run: Path, weights: str | None) -> tuple[dict[str, Any] | None, str]:
-    """(a run's backtest, '') or (None, why it says nothing about these weights).
-
-    weights: the predictor's digest, '' where it is not known; None: the run has no weights of its own that could have changed.
-    """
-    path = run / "backtest" / "report.json"
-    if not path.is_file():
-        return None, NONE
+def _of_answer(answer: dict[str, Any]) -> str:
+    name = answer.get("name", "")
+    if answer.get("expected") is None:
+        return f"{NO_BACKTEST} of {name}"
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        main_figure(report, "accuracy")
-        tested = {model["digest"] for model in report["models"]}
-    except (ValueError, KeyError, TypeError, StopIteration) as error:
-        log.warning("%s: expected a backtest's report, found %r; it is left out", path, error)
-        return None, f"{NONE} (unreadable)"
-    if report.get("control"):
-        return None, f"{NONE} (a control: {report['control']})"
-    if weights is not None and weights not in tested:
-        return None, OTHERS
-    return report, ""
+        found = records.check(answer["expected"], Figure, "the manifest's answer.expected")
+    except KitError as error:
+        log.warning("%s", error)
+        return f"{NO_BACKTEST} (unreadable)"
+    return f"{shown(vars(found))} by {name}"
 
 
 def main_figure(report: dict[str, Any], figure: str) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ one of the versions. A version is written beside its name and renamed: it is the
 
     tokenizer/ predictor/   config.json + model.safetensors, for `from_pretrained`
     metadata.json           what it was trained on, with which settings, and how good it was
-    calibration.json        from probabilities as sampled to calibrated ones, where the run has it
+    decisions/              how scores become answers, one file per horizon, where a backtest of these networks left them
     README.md               the model card                  checksums.json   SHA-256 of every other file
 """
 
@@ -26,19 +26,17 @@ import jinja2
 import numpy as np
 
 from kronos import files
+from kronos.answers.findings import Findings, path_of
 from kronos.bars import FEATURES, calendar_stamps
-from kronos.config import Config, from_dict
+from kronos.config import Config
 from kronos.data.store import BarStore
 from kronos.data.survey import date_text
-from kronos.delivery.expectation import report_of
 from kronos.errors import KitError
-from kronos.forecasting.calibration import FILE as CALIBRATION
-from kronos.forecasting.calibration import read_calibration
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import find_pair
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer
-from kronos.training.folder import read_summary
+from kronos.runfolder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +67,7 @@ class Version:
 # -- making ------------------------------------------------------------------------------------------------------------
 def read_run(run: str | Path) -> Config:
     """The configuration that a run folder was trained with. Raises KitError where there is none."""
-    path = Path(run) / "pipeline_config.json"
-    if not path.is_file():
-        raise KitError(f"{path}: expected the resolved configuration of a run, found none; give the folder that holds it")
-    return from_dict(json.loads(path.read_text(encoding="utf-8")))
+    return RunFolder(Path(run)).config
 
 
 def package_model(config: Config, output: str | Path, name: str, version: str | None = None, licence: str = "mit") -> Path:
@@ -94,7 +89,7 @@ def package_model(config: Config, output: str | Path, name: str, version: str | 
         staged = Path(holder) / "package"
         for kind, source in (("tokenizer", pair.tokenizer), ("predictor", pair.predictor)):
             _copy_network(Path(source), staged / kind)
-        _copy_calibration(config, staged)
+        _copy_decisions(config, staged)
         facts = _facts(config, staged, name, str(chosen), licence)
         files.write_json(staged / METADATA, facts)
         files.write_text(staged / CARD, _card(facts))
@@ -145,23 +140,31 @@ def _copy_network(source: Path, target: Path) -> None:
         shutil.copyfile(source / name, target / name)
 
 
-def _copy_calibration(config: Config, staged: Path) -> None:
-    """Take the calibration along that was fitted on these very networks."""
-    found = read_calibration(config.basemodel_dir)
-    if found is None:
-        return
+def _copy_decisions(config: Config, staged: Path) -> None:
+    """Take the findings along that rest on these very networks, one file per horizon."""
+    run = RunFolder(config.run_dir)
     digests = {
         kind: files.folder_digest(staged / folder) for kind, folder in (("model", "predictor"), ("tokenizer", "tokenizer"))
     }
-    if any(found.key.get(kind) != digest for kind, digest in digests.items()):
-        log.warning("%s: of other weights; it is left out", config.basemodel_dir / CALIBRATION)
-        return
-    shutil.copyfile(config.basemodel_dir / CALIBRATION, staged / CALIBRATION)
+    for horizon in run.horizons():
+        found = run.findings(horizon)
+        if found is None or not _rests_on(found, digests):
+            log.warning("%s: of other weights; it is left out", path_of(config.run_dir, horizon))
+            continue
+        found.save(staged)
+
+
+def _rests_on(found: Findings, digests: dict[str, str]) -> bool:
+    """Whether the main answerer of the findings is the network with these digests."""
+    main = found.of(found.main)
+    key = {} if main is None or main.decision is None else main.decision.key
+    return all(key.get(kind) == digest for kind, digest in digests.items())
 
 
 # -- what is said about it ---------------------------------------------------------------------------------------------
 def _facts(config: Config, staged: Path, name: str, version: str, licence: str) -> dict[str, Any]:
-    summaries = {"tokenizer": read_summary(config.tokenizer_dir), "predictor": read_summary(config.basemodel_dir)}
+    run = RunFolder(config.run_dir)
+    summaries = {"tokenizer": run.summary("tokenizer"), "predictor": run.summary("basemodel")}
     predictor = summaries["predictor"]
     assert predictor is not None  # find_pair has read it
     networks = {kind: _network_facts(staged / kind, summaries[kind]) for kind in NETWORKS}
@@ -184,7 +187,7 @@ def _facts(config: Config, staged: Path, name: str, version: str, licence: str) 
         },
         "data": _data_facts(config, predictor),
         "train_end": predictor["train_end"],
-        "calibrated": (staged / CALIBRATION).is_file(),
+        "decisions": RunFolder(staged).horizons(),
         "backtest": _backtest(config, networks["predictor"]["digest"]),
         "versions": {p: metadata.version(p) for p in ("torch", "numpy", "safetensors")},
     }
@@ -212,7 +215,7 @@ def _data_facts(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
 
 def _backtest(config: Config, weights: str) -> dict[str, Any] | None:
     """Verdict, dates and figures of the backtest of these weights; None where there is none."""
-    report, why = report_of(config.run_dir, weights)
+    report, why = RunFolder(config.run_dir).report(weights)
     if report is None:
         log.warning("%s: %s; the model card says that nothing is known about its skill", config.run_dir, why)
         return None
@@ -239,6 +242,8 @@ def check_package(folder: str | Path) -> list[str]:
         if expected != found:
             raise KitError(f"{folder / kind}: expected {expected:,} parameters ({METADATA}), found {found:,}; package it again")
     steps = _smoke_forecast(networks, facts["window"], folder)
+    for horizon in RunFolder(folder).horizons():
+        RunFolder(folder).findings(horizon)  # every value is looked at
     return [
         f"checksums: {count} files as they were written",
         *(f"{kind}: {facts['networks'][kind]['parameters']:,} parameters" for kind in NETWORKS),

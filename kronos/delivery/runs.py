@@ -5,7 +5,6 @@ of the interval of within-date accuracy, since the best of many point estimates 
 by their validation loss, which compares only runs on the same data and window.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 
 from kronos.config import Config, to_dict
 from kronos.data.calendar import open_days
-from kronos.delivery.expectation import main_figure, report_of, shown
+from kronos.delivery.expectation import main_figure, shown
 from kronos.delivery.tables import table
 from kronos.errors import KitError
 from kronos.evaluation.scores import SMALLER_IS_BETTER
 from kronos.evaluation.significance import DateBootstrap, Interval
-from kronos.training.folder import read_summary
+from kronos.runfolder import CONFIG, STAGES, RunFolder
 
 RANKED = "within_date_accuracy"
 COMPARED = ("within_date_accuracy", "accuracy", "rank_ic", "brier")
@@ -74,7 +73,7 @@ class Run:
 # -- all runs ----------------------------------------------------------------------------------------------------------
 def find_runs(base: Path) -> list[Run]:
     """Every run directly under `base`, best first. Raises KitError where there is none."""
-    folders = sorted(path.parent for path in base.glob("*/pipeline_config.json"))
+    folders = sorted(path.parent for path in base.glob(f"*/{CONFIG}"))
     if not folders:
         raise KitError(
             f"{base}: expected run folders (with pipeline_config.json), found none; train one, or set model_paths.base_path"
@@ -84,19 +83,12 @@ def find_runs(base: Path) -> list[Run]:
 
 def read_run(folder: Path) -> Run:
     """A run as its folder tells it. Raises KitError for a folder that is none."""
-    path = folder / "pipeline_config.json"
-    if not path.is_file():
-        raise KitError(f"{folder}: expected a run folder with pipeline_config.json, found none")
-    try:
-        tree = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise KitError(f"{path}: expected a resolved configuration, found {error}") from error
-    paths = tree.get("model_paths", {})
-    names = [paths.get(f"{stage}_save_name", stage) for stage in ("tokenizer", "basemodel")]
-    found = {stage: read_summary(folder / name) for stage, name in zip(("tokenizer", "basemodel"), names, strict=True)}
+    run = RunFolder(folder)
+    tree = run.tree
+    found = {stage: run.summary(stage) for stage in STAGES}
     summaries = {stage: summary for stage, summary in found.items() if summary is not None}
     own = summaries.get("basemodel")
-    report, no_report = report_of(folder, None if own is None else own.get("model_digest") or "")
+    report, no_report = run.report(None if own is None else own.get("model_digest") or "")
     return Run(
         folder=folder,
         changed=dict(_changes(tree, to_dict(Config()))),

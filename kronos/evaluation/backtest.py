@@ -1,56 +1,67 @@
-"""The backtest: forecast past dates as the submission would, beside everything that needs no model, and say what it shows.
+"""The backtest: ask every answerer about past dates as the submission would, and say what it shows.
 
 In: a configuration, the run folders to score, options. Out: `Backtest`: report.json in the output folder (docs/evaluation.md has
-its form), the table and the verdict. Fit < calibrate < test; each later block begins after the earlier block's last label.
+its form), the table and the verdict; with `save` the findings that the submission chooses by. Fit < calibrate < test; each later
+block begins after the earlier block's last label.
 """
 
 import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from kronos import files
+from kronos.answers.answerer import SIMPLICITY, Answer
+from kronos.answers.blend import blended
+from kronos.answers.catalogue import BLEND, HEAD, NETWORK, fitters, head_key, members_of, open_head
+from kronos.answers.findings import Evidence, Figure, Findings, choose
+from kronos.answers.history import base_rates
+from kronos.answers.network import NetworkAnswerer, joined, load_network, pretrained, random_init
+from kronos.answers.simple import simple_answerers
 from kronos.config import Config
 from kronos.data import competition
 from kronos.data.calendar import TradingCalendar
 from kronos.data.prepare import open_store
 from kronos.data.store import BarStore
+from kronos.data.survey import date_text
 from kronos.errors import KitError
-from kronos.evaluation.baselines import fitted_entries, simple_entries
-from kronos.evaluation.calibration import blend, fit_calibration
+from kronos.evaluation.contest import Contestant, Judged, Setup, contest, judge, set_up
 from kronos.evaluation.controls import noisy_futures, shuffled_labels
-from kronos.evaluation.entry import Entry
-from kronos.evaluation.forecasts import (
-    DateForecast,
-    Network,
-    closes_on,
-    config_of_run,
-    forecast_dates,
-    load_network,
-    pretrained,
-    probabilities_on,
-    random_init,
-    ties_on,
-)
-from kronos.evaluation.origins import boundary_of, latest, plan_timeline
+from kronos.evaluation.origins import Boundary, boundary_of, latest, plan_timeline
 from kronos.evaluation.panel import Panel, build_panel
 from kronos.evaluation.report_tree import report_tree
-from kronos.evaluation.scene import Options, Scene
-from kronos.evaluation.significance import DateBootstrap
-from kronos.evaluation.verdict import CHECKS, Results
-from kronos.forecasting.calibration import Calibration, threshold_of
+from kronos.evaluation.significance import DateBootstrap, Interval
+from kronos.evaluation.verdict import Results, alarm_lines
 from kronos.forecasting.context import MIN_BARS
-from kronos.forecasting.decide import decide
-from kronos.forecasting.rows import base_rate
+from kronos.runfolder import RunFolder
 
 log = logging.getLogger(__name__)
 
-BLEND = "blend"
+ENSEMBLE = "blend"
+Control = Literal["shuffle-labels", "future-noise"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a call of the backtest asks for beside the configuration."""
+
+    models: tuple[str, ...] = ()
+    """Run folders; none: the configuration's own run. Several are scored side by side and blended."""
+    output: str = ""
+    """Folder of the report; empty: backtest/ in the (first) run's folder."""
+    control: Control | None = None
+    refit: bool = False
+    """Train anew before each fold of the test dates."""
+    allow_incomplete: bool = False
+    save: bool = False
+    """Leave the findings in the run's folder, for the submission to choose by."""
+    network: bool = True
+    """False: score what needs no trained network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +71,10 @@ class Backtest:
     path: Path
     tree: dict[str, Any]
     results: Results
+    judged: list[Judged]
+    findings: Findings
+    saved: Path | None = None
+    """Where the findings were left."""
 
     @property
     def failed_control(self) -> bool:
@@ -88,53 +103,59 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
     options, started = options or Options(), time.monotonic()
     store = open_store(config)
     horizon = horizon_of(config, store)
+    networks, boundary = _networks(config, options, store, horizon)
+    setup = _setup(config, options, store, boundary, networks, started)
+    _say_plan(setup)
+    networks = [replace(n, cache=setup.folder / "cache", deadline=setup.deadline, paths=True, by_date=True) for n in networks]
     if options.refit:
-        from kronos.evaluation.refit import planned_boundary, refit_forecasts
+        from kronos.evaluation.refit import RefitFitter
 
-        networks: list[Network] = []
-        boundary = planned_boundary(config, store)
+        fitter = RefitFitter(config, setup.folder / "cache", setup.deadline)
+        contestants, changed = [contest(setup, fitter, model=True, candidate=False)], 0
+        networks = fitter.made[-1:]
     else:
-        networks = load_networks(config, options)
-        boundary = latest([boundary_of(store, n.summary) for n in networks])
+        setup, contestants, changed = _ask_networks(setup, options, networks)
+    if networks and not options.refit:
+        contestants += _ask_head(setup, networks[0].config)
+    contestants += _ask_others(setup, contestants)
+    if not any(c.model for c in contestants):  # without a network the report is about the first fit
+        first = next(k for k, c in enumerate(contestants) if c.kind == "fitted")
+        contestants.insert(0, replace(contestants.pop(first), model=True))
+    judged = [judge(setup, one) for one in contestants]
+    test = setup.panel.only(setup.is_test)
+    if not len(test):
+        raise KitError(
+            "backtest: expected rows with a bar on an as-of date and on its target, found none; choose another horizon"
+        )
     own = config.evaluation
-    timeline = plan_timeline(
-        len(store.sessions),
-        boundary,
-        horizon,
-        origins=own.origins,
-        every=own.every,
-        calibration_share=0.0 if own.calibration == "off" or options.refit else own.calibration_share,
-        embargo=own.embargo,
-        history=min(MIN_BARS, config.data.lookback_window),
+    results = Results(
+        test, [one.decided for one in judged], DateBootstrap(tuple(test.sessions.tolist()), horizon, own.draws, own.seed)
     )
-    panel = build_panel(store, np.concatenate([timeline.calibrate, timeline.test]), horizon, own.tickers)
-    folder = Path(options.output) if options.output else (networks[0].config if networks else config).run_dir / "backtest"
-    deadline = math.inf if own.time_limit is None else started + own.time_limit * 3600
-    scene = Scene(config, options, store, timeline, panel, folder, deadline)
-    _say_plan(scene)
-    if options.refit:
-        networks, forecasts = refit_forecasts(config, store, panel, folder / "cache", deadline)
-        changed = 0
-    else:
-        scene, forecasts, changed = _forecast(scene, networks)
-    entries, calibrations = _entries(scene, networks, forecasts)
-    test = _test_panel(scene)
-    results = Results(test, entries, DateBootstrap(tuple(test.sessions.tolist()), horizon, own.draws, own.seed))
-    first = _of_test(scene, forecasts[networks[0].name])
-    raw = probabilities_on(test, first) * (1 - ties_on(test, first))
-    tree = report_tree(scene, results, networks, calibrations, np.where(np.isnan(raw), 0.5, raw))
+    findings = _findings(setup, results, judged)
+    tree = report_tree(setup, options, results, judged, networks)
     tree |= {
         "changed_forecasts": changed,
-        "alarm": _alarm(scene, results, changed),
+        "alarm": _alarm(setup, options, results, changed),
+        "choice": asdict(choose(findings, {c.name for c in contestants if c.candidate})),
+        "least_skill": findings.least_skill,
         "seconds": round(time.monotonic() - started, 1),
     }
-    special = options.control or ("refit" if options.refit else "")  # neither is about the run's own networks
-    path = folder / (f"report-{special}.json" if special else "report.json")
+    path = setup.folder / _report_name(options)
     files.write_json(path, tree)
     from kronos.evaluation.report import write_page  # matplotlib takes a second to load
 
     write_page(tree, path.with_suffix(".html"))
-    return Backtest(path, tree, results)
+    saved = None
+    if options.save and not (options.control or options.refit):
+        saved = findings.save(networks[0].config.run_dir if networks else config.run_dir)
+        log.info("decisions of %d answerers: %s", len(findings.answerers), saved)
+    return Backtest(path, tree, results, judged, findings, saved)
+
+
+def _report_name(options: Options) -> str:
+    """A control and a walk-forward are not about the run's own networks."""
+    special = options.control or ("refit" if options.refit else "")
+    return f"report-{special}.json" if special else "report.json"
 
 
 def horizon_of(config: Config, store: BarStore) -> int:
@@ -151,13 +172,25 @@ def horizon_of(config: Config, store: BarStore) -> int:
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------
-def load_networks(config: Config, options: Options) -> list[Network]:
+def _networks(config: Config, options: Options, store: BarStore, horizon: int) -> tuple[list[NetworkAnswerer], Boundary]:
+    """The networks to score, and the days that they have seen."""
+    if options.refit:
+        from kronos.evaluation.refit import planned_boundary
+
+        return [], planned_boundary(config, store)
+    if not options.network:
+        return [], Boundary()
+    networks = load_networks(config, options, horizon)
+    return networks, latest([boundary_of(store, n.summary) for n in networks])
+
+
+def load_networks(config: Config, options: Options, horizon: int) -> list[NetworkAnswerer]:
     """The models to score: the configuration's own run, or those of --model, with names of their own."""
     if not options.models:
-        return [load_network(config, allow_incomplete=options.allow_incomplete)]
+        return [load_network(config, horizon, allow_incomplete=options.allow_incomplete)]
     names = _names(options.models)
     return [
-        load_network(config_of_run(folder, config), name, options.allow_incomplete)
+        load_network(RunFolder(Path(folder)).config_for(config), horizon, name, options.allow_incomplete)
         for folder, name in zip(options.models, names, strict=True)
     ]
 
@@ -170,154 +203,185 @@ def _names(folders: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(f) for f in folders]
 
 
-def _baseline_networks(config: Config, main: Network) -> list[Network]:
+def _setup(
+    config: Config, options: Options, store: BarStore, boundary: Boundary, networks: list[NetworkAnswerer], started: float
+) -> Setup:
+    """Dates and rows."""
+    own, horizon = config.evaluation, horizon_of(config, store)
+    timeline = plan_timeline(
+        len(store.sessions),
+        boundary,
+        horizon,
+        origins=own.origins,
+        every=own.every,
+        calibration_share=0.0 if own.calibration == "off" or options.refit else own.calibration_share,
+        embargo=own.embargo,
+        history=min(MIN_BARS, config.data.lookback_window),
+    )
+    panel = build_panel(store, np.concatenate([timeline.calibrate, timeline.test]), horizon, own.tickers)
+    folder = Path(options.output) if options.output else (networks[0].config if networks else config).run_dir / "backtest"
+    deadline = math.inf if own.time_limit is None else started + own.time_limit * 3600
+    return set_up(config, store, timeline, panel, folder, deadline)
+
+
+# -- asking ------------------------------------------------------------------------------------------------------------
+def _ask_networks(setup: Setup, options: Options, networks: list[NetworkAnswerer]) -> tuple[Setup, list[Contestant], int]:
+    """All networks' answers, the setup with the labels of a control, and how many rows a changed future changed."""
+    if not networks:
+        return setup, [], 0
+    fresh = options.control == "future-noise"
+    if fresh:  # compared bit by bit with forecasts to come: other batches would round in another way
+        networks = [replace(n, cache=None) for n in networks]
+        for network in networks:
+            memory = network.forecaster.memory_plan(setup.config.data.lookback_window, setup.panel.horizon)
+            network.forecaster.batch_size = memory.series
+    asked = [contest(setup, network, model=True, note=network.note, key=network.key(setup.panel.horizon)) for network in networks]
+    changed = 0
+    if options.control == "shuffle-labels":
+        setup = replace(setup, panel=shuffled_labels(setup.panel, setup.config.evaluation.seed))
+    if fresh:
+        panel, noisy = _with_noise(setup, networks)
+        changed = sum(_differences(one.given, noisy[one.name]) for one in asked)
+        asked = [replace(one, given=noisy[one.name]) for one in asked]
+        setup = replace(setup, panel=panel)
+    if len(asked) > 1:
+        note = f"mean of the ranks of {', '.join(one.name for one in asked)}"
+        asked.insert(0, _blend(setup, ENSEMBLE, asked, note, model=True, candidate=False))
+    extra = _baseline_networks(setup.config, networks[0])
+    asked += [contest(setup, network, only_test=True, candidate=False, note=network.note) for network in extra]
+    return setup, asked, changed
+
+
+def _baseline_networks(config: Config, main: NetworkAnswerer) -> list[NetworkAnswerer]:
     own = config.evaluation
     found = [random_init(main, own.seed)] if own.random_init else []
     published = pretrained(main) if own.pretrained else None
     return found + ([published] if published else [])
 
 
-# -- forecasts ---------------------------------------------------------------------------------------------------------
-def _forecast(scene: Scene, networks: list[Network]) -> tuple[Scene, dict[str, list[DateForecast]], int]:
-    """All networks' answers, the scene with the labels of a control, and how many rows a changed future changed."""
-    cache, config, store = scene.folder / "cache", scene.config, scene.store
-    horizon, test, limit = scene.timeline.horizon, scene.timeline.test, config.evaluation.tickers
-    fresh = scene.options.control == "future-noise"
-    if fresh:  # compared bit by bit with forecasts to come: other batches would round in another way
-        for network in networks:
-            network.forecaster.batch_size = network.forecaster.memory_plan(config.data.lookback_window, horizon).series
-    forecasts = forecast_dates(networks, store, scene.sessions, horizon, None if fresh else cache, limit, scene.deadline)
-    extra = _baseline_networks(config, networks[0])
-    forecasts |= forecast_dates(extra, store, test, horizon, cache, limit, scene.deadline)
-    networks += extra
-    if scene.options.control == "shuffle-labels":
-        return replace(scene, panel=shuffled_labels(scene.panel, config.evaluation.seed)), forecasts, 0
-    if fresh:
-        models = [n for n in networks if n.kind == "model"]
-        panel, noisy = _with_noise(scene, models)
-        changed = sum(_differences(forecasts[n.name], noisy[n.name]) for n in models)
-        return replace(scene, panel=panel), forecasts | noisy, changed
-    return scene, forecasts, 0
+def _ask_head(setup: Setup, config: Config) -> list[Contestant]:
+    """The head of the run, where its stage has ended."""
+    summary = RunFolder(config.run_dir).summary(HEAD)
+    if summary is None or summary["status"] != "complete":
+        return []
+    return [contest(setup, open_head(config), key=head_key(config))]
 
 
-def _with_noise(scene: Scene, models: list[Network]) -> tuple[Panel, dict[str, list[DateForecast]]]:
-    """The panel with what the noise became, and forecasts made while everything after each origin was noise. Never cached."""
-    future, limit, horizon = scene.panel.future_close.copy(), scene.config.evaluation.tickers, scene.timeline.horizon
-    found: dict[str, list[Any]] = {n.name: [None] * scene.panel.dates for n in models}
-    for place, store in noisy_futures(scene.store, scene.sessions, scene.config.evaluation.seed):
-        one = scene.sessions[place : place + 1]
-        future[scene.panel.slices()[place]] = build_panel(store, one, horizon, limit).future_close
-        for name, dates in forecast_dates(models, store, one, horizon, None, limit, scene.deadline).items():
-            found[name][place] = dates[0]
-    return replace(scene.panel, future_close=future), found
-
-
-def _differences(a: list[DateForecast], b: list[DateForecast]) -> int:
-    """Rows of which P(rise) or any sampled close differs in any bit."""
-    both = ((np.column_stack([d.closes, d.prob]) for d in pair) for pair in zip(a, b, strict=True))
-    return sum(int((~((x == y) | (np.isnan(x) & np.isnan(y))).all(axis=1)).sum()) for x, y in both)
-
-
-# -- entries -----------------------------------------------------------------------------------------------------------
-def _test_panel(scene: Scene) -> Panel:
-    panel = scene.panel.only(scene.is_test)
-    if not len(panel):
-        raise KitError(
-            "backtest: expected rows with a bar on an as-of date and on its target, found none; choose another horizon"
-        )
-    return panel
-
-
-def _of_test(scene: Scene, dates: list[DateForecast]) -> list[DateForecast]:
-    """A network's answers to the scored dates: the last ones, since calibration comes first."""
-    return dates[-int(scene.is_test.sum()) :]
-
-
-def _entries(
-    scene: Scene, networks: list[Network], forecasts: dict[str, list[DateForecast]]
-) -> tuple[list[Entry], dict[str, Calibration | None]]:
-    """The main entry first, then its members, then everything without a model."""
-    test, own = _test_panel(scene), scene.config.evaluation
-    models = [n for n in networks if n.kind == "model"]
-    calibrations = {n.name: _calibrate(scene, n, forecasts[n.name]) for n in models}
-    entries = [
-        network_entry(scene.store, test, n, _of_test(scene, forecasts[n.name]), calibrations.get(n.name)) for n in networks
-    ]
-    members = [e for e in entries if e.kind == "model"]
-    if len(members) > 1:
-        entries.insert(0, blend_entry(members, threshold_of(scene.config.inference.threshold, None)))
-    entries += simple_entries(scene.store, test, own)
+def _ask_others(setup: Setup, asked: list[Contestant]) -> list[Contestant]:
+    """Everything that needs no network, and the blends that the configuration names."""
+    own = setup.config.evaluation
+    found = [contest(setup, answerer) for answerer in simple_answerers()]
     if own.fitted_baselines:
-        entries += fitted_entries(scene.store, test, own)
-    return entries, calibrations
+        found += [contest(setup, fitter) for fitter in fitters(setup.config)]
+    known = {one.name: one for one in [*asked, *found]}
+    models = [one for one in asked if one.model and one.kind != "blend"]
+    if len(models) == 1:
+        known[NETWORK] = models[0]
+    for name in own.blends:
+        members = members_of(f"{BLEND}{name}")
+        if all(member in known for member in members):
+            parts = [known[member] for member in members]
+            found.append(_blend(setup, f"{BLEND}{name}", parts, f"mean of the ranks of {' and '.join(members)}"))
+        else:
+            missing = next(member for member in members if member not in known)
+            log.info("blend:%s is not scored: there is no answerer %s here", name, missing)
+    return found
 
 
-def _calibrate(scene: Scene, network: Network, dates: list[DateForecast]) -> Calibration | None:
-    """Fitted on the calibration dates, and saved in the run's predictor folder unless this is a control."""
-    count = len(scene.timeline.calibrate)
-    if not count:
-        return None
-    panel = scene.panel.only(~scene.is_test)
-    dates = dates[:count]
-    closes, prob, ties = closes_on(panel, dates), probabilities_on(panel, dates), ties_on(panel, dates)
-    if not np.isfinite(prob).any():
-        return None
-    made = fit_calibration(panel, prob, ties, closes, scene.config.evaluation, network.key(panel.horizon))
-    if scene.options.control is None:
-        log.info("calibration of %s: %s", network.name, made.save(network.config.basemodel_dir))
-    return made
+def _blend(setup: Setup, name: str, members: list[Contestant], note: str, **about: Any) -> Contestant:
+    given = blended([one.given for one in members], setup.asked)
+    key: dict[str, object] = {one.name: one.key for one in members if one.key}
+    simplicity = SIMPLICITY["blend"] + min(len(members), 9)
+    return Contestant(name, "blend", simplicity, given, note=note, members=[one.name for one in members], key=key, **about)
 
 
-def network_entry(
-    store: BarStore, panel: Panel, network: Network, dates: list[DateForecast], calibration: Calibration | None
-) -> Entry:
-    """A network's answers; rows that it cannot forecast get the base rate known at their origin, as in the submission."""
-    closes, prob = closes_on(panel, dates), probabilities_on(panel, dates)
-    have = np.isfinite(prob)
-    if calibration is not None:
-        prob[have] = calibration.prob(prob[have])
-        closes[have] = calibration.widen(closes[have])
-    prob *= 1 - ties_on(panel, dates)
-    for date in np.unique(panel.origin[~have]):
-        rate, _ = base_rate(store, panel.origins[date] + np.timedelta64(1, "s"), panel.horizon)
-        prob[~have & (panel.origin == date)] = rate
-    threshold = threshold_of(network.config.inference.threshold, calibration)
-    return Entry(
-        network.name, network.kind, decide(prob, threshold), prob, prob, closes, fallback=int((~have).sum()), note=network.note
+def _with_noise(setup: Setup, networks: list[NetworkAnswerer]) -> tuple[Panel, dict[str, Answer]]:
+    """The panel with what the noise became, and answers given while everything after each origin was noise. Never cached."""
+    panel, limit = setup.panel, setup.config.evaluation.tickers
+    future = panel.future_close.copy()
+    parts: dict[str, list[tuple[Any, Answer]]] = {network.name: [] for network in networks}
+    for place, store in noisy_futures(setup.store, panel.sessions, setup.config.evaluation.seed):
+        session = panel.sessions[place : place + 1]
+        future[panel.slices()[place]] = build_panel(store, session, panel.horizon, limit).future_close
+        rows = np.flatnonzero(setup.asked.asof == session[0])
+        for network in networks:
+            parts[network.name].append((rows, network.answer(store, setup.asked.only(rows))))
+    found = {name: joined(several, len(setup.asked)) for name, several in parts.items()}
+    return replace(panel, future_close=future), found
+
+
+def _differences(a: Answer, b: Answer) -> int:
+    """Rows of which P(rise) or any sampled close differs in any bit."""
+    one, other = (np.column_stack([values for values in (x.prob, x.closes) if values is not None]) for x in (a, b))
+    return int((~((one == other) | (np.isnan(one) & np.isnan(other))).all(axis=1)).sum())
+
+
+# -- what is found -----------------------------------------------------------------------------------------------------
+def _findings(setup: Setup, results: Results, judged: list[Judged]) -> Findings:
+    """What the submission chooses by: of every answerer that could be asked again."""
+    answerers = []
+    for one in judged:
+        who = one.contestant
+        if not who.candidate:
+            continue
+        figures = results.overall[who.name]
+        answerers.append(
+            Evidence(
+                name=who.name,
+                kind=who.kind,
+                simplicity=who.simplicity,
+                accuracy=_figure(figures["accuracy"]) or Figure(0.5),
+                within=_figure(figures.get("within_date_accuracy")),
+                rank_ic=_figure(figures.get("rank_ic")),
+                decision=None if who.kind == "constant" else one.final,
+                members=who.members,
+            )
+        )
+    panel, within = results.panel, results.within
+    least = None
+    if within.low is not None and within.high is not None:
+        least = min(1.0, 0.5 + (within.high - within.low) / 2)
+    last = np.array([len(setup.store.sessions) - 1])
+    return Findings(
+        version=1,
+        horizon=panel.horizon,
+        created=time.strftime("%Y-%m-%d %H:%M:%S"),
+        data=setup.store.digest,
+        first=date_text(panel.origins[0]),
+        last=date_text(panel.origins[-1]),
+        dates=panel.dates,
+        effective=results.bootstrap.effective,
+        history_rate=float(base_rates(setup.store, last, panel.horizon)[0]),
+        least_skill=least,
+        main=results.main.name,
+        answerers=answerers,
     )
 
 
-def blend_entry(members: list[Entry], threshold: float = 0.5) -> Entry:
-    """Averaged calibrated logits; the paths of all members together."""
-    prob = blend([e.prob for e in members if e.prob is not None])
-    closes = np.concatenate([e.closes for e in members if e.closes is not None], axis=1)
-    note = f"mean of the calibrated logits of {', '.join(e.name for e in members)}"
-    return Entry(
-        BLEND, "blend", decide(prob, threshold), prob, prob, closes, fallback=max(e.fallback for e in members), note=note
-    )
+def _figure(i: Interval | None) -> Figure | None:
+    """A figure that is defined; None for the others."""
+    if i is None or not math.isfinite(i.value):
+        return None
+    return Figure(i.value, i.low, i.high, i.p, i.dates)
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
-def _say_plan(scene: Scene) -> None:
-    t, sessions = scene.timeline, scene.store.sessions
+def _say_plan(setup: Setup) -> None:
+    t, sessions = setup.timeline, setup.store.sessions
     parts = [f"{len(t.test)} dates from {sessions[t.test[0]]} to {sessions[t.test[-1]]}, {t.horizon} trading days ahead"]
     if len(t.calibrate):
-        parts.append(f"calibration on {len(t.calibrate)} dates until {sessions[t.calibrate[-1]]}")
-    log.info("backtest: %s; %d rows", "; ".join(parts).replace("T00:00:00", ""), len(scene.panel))
+        parts.append(f"decisions begin with {len(t.calibrate)} dates until {sessions[t.calibrate[-1]]}")
+    log.info("backtest: %s; %d rows", "; ".join(parts).replace("T00:00:00", ""), len(setup.panel))
     for note in t.notes:
         log.info("%s", note)
 
 
-def _alarm(scene: Scene, results: Results, changed: int) -> dict[str, Any] | None:
+def _alarm(setup: Setup, options: Options, results: Results, changed: int) -> dict[str, Any] | None:
     """Too good, or not blind to the future: what to check. Expected on the planted market, and said all the same."""
     if changed:
         return {"lines": [f"LEAK: {changed} forecasts changed when bars after their origin did."], "expected": False}
-    if scene.options.control and results.skill > 0:
-        return {"lines": [f"LEAK: skill on a negative control ({scene.options.control})."], "expected": False}
+    if options.control and results.skill > 0:
+        return {"lines": [f"LEAK: skill on a negative control ({options.control})."], "expected": False}
     if not results.suspicious:
         return None
-    why = " and ".join(results.suspicious)
-    if scene.config.market.generate:
-        return {"lines": [f"Leak alarm, as expected: {why}; a signal was planted in this synthetic market."], "expected": True}
-    checks = [f"  {number}. {check}" for number, check in enumerate(CHECKS, 1)]
-    return {"lines": [f"LEAK ALARM: {why}. On real prices look for the leak first:", *checks], "expected": False}
+    return alarm_lines(results.suspicious, planted=setup.config.market.generate)

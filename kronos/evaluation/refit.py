@@ -1,24 +1,21 @@
 """Walk-forward training: the networks are trained anew before each fold of the test dates, on what had ended by then.
 
-In: a configuration, a store, the panel of all dates. Out: one network per fold, and the forecasts of every date by the network
-of its fold. Runs lie under RUN/folds/K and are resumed like any run. One process; for small configurations.
+In: a configuration, a store, the first session of a fold. Out: a `RefitFitter`, which makes a network for each
+fold. Runs lie under RUN/folds/K and are resumed like any run. One process; for small configurations.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from kronos import configfile
+from kronos.answers.answerer import SIMPLICITY, Kind
+from kronos.answers.network import NetworkAnswerer, load_network
 from kronos.config import Config, DataConfig
 from kronos.data.splits import Splits, split_store
 from kronos.data.store import BarStore
 from kronos.errors import KitError
-from kronos.evaluation.baselines import folds
-from kronos.evaluation.forecasts import DateForecast, Network, forecast_dates, load_network
 from kronos.evaluation.origins import Boundary
-from kronos.evaluation.panel import Panel
 from kronos.training.stages import STAGES, run_stage
 
 MODEL = "model, trained anew"
@@ -68,28 +65,34 @@ def fold_config(config: Config, store: BarStore, first_session: int, number: int
     return configfile.derived_paths(replace(config, data=data, model_paths=paths, distributed=single, experiment=fresh))
 
 
-def train_fold(config: Config, store: BarStore) -> Network:
+def train_fold(config: Config, store: BarStore, horizon: int) -> NetworkAnswerer:
     """Both stages of one fold, or what is left of them. Raises KitError when it was asked to stop."""
     wanted = {"tokenizer": config.experiment.train_tokenizer, "basemodel": config.experiment.train_basemodel}
     for stage in STAGES:
         if wanted[stage] and run_stage(config, stage, store) != "complete":
             raise KitError(f"{config.run_dir}: stopped while training this fold; the same command goes on from there")
-    return load_network(config)
+    return load_network(config, horizon)
 
 
-def refit_forecasts(
-    config: Config, store: BarStore, panel: Panel, cache: Path, deadline: float = math.inf
-) -> tuple[list[Network], dict[str, list[DateForecast]]]:
-    """The last fold's network, under the name of all, and every date's forecast by its own fold's."""
-    dates: list[DateForecast] = []
-    network = None
-    for number, fold in enumerate(folds(panel.dates, config.evaluation.folds)):
-        own = fold_config(config, store, int(panel.sessions[fold.start]), number)
-        network = train_fold(own, store)
-        sessions = np.asarray(panel.sessions[fold])
-        limit = config.evaluation.tickers
-        dates += forecast_dates([network], store, sessions, panel.horizon, cache, limit, deadline)[network.name]
-    assert network is not None, "a panel has at least one date"
-    count = len(folds(panel.dates, config.evaluation.folds))
-    named = replace(network, name=MODEL, note=f"trained {count} times, each time on what had ended before the dates it answers")
-    return [named], {MODEL: dates}
+@dataclass
+class RefitFitter:
+    """Trains both stages before every fold that asks for it."""
+
+    config: Config
+    cache: Path
+    deadline: float = math.inf
+    name: str = MODEL
+    kind: Kind = "paths"
+    simplicity: int = SIMPLICITY["paths"]
+    made: list[NetworkAnswerer] = field(default_factory=list)
+    """The networks of the folds so far."""
+
+    def fit(self, store: BarStore, before: int, horizon: int) -> NetworkAnswerer:
+        """A network that was trained on what had ended before session `before`."""
+        own = fold_config(self.config, store, before, len(self.made))
+        network = train_fold(own, store, horizon)
+        note = "trained anew before each fold, on what had ended before the dates it answers"
+        self.made.append(
+            replace(network, name=MODEL, note=note, cache=self.cache, deadline=self.deadline, paths=True, by_date=True)
+        )
+        return self.made[-1]

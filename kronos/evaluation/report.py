@@ -55,6 +55,12 @@ def write_page(tree: dict[str, Any], path: str | Path) -> Path:
         columns={name: (short, tree["figures"][name]) for name, short in COLUMNS.items()},
         rows=[_row(entry, tree["main"]) for entry in tree["entries"]],
         comparisons=[(COLUMNS[name], list(_comparisons(tree, name))) for name in COMPARED if tree["comparisons"].get(name)],
+        expected=[_expected(row) for row in tree["expected"]],
+        decisions=[_decided(name, d) for name, d in tree["decisions"].items()],
+        thirds=[
+            (t["by"], t["third"], f"{t['rows']:,}", number("rank_ic", t["rank_ic"]["value"]), spread("rank_ic", t["rank_ic"]))
+            for t in tree["by_third"]
+        ],
         figures=list(_figures(tree)),
         timeline=draw(lambda axes: _plot_timeline(axes, tree["timeline"]), size=(11.4, 1.6)),
         tickers=[(name, [_ticker(t) for t in tree["tickers"][key]]) for name, key in (("Best", "best"), ("Worst", "worst"))],
@@ -66,7 +72,7 @@ def write_page(tree: dict[str, Any], path: str | Path) -> Path:
 
 # -- text --------------------------------------------------------------------------------------------------------------
 def number(name: str, value: float | None) -> str:
-    """A figure as people write it: shares in per cent."""
+    """A figure as people write it: shares in per cent; a dash for one that is not defined."""
     if value is None or not np.isfinite(value):
         return "–"
     return f"{value:.1%}".replace("%", " %") if name in PERCENT else f"{value:.3f}"
@@ -102,6 +108,18 @@ def _row(entry: dict[str, Any], main: str) -> dict[str, Any]:
         filter(None, [entry["note"], f"{entry['fallback']:,} rows answered without it" if entry["fallback"] else ""])
     )
     return {"name": entry["name"], "kind": entry["kind"], "note": note, "cells": cells, "main": entry["name"] == main}
+
+
+def _expected(row: dict[str, Any]) -> tuple[str, str, str]:
+    """(answerer, expected accuracy, its interval)"""
+    return row["name"], number("accuracy", row["value"]), spread("accuracy", row)
+
+
+def _decided(name: str, d: dict[str, Any]) -> tuple[str, ...]:
+    """(answerer, level as a share, slope, its estimate, date slope, answers changed by a shift, note)"""
+    level = f"{1 / (1 + np.exp(-d['level'])):.1%}".replace("%", " %")
+    estimate = "–" if d["slope_error"] is None else f"{d['fitted_slope']:.3f} ± {d['slope_error']:.3f}"
+    return name, level, f"{d['slope']:.3f}", estimate, f"{d['date_slope']:.3f}", f"{d['answers_changed_by_shift']:,}", d["note"]
 
 
 def _comparisons(tree: dict[str, Any], name: str) -> Iterator[tuple[str, str, str, str, str]]:
@@ -143,7 +161,8 @@ def _figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Markup]]:
     if any(tree["reliability"].values()):
         yield (
             "Reliability",
-            "Of rows that were given this P(rise), how many rose, with 95 % bands over dates. On the line is calibrated.",
+            "Ten bins of equally many rows by P(rise) less the date's mean, and how many rose, less the date's share; both plus "
+            "the mean share of rises. 95 % bands over dates. On the line is calibrated.",
             draw(lambda axes: _plot_reliability(axes, tree["reliability"])),
         )
     yield (
@@ -162,7 +181,10 @@ def _days(dates: list[str]) -> list[Any]:
 
 
 def _values(per_date: dict[str, Any], name: str, figure: str) -> NDArray[np.float64]:
-    return np.array(per_date["entries"][name][figure], dtype=np.float64)  # None becomes NaN
+    values = per_date["entries"][name].get(figure) or [None] * len(
+        per_date["origins"]
+    )  # a figure that no date defines is left out
+    return np.array(values, dtype=np.float64)  # None becomes NaN
 
 
 def _dots_and_line(axes: Axes, days: list[Any], values: NDArray[np.float64]) -> None:
@@ -185,7 +207,8 @@ def _plot_within(axes: Axes, per_date: dict[str, Any], main: str) -> None:
     values = _values(per_date, main, "within_date_accuracy")
     _dots_and_line(axes, _days(per_date["origins"]), values)
     _half(axes)
-    far = float(np.nanmax(np.abs(values - 0.5), initial=0.02))
+    known = np.abs(values[np.isfinite(values)] - 0.5)
+    far = float(np.max(known, initial=0.02))
     axes.set_ylim(0.5 - 1.1 * far, 0.5 + 1.1 * far)
 
 
@@ -196,24 +219,31 @@ def _half(axes: Axes) -> None:
 
 
 def _plot_reliability(axes: Axes, reliability: dict[str, Any]) -> None:
-    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.6)
-    for name, color in (("raw", GREY), ("calibrated", BLUE)):
+    seen_at: list[float] = []
+    for name, color in (("raw", GREY), ("decided", BLUE)):
         if not reliability.get(name):
             continue
         bins = [b for b in reliability[name]["bins"] if b["observed"]["value"] is not None]
         at, seen = [b["predicted"] for b in bins], [b["observed"]["value"] for b in bins]
         axes.errorbar(at, seen, yerr=_errors([b["observed"] for b in bins]), color=color, fmt="o-", markersize=3, linewidth=1)
+        seen_at += at
         ece = reliability[name]["ece"]["value"]
         axes.plot([], [], color=color, label=f"{name}, ECE {number('', ece)}")
+    ends = [min(seen_at, default=0.0), max(seen_at, default=1.0)]
+    axes.plot(ends, ends, color=INK, linewidth=0.6)
     axes.set_xlabel("P(rise)")
     axes.set_ylabel("share that rose")
     axes.legend(frameon=False)
 
 
 def _errors(intervals: list[dict[str, Any]]) -> NDArray[np.float64]:
-    """Lengths below and above the values, (2, n); 0 where there is no interval."""
-    known = [(i["value"], i["low"] if i["low"] is not None else i["value"], i["high"]) for i in intervals]
-    return np.array([[v - low for v, low, _ in known], [(high if high is not None else v) - v for v, _, high in known]])
+    """Lengths below and above the values, (2, n); 0 where there is no interval, or no value."""
+    below, above = [], []
+    for i in intervals:
+        sure = i["value"] is not None and i["low"] is not None
+        below.append(i["value"] - i["low"] if sure else 0.0)
+        above.append(i["high"] - i["value"] if sure else 0.0)
+    return np.array([below, above])
 
 
 def _plot_years(axes: Axes, by_year: list[dict[str, Any]]) -> None:
@@ -228,7 +258,7 @@ def _plot_years(axes: Axes, by_year: list[dict[str, Any]]) -> None:
 
 
 def _plot_coverage(axes: Axes, figures: dict[str, Any]) -> None:
-    levels = (50, 80, 90)
+    levels = [level for level in (50, 80, 90) if f"coverage_{level}" in figures]  # few paths have no wide band
     found = [figures[f"coverage_{level}"] for level in levels]
     names = [f"{level} % band" for level in levels]
     axes.barh(names, [f["value"] for f in found], xerr=_errors(found), color=BLUE, height=0.5, alpha=0.6, ecolor=INK)

@@ -15,21 +15,21 @@ import sklearn
 import torch
 from numpy.typing import NDArray
 
+from kronos.answers.features import NAMES, raw_features
+from kronos.answers.network import NetworkAnswerer
 from kronos.bars import CLOSE, HIGH, LOW, OPEN
 from kronos.config import to_dict
 from kronos.data.store import BarStore
 from kronos.data.survey import date_text
-from kronos.evaluation.calibration import reliability
-from kronos.evaluation.forecasts import Network, plan_date
+from kronos.evaluation.contest import Judged, Setup
 from kronos.evaluation.origins import PRETRAINING_END, Timeline
 from kronos.evaluation.panel import Panel
-from kronos.evaluation.scene import Scene
-from kronos.evaluation.scores import FIGURES, pooled
+from kronos.evaluation.reliability import equal_bins, reliability
+from kronos.evaluation.scores import FIGURES, pooled, score_dates
 from kronos.evaluation.significance import DateBootstrap, Interval
 from kronos.evaluation.verdict import Results
-from kronos.forecasting.calibration import Calibration
 
-VERSION = 1
+VERSION = 2
 YEARLY = ("accuracy", "within_date_accuracy", "rank_ic", "true_rises")
 EXTREMES = 10
 EXAMPLES, EXAMPLE_PATHS, EXAMPLE_HISTORY = 4, 20, 60
@@ -37,22 +37,17 @@ QUANTILES = (5, 25, 50, 75, 95)
 
 
 def report_tree(
-    scene: Scene,
-    results: Results,
-    networks: list[Network],
-    calibrations: dict[str, Calibration | None],
-    raw: NDArray[np.float64],
+    setup: Setup, options: Any, results: Results, judged: list[Judged], networks: list[NetworkAnswerer]
 ) -> dict[str, Any]:
-    """The whole report but for alarm and duration. raw (n,): the first model's share of rising paths, before calibration."""
-    panel, store, timeline = results.panel, scene.store, scene.timeline
-    models = [n for n in networks if n.kind == "model"]
-    dates = _dates(results, timeline, models)
+    """The whole report but for alarm, choice and duration. options: `backtest.Options`."""
+    panel, store, timeline = results.panel, setup.store, setup.timeline
+    dates = _dates(results, timeline, networks)
     return {
         "version": VERSION,
         "created": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "title": scene.config.experiment.name or scene.config.model_paths.exp_name,
-        "control": scene.options.control,
-        "verdict": {"skill": results.skill, "headline": results.headline, "lines": results.lines + _cautions(scene, dates)},
+        "title": setup.config.experiment.name or setup.config.model_paths.exp_name,
+        "control": options.control,
+        "verdict": {"skill": results.skill, "headline": results.headline, "lines": results.lines + _cautions(setup, dates)},
         "dates": dates,
         "figures": FIGURES,
         "main": results.main.name,
@@ -71,20 +66,22 @@ def report_tree(
             for figure, found in results.comparisons.items()
         },
         "per_date": _per_date(results),
-        "calibration": {name: _calibration(c) for name, c in calibrations.items()},
+        "decisions": {one.contestant.name: _decision(one) for one in judged if one.contestant.kind != "constant"},
+        "expected": _expected(results),
         "reliability": {
-            "calibrated": _curve(panel, np.asarray(results.main.prob), results.bootstrap),
-            "raw": _curve(panel, raw, results.bootstrap),
+            "decided": _curve(panel, results.main.prob, results.bootstrap),
+            "raw": _curve(panel, results.main.raw, results.bootstrap),
         },
         "by_year": _by_year(results),
+        "by_third": by_third(store, results),
         "tickers": _tickers(results),
-        "examples": _examples(store, results, models[0], scene.options.refit),
+        "examples": _examples(setup, results, networks[0], options.refit) if networks else [],
         "timeline": _timeline(store, timeline),
         "excluded": {"rows": panel.excluded, "days": timeline.excluded},
         "models": [n.describe() for n in networks],
         "digests": {"data": store.digest},
         "versions": _versions(),
-        "config": to_dict(scene.config),
+        "config": to_dict(setup.config),
     }
 
 
@@ -137,7 +134,7 @@ def _per_date(results: Results) -> dict[str, Any]:
     }
 
 
-def _dates(results: Results, timeline: Timeline, models: list[Network]) -> dict[str, Any]:
+def _dates(results: Results, timeline: Timeline, models: list[NetworkAnswerer]) -> dict[str, Any]:
     panel = results.panel
     parts: dict[str, int] = {}
     for session in panel.sessions.tolist():
@@ -158,9 +155,9 @@ def _dates(results: Results, timeline: Timeline, models: list[Network]) -> dict[
     }
 
 
-def _cautions(scene: Scene, dates: dict[str, Any]) -> list[str]:
+def _cautions(setup: Setup, dates: dict[str, Any]) -> list[str]:
     """What weakens the evidence, said beside it."""
-    lines = list(scene.timeline.notes)
+    lines = list(setup.timeline.notes)
     if count := dates["parts"].get("validation"):
         lines.append(
             f"{count} of {dates['test']} dates lie in the validation part, which chose the checkpoint (among a few): "
@@ -174,16 +171,57 @@ def _cautions(scene: Scene, dates: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _calibration(c: Calibration | None) -> dict[str, Any] | None:
-    if c is None:
+def _decision(one: Judged) -> dict[str, Any]:
+    """The decision for the time after all dates, and the slopes of the folds."""
+    final = one.final
+    own = {
+        name: getattr(final, name)
+        for name in ("horizon", "level", "slope", "date_slope", "centre", "spread", "threshold", "width")
+    }
+    folds = [None if decision is None else decision.slope for decision in one.decisions]
+    account = asdict(final.fitted)
+    account["fitted_slope"] = account.pop("slope")
+    return own | account | {"folds": folds, "answers_changed_by_shift": one.shifted}
+
+
+def _expected(results: Results) -> list[dict[str, Any]]:
+    """Every answerer's expected accuracy on one more date, best first by the lower end of its interval."""
+    rows = [{"name": e.name, "kind": e.kind} | interval(results.overall[e.name]["accuracy"]) for e in results.entries]
+    return sorted(rows, key=lambda row: -(row["low"] if row["low"] is not None else (row["value"] or 0.0) - 1))
+
+
+def _curve(panel: Panel, prob: NDArray[np.float64] | None, bootstrap: DateBootstrap) -> dict[str, Any] | None:
+    if prob is None:
         return None
-    keys = ("method", "slope", "intercept", "width", "threshold")
-    return {k: v for k, v in asdict(c).items() if k in keys} | c.fitted
-
-
-def _curve(panel: Panel, prob: NDArray[np.float64], bootstrap: DateBootstrap) -> dict[str, Any]:
     bins, error = reliability(panel, prob, bootstrap)
     return {"bins": [asdict(b) | {"observed": interval(b.observed)} for b in bins], "ece": interval(error)}
+
+
+THIRDS = {"turnover": "traded value over 21 days", "volatility": "volatility over 63 days", "price": "last close"}
+
+
+def by_third(store: BarStore, results: Results) -> list[dict[str, Any]]:
+    """Rank IC of the main entry among the lowest, middle and highest third of each date's stocks, by what is known then."""
+    panel, main = results.panel, results.main
+    raw = raw_features(store, panel.row)
+    values = {
+        "turnover": raw[:, NAMES.index("turnover over 21 days")],
+        "volatility": raw[:, NAMES.index("volatility over 63 days")],
+        "price": panel.last_close,
+    }
+    found = []
+    for name, value in values.items():
+        third = np.full(len(panel), -1)
+        for part in panel.slices():
+            known = np.flatnonzero(np.isfinite(value[part])) + part.start
+            third[known] = equal_bins(value[known], 3)
+        for number, words in enumerate(("lowest", "middle", "highest")):
+            own = panel.only_rows(third == number)
+            ic = score_dates(own, main.only(third == number))["rank_ic"]
+            found.append(
+                {"by": THIRDS[name], "third": words, "rows": len(own), "rank_ic": interval(results.bootstrap.interval(ic))}
+            )
+    return found
 
 
 def _by_year(results: Results) -> list[dict[str, Any]]:
@@ -251,20 +289,23 @@ def _timeline(store: BarStore, timeline: Timeline) -> list[dict[str, Any]]:
     ]
 
 
-def _examples(store: BarStore, results: Results, network: Network, refit: bool) -> list[dict[str, Any]]:
-    """A few shares on the middle date, with refit on the last one, which the network at hand answered: what was known, the fan of
-    paths, what happened. Chosen by name, not by result."""
-    panel = results.panel
+def _examples(setup: Setup, results: Results, network: NetworkAnswerer, refit: bool) -> list[dict[str, Any]]:
+    """A few stocks on the middle date, with refit on the last one, which the network at hand answered: what was known, the fan
+    of paths, what happened. Chosen by name, not by result."""
+    panel, store = results.panel, setup.store
     date = panel.dates - 1 if refit else panel.dates // 2
     part = panel.slices()[date]
     rows = np.arange(part.start, part.stop)
     chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int))] if len(rows) else rows
-    plan = plan_date(store, int(panel.sessions[date]), panel.ticker[chosen], panel.horizon, network.config)
+    scored = setup.place[setup.is_test[setup.panel.origin]]
+    plan = network.plan(store, setup.asked.only(scored[chosen]))
     found = []
     for batch in plan.batches(len(chosen) or 1):
         forecast = network.forecaster.forecast(batch.bars, batch.stamps, batch.future_stamps, batch.series)
         for place, row in enumerate(batch.rows.tolist()):
-            found.append(_example(store, results, int(chosen[row]), forecast.paths[place, :, :, CLOSE].astype(np.float64)))
+            closes = forecast.paths[place, :, :, CLOSE].astype(np.float64)
+            if np.isfinite(closes).all():
+                found.append(_example(store, results, int(chosen[row]), closes))
     return sorted(found, key=lambda e: e["ticker"])
 
 
@@ -281,7 +322,7 @@ def _example(store: BarStore, results: Results, row: int, closes: NDArray[np.flo
         "ticker": panel.tickers[panel.ticker[row]],
         "origin": date_text(panel.origins[date]),
         "target": date_text(panel.targets[date]),
-        "prob_up": float(main.score[row]),
+        "prob_up": number(float(main.score[row] if main.prob is None else main.prob[row])),
         "pred": int(main.pred[row]),
         "label": int(panel.label[row]),
         "last_close": float(panel.last_close[row]),

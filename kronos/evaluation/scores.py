@@ -1,6 +1,6 @@
 """How good answers were, date by date: the date is the unit of evidence, since shares of one date move together.
 
-In: a `Panel` and an `Entry`. Out: {figure: (D,) values}, NaN where a figure is not defined on a date. The value over all dates
+In: a `Panel` and a `Decided`. Out: {figure: (D,) values}, NaN where a figure is not defined on a date. The value over all dates
 is their plain mean: what a score on one more date would be expected to show. Ranks are SciPy's, pooled metrics scikit-learn's.
 """
 
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
 
-from kronos.evaluation.entry import Entry
+from kronos.answers.bands import crps
+from kronos.answers.decide import Decided
 from kronos.evaluation.panel import Panel
 
 FIGURES = {
@@ -35,7 +36,7 @@ CHANCE = {"within_date_accuracy": 0.5, "rank_ic": 0.0, "balanced_accuracy": 0.5,
 BANDS = (0.5, 0.8, 0.9)
 
 
-def score_dates(panel: Panel, entry: Entry) -> dict[str, NDArray[np.float64]]:
+def score_dates(panel: Panel, entry: Decided) -> dict[str, NDArray[np.float64]]:
     """Every figure of an entry on every date, {name: (D,)}; all NaN for what the entry does not give."""
     label, ret = panel.label, panel.ret
     rows = []
@@ -52,7 +53,7 @@ def score_dates(panel: Panel, entry: Entry) -> dict[str, NDArray[np.float64]]:
     return {name: np.array([row[name] for row in rows]) for name in FIGURES}
 
 
-def pooled(panel: Panel, entry: Entry) -> dict[str, float]:
+def pooled(panel: Panel, entry: Decided) -> dict[str, float]:
     """scikit-learn's metrics over all rows at once: for comparison with other texts, where a date with more rows weighs more.
 
     Its calls take milliseconds each, so `score_dates` computes the same per date in NumPy; tests compare the two.
@@ -125,17 +126,6 @@ def path_figures(closes: NDArray, last: NDArray, future: NDArray) -> dict[str, f
         "price_mae_ratio": float(error.mean() / still) if still > 0 else float("nan"),
     }
     return figures | {f"coverage_{100 * band:.0f}": coverage(closes, future, band) for band in BANDS}
-
-
-def crps(samples: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Continuous ranked probability score of each row, the fair estimate from S samples: E|X - y| - E|X - X'| / 2.
-
-    samples (m, S), S > 1; truth (m,). Returns (m,). Source: Ferro 2014, Q. J. R. Meteorol. Soc. 140, equation 6.
-    """
-    count = samples.shape[1]
-    weights = 2 * np.arange(1, count + 1) - count - 1
-    spread = (np.sort(samples, axis=1) * weights).sum(axis=1) / (count * (count - 1))  # half the mean |X - X'|
-    return np.abs(samples - truth[:, None]).mean(axis=1) - spread
 
 
 def band_edges(samples: NDArray, band: float) -> NDArray[np.float64] | None:

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from kronos.answers.findings import holm
+
 LEVEL = 0.95
 MIN_EFFECTIVE = 6
 """Fewest dates without overlap for which an interval is given."""
@@ -165,17 +167,6 @@ def overlap_model(sessions: tuple[int, ...], horizon: int, block: int) -> tuple[
 
 
 # -- several comparisons -----------------------------------------------------------------------------------------------
-def holm(p_values: list[float | None]) -> list[float | None]:
-    """Holm's step-down correction (Scand. J. Statist. 6, 1979) of those that are there; None stays None."""
-    order = sorted((p, k) for k, p in enumerate(p_values) if p is not None)
-    result: list[float | None] = [None] * len(p_values)
-    worst = 0.0
-    for rank, (p, k) in enumerate(order):
-        worst = max(worst, min(1.0, p * (len(order) - rank)))
-        result[k] = worst
-    return result
-
-
 @dataclass(frozen=True)
 class Comparison:
     """One figure of the model less that of a baseline, over the dates on which both are defined."""

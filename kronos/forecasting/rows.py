@@ -19,7 +19,6 @@ from kronos.bars import CLOSE, FloatArray, calendar_stamps
 from kronos.data.calendar import TradingCalendar
 from kronos.data.store import BarStore
 from kronos.forecasting.context import MIN_BARS, Overflow, room
-from kronos.forecasting.decide import tie_share
 
 if TYPE_CHECKING:  # planning needs no torch
     from kronos.forecasting.forecaster import Forecaster
@@ -127,8 +126,6 @@ class Rises:
     NaN where there is none."""
     mass: NDArray[np.float64]
     """(B,) the probability of what a listed answer rests on; NaN for the others."""
-    ties: NDArray[np.float64]
-    """(B,) the probability that the price ends where it is (`decide.tie_share`), which networks do not state."""
     closes: FloatArray | None
     """(B, S) the last close of every path; NaN where there is none. None: P(rise) needed no paths and nobody asked for them."""
     reason: NDArray[np.str_]
@@ -157,9 +154,8 @@ def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> R
             closes[~finite] = np.nan
         if not listed:
             prob = (closes > batch.bars[:, -1, CLOSE, None]).mean(axis=1, dtype=np.float64)
-    ties = np.where(sound, tie_share(batch.bars[:, :, CLOSE], batch.future_stamps.shape[1]), np.nan)
     reason = np.select([~sound, ~finite], [BAD_BARS, BAD_FORECAST], "")
-    return Rises(np.where(finite, prob, np.nan), mass, ties, closes, reason)
+    return Rises(np.where(finite, prob, np.nan), mass, closes, reason)
 
 
 def _last_closes(batch: Batch, forecaster: "Forecaster") -> FloatArray:
@@ -217,25 +213,6 @@ def plan_rows(
         LONG_HORIZON: int((used & (length < np.minimum(have, lookback))).sum()),
     }
     return RowPlan(store, calendar, list(ids or tickers), dates, end, length, have, steps, last, reason, shortened)
-
-
-def base_rate(store: BarStore, date: np.datetime64, horizon: int) -> tuple[float, int]:
-    """Share of rises over `horizon` bars among all pairs of bars of one ticker dated before `date`, and their number.
-
-    0.5 where there is no such pair. Ties are no rises. A row without any trading day ahead (horizon 0) is given one.
-    """
-    horizon = max(horizon, 1)
-    everyone = np.arange(len(store.tickers))
-    first = store.offsets[:-1]
-    end = store.end_before(everyone, np.broadcast_to(date, len(everyone)))
-    pairs = np.maximum(end - first - horizon, 0)
-    total = int(pairs.sum())
-    if total == 0:
-        return 0.5, 0
-    close = np.ascontiguousarray(store.bars[:, CLOSE])
-    rises = np.concatenate([[0], np.cumsum(close[horizon:] > close[:-horizon])])
-    some = pairs > 0  # an empty range may start beyond the last pair
-    return float((rises[first[some] + pairs[some]] - rises[first[some]]).sum() / total), total
 
 
 # -- what was known ----------------------------------------------------------------------------------------------------

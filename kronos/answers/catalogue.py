@@ -1,0 +1,113 @@
+"""Every answerer by its name: what the backtest scores beside the network, and what `--answer NAME` finds.
+
+In: a configuration, a name. Out: an `Answerer`, fitted on what had ended by the asked date where it has to be; and the key that
+its decision has to belong to.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from kronos import files
+from kronos.answers import fitted
+from kronos.answers.answerer import Answerer, Fitter
+from kronos.answers.blend import Blend
+from kronos.answers.network import NetworkAnswerer
+from kronos.answers.simple import simple_answerers
+from kronos.config import Config
+from kronos.data.store import BarStore
+from kronos.errors import KitError
+
+AUTO, NETWORK, HEAD, BLEND = "auto", "network", "head", "blend:"
+GetNetwork = Callable[[], NetworkAnswerer]
+"""Gives the run's network, loaded when it is called first."""
+
+
+def fitters(config: Config) -> list[Fitter]:
+    """Everything that is fitted, simplest first."""
+    return list(fitted.fitters(config.evaluation))
+
+
+def names(config: Config) -> list[str]:
+    """Every name that needs nothing trained."""
+    return [*(answerer.name for answerer in simple_answerers()), *(fitter.name for fitter in fitters(config))]
+
+
+def members_of(name: str) -> list[str]:
+    """The names in 'blend:A+B', [] for any other name. Raises KitError where there are not two different ones."""
+    if not name.startswith(BLEND):
+        return []
+    members = [part.strip() for part in name.removeprefix(BLEND).split("+")]
+    if len(set(members)) < 2 or len(set(members)) < len(members) or not all(members):
+        raise KitError(f"--answer {name}: expected blend:A+B with different names, found {len(set(members))}")
+    return members
+
+
+def needs_network(name: str, config: Config) -> bool:
+    """Whether an answerer is, or holds, the run's network. Raises KitError for a name that nothing has."""
+    return any(_is_network(part, config) for part in members_of(name) or [name])
+
+
+def needs_training(name: str, config: Config) -> bool:
+    """Whether an answerer is, or holds, something that was trained in the run."""
+    return any(part == HEAD or _is_network(part, config) for part in members_of(name) or [name])
+
+
+def _is_network(name: str, config: Config) -> bool:
+    if name == NETWORK or name in own_names(config):
+        return True
+    if name not in (HEAD, *names(config)):
+        known = ", ".join([HEAD, *names(config)])
+        raise KitError(f"--answer {name}: expected auto, network, blend:A+B or one of {known}, found {name!r}")
+    return False
+
+
+def own_names(config: Config) -> set[str]:
+    """What the run's own network may be called."""
+    return {config.model_paths.exp_name, f"run {config.model_paths.exp_name}"}
+
+
+def open_head(config: Config) -> Answerer:
+    """The run's trained head. Raises KitError where there is none, or an unfinished one."""
+    from kronos.answers.head import HeadAnswerer
+    from kronos.forecasting.pair import pick_autocast, pick_device
+
+    device = pick_device(config)
+    return HeadAnswerer.of_run(config, device, pick_autocast(config, device))
+
+
+def head_key(config: Config) -> dict[str, Any]:
+    """What a decision of the run's head has to belong to."""
+    return {"head": files.folder_digest(config.head_dir / "best_model")}
+
+
+def key_of(name: str, config: Config, horizon: int, network: GetNetwork) -> dict[str, Any]:
+    """What a decision of the answerer called `name` has to belong to; of a blend by member, {} where nothing was trained."""
+    members = members_of(name)
+    keys = {}
+    for part in members or [name]:
+        if part == HEAD:
+            keys[HEAD] = head_key(config)
+        elif _is_network(part, config):
+            keys[network().name] = network().key(horizon)
+    if members:
+        return keys
+    return next(iter(keys.values()), {})
+
+
+def find(name: str, config: Config, store: BarStore, before: int, horizon: int, network: GetNetwork) -> Answerer:
+    """The answerer called `name`. before: the first session that a fit may not see; horizon: trading days ahead.
+
+    network: called only where the name asks for it. Raises KitError for an unknown name, and where there is no such network.
+    """
+    members = members_of(name)
+    if members:
+        return Blend(name, tuple(find(part, config, store, before, horizon, network) for part in members))
+    if _is_network(name, config):
+        return network()
+    if name == HEAD:
+        return open_head(config)
+    for answerer in simple_answerers():
+        if answerer.name == name:
+            return answerer
+    fitter = next(fitter for fitter in fitters(config) if fitter.name == name)
+    return fitter.fit(store, before, horizon)
