@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
 from test_forecaster import make_bars, tiny_networks
@@ -13,6 +14,7 @@ from test_golden import GOLDEN
 from kronos import Kronos, KronosPredictor, KronosTokenizer
 from kronos.bars import CLOSE, FEATURES, HIGH, LOW, OPEN, VOLUME, calendar_stamps
 from kronos.errors import KitError
+from kronos.forecasting.forecaster import Forecaster
 
 HORIZON = 5
 
@@ -215,12 +217,45 @@ REFUSED = {
     r"inf in row 4 \(4\), column volume": with_value(np.inf, "volume"),
     r"1e\+39 in row 2": with_value(1e39, "amount", 2),
     r"numbers in column low, found could not convert string to float: 'n/a'": with_value("n/a"),
+    r"expected one column close, found Close and CLOSE; rename": lambda f, x, y: {
+        "df": f.rename(columns={"close": "Close"}).assign(CLOSE=1.0)
+    },
+    r"expected one ticker, found 2 \(AAPL, MSFT\); pick one with df\.xs\('AAPL', axis=1, level=1\)": lambda f, x, y: {
+        "df": pd.concat({"AAPL": f, "MSFT": f}, axis=1).swaplevel(axis=1)
+    },
+    r"expected one ticker, found 2 \(A, B\); give a list of tables": lambda f, x, y: {"df": f.assign(Ticker=["A", "B"] * 15)},
+    "two \\(a price and a ticker\\), found 3 levels": lambda f, x, y: {
+        "df": pd.concat({"A": pd.concat({"B": f}, axis=1)}, axis=1)
+    },
+    r"df: expected a DataFrame, found dict": lambda f, x, y: {"df": {"open": [1.0]}},
+    r"df: expected a DataFrame, found LazyFrame; collect\(\) it first": lambda f, x, y: {
+        "df": pl.from_dicts(f.to_dict("records")).lazy()
+    },
+    r"expected numbers in column low, found the type String": lambda f, x, y: {
+        "df": pl.from_dicts(f.to_dict("records")).with_columns(low=pl.lit("n/a"))
+    },
+    r"nan in row 3, column low, and 1": lambda f, x, y: {
+        "df": pl.from_dicts(f.assign(low=f.low.where(f.index != 3)).to_dict("records"))
+    },
+    r"expected x_timestamp, found none, and a table without an index": lambda f, x, y: {
+        "df": pl.from_dicts(f.to_dict("records")),
+        "x_timestamp": None,
+    },
+    r"x_timestamp: expected dates, found integer values": lambda f, x, y: {"x_timestamp": None},
+    r"expected stamps, found a table of 6 columns": lambda f, x, y: {"x_timestamp": f},
+    r"y_timestamp: expected dates that can be read in one way, found '03/06/2024', which is a day in": lambda f, x, y: {
+        "y_timestamp": [f"0{day}/06/2024" for day in range(3, 8)]
+    },
+    r"found '13/06/2024', of both orders; write them as YYYY-MM-DD": lambda f, x, y: {
+        "y_timestamp": ["13/06/2024", "06/14/2024", "06/15/2024", "06/16/2024", "06/17/2024"]
+    },
+    r"years of four digits, found '03/06/24'": lambda f, x, y: {"y_timestamp": [f"0{day}/06/24" for day in range(3, 8)]},
     "found no low, close; rename": lambda f, x, y: {"df": f.drop(columns=["low", "close"])},
     "every column once, found 'open' twice": lambda f, x, y: {"df": pd.concat([f, f[["open"]]], axis=1)},
     "at least 2 rows of history, found 1": lambda f, x, y: {"df": f[:1], "x_timestamp": x[:1]},
     "one x_timestamp per row, found 29 for 30": lambda f, x, y: {"x_timestamp": x[:-1]},
     "as many y_timestamp, found 5 for 4": lambda f, x, y: {"pred_len": HORIZON - 1},
-    "as many y_timestamp, found 0 for 0": lambda f, x, y: {"pred_len": 0, "y_timestamp": y[:0]},
+    "pred_len >= 1 and as many y_timestamp, found 0": lambda f, x, y: {"pred_len": 0, "y_timestamp": y[:0]},
     r"x_timestamp: expected rising stamps, each once, found .* in row 1$": lambda f, x, y: {"x_timestamp": x[::-1]},
     r"x_timestamp: expected rising stamps.* in row 8$": lambda f, x, y: {"x_timestamp": x[:8].append(x[7:-1])},
     r"y_timestamp: expected rising stamps.* in row 1$": lambda f, x, y: {"y_timestamp": y[[0, 0, 1, 2, 3]]},
@@ -287,6 +322,115 @@ def test_the_progress_bar_shows_only_when_asked(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr() == ("", "")
     own.predict(frame, known, ahead, HORIZON)
     assert "1/1" in capsys.readouterr().err
+
+
+# -- tables and stamps of every kind -----------------------------------------------------------------------------------
+def yfinance_like(frame: pd.DataFrame, *, ticker_first: bool) -> pd.DataFrame:
+    """Two levels, prices in capitals, a column that nobody asked for; as yfinance writes one ticker."""
+    named = frame.rename(columns=str.capitalize).assign(**{"Adj Close": frame.close})
+    both = pd.concat({"AAPL": named}, axis=1, names=["Ticker", "Price"])
+    return both if ticker_first else both.swaplevel(axis=1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: f.convert_dtypes(),
+        lambda f: f.astype("Float32"),
+        lambda f: f.rename(columns=str.capitalize),
+        lambda f: yfinance_like(f, ticker_first=True),
+        lambda f: yfinance_like(f, ticker_first=False),
+        lambda f: pl.DataFrame({name: f[name].to_numpy() for name in f.columns}),
+        lambda f: pl.DataFrame({name: f[name].to_numpy() for name in f.columns}).with_columns(ticker=pl.lit("AAPL")),
+        lambda f: f.assign(Symbol="AAPL"),
+        lambda f: f.convert_dtypes(dtype_backend="pyarrow"),
+    ],
+    ids=["nullable", "Float32", "capitals", "ticker first", "price first", "polars", "polars ticker", "symbol", "pyarrow"],
+)
+def test_tables_of_every_kind_give_the_same_forecast(change: Any, request: pytest.FixtureRequest) -> None:
+    """What most people hold: yfinance's two levels, polars, nullable columns."""
+    if "pyarrow" in request.node.name:
+        pytest.importorskip("pyarrow")
+    frame, known, ahead = table()
+    own = make()
+    expected = own.predict(frame, known, ahead, HORIZON, verbose=False)
+    found = own.predict(change(frame), known, ahead, HORIZON, verbose=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert list(found.columns) == list(FEATURES) and found.index.equals(ahead)
+
+
+def test_stamps_lie_in_a_column_the_index_or_a_table_of_their_own() -> None:
+    """A table of one column of stamps was an internal error; an index was asked for a second time."""
+    frame, known, ahead = table()
+    own = make()
+    expected = own.predict(frame, known, ahead, HORIZON, verbose=False).to_numpy()
+    polars = pl.DataFrame({name: frame[name].to_numpy() for name in frame.columns}).with_columns(at=pl.Series(known.to_list()))
+    zone = polars.with_columns(at=pl.col("at").dt.replace_time_zone("America/New_York"))
+    text = polars.with_columns(at=pl.col("at").dt.to_string("%Y-%m-%d %H:%M:%S"))
+    cases: list[tuple[Any, Any, Any]] = [
+        (frame.assign(at=known), "at", ahead),
+        (frame.set_index(known), None, ahead),
+        (frame.set_index(known.astype(str)), None, ahead),
+        (frame, pd.DataFrame({"timestamps": known}), pd.DataFrame({"timestamps": ahead})),
+        (polars, "at", ahead),
+        (polars, polars["at"], pl.Series(ahead.to_list())),
+        (polars, polars.select("at"), pl.DataFrame({"at": ahead.to_list()})),
+        (zone, zone["at"], ahead.tz_localize("America/New_York")),
+        (text, text["at"], ahead.strftime("%Y-%m-%d %H:%M")),
+    ]
+    for number, (df, x, y) in enumerate(cases):
+        out = own.predict(df, x, y, HORIZON, verbose=False)
+        np.testing.assert_array_equal(out.to_numpy(), expected, err_msg=str(number))
+
+
+def test_day_first_text_is_not_read_as_month_first() -> None:
+    """3 June became 6 March, and the networks read the calendar of another season."""
+    frame, *_ = table()
+    days = pd.date_range("2024-05-20", periods=30 + HORIZON)
+    own = make()
+    expected = own.forecast(frame, days[:30], days[30:], HORIZON)
+    forms = ["%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%Y/%m/%d", "%Y%m%d", "%d %B %Y"]
+    for form in forms:
+        text = days.strftime(form)
+        result = own.forecast(frame, list(text[:30]), list(text[30:]), HORIZON)
+        np.testing.assert_array_equal(result.dates, expected.dates, err_msg=form)
+        np.testing.assert_array_equal(result.paths, expected.paths, err_msg=form)
+
+
+def test_without_future_stamps_the_next_sessions_follow() -> None:
+    """Who forecasts tomorrow had to write down tomorrow: weekends and holidays are the calendar's business."""
+    frame, *_ = table()
+    days = pd.bdate_range(end="2024-03-27", periods=30)  # the 29th is Good Friday
+    own = make()
+    found = own.predict(frame.set_index(days), pred_len=3, verbose=False)
+    assert [str(day.date()) for day in found.index] == ["2024-03-28", "2024-04-01", "2024-04-02"]
+    coin = make(calendar="24/7").forecast(frame, days, pred_len=3)
+    assert coin.dates is not None and str(coin.dates[0, 1])[:10] == "2024-03-29"
+    zoned = own.predict_batch([frame.set_index(days.tz_localize("America/New_York"))], pred_len=1, verbose=False)[0]
+    assert str(zoned.index[0]) == "2024-03-28 00:00:00-04:00"
+    minutes = pd.DatetimeIndex([day + pd.Timedelta(f"{hour}h") for day in days[-15:] for hour in (10, 15)])
+    assert [str(t) for t in own.predict(frame, minutes, pred_len=2, verbose=False).index] == [
+        "2024-03-28 10:00:00",
+        "2024-03-28 15:00:00",
+    ]
+    with pytest.raises(KitError, match=r"data.calendar: expected one of .*, found 'LSE'"):
+        make(calendar="LSE").predict(frame, days, pred_len=1, verbose=False)
+
+
+def test_swapped_networks_are_refused_at_once() -> None:
+    """AttributeError, only when predicting."""
+    model, tokenizer = tiny_networks()
+    for kind in (KronosPredictor, Forecaster):
+        with pytest.raises(KitError, match="found KronosTokenizer and Kronos; swap the two"):
+            kind(tokenizer, model)  # type: ignore[arg-type]
+        with pytest.raises(KitError, match=r"found str and KronosTokenizer; load them with Kronos\.from_pretrained"):
+            kind("NeoQuasar/Kronos-mini", tokenizer)  # type: ignore[arg-type]
+
+
+def test_a_predictor_says_what_it_is() -> None:
+    """A notebook's last line prints it."""
+    assert repr(make()) == "KronosPredictor(0.0 M parameters, cpu, max_context 40)"
+    assert repr(make(compatibility="original")).endswith("max_context 40, as the original)")
 
 
 def test_a_wrong_compatibility_is_refused() -> None:

@@ -108,6 +108,8 @@ def test_a_plot_shows_the_series_that_was_asked_for() -> None:
         np.testing.assert_allclose(median.get_ydata(), [50, *own.median()[1, :, CLOSE]], rtol=1e-6)
     assert own.plot("T1").axes[0].get_title().startswith("T1: 9 paths")
     assert len(axes.patches) == 10  # bodies of the candles
+    odd = replace(own, names=np.array(["$SPX_{ and $NDX^^", r"\$"])).plot(0)  # two $ began and ended a formula: ValueError
+    odd.savefig(io.BytesIO(), format="png")
     for missing in ("T9", 2):
         with pytest.raises(KitError, match="expected one of 2 series"):
             own.plot(missing)

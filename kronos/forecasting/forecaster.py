@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -41,6 +40,7 @@ from kronos.forecasting.request import Arrays, Request, batches
 from kronos.forecasting.result import Forecast, Rise
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer, check_pair
+from kronos.training.memory import attempt
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Forecaster:
         Raises KitError when the two networks do not belong together, on a device that is neither a processor nor a CUDA GPU, and
         on cuda_graphs without a GPU or with a sliding window.
         """
-        check_pair(tokenizer, model)
+        check_networks(model, tokenizer)
         self.device = torch.device(device)
         if self.device.type not in ("cpu", "cuda"):  # an Apple GPU lacks float64, which adds up probabilities
             raise KitError(f"forecast: expected the device cpu or cuda, found {self.device.type}; set it to cpu")
@@ -211,16 +211,21 @@ class Forecaster:
         finite. Raises KitError on bars that are not finite.
         """
         asked = Request.of(bars, stamps, np.asarray(stamps)[:, :1], np.arange(len(bars)))
-        parts = []
-        for rows in batches(asked.lengths, self.memory_plan(int(asked.lengths.max()), 1).series):
-            chosen, their_stamps, *_ = asked.take(rows, int(asked.lengths[0]))
-            with torch.inference_mode():
-                s1, s2, _, sound = self.encode(chosen)
-                with self.precision():
-                    seen = (x[:, -self.max_context :] for x in (s1, s2, self.tensor(their_stamps)))
-                    states = self.model.context(*seen).float().masked_fill(~sound[:, None, None], torch.nan)
-            parts.append((states[:, -1] if last else states).cpu().numpy())
-        return np.concatenate(parts)
+        count, length, _ = np.shape(bars)
+        shape = (count,) if last else (count, min(length, self.max_context))
+        states = np.empty((*shape, self.model.config.d_model), np.float32)
+        for rows, found in self._in_batches(asked, asked.lengths, functools.partial(self._states, last), None):
+            states[rows] = found
+        return states
+
+    def _states(self, last: bool, bars: NDArray, stamps: NDArray, *_: NDArray) -> FloatArray:
+        """One batch of `hidden_states`."""
+        with torch.inference_mode():
+            s1, s2, _stats, sound = self.encode(bars)
+            with self.precision():
+                seen = (x[:, -self.max_context :] for x in (s1, s2, self.tensor(stamps)))
+                states = self.model.context(*seen).float().masked_fill(~sound[:, None, None], torch.nan)
+        return np.asarray((states[:, -1] if last else states).cpu().numpy())
 
     # -- batches -------------------------------------------------------------------------------------------------------
     def _plan(
@@ -247,7 +252,8 @@ class Forecaster:
         todo = deque(batches(used, min(plan.series, most or plan.series)))
         while todo:
             rows = todo.popleft()
-            found = self._attempt(work, asked.take(rows, int(used[rows[0]])))
+            given = asked.take(rows, int(used[rows[0]]))
+            found = attempt(functools.partial(work, *given))
             if found is None:
                 self._halve(len(rows))
                 todo.extendleft(reversed(np.array_split(rows, min(2, len(rows)))))
@@ -255,18 +261,6 @@ class Forecaster:
             yield rows, found
             if progress:
                 progress(len(rows))
-
-    def _attempt(self, work: Callable[..., Work], batch: tuple[NDArray, NDArray, NDArray, NDArray[np.int64]]) -> Work | None:
-        """`work` of a batch, or None when the memory did not suffice."""
-        try:
-            return work(*batch)
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-        # Past the handler the error and the tensors that its frames held are gone.
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return None
 
     def _halve(self, size: int) -> None:
         """From now on batches are half as large as the one of `size` that did not fit, or the paths of one series. Said once."""
@@ -347,6 +341,19 @@ class Forecaster:
     def tensor(self, array: NDArray) -> Tensor:
         """A float32 copy on the networks' device."""
         return torch.from_numpy(np.array(array, dtype=np.float32)).to(self.device)
+
+
+def check_networks(model: Kronos, tokenizer: KronosTokenizer) -> None:
+    """Raise KitError unless these are a predictor and the tokenizer of its tokens, in this order."""
+    found = f"{type(model).__name__} and {type(tokenizer).__name__}"
+    if isinstance(model, KronosTokenizer) and isinstance(tokenizer, Kronos):
+        raise KitError(f"forecast: expected (model, tokenizer), a Kronos and a KronosTokenizer, found {found}; swap the two")
+    if not (isinstance(model, Kronos) and isinstance(tokenizer, KronosTokenizer)):
+        raise KitError(
+            f"forecast: expected (model, tokenizer), a Kronos and a KronosTokenizer, found {found}; load them with "
+            "Kronos.from_pretrained(...) and KronosTokenizer.from_pretrained(...)"
+        )
+    check_pair(tokenizer, model)
 
 
 def anchored(paths: FloatArray, rebuilt_close: FloatArray, last_close: NDArray) -> FloatArray:

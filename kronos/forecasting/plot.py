@@ -29,7 +29,8 @@ def plot_forecast(forecast: Forecast, position: int) -> Figure:
     _draw_fan(axes, one)
     axes.axhline(float(one.last_close[0]), color=GREY, linewidth=0.8, linestyle=":", zorder=0)
     up = f"P(close above {one.last_close[0]:.6g}) = {one.prob_up()[0]:.2f}" if np.isfinite(one.paths).all() else "not finite"
-    axes.set_title(f"{forecast.name(position)}: {one.paths.shape[1]} paths, {up}", fontsize=10, color=INK)
+    name = forecast.name(position).replace("$", r"\$")  # two of them would begin and end a formula
+    axes.set_title(f"{name}: {one.paths.shape[1]} paths, {up}", fontsize=10, color=INK)
     axes.set_xlabel(_caption(one))
     axes.set_ylabel("price")
     axes.spines[["top", "right"]].set_visible(False)

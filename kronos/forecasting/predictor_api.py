@@ -18,12 +18,12 @@ from tqdm import tqdm
 from kronos.bars import FEATURES, EpsilonKind, FloatArray, calendar_stamps
 from kronos.errors import KitError
 from kronos.forecasting.context import Overflow
-from kronos.forecasting.forecaster import Forecaster
-from kronos.forecasting.frames import Known, read_series
+from kronos.forecasting.forecaster import Forecaster, check_networks
+from kronos.forecasting.frames import Ahead, Known, read_series
 from kronos.forecasting.result import Forecast
 from kronos.forecasting.rows import series_keys
 from kronos.forecasting.sampling import Sampling
-from kronos.networks import Kronos, KronosTokenizer, check_pair
+from kronos.networks import Kronos, KronosTokenizer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,15 +58,17 @@ class KronosPredictor:
         seed: int = 0,
         batch_size: int | None = None,
         autocast: torch.dtype | None = None,
+        calendar: str = "NYSE",
     ) -> None:
         """Moves both networks to `device` (None: a CUDA GPU where there is one, else the processor), where they stay.
 
         overflow: when rows and horizon exceed max_context, "cut" the oldest rows, or "slide" the window at every step, which
-        is slow. seed: equal seeds give equal forecasts, call after call. epsilon, anchor, autocast: see `Forecaster`.
+        is slow. seed: equal seeds give equal forecasts, call after call. epsilon, anchor, autocast: see `Forecaster`. calendar:
+        the exchange (as in `data.calendar`) whose sessions follow, where no y_timestamp is given.
         """
         if compatibility not in (None, "original"):
             raise KitError(f"KronosPredictor: expected compatibility None or 'original', found {compatibility!r}")
-        check_pair(tokenizer, model)
+        check_networks(model, tokenizer)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model, self.tokenizer = model.to(self.device), tokenizer.to(self.device)
         self.max_context = max_context
@@ -76,15 +78,21 @@ class KronosPredictor:
         own: dict[str, Any] = {"overflow": overflow, "epsilon": epsilon, "anchor": anchor}
         theirs: dict[str, Any] = {"overflow": "slide", "epsilon": "absolute", "anchor": False, "published_statistics": True}
         self._settings = {**(theirs if self.original else own), "batch_size": batch_size, "autocast": autocast}
+        self.calendar = calendar
         self._warned = False
+
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        mode = ", as the original" if self.original else ""
+        return f"KronosPredictor({size / 1e6:.1f} M parameters, {self.device}, max_context {self.max_context}{mode})"
 
     # -- the published calls -------------------------------------------------------------------------------------------
     def predict(
         self,
         df: "pd.DataFrame",
-        x_timestamp: Any,
-        y_timestamp: Any,
-        pred_len: int,
+        x_timestamp: Any = None,
+        y_timestamp: Any = None,
+        pred_len: int = 1,
         T: float = 1.0,
         top_k: int = 0,
         top_p: float = 0.9,
@@ -93,19 +101,22 @@ class KronosPredictor:
     ) -> "pd.DataFrame":
         """The mean over `sample_count` paths, `pred_len` rows of the six features, indexed by y_timestamp.
 
-        df: rows of history, oldest first; columns open, high, low, close, and volume and amount if known. x_timestamp: its
-        stamps; y_timestamp: the `pred_len` stamps to forecast. T: temperature, 0 for the likeliest tokens. verbose: show a
+        df: rows of history of one ticker, oldest first, of pandas or polars; columns open, high, low, close, and volume and
+        amount if known. x_timestamp: its stamps, the name of the column that holds them, or None for the table's index.
+        y_timestamp: the `pred_len` stamps to forecast; None: the next sessions of the predictor's `calendar`. Stamps are an
+        index, a column, an array or a list, of dates or of text. T: temperature, 0 for the likeliest tokens. verbose: show a
         progress bar. Raises KitError before any computation, naming row and column, when something is wrong with the input; and
         afterwards when no series got finite numbers (of several, those without are NaN, and a warning names them).
         """
-        return self.predict_batch([df], [x_timestamp], [y_timestamp], pred_len, T, top_k, top_p, sample_count, verbose)[0]
+        stamps = [x_timestamp], None if y_timestamp is None else [y_timestamp]
+        return self.predict_batch([df], *stamps, pred_len, T, top_k, top_p, sample_count, verbose)[0]
 
     def predict_batch(
         self,
         df_list: "Sequence[pd.DataFrame]",
-        x_timestamp_list: Sequence[Any],
-        y_timestamp_list: Sequence[Any],
-        pred_len: int,
+        x_timestamp_list: Sequence[Any] | None = None,
+        y_timestamp_list: Sequence[Any] | None = None,
+        pred_len: int = 1,
         T: float = 1.0,
         top_k: int = 0,
         top_p: float = 0.9,
@@ -115,25 +126,22 @@ class KronosPredictor:
         """`predict` for several series, which may be of unequal length, in their order."""
         import pandas as pd
 
-        result = self.forecast(
-            *(df_list, x_timestamp_list, y_timestamp_list, pred_len),
-            T=T,
-            top_k=top_k,
-            top_p=top_p,
-            sample_count=sample_count,
-            verbose=verbose,
-        )
-        means = result.mean()
-        indices = [y if isinstance(y, (pd.Index, pd.Series)) else pd.DatetimeIndex(y) for y in y_timestamp_list]
-        return [pd.DataFrame(mean, columns=list(FEATURES), index=index) for mean, index in zip(means, indices, strict=True)]
+        known = self._read(df_list, x_timestamp_list, y_timestamp_list, pred_len, None)
+        result = self._forecast(known, None, self._sampling(T, top_k, top_p, sample_count), verbose)
+        asked = y_timestamp_list or [None] * len(known)
+        tables = []
+        for mean, one, given in zip(result.mean(), known, asked, strict=True):
+            kept = given if isinstance(given, (pd.Index, pd.Series)) else one.given
+            tables.append(pd.DataFrame(mean, columns=list(FEATURES), index=kept))
+        return tables
 
     # -- everything that is known --------------------------------------------------------------------------------------
     def forecast(
         self,
         df: "pd.DataFrame | Sequence[pd.DataFrame]",
-        x_timestamp: Any,
-        y_timestamp: Any,
-        pred_len: int,
+        x_timestamp: Any = None,
+        y_timestamp: Any = None,
+        pred_len: int = 1,
         *,
         T: float = 1.0,
         top_k: int = 0,
@@ -149,7 +157,10 @@ class KronosPredictor:
         sharpens probabilities. Candles are repaired (`Forecast.repaired`) unless compatibility="original".
         """
         known = self._read(df, x_timestamp, y_timestamp, pred_len, names)
-        sampling = self._sampling(T, top_k, top_p, sample_count)
+        return self._forecast(known, names, self._sampling(T, top_k, top_p, sample_count), verbose)
+
+    def _forecast(self, known: list[Known], names: Sequence[str] | None, sampling: Sampling, verbose: bool) -> Forecast:
+        """Paths of series that have been read."""
         labels = [str(i) for i in range(len(known))] if names is None else [str(name) for name in names]
         used = self._used(known)
         with tqdm(total=len(known), desc="forecast", unit="series", disable=not verbose) as bar:
@@ -166,32 +177,40 @@ class KronosPredictor:
         return result if self.original else result.repaired()
 
     def hidden_states(
-        self, df: "pd.DataFrame | Sequence[pd.DataFrame]", x_timestamp: Any, last: bool = True
+        self, df: "pd.DataFrame | Sequence[pd.DataFrame]", x_timestamp: Any = None, last: bool = True
     ) -> FloatArray | list[FloatArray]:
         """What the predictor makes of the known bars, for a head of your own (`Forecaster.hidden_states`).
 
         One table or a list of tables with a list of stamps, as in `forecast`. last: the state of the last bar, (B, D) float32;
         otherwise the states of the bars that fit max_context, a list of B times (L_i, D).
         """
-        used = self._used(self._read(df, x_timestamp, None, 0, None))
+        used = self._used(self._read(df, x_timestamp, None, None, None))
         forecaster = self._forecaster(Sampling())
         states = [forecaster.hidden_states(one.bars[None], calendar_stamps(one.dates)[None], last)[0] for one in used]
         return np.stack(states) if last else states
 
     # -- what they share -----------------------------------------------------------------------------------------------
-    def _read(self, df: Any, x_timestamp: Any, y_timestamp: Any, pred_len: int, names: Sequence[str] | None) -> list[Known]:
-        """Checked series of one table or of a list of them; y_timestamp None: only what is known."""
-        if hasattr(df, "columns"):
+    def _read(
+        self, df: Any, x_timestamp: Any, y_timestamp: Any, pred_len: int | None, names: Sequence[str] | None
+    ) -> list[Known]:
+        """Checked series of one table or of a list of them; pred_len None: only what is known."""
+        if not isinstance(df, Sequence):
             df, x_timestamp, y_timestamp = [df], [x_timestamp], None if y_timestamp is None else [y_timestamp]
-        ahead = [()] * len(df) if y_timestamp is None else y_timestamp
+        if x_timestamp is None:
+            x_timestamp = [None] * len(df)
+        ahead = y_timestamp
+        if ahead is None:
+            ahead = [() if pred_len is None else Ahead(pred_len, self.calendar)] * len(df)
         sizes = (len(df), len(x_timestamp), len(ahead), len(df if names is None else names))
         if min(sizes) != max(sizes) or not sizes[0]:
             raise KitError(f"forecast: expected as many tables as stamps (and names), found {', '.join(map(str, sizes))}")
         known = []
         for i, (table, x, y) in enumerate(zip(df, x_timestamp, ahead, strict=True)):
             name = "df" if len(df) == 1 else f"df_list[{i}]"
+            if pred_len is not None and pred_len < 1:
+                raise KitError(f"{name}: expected pred_len >= 1 and as many y_timestamp, found {pred_len}")
             known.append(read_series(table, x, y, drop_lone_amount=self.original, name=name))
-            if y_timestamp is not None and (len(known[-1].future) != pred_len or not pred_len):
+            if pred_len is not None and len(known[-1].future) != pred_len:
                 found = f"{len(known[-1].future)} for {pred_len}"
                 raise KitError(f"{name}: expected pred_len >= 1 and as many y_timestamp, found {found}")
         self._warn(known)
@@ -223,7 +242,7 @@ class KronosPredictor:
     def _used(self, known: list[Known]) -> list[Known]:
         """The rows that a forecast may depend on: the last max_context; the original's statistics and tokens are of all."""
         keep = slice(None) if self.original else slice(-self.max_context, None)
-        return [Known(one.bars[keep], one.dates[keep], one.future) for one in known]
+        return [Known(one.bars[keep], one.dates[keep], one.future, one.given) for one in known]
 
     def _sampling(self, T: float, top_k: int, top_p: float, sample_count: int) -> Sampling:
         if self.original:

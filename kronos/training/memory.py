@@ -17,8 +17,14 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-OUT_OF_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
-"""In errors that are no `torch.OutOfMemoryError`."""
+OUT_OF_MEMORY = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "CUDA out of memory",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+)
+"""In errors that are no `torch.OutOfMemoryError`: of cuBLAS, of the driver, of a processor's allocator."""
 
 
 def cut(batches: list[Batch], pieces: int) -> list[Batch]:
