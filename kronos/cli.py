@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import NoReturn
 
@@ -51,6 +52,14 @@ def parser(description: str, default_config: str = "configs/kaggle.yaml") -> arg
         help="override one setting, e.g. training.batch_size=64; may be repeated",
     )
     return result
+
+
+def day(text: str, flag: str) -> str:
+    """A day such as 2024-01-31 given on the command line, checked; empty stays empty. Raises KitError."""
+    try:
+        return text and date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise KitError(f"{flag}: expected a day such as 2024-01-31, found {text!r}") from None
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -13,6 +13,7 @@ import pytest
 ROOMS = [
     "launch",
     "delivery",
+    "portfolio",
     "scoring",
     "submission",
     "evaluation",

@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import sparse, stats
 
 from kronos.answers.findings import holm
 
@@ -156,14 +156,32 @@ def overlap_model(sessions: tuple[int, ...], horizon: int, block: int) -> tuple[
     """
     place = np.array(sessions, np.float64)
     count = len(place)
-    shared = np.maximum(0, 1 - np.abs(place[:, None] - place) / horizon)
-    sums = np.zeros((count, count))
-    for step in range(block):
-        sums[np.arange(count), (np.arange(count) + step) % count] += 1
-    sums -= block / count
-    product = (sums.T @ sums) @ shared / (count * count * block)
-    expected = float(np.trace(product))
-    return float(shared.sum() / count**2 / expected), float(expected**2 / (product * product.T).sum())
+    shared = _shared(place, horizon)
+    step = np.arange(block)
+    rows = np.repeat(np.arange(count), block)
+    sums = sparse.csr_array((np.ones(count * block), (rows, (rows + np.tile(step, count)) % count)), (count, count))
+    # The estimate's matrix is sums' sums less the mean, that is less block^2 / count everywhere; only the first part is kept,
+    # which has few entries, and the constant is worked out by hand.
+    product = (sums.T @ sums) @ shared
+    constant, row_sums = block**2 / count, shared.sum(axis=0)
+    total = float(shared.sum())
+    trace = float(product.trace()) - constant * total
+    squares = float((product * product.T).sum()) - 2 * constant * float(row_sums @ (product.sum(axis=1)))
+    squares += constant**2 * total**2
+    scale = count * count * block
+    expected = trace / scale
+    return float(total / count**2 / expected), float(expected**2 / (squares / scale**2))
+
+
+def _shared(place: FloatArray, horizon: int) -> sparse.csr_array:
+    """(D, D) share of days that two dates' horizons have in common; few entries are not 0."""
+    reach = np.searchsorted(place, place + horizon)
+    counts = reach - np.arange(len(place))
+    rows = np.repeat(np.arange(len(place)), counts)
+    columns = rows + np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    values = 1 - (place[columns] - place[rows]) / horizon
+    upper = sparse.csr_array((values, (rows, columns)), (len(place), len(place)))
+    return upper + upper.T - sparse.diags_array(np.ones(len(place)))
 
 
 # -- several comparisons -----------------------------------------------------------------------------------------------

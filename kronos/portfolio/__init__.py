@@ -1,0 +1,1 @@
+"""What forecasts would have earned: signals, exchange rules, strategies, figures with error bars that are true."""

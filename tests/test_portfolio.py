@@ -1,0 +1,421 @@
+"""Portfolios: Qlib's figures to the last digit, a slow reference on another market, controls, true error bars, bad input."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kronos.data.store import BarStore, store_from_dict
+from kronos.errors import KitError
+from kronos.portfolio import performance
+from kronos.portfolio.earnings import Request, benchmark_returns, run_portfolio
+from kronos.portfolio.exchange import at_limits, limit_of, rules_of, stamp_duty
+from kronos.portfolio.noise import noise_like
+from kronos.portfolio.prices import PriceTable
+from kronos.portfolio.signals import align, read_signal_file
+from kronos.portfolio.strategies import TopkDropout, combined, quantile_targets, sleeve_targets, topk_dropout, weighted
+
+FREE = rules_of("none")
+
+
+def golden(root: Path) -> tuple[PriceTable, dict[str, np.ndarray]]:
+    found = dict(np.load(root / "tests/golden/qlib/portfolio.npz"))
+    dates = found["dates"].astype("datetime64[D]").astype("datetime64[s]")
+    wide = {name: found[name].astype(np.float64) for name in ("open", "close", "factor")}
+    return PriceTable(dates, found["tickers"].tolist(), wide["open"], wide["close"], wide["close"], wide["factor"]), found
+
+
+def test_every_day_is_qlibs(root: Path) -> None:
+    """Recorded with pyqlib 0.9.7: suspensions, splits, delistings, limits, an index whose members all change."""
+    prices, found = golden(root)
+    plan = TopkDropout(topk=10, drop=2, hold=1, account=1e8, deal="open")
+    made = topk_dropout("golden", found["score"], prices, rules_of("qlib"), plan, slice(*found["days"].tolist()))
+    for name, own in (("return", made.gross), ("cost", made.cost), ("turnover", made.turnover)):
+        assert np.abs(own - found[name]).max() < 1e-12, name
+    assert made.refused.sum() > 0, "the recorded market has limits and suspensions"
+
+
+# -- against a slow, plain reference on another market -----------------------------------------------------------------
+def market(days: int = 160, count: int = 25, seed: int = 0) -> tuple[PriceTable, np.ndarray]:
+    """A market with suspensions, listings, delistings, splits and days at the limits, and a score with gaps."""
+    rng = np.random.default_rng(seed)
+    close = 20 * np.exp(np.cumsum(np.clip(rng.normal(0, 0.05, (days, count)), -0.12, 0.12), axis=0))
+    open_ = close * np.exp(rng.normal(0, 0.01, (days, count)))
+    factor = np.ones((days, count))
+    factor[days // 2 :, ::3] = 2.0
+    for k in range(count):
+        begin, end = rng.integers(0, 40), days - rng.integers(0, 40)
+        close[:begin, k] = close[end:, k] = np.nan
+    close[rng.random((days, count)) < 0.03] = np.nan
+    open_[np.isnan(close)] = np.nan
+    open_[rng.random((days, count)) < 0.02] = np.nan
+    score = rng.normal(size=(days, count))
+    score[rng.random((days, count)) < 0.1] = np.nan
+    score[days // 3 : days // 2, : count // 2] = np.nan
+    dates = np.datetime64("2022-01-03", "s") + np.arange(days) * np.timedelta64(86400, "s")
+    return PriceTable(dates, [f"SH{600000 + k}" for k in range(count)], open_, close, close * 1e6, factor), score
+
+
+def reference(score: np.ndarray, prices: PriceTable, topk: int, drop: int, hold: int, cash: float) -> list[tuple[float, float]]:
+    """Qlib's rules once more, with dictionaries and one stock at a time. Returns (return before cost, cost) of each day."""
+    shares: dict[int, float] = {}
+    mark: dict[int, float] = {}
+    since: dict[int, int] = {}
+    value, rows = cash, []
+    for day in range(1, len(score)):
+        today, cost_today = score[day - 1], 0.0
+        has = {k: today[k] for k in range(len(today)) if not math.isnan(today[k])}
+        bars = {k for k in range(len(today)) if not math.isnan(prices.close[day, k])}
+        dealt = {k: prices.close[day, k] if math.isnan(prices.open[day, k]) else prices.open[day, k] for k in bars}
+        free = {k for k in bars if not abs(prices.change[day, k]) >= 0.095}
+        if has:
+            others = sorted((k for k in has if k not in shares), key=lambda k: (-has[k], k))[: max(drop + topk - len(shares), 0)]
+            everyone = sorted([*shares, *others], key=lambda k: (k not in has, -has.get(k, 0.0), k))
+            leaving = [k for k in everyone[len(everyone) - drop :] if k in shares] if drop else []
+            arriving = others[: max(len(leaving) + topk - len(shares), 0)]
+            for k in list(shares):
+                if k not in leaving or k not in free or day - since[k] < hold:
+                    continue
+                worth = shares[k] * dealt[k]
+                fee = max(worth * 0.0015, 5.0)
+                cash, cost_today = cash + worth - fee, cost_today + fee
+                del shares[k]
+            each = cash * 0.95 / len(arriving) if arriving else 0.0
+            for k in arriving:
+                if k not in free:
+                    continue
+                f = prices.factor[day, k]
+                amount = (each / dealt[k] * f + 0.1) // 100 * 100 / f
+                fee = max(amount * dealt[k] * 0.001, 5.0)
+                if cash < amount * dealt[k] + fee:
+                    most = cash / 1.001 / dealt[k] if cash >= 5005 else (cash - 5) / dealt[k]
+                    amount = (min(most, amount) * f + 0.1) // 100 * 100 / f
+                    fee = max(amount * dealt[k] * 0.001, 5.0)
+                if amount * dealt[k] <= 1e-5:
+                    continue
+                cash, cost_today = cash - amount * dealt[k] - fee, cost_today + fee
+                shares[k], since[k], mark[k] = amount, day, dealt[k]
+        for k in shares:
+            mark[k] = prices.close[day, k] if k in bars else mark[k]
+        before, value = value, cash + sum(shares[k] * mark[k] for k in shares)
+        rows.append(((value - before + cost_today) / before, cost_today / before))
+    return rows
+
+
+@pytest.mark.parametrize(("topk", "drop", "hold", "account"), [(8, 3, 4, 1e6), (5, 5, 1, 1e8), (12, 1, 0, 3e5), (3, 0, 2, 1e7)])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_another_market_agrees_with_a_slow_reference(topk: int, drop: int, hold: int, account: float, seed: int) -> None:
+    prices, score = market(seed=seed)
+    plan = TopkDropout(topk, drop, hold, account)
+    made = topk_dropout("fast", score, prices, rules_of("qlib"), plan, slice(1, len(score)))
+    expected = np.array(reference(score, prices, topk, drop, hold, account))
+    assert np.abs(made.gross - expected[:, 0]).max() < 1e-10
+    assert np.abs(made.cost - expected[:, 1]).max() < 1e-10
+
+
+# -- rules -------------------------------------------------------------------------------------------------------------
+def test_chinese_rules_by_date_and_board() -> None:
+    assert stamp_duty(np.datetime64("2023-08-25")) == 0.001 and stamp_duty(np.datetime64("2023-08-28")) == 0.0005
+    assert limit_of("SZ300750", np.datetime64("2020-08-21")) == 0.1 and limit_of("SZ300750", np.datetime64("2020-08-24")) == 0.2
+    assert limit_of("SH688981", np.datetime64("2021-01-04")) == 0.2 and limit_of("SH600000", np.datetime64("2024-01-02")) == 0.1
+    assert at_limits(11.0, 10.0, 1.0, 0.1) == (True, False) and at_limits(9.0, 10.0, 1.0, 0.1) == (False, True)
+    assert at_limits(10.98, 10.0, 1.0, 0.1) == (False, False)
+    assert at_limits(22.0, 20.0, 2.0, 0.1) == (True, False), "limits are of the prices that were dealt"
+    assert at_limits(5.56, 5.055, 1.0, 0.1) == (True, False), "5.055 x 1.1 = 5.5605 is rounded to the tick 5.56"
+
+
+def test_nothing_is_bought_at_the_upper_limit_of_the_dealt_price() -> None:
+    """The open decides whether the open can be dealt; what the afternoon does is not known then."""
+    dates = np.datetime64("2024-01-02", "s") + np.arange(3) * np.timedelta64(86400, "s")
+    close = np.array([[10.0, 10.0], [10.5, 11.0], [10.5, 11.0]])
+    open_ = np.array([[10.0, 10.0], [11.0, 10.2], [11.0, 11.0]])
+    prices = PriceTable(dates, ["SH600000", "SH600001"], open_, close, close)
+    score = np.array([[2.0, 1.0]] * 3)
+    made = topk_dropout("x", score, prices, rules_of("CN"), TopkDropout(2, 1, 1, 1e6), slice(1, 2))
+    assert [name for name, _ in made.last_targets] == ["SH600001"], "SH600000 opened at its limit, SH600001 only closed there"
+    assert made.reasons == {"upper limit": 1}
+
+
+def test_lots_and_costs() -> None:
+    cn = rules_of("CN")
+    assert cn.round_lot(250.0, 1.0) == 200.0 and cn.round_lot(125.0, 2.0) == 100.0
+    assert cn.sale_cost(np.datetime64("2020-01-02")) == pytest.approx(0.002)
+    assert rules_of("CN", 10).sale_cost(np.datetime64("2020-01-02")) == 0.001, "basis points take the place of all costs"
+    for wrong in (-1, 10_000, float("nan")):
+        with pytest.raises(KitError, match="--cost-bp"):
+            rules_of("US", wrong)
+    with pytest.raises(KitError, match="--market"):
+        rules_of("JP")
+
+
+# -- weights -----------------------------------------------------------------------------------------------------------
+def test_quantiles_together_are_the_market() -> None:
+    prices, score = market(days=60, seed=3)
+    whole = np.where(np.isfinite(prices.close), score, np.nan)
+    groups = quantile_targets(whole, 5, np.arange(0, 50, 5))
+    for day in groups[0]:
+        known = np.isfinite(whole[day - 1])
+        together = sum((one[day] > 0).astype(int) for one in groups)
+        assert (together[known] == 1).all() and together[~known].sum() == 0
+        assert all(one[day].sum() == pytest.approx(1) for one in groups)
+
+
+def test_weights_that_do_not_change_cost_nothing_more() -> None:
+    prices, _ = market(days=40, count=4, seed=5)
+    full = PriceTable(prices.dates, prices.tickers, np.full((40, 4), 10.0), np.full((40, 4), 10.0), prices.amount)
+    target = {day: np.full(4, 0.25) for day in range(1, 40)}
+    made = weighted("still", target, full, rules_of("none", 10), slice(1, 40))
+    assert made.cost[0] == pytest.approx(0.001) and made.cost[1:].max() < 1e-5
+    assert made.turnover[0] == pytest.approx(1) and made.turnover[1:].max() < 2e-3
+
+
+def test_one_sleeve_is_the_portfolio_itself() -> None:
+    prices, score = market(days=50, seed=6)
+    (only,) = sleeve_targets(score, 5, 1, np.arange(49))
+    alone = weighted("alone", only, prices, FREE, slice(1, 50))
+    assert np.allclose(combined("all", [alone]).gross, alone.gross)
+    assert combined("all", [alone, alone]).value[-1] == pytest.approx(alone.value[-1])
+
+
+# -- controls ----------------------------------------------------------------------------------------------------------
+def test_nothing_after_the_day_before_changes_what_is_dealt() -> None:
+    """Scores and prices of later days changed: every day until then is the same to the last bit."""
+    prices, score = market(days=120, seed=7)
+    plan = TopkDropout(6, 2, 2, 1e7)
+    first = topk_dropout("a", score, prices, rules_of("CN"), plan, slice(1, 120))
+    rng = np.random.default_rng(1)
+    for cut in (30, 60, 90):
+        other = score.copy()
+        other[cut:] = rng.normal(size=other[cut:].shape)
+        close, open_ = prices.close.copy(), prices.open.copy()
+        close[cut + 1 :] *= np.exp(rng.normal(size=close[cut + 1 :].shape))
+        open_[cut + 1 :] *= 2
+        changed = PriceTable(prices.dates, prices.tickers, open_, close, prices.amount, prices.factor)
+        second = topk_dropout("b", other, changed, rules_of("CN"), plan, slice(1, 120))
+        assert (first.gross[:cut] == second.gross[:cut]).all() and (first.cost[:cut] == second.cost[:cut]).all()
+        assert first.gross[cut + 2 :].tolist() != second.gross[cut + 2 :].tolist()
+
+
+def test_noise_has_the_same_gaps_and_changes_as_slowly() -> None:
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=(300, 200))
+    score[rng.random(score.shape) < 0.2] = np.nan
+    days = np.arange(300)
+    made = noise_like(score, days, 0.9, seed=1).astype(np.float64)
+    assert (np.isfinite(made) == np.isfinite(score)).all()
+    assert performance.autocorrelation(made, days) == pytest.approx(0.9, abs=0.03)
+    assert abs(np.nanmean(made * score)) < 0.02
+
+
+# -- error bars --------------------------------------------------------------------------------------------------------
+def process(kind: str, days: int, rng: np.random.Generator) -> np.ndarray:
+    """Daily returns with a Sharpe ratio of 1 a year."""
+    noise = rng.standard_t(4, days) / math.sqrt(2) if kind == "t4" else rng.normal(size=days)
+    if kind == "AR(1)":
+        for day in range(1, days):
+            noise[day] += 0.15 * noise[day - 1]
+        noise *= math.sqrt(1 - 0.15**2)
+    if kind == "GARCH":
+        variance = 1.0
+        for day in range(days):
+            noise[day] *= math.sqrt(variance)
+            variance = 0.05 + 0.08 * noise[day] ** 2 + 0.87 * variance
+    return 0.01 * (noise + 1 / math.sqrt(performance.DAYS_A_YEAR))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["normal", "t4", "AR(1)", "GARCH"])
+def test_intervals_of_a_sharpe_ratio_cover(kind: str) -> None:
+    rng = np.random.default_rng(5)
+    inside = 0
+    bootstrap = performance.bootstrap_of(250, 5, draws=400)
+    for _ in range(200):
+        found = performance.sharpe(process(kind, 250, rng), bootstrap)
+        inside += found.low <= 1.0 <= found.high
+    assert 0.93 * 200 <= inside <= 0.995 * 200, f"{kind}: {inside} of 200"
+
+
+@pytest.mark.slow
+def test_skill_is_found_where_it_is_and_only_there() -> None:
+    """1,260 days, 200 worlds each: an information ratio of 2 is found in at least 90 %, none is seen in more than 6 %."""
+    rng = np.random.default_rng(9)
+    bootstrap = performance.bootstrap_of(1260, 5, draws=400)
+    seen = found = 0
+    for _ in range(200):
+        noise = rng.normal(size=1260)
+        seen += performance.sharpe(0.01 * noise, bootstrap).excludes(0.0) > 0
+        found += performance.sharpe(0.01 * (noise + 2 / math.sqrt(252)), bootstrap).excludes(0.0) > 0
+    assert seen <= 12, f"skill was seen in {seen} of 200 worlds without any"
+    assert found >= 180, f"skill was found in {found} of 200 worlds"
+
+
+def test_a_ratio_of_returns_that_do_not_vary_is_not_defined() -> None:
+    assert math.isnan(performance.sharpe(np.full(100, 0.01), performance.bootstrap_of(100, 5)).value)
+
+
+def test_deflated_sharpe_falls_with_the_number_of_tries() -> None:
+    rng = np.random.default_rng(2)
+    returns = rng.normal(0.001, 0.01, 500)
+    own = float(returns.mean() / returns.std(ddof=1))
+    few = performance.deflated_sharpe(returns, [own, 0.0])
+    many = performance.deflated_sharpe(returns, [own, *rng.normal(0, 0.05, 40)])
+    assert few is not None and many is not None and many < few <= 1
+    assert performance.deflated_sharpe(returns, [own]) is None
+
+
+# -- the whole command -------------------------------------------------------------------------------------------------
+def planted(folder: Path, days: int = 320, count: int = 40) -> tuple[BarStore, Path]:
+    """A store, and a signal file that knows a part of the next day but one."""
+    rng = np.random.default_rng(0)
+    moves = rng.normal(0, 0.02, (days, count))
+    close = 30 * np.exp(np.cumsum(moves, axis=0))
+    dates = np.datetime64("2020-01-01") + np.arange(days)
+    series = {}
+    for k in range(count):
+        bars = np.stack([close[:, k]] * 4 + [np.full(days, 1e5), 1e5 * close[:, k]], axis=1).astype(np.float32)
+        series[f"T{k:02d}"] = (dates, bars)
+    lines = ["date,ticker,score"]
+    for day in range(days - 2):
+        known = moves[day + 2] * 0.3 + rng.normal(0, 0.02, count)
+        lines += [f"{dates[day]},T{k:02d},{known[k]:.6f}" for k in range(count)]
+    path = folder / "signal.csv"
+    path.write_text("\n".join(lines))
+    return store_from_dict(folder / "store", series, frequency="daily"), path
+
+
+def test_a_planted_signal_beats_the_band_of_noise(tmp_path: Path) -> None:
+    store, path = planted(tmp_path)
+    request = Request(signal_file=str(path), plan=TopkDropout(8, 8, 1, 1e6, "close"), noise=10)
+    report = run_portfolio(store, request, tmp_path / "out")
+    tree = json.loads((tmp_path / "out" / "portfolio.json").read_text())
+    ratio = tree["signals"][0]["figures"]["information ratio"]
+    assert ratio["low"] > 0 and ratio["value"] > max(tree["noise"]["information ratios"])
+    quantiles = tree["signals"][0]["facts"]["quantiles"]
+    assert quantiles["highest less lowest"]["low"] > 0 and quantiles["monotonicity"] > 0.8
+    days = (tmp_path / "out" / "portfolio.csv").read_text().splitlines()
+    assert days[0] == "date,signal,return,cost,turnover,benchmark,positions,cash,refused"
+    assert len(days) - 1 == tree["days"]["count"] == len(report.outcomes[0].daily.dates)
+    orders = (tmp_path / "out" / "orders.csv").read_text().splitlines()
+    assert orders[0] == "signal,known,ticker,action,score"
+    assert {line.split(",")[3] for line in orders[1:]} <= {"buy", "sell", "hold"}
+    page = (tmp_path / "out" / "portfolio.html").read_text()
+    assert "earned more than the benchmark" in page and not re.search(r'(src|href)="http', page)
+
+
+def test_the_script_needs_only_prices_and_a_file(root: Path, tmp_path: Path) -> None:
+    store, path = planted(tmp_path, days=80, count=12)
+    lines = ["Ticker,Date,Open,High,Low,Close,Volume"]
+    owner = np.repeat(store.tickers, np.diff(store.offsets))
+    for name, day, bar in zip(owner, store.sessions[store.session], store.bars, strict=True):
+        lines.append(f"{name},{str(day)[:10]}," + ",".join(f"{value:.4f}" for value in bar[:5]))
+    (tmp_path / "prices.csv").write_text("\n".join(lines))
+    command = [sys.executable, str(root / "scripts/run_portfolio.py"), "--config", str(root / "configs/demo.yaml")]
+    command += ["--set", f"data.data_path={tmp_path / 'prices.csv'}", "--set", f"model_paths.base_path={tmp_path}"]
+    command += ["--set", "market.generate=false", "--signal-file", str(path), "--topk", "3", "--drop", "1", "--market", "US"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "one year to about +-2.2" in done.stdout and "information ratio" in done.stdout
+    assert (tmp_path / "demo" / "portfolio" / "portfolio.html").is_file()
+    wrong = subprocess.run([*command, "--start", "2020-13-01"], capture_output=True, text=True, timeout=120)
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+    assert wrong.stderr.startswith("error: --start: expected a day such as")
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+def test_scores_that_do_not_fit_are_counted(tmp_path: Path) -> None:
+    prices, _ = market(days=20, count=3)
+    days = [str(day)[:10] for day in prices.dates]
+    rows = [
+        f"{days[3]},SH600000,1.5",
+        "2099-01-01,SH600000,1",
+        "1999-01-01,SH600000,1",
+        f"{days[3]},XX,1",
+        f"{days[4]},SH600001,",
+    ]
+    path = tmp_path / "s.csv"
+    path.write_text("\n".join(["date,ticker,score", *rows]))
+    signal = read_signal_file(path, prices)
+    assert np.isfinite(signal.score).sum() == 1 and signal.score[3, 0] == 1.5
+    text = "\n".join(signal.lines)
+    for part in ("1 scores are dated after the last price", "days without any price", "tickers without prices", "not numbers"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "found no file"),
+        ("a,b\n1,2\n", "expected the columns date, ticker, score, found a, b"),
+        ("date,ticker,score\nmonday,SH600000,1\n", "expected days such as"),
+        ("date,ticker,score\n2022-01-05,SH600000,high\n", "expected numbers"),
+        ("date,ticker,score\n2022-01-05,SH600000,1\n2022-01-05,SH600000,2\n", "one score for each ticker and day"),
+        ("date,ticker,score\n1990-01-05,SH600000,1\n", "found none"),
+        ("", "expected a CSV"),
+    ],
+)
+def test_a_bad_signal_file_is_one_line(tmp_path: Path, content: str | None, said: str) -> None:
+    prices, _ = market(days=20, count=3)
+    path = tmp_path / "s.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(KitError) as caught:
+        read_signal_file(path, prices)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_bad_requests_are_one_line_and_write_nothing(tmp_path: Path) -> None:
+    store, path = planted(tmp_path, days=60, count=8)
+    out = tmp_path / "out"
+    pool = tmp_path / "pool.csv"
+    pool.write_text("ticker,begin,end\nZZ,2020-01-01,2021-01-01\n")
+    wrong = {
+        "ticker of the store or a CSV": Request(signal_file=str(path), benchmark="nothing.csv"),
+        "at least two days": Request(signal_file=str(path), start="2030-01-01"),
+        "a number of days of at least 1": Request(signal_file=str(path), every=0),
+        "inside the universe": Request(signal_file=str(path), pool=str(pool)),
+        "inside the universe on some day": Request(signal_file=str(path), least_price=1e9),
+        "expected the predictions of a backtest": Request(predictions=str(tmp_path / "none.parquet")),
+    }
+    for said, request in wrong.items():
+        with pytest.raises(KitError, match=said):
+            run_portfolio(store, request, out)
+    for topk, drop, hold, account in ((0, 0, 1, 1.0), (5, 6, 1, 1.0), (5, 1, -1, 1.0), (5, 1, 1, 0.0)):
+        with pytest.raises(KitError, match="--"):
+            TopkDropout(topk, drop, hold, account)
+    assert not out.exists()
+
+
+def test_days_without_a_benchmark_are_counted_and_left_out(tmp_path: Path) -> None:
+    store, path = planted(tmp_path, days=60, count=8)
+    given = tmp_path / "bench.csv"
+    dates = [str(day)[:10] for day in store.sessions]
+    given.write_text("date,return\n" + "\n".join(f"{day},0.001" for day in dates[5:40]))
+    report = run_portfolio(
+        store, Request(signal_file=str(path), benchmark=str(given), plan=TopkDropout(3, 1, 1)), tmp_path / "out"
+    )
+    assert any("days have no value: they are left out" in line for line in report.lines)
+    assert np.isnan(benchmark_returns(str(given), PriceTable.of_store(store))).sum() == 60 - 35
+
+
+def test_a_delisted_stock_keeps_its_last_price() -> None:
+    dates = np.datetime64("2024-01-02", "s") + np.arange(6) * np.timedelta64(86400, "s")
+    close = np.array([[10.0, 10.0]] * 6)
+    close[3:, 0] = np.nan
+    prices = PriceTable(dates, ["A", "B"], close, close, close)
+    score = np.array([[2.0, 1.0], [2.0, 1.0], [np.nan, 1.0], [np.nan, 1.0], [np.nan, 1.0], [np.nan, 1.0]])
+    made = topk_dropout("x", score, prices, FREE, TopkDropout(1, 1, 0, 1000.0), slice(1, 6))
+    assert np.abs(made.gross).max() < 1e-12, "nothing is lost or won by a missing bar"
+    assert made.reasons["no bar"] >= 3 and made.positions[-1] >= 1
+
+
+def test_scores_are_laid_on_days_by_name() -> None:
+    import polars as pl
+
+    prices, _ = market(days=20, count=3)
+    table = pl.DataFrame({"date": [prices.dates[2].item()], "ticker": ["SH600002"], "score": [3]})
+    assert align("a", table, prices, "here").score[2, 2] == 3.0
