@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 
 from kronos import page
 from kronos.page import draw, percent
-from kronos.palette import BLUE, GREY, INK, RED
+from kronos.palette import BLUE, GREY, INK, OTHERS, RED
 
-LINES = (BLUE, RED, "#7a9e3d", "#d9a441", "#6d5a96", "#3d8a8a")
+LINES = (BLUE, RED, *OTHERS)
 SHOWN = (
     "excess after cost",
     "excess before cost",
