@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer, check_pair
+from kronos.networks.normalisation import Normalisation
 
 GOLDEN = Path(__file__).parent / "golden"
 KINDS: list[tuple[str, Any]] = [("tokenizer", KronosTokenizer), ("predictor", Kronos)]
@@ -339,10 +340,11 @@ HUB = """
     how, folder = sys.argv[1], Path(sys.argv[2])
     class Hub(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            content = (folder / self.path.rsplit("/", 1)[1]).read_bytes() if "/resolve/" in self.path else b""
+            asked = folder / self.path.rsplit("/", 1)[1]
+            content = asked.read_bytes() if "/resolve/" in self.path and asked.is_file() else b""
             if how == "nothing" or not content:
                 self.send_response(404)
-                self.send_header("X-Error-Code", "RepoNotFound")
+                self.send_header("X-Error-Code", "EntryNotFound" if how == "whole" else "RepoNotFound")
                 content = b""
             else:
                 self.send_response(200)
@@ -402,8 +404,11 @@ MOVING = """
         def do_GET(self):
             revision, name = unquote(self.path).split("/resolve/")[1].split("/", 1)
             commit = at.get(revision, revision)
-            content = (folder / str(commits[commit]) / name).read_bytes()
-            self.send_response(200)
+            asked = folder / str(commits[commit]) / name
+            content = asked.read_bytes() if asked.is_file() else b""
+            self.send_response(200 if content else 404)
+            if not content:
+                self.send_header("X-Error-Code", "EntryNotFound")
             self.send_header("ETag", '"' + commit[0] + str(len(content)) + '"')
             self.send_header("X-Repo-Commit", commit)
             self.send_header("Content-Length", str(len(content)))
@@ -423,7 +428,8 @@ MOVING = """
     from kronos.errors import KitError
     def load(**options):
         network = Kronos.from_pretrained("owner/name", **options)
-        return network.commit[0] + str(float(network.norm.weight.detach()[0]))
+        says = "" if network.normalisation is None else network.normalisation.epsilon[0]
+        return network.commit[0] + str(float(network.norm.weight.detach()[0])) + says
     found = [load(), load(revision="v1.0"), load(revision="a" * 40)]
     move.append(True)
     found.append(load(revision="v1.0", cache_dir=sys.argv[2]))
@@ -443,10 +449,11 @@ def test_revisions_of_a_hub_repository(tmp_path: Path) -> None:
     for number in range(2):
         network = Kronos.from_pretrained(GOLDEN / "b" / "predictor")
         network.norm.weight.data.fill_(1.0 + number)
+        network.normalisation = Normalisation("relative") if number else None
         network.save_pretrained(tmp_path / "served" / str(number))
     settings = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     done = python(MOVING, str(tmp_path / "served"), str(tmp_path / "other"), **settings)
     assert done.returncode == 0, done.stderr
-    expected = ["b2.0", "a1.0", "a1.0", "a1.0", "b2.0", "b2.0", "owner/name (revision v2.0): e"]
+    expected = ["b2.0r", "a1.0", "a1.0", "a1.0", "b2.0r", "b2.0r", "owner/name (revision v2.0): e"]
     assert json.loads(done.stdout) == expected
     assert (tmp_path / "other").is_dir()

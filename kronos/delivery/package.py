@@ -3,7 +3,7 @@
 In: a run folder (docs/architecture.md). Out: `models/NAME/vX.Y.Z/` in Hugging Face form, and `models/NAME/latest`, a link to
 one of the versions. A version is written beside its name and renamed: it is there whole or not at all, and never changes.
 
-    tokenizer/ predictor/   config.json + model.safetensors, for `from_pretrained`
+    tokenizer/ predictor/   config.json + model.safetensors (+ normalisation.json), for `from_pretrained`
     metadata.json           what it was trained on, with which settings, and how good it was
     decisions/              how scores become answers, one file per horizon, where a backtest of these networks left them
     README.md               the model card                  checksums.json   SHA-256 of every other file
@@ -36,6 +36,7 @@ from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import find_pair
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer
+from kronos.networks.normalisation import NORMALISATION_FILE
 from kronos.runfolder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -138,6 +139,8 @@ def _copy_network(source: Path, target: Path) -> None:
         if not (source / name).is_file():
             raise KitError(f"{source / name}: expected a saved network, found none; finish the training first")
         shutil.copyfile(source / name, target / name)
+    if (source / NORMALISATION_FILE).is_file():  # networks of earlier versions have none
+        shutil.copyfile(source / NORMALISATION_FILE, target / NORMALISATION_FILE)
 
 
 def _copy_decisions(config: Config, staged: Path) -> None:

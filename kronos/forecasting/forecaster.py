@@ -40,6 +40,7 @@ from kronos.forecasting.request import Arrays, Request, batches
 from kronos.forecasting.result import Forecast, Rise
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer, check_pair
+from kronos.networks.normalisation import agreed
 from kronos.training.memory import attempt
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,8 @@ class Forecaster:
         *,
         device: str | torch.device = "cpu",
         max_context: int = 512,
-        clip: float = 5.0,
-        epsilon: EpsilonKind = "absolute",
+        clip: float | None = None,
+        epsilon: EpsilonKind | None = None,
         sampling: Sampling | None = None,
         batch_size: int | None = None,
         overflow: Overflow = "cut",
@@ -79,13 +80,14 @@ class Forecaster:
     ) -> None:
         """Moves both networks to `device`. batch_size: series at once; None: what fits (`memory_plan`).
 
+        epsilon, clip: how bars are normalised; None: as the networks were trained, where they say so, else as published.
         overflow: what becomes of a context that does not fit beside the horizon (see `context`). anchor: paths start from the
         true last close (see `anchored`). published_statistics: normalise by `bars.published_stats`, not `window_stats`.
         probability, enumeration: how `prob_up` finds it, and how far it looks. cuda_graphs: a GPU repeats the decoding steps by
         itself (`replay`).
 
-        Raises KitError when the two networks do not belong together, on a device that is neither a processor nor a CUDA GPU, and
-        on cuda_graphs without a GPU or with a sliding window.
+        Raises KitError when the two networks do not belong together or were trained with another normalisation, on a device
+        that is neither a processor nor a CUDA GPU, and on cuda_graphs without a GPU or with a sliding window.
         """
         check_networks(model, tokenizer)
         self.device = torch.device(device)
@@ -98,8 +100,9 @@ class Forecaster:
         self.model = model.to(self.device)
         self.tokenizer = tokenizer.to(self.device)
         self.max_context = max_context
-        self.clip = clip
-        self.epsilon: EpsilonKind = epsilon
+        normalisation = agreed(model.normalisation or tokenizer.normalisation, epsilon, clip)
+        self.clip = normalisation.clip
+        self.epsilon: EpsilonKind = normalisation.epsilon
         self.sampling = sampling or Sampling()
         self.batch_size = batch_size
         self.overflow: Overflow = overflow

@@ -59,13 +59,16 @@ def load_forecaster(config: Config, pair: Pair) -> Forecaster:
     """Load both networks and put them on the device that `config` names."""
     device = pick_device(config)
     own, pins = config.inference, config.model_paths
+    model = Kronos.from_pretrained(pair.predictor, revision=pins.revision(pair.predictor))
+    # A pair that was not trained here may say how it was; the configuration is about this run's training.
+    says = not pair.trained and model.normalisation is not None
     return Forecaster(
-        Kronos.from_pretrained(pair.predictor, revision=pins.revision(pair.predictor)),
+        model,
         KronosTokenizer.from_pretrained(pair.tokenizer, revision=pins.revision(pair.tokenizer)),
         device=device,
         max_context=config.data.max_context,
-        clip=config.data.clip,
-        epsilon=config.data.norm_epsilon,
+        clip=None if says else config.data.clip,
+        epsilon=None if says else config.data.norm_epsilon,
         sampling=Sampling(
             temperature=own.temperature,
             top_k=own.top_k,

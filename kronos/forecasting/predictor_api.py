@@ -24,6 +24,7 @@ from kronos.forecasting.result import Forecast
 from kronos.forecasting.rows import series_keys
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer
+from kronos.networks.normalisation import agreed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,11 +50,11 @@ class KronosPredictor:
         tokenizer: KronosTokenizer,
         device: str | torch.device | None = None,
         max_context: int = 512,
-        clip: float = 5,
+        clip: float | None = None,
         *,
         compatibility: Literal["original"] | None = None,
         overflow: Overflow = "cut",
-        epsilon: EpsilonKind = "absolute",
+        epsilon: EpsilonKind | None = None,
         anchor: bool = True,
         seed: int = 0,
         batch_size: int | None = None,
@@ -63,7 +64,8 @@ class KronosPredictor:
         """Moves both networks to `device` (None: a CUDA GPU where there is one, else the processor), where they stay.
 
         overflow: when rows and horizon exceed max_context, "cut" the oldest rows, or "slide" the window at every step, which
-        is slow. seed: equal seeds give equal forecasts, call after call. epsilon, anchor, autocast: see `Forecaster`. calendar:
+        is slow. seed: equal seeds give equal forecasts, call after call. anchor, autocast: see `Forecaster`. epsilon, clip: None,
+        as the networks were trained (their folder says so); another value than theirs is refused. calendar:
         the exchange (as in `data.calendar`) whose sessions follow, where no y_timestamp is given.
         """
         if compatibility not in (None, "original"):
@@ -72,11 +74,13 @@ class KronosPredictor:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model, self.tokenizer = model.to(self.device), tokenizer.to(self.device)
         self.max_context = max_context
-        self.clip = clip
+        wanted: EpsilonKind | None = "absolute" if compatibility == "original" else epsilon
+        normalisation = agreed(model.normalisation or tokenizer.normalisation, wanted, clip)
+        self.clip, self.epsilon = normalisation.clip, normalisation.epsilon
         self.original = compatibility == "original"
         self.seed = seed
-        own: dict[str, Any] = {"overflow": overflow, "epsilon": epsilon, "anchor": anchor}
-        theirs: dict[str, Any] = {"overflow": "slide", "epsilon": "absolute", "anchor": False, "published_statistics": True}
+        own: dict[str, Any] = {"overflow": overflow, "anchor": anchor}
+        theirs: dict[str, Any] = {"overflow": "slide", "anchor": False, "published_statistics": True}
         self._settings = {**(theirs if self.original else own), "batch_size": batch_size, "autocast": autocast}
         self.calendar = calendar
         self._warned = False
@@ -250,7 +254,12 @@ class KronosPredictor:
         return Sampling(T, top_k, top_p, sample_count, self.seed)
 
     def _forecaster(self, sampling: Sampling) -> Forecaster:
-        shared: dict[str, Any] = {"device": self.device, "max_context": self.max_context, "clip": self.clip}
+        shared: dict[str, Any] = {
+            "device": self.device,
+            "max_context": self.max_context,
+            "clip": self.clip,
+            "epsilon": self.epsilon,
+        }
         return Forecaster(self.model, self.tokenizer, sampling=sampling, **shared, **self._settings)
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, cast
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from kronos import files, records
 from kronos.errors import KitError
+from kronos.networks.normalisation import NORMALISATION_FILE, Normalisation
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -55,6 +56,8 @@ class Pretrained(Generic[ConfigT]):
     config: ConfigT
     commit: str | None = None
     """The commit of the hub repository that the weights were loaded from; None: a folder, or new."""
+    normalisation: Normalisation | None = None
+    """Of the bars that it was trained on, saved beside it; None: not known, as of the published networks."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -90,7 +93,7 @@ class Pretrained(Generic[ConfigT]):
         """
         dtype = _dtype(torch_dtype)
         hub = HubOptions(revision, None if cache_dir is None else str(cache_dir), local_files_only)
-        config_path, weights_path, commit = _find(source, cls.__name__, subfolder, hub)
+        config_path, weights_path, said_path, commit = _find(source, cls.__name__, subfolder, hub)
         config = _read_config(config_path, cls.config_class, cls.__name__)
         weights = _read_weights(weights_path)
         _check_size(cls.count_parameters(config), weights, config_path)
@@ -99,6 +102,7 @@ class Pretrained(Generic[ConfigT]):
         assert isinstance(network, nn.Module)
         _load_weights(network, weights, weights_path)
         network.commit = commit
+        network.normalisation = None if said_path is None else Normalisation.read(said_path)
         network.eval()
         return network if dtype is None else network.to(dtype)
 
@@ -116,6 +120,8 @@ class Pretrained(Generic[ConfigT]):
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as holder:
                 staged = Path(holder) / "network"
+                if self.normalisation is not None:
+                    self.normalisation.write(staged)
                 files.write_json(staged / CONFIG_FILE, dict(sorted(asdict(self.config).items())))  # type: ignore[call-overload]
                 with files.atomic(staged / WEIGHTS_FILE) as temporary:
                     temporary.write_bytes(save_tensors(weights))  # a full disk is no OSError where safetensors writes the file
@@ -160,20 +166,23 @@ class HubOptions:
     local_files_only: bool
 
 
-def _find(source: str | Path, kind: str, subfolder: str, hub: HubOptions) -> tuple[Path, Path, str | None]:
-    """The configuration, the weights, and the commit that both are of (None: a folder)."""
+def _find(source: str | Path, kind: str, subfolder: str, hub: HubOptions) -> tuple[Path, Path, Path | None, str | None]:
+    """The configuration, the weights, the normalisation (None: there is no such file), and their commit (None: a folder)."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         if hub.revision is not None:
             raise KitError(f"{source}: expected no revision of a folder, found {hub.revision!r}; leave it out, or name a hub id")
-        return _in_folder(folder / subfolder, CONFIG_FILE, kind), _in_folder(folder / subfolder, WEIGHTS_FILE, kind), None
+        found = [_in_folder(folder / subfolder, name, kind) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+        said = folder / subfolder / NORMALISATION_FILE
+        return found[0], found[1], said if said.is_file() else None, None
     if isinstance(source, Path) or _looks_like_path(source):
         raise KitError(f"{folder / CONFIG_FILE}: expected a folder with a saved {kind}, found no folder {folder}")
     config = _download(source, CONFIG_FILE, kind, subfolder, hub)
     commit = _commit_of(config)
     # A branch or a tag may move between two downloads: the weights are those of the same commit.
-    weights = _download(source, WEIGHTS_FILE, kind, subfolder, replace(hub, revision=commit or hub.revision))
-    return config, weights, commit
+    hub = replace(hub, revision=commit or hub.revision)
+    weights = _download(source, WEIGHTS_FILE, kind, subfolder, hub)
+    return config, weights, _download_if_there(source, NORMALISATION_FILE, kind, subfolder, hub), commit
 
 
 def _in_folder(folder: Path, name: str, kind: str) -> Path:
@@ -194,6 +203,16 @@ def _commit_of(path: Path) -> str | None:
     """The commit of a file in the hub client's cache, which lies in .../snapshots/COMMIT/..."""
     parts = path.parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
+
+
+def _download_if_there(repository: str, name: str, kind: str, subfolder: str, hub: HubOptions) -> Path | None:
+    """A file that a repository may have. None: it has none (offline: the cache has none)."""
+    try:
+        return _download(repository, name, kind, subfolder, hub)
+    except KitError as error:
+        if isinstance(error.__cause__, EntryNotFoundError):
+            return None
+        raise
 
 
 def _download(repository: str, name: str, kind: str, subfolder: str, hub: HubOptions) -> Path:
@@ -328,5 +347,7 @@ def _put_in_place(staged: Path, target: Path) -> None:
     if not target.exists():
         staged.rename(target)
         return
-    for name in (WEIGHTS_FILE, CONFIG_FILE):
+    if not (staged / NORMALISATION_FILE).exists():
+        (target / NORMALISATION_FILE).unlink(missing_ok=True)  # of the network that is replaced
+    for name in sorted((path.name for path in staged.iterdir()), reverse=True):
         os.replace(staged / name, target / name)  # noqa: PTH105 (Path.replace says less about overwriting)

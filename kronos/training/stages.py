@@ -18,6 +18,7 @@ from kronos.data.sampling import BatchPlan
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.networks import KronosTokenizer
+from kronos.networks.normalisation import Normalisation
 from kronos.training import checkpoint, curves
 from kronos.training.checkpoint import Checkpoint, Progress
 from kronos.training.failures import check_compiler, in_one_line
@@ -305,6 +306,7 @@ class StageRun:
 
     def _save_best(self) -> None:
         network: Any = self.objective.network()
+        network.normalisation = Normalisation(self.config.data.norm_epsilon, self.config.data.clip)
         network.save_pretrained(self.best_model)
 
     def _trackers(self) -> Trackers:
