@@ -2,8 +2,10 @@
 """Read, check and store the price files: the first line of the recipe.
 
     python kaggle/prepare_data.py --config configs/kaggle.yaml --set data.data_path=train.csv
+    python kaggle/prepare_data.py --config configs/csi300.yaml --data-source qlib
 
-Reads data.data_path, cleans it by data.cleaning, writes data.store. Does nothing when the store is up to date.
+Fills data.data_path from a source where there is one, reads it, cleans it by data.cleaning, writes data.store. Does nothing when
+the store is up to date.
 """
 
 import logging
@@ -15,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 
 from kronos import cli, configfile
 from kronos.data.prepare import prepare
+from kronos.data.sources import flags
 
 
 def main() -> None:
@@ -22,9 +25,11 @@ def main() -> None:
     parser = cli.parser(__doc__ or "")
     what = "also run the data checks and write them, with plots, as one page (default: data_report.html in the run's folder)"
     parser.add_argument("--report", nargs="?", const="", metavar="PAGE", help=what)
+    flags.add_flags(parser)
     arguments = parser.parse_args()
     cli.setup_logging()
-    config = configfile.load(arguments.config, arguments.overrides)
+    overrides = flags.with_flags(arguments.config, arguments.overrides, arguments.data_source, arguments.skip_data_process)
+    config = configfile.load(arguments.config, overrides)
     store = prepare(config)
     if arguments.report is not None:
         from kronos.data.report import write_report  # matplotlib takes a second to load

@@ -41,7 +41,11 @@ def parser(description: str, default_config: str = "configs/kaggle.yaml") -> arg
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     result.add_argument(
-        "--config", default=default_config, metavar="F", help=f"YAML or JSON configuration (default: {default_config})"
+        "--config",
+        "--config-path",
+        default=default_config,
+        metavar="F",
+        help=f"YAML or JSON configuration (default: {default_config})",
     )
     result.add_argument(
         "--set",

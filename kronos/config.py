@@ -85,6 +85,9 @@ class DataConfig:
     """The competition's sample_submission.csv (ID, Pred); empty: the order of the test file."""
     solution_path: str = ""
     """Known answers (ID, Label) of the test rows, where there are any: read for a score only, after the submission is written."""
+    pool_path: str = ""
+    """CSV (ticker, first, last) of the days on which a ticker may be asked about; its other bars are context. Empty: all days.
+    A source writes one (docs/sources.md)."""
     store: str = ""
     """Folder of the prepared data; empty: base_path/stores/NAME of data_path."""
     lookback_window: Lookback = 256
@@ -395,6 +398,37 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """Where prices come from when they are not files at hand (docs/sources.md)."""
+
+    name: str = "csv"
+    """csv: data.data_path, as it is. Else qlib, sina, binance, yahoo, akshare, baostock, ccxt, or a name for your `plugin`; the
+    prices are then written to data/NAME/bars.parquet (or to data.data_path, where that is set)."""
+    path: str = ""
+    """csv: takes the place of data.data_path. qlib: the folder, or an archive of it. ccxt: the exchange."""
+    symbols: str | list[str] = ""
+    """What to ask for: a list, names with commas between them, or a CSV file with a column `symbol`."""
+    pool: str = ""
+    """Name of an index (csi300): who was in it on which day is asked of the source, and only members are asked about."""
+    begin: str = ""
+    """First day, YYYY-MM-DD; empty: as far back as the source goes."""
+    end: str = ""
+    """Last day, YYYY-MM-DD; empty: as late as there are bars."""
+    frequency: Literal["1min", "5min", "15min", "30min", "60min", "daily", "weekly"] = "daily"
+    adjust: Literal["auto", "none", "qfq", "hfq"] = "auto"
+    """Prices adjusted for splits and dividends. qfq: to the last day's level; hfq: to the first day's; none: as traded. auto: the
+    usual one of the source (docs/sources.md)."""
+    plugin: str = ""
+    """Python file with a source of your own: a class `Source` with download_data and process_raw_data."""
+    pause: CountFloat = 1.0
+    """Seconds between two requests."""
+    max_failed: Share = 0.1
+    """Share of the symbols that may fail; with more the download stops. What arrived is kept."""
+    skip: bool = False
+    """Take data.store as it is: nothing is downloaded, processed or prepared (--skip-data-process)."""
+
+
+@dataclass(frozen=True)
 class MarketConfig:
     """The synthetic market that stands in for a competition when there is none at hand (the demo, the tests)."""
 
@@ -424,6 +458,7 @@ class Config:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     market: MarketConfig = field(default_factory=MarketConfig)
+    source: SourceConfig = field(default_factory=SourceConfig)
 
     # -- one owner per path ------------------------------------------------------------------------------------
     @property
@@ -454,6 +489,11 @@ class Config:
     @property
     def resolved_path(self) -> Path:
         return self.run_dir / "pipeline_config.json"
+
+    @property
+    def has_source(self) -> bool:
+        """Whether the prices come from a source that writes data.data_path."""
+        return self.source.name != "csv"
 
     @property
     def window(self) -> int:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -55,7 +56,7 @@ def peek(path: str | Path, overrides: Sequence[str], section: str, key: str) -> 
 
 def derived_paths(config: Config) -> Config:
     """Expand ~ in every path setting; fill empty paths from base_path/exp_name, the run's name from exp_name."""
-    config = _at_home(config)
+    config = _with_source(_at_home(config))
     paths = config.model_paths
     save = paths.base_save_path or str(Path(paths.base_path) / paths.exp_name)
     tokenizer = paths.finetuned_tokenizer or str(Path(save) / paths.tokenizer_save_name / "best_model")
@@ -68,8 +69,20 @@ def derived_paths(config: Config) -> Config:
     )
 
 
+def _with_source(config: Config) -> Config:
+    """The files that a source writes (docs/sources.md), where no others are named."""
+    data, source = config.data, config.source
+    if not config.has_source:
+        return replace(config, data=replace(data, data_path=source.path or data.data_path))
+    bars = data.data_path or str(Path("data") / source.name / "bars.parquet")
+    folder = Path(str(bars)).parent
+    test, pool = data.test_path or str(folder / "test.csv"), data.pool_path or str(folder / "pool.csv")
+    return replace(config, data=replace(data, data_path=bars, test_path=test, pool_path=pool))
+
+
 PATHS = {
-    "data": ("data_path", "test_path", "sample_submission_path", "solution_path", "store"),
+    "source": ("path", "plugin"),
+    "data": ("data_path", "test_path", "sample_submission_path", "solution_path", "pool_path", "store"),
     "model_paths": ("pretrained_tokenizer", "pretrained_predictor", "base_path", "base_save_path", "finetuned_tokenizer"),
 }
 """The settings that name files and folders. Nobody else expands ~ in them."""
@@ -342,7 +355,9 @@ def _impossible(config: Config) -> list[str]:
             machines > 1 and spread.main_process_port == 0
         ),
     }
-    return part_problems(data) + _bad_names(config) + [text for text, broken in rules.items() if broken]
+    return (
+        part_problems(data) + _bad_names(config) + _impossible_source(config) + [text for text, broken in rules.items() if broken]
+    )
 
 
 # -- names of runs and folders ---------------------------------------------------------------------------------------------
@@ -383,3 +398,36 @@ def _bad_name(setting: str, name: str, taken: Sequence[str]) -> list[str]:
     if name.lower() in taken:
         return [f"{setting}: {expected} that the kit does not use itself, found {name!r}"]
     return []
+
+
+def _impossible_source(config: Config) -> list[str]:
+    """What cannot hold together in the section `source`."""
+    source, bars = config.source, config.data.data_path
+    unused = [name for name in ("symbols", "pool", "begin", "end", "plugin") if getattr(source, name)]
+    rules = {
+        f"source.{''.join(unused[:1])}: expected a source that reads it, found source.name csv; name one (docs/sources.md)": (
+            not config.has_source and bool(unused)
+        ),
+        f"data.data_path: expected a name ending in .parquet, which the source {source.name} writes, found {bars}; remove it": (
+            config.has_source and bool(bars) and not (isinstance(bars, str) and bars.endswith(".parquet"))
+        ),
+        f"source.name: expected letters, digits, - and _, found {source.name!r}": not re.fullmatch(
+            r"[A-Za-z0-9_-]+", source.name
+        ),
+    }
+    for name in ("begin", "end"):
+        text = getattr(source, name)
+        rules[f"source.{name}: expected a day as YYYY-MM-DD, found {text!r}"] = bool(text) and not _is_day(text)
+    if _is_day(source.begin) and _is_day(source.end):
+        rules[f"source.begin: expected a day before source.end {source.end}, found {source.begin}"] = source.begin >= source.end
+    return [text for text, broken in rules.items() if broken]
+
+
+def _is_day(text: str) -> bool:
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+        return False
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from kronos import configfile, files
 from kronos.config import Config, to_dict
-from kronos.data import blocks, competition, ingest
+from kronos.data import blocks, competition, ingest, sources
+from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.training.trackers import check_installed
 
@@ -128,6 +129,12 @@ def check_inputs(config: Config) -> None:
     and the two small files in whole. Raises KitError."""
     data = config.data
     if config.market.generate and not Path(str(data.data_path)).exists():
+        return
+    if config.source.skip:
+        BarStore.open(data.store)
+        return
+    if config.has_source:
+        sources.check(config)  # its files are written later
         return
     for path in ingest.find_sources(data.data_path):
         competition.layout_of(path, blocks.open_source(path).names)

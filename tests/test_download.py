@@ -18,7 +18,7 @@ from kaggle_stub import COMPETITION, EXPIRED, KEY, SIGNATURE, Stub, script, zipp
 
 from kronos import configfile, files
 from kronos.config import Config
-from kronos.delivery.archive import unpack
+from kronos.data.archive import unpack
 from kronos.delivery.client import KaggleError, explain
 from kronos.delivery.credentials import scrub
 from kronos.delivery.download import download_data, places

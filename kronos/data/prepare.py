@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kronos.bars import FEATURES
 from kronos.config import Config
-from kronos.data import cleaning, competition, ingest, policy
+from kronos.data import cleaning, competition, ingest, members, policy, sources
 from kronos.data.blocks import crc32_of
 from kronos.data.publish import locked, recover
 from kronos.data.store import BarStore, writing
@@ -35,6 +35,23 @@ def prepare(config: Config) -> BarStore:
         from kronos.data.market import ensure_market  # only a demonstration needs it
 
         ensure_market(config.market, data)
+    if config.source.skip:
+        return _as_it_is(config)
+    if config.has_source:
+        sources.gather(config)
+    return _prepared(config)
+
+
+def _as_it_is(config: Config) -> BarStore:
+    """The store that is there, for source.skip."""
+    store = BarStore.open(config.data.store)
+    log.info("%s: taken as it is (source.skip)", store.path)
+    return store
+
+
+def _prepared(config: Config) -> BarStore:
+    """The store made from the price files that are there, or the one that was made from them before."""
+    data = config.data
     paths = ingest.find_sources(data.data_path)
     store, _ = _up_to_date(config, paths)
     if store is None:
@@ -57,8 +74,13 @@ def open_store(config: Config) -> BarStore:
     On a machine that has the store but not the price files it was made from, it is taken as it is.
     """
     given = config.data.data_path
-    sources = given if isinstance(given, list) else [given]
-    if config.market.generate or all(path and Path(path).exists() for path in sources):
+    paths = given if isinstance(given, list) else [given]
+    if config.source.skip:
+        return _as_it_is(config)
+    if config.has_source and Path(str(given)).exists():
+        sources.check_current(config)
+        return _prepared(config)
+    if config.market.generate or all(path and Path(path).exists() for path in paths):
         return prepare(config)
     store = BarStore.open(config.data.store)
     log.info("%s: taken as it is, since its price files (data.data_path) are not here", store.path)
@@ -68,7 +90,10 @@ def open_store(config: Config) -> BarStore:
 # -- reuse -------------------------------------------------------------------------------------------------------------
 def _key(config: Config) -> dict[str, Any]:
     """The settings that a store depends on."""
-    return {"frequency": config.data.frequency, "cleaning": asdict(config.data.cleaning)}
+    key: dict[str, Any] = {"frequency": config.data.frequency, "cleaning": asdict(config.data.cleaning)}
+    if config.data.pool_path:
+        key["pool"] = members.digest(config.data.pool_path)
+    return key
 
 
 def _up_to_date(config: Config, paths: list[Path]) -> tuple[BarStore | None, str]:
@@ -117,6 +142,8 @@ def _build(config: Config, paths: list[Path]) -> None:
         writer.save("session", panel.session if cleaned.keep.all() else panel.session[cleaned.keep])
         for name, array in (("sessions", panel.sessions), ("offsets", offsets), ("segments", cleaned.segments)):
             writer.save(name, array)
+        if data.pool_path:
+            writer.save("members", members.read(data.pool_path, tickers, panel.sessions))
         manifest = _manifest(config, panel, cleaned, frequency, len(tickers))
         writer.finish(tickers, manifest)
     log.info("prepared %s: %s", data.store, summary(manifest))

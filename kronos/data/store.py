@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from kronos.errors import KitError
 
 SCHEMA_VERSION = 1
 ARRAYS = {"bars": "<f4", "session": "<i4", "sessions": "<M8[s]", "offsets": "<i8", "segments": "<i8"}
+OPTIONAL = {"members": "<i4"}
+"""Arrays that not every store has."""
 MAPPED = ("bars", "session")  # one entry per row; the others are small and are read into memory
 MANIFEST, TICKERS = "manifest.json", "tickers.json"
-STORE_FILES = frozenset({*(f"{name}.npy" for name in ARRAYS), MANIFEST, TICKERS})
+STORE_FILES = frozenset({*(f"{name}.npy" for name in (*ARRAYS, *OPTIONAL)), MANIFEST, TICKERS})
 HEADER_BYTES = 128  # of a .npy file with one or two axes
 SMALL_BYTES = 8 << 20
 """Stores up to this size are checked against their digests at every opening: it takes a few milliseconds."""
@@ -55,6 +58,9 @@ class BarStore:
     """(M, 2) first row and end (exclusive) of each run of bars that a training window may not leave."""
     tickers: list[str]
     """K names, sorted."""
+    members: NDArray[np.int32] | None = None
+    """(I, 3) ticker, first session, last session (inclusive) of each time in which a ticker may be asked about, sorted; None:
+    every ticker on all of its days."""
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = False) -> "BarStore":
@@ -72,6 +78,9 @@ class BarStore:
         for name, entry in manifest["arrays"].items():
             _check_file(path / name, entry, verify or total <= SMALL_BYTES)
         arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r" if name in MAPPED else None) for name in ARRAYS}
+        for name in OPTIONAL:
+            if name in manifest["arrays"]:
+                arrays[name] = np.load(path / f"{name}.npy")
         tickers = json.loads((path / TICKERS).read_text(encoding="utf-8"))
         return cls(path=path, manifest=manifest, tickers=tickers, **arrays)
 
@@ -100,6 +109,34 @@ class BarStore:
     def dates(self, rows: NDArray[np.integer]) -> NDArray[np.datetime64]:
         """Dates of rows, same shape, datetime64[s] in the exchange's local time."""
         return self.sessions[self.session[rows]]
+
+    @cached_property
+    def member_rows(self) -> NDArray[np.int64]:
+        """(I, 2) first row and end (exclusive) of the bars dated in each interval of `members`, rising; without them all rows."""
+        if self.members is None:
+            return np.array([[0, len(self)]], dtype=np.int64)
+        ticker, first, last = self.members.astype(np.int64).T
+        return np.stack([self._row_at(ticker, first), self._row_at(ticker, last + 1)], axis=1)
+
+    def askable(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Whether the ticker of each row may be asked about on the row's date, same shape."""
+        if self.members is None:
+            return np.ones(np.shape(rows), dtype=bool)
+        runs = self.member_rows
+        if not len(runs):
+            return np.zeros(np.shape(rows), dtype=bool)
+        place = np.searchsorted(runs[:, 0], rows, side="right") - 1
+        return (place >= 0) & (rows < runs[np.maximum(place, 0), 1])
+
+    def _row_at(self, tickers: NDArray[np.int64], session: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The first row of each ticker that is dated at a session or later; its end where there is none."""
+        low, high = self.offsets[tickers].copy(), self.offsets[tickers + 1].copy()
+        while (open_ := np.flatnonzero(low < high)).size:
+            middle = (low[open_] + high[open_]) // 2
+            early = self.session[middle] < session[open_]
+            low[open_[early]] = middle[early] + 1
+            high[open_[~early]] = middle[~early]
+        return low
 
     def end_before(self, tickers: NDArray[np.int64], dates: NDArray[np.datetime64]) -> NDArray[np.int64]:
         """The row after each ticker's last bar that is dated strictly before the date: what was known then.
@@ -175,7 +212,7 @@ class StoreWriter:
 
     def save(self, name: str, values: NDArray[Any]) -> None:
         """Write a whole array."""
-        np.save(self._path(name), values.astype(ARRAYS[name], copy=False))
+        np.save(self._path(name), values.astype((ARRAYS | OPTIONAL)[name], copy=False))
         self._sum_up(name)
 
     @contextmanager
@@ -202,7 +239,8 @@ class StoreWriter:
     def finish(self, tickers: Sequence[str], manifest: Mapping[str, Any]) -> None:
         """Write names and manifest, with the size and digest of every array. Nothing may be written after it."""
         files.write_text(self.folder / TICKERS, json.dumps(list(tickers), ensure_ascii=False))
-        entries = {name: self.entries[name].result() for name in ARRAYS}
+        entries = {name: self.entries[name].result() for name in (*ARRAYS, *OPTIONAL) if name in self.entries}
+        assert set(ARRAYS) <= set(entries), "a store needs all of its arrays"
         entries[TICKERS] = _entry(self.folder / TICKERS)
         digest = hashlib.sha256("".join(e["sha256"] for e in entries.values()).encode()).hexdigest()
         own = {"schema_version": SCHEMA_VERSION, "digest": digest, "tickers": len(tickers), "arrays": entries}
@@ -241,6 +279,7 @@ def write_store(
     offsets: NDArray[Any],
     tickers: Sequence[str],
     segments: NDArray[Any] | None = None,
+    members: NDArray[Any] | None = None,
     manifest: Mapping[str, Any] | None = None,
 ) -> BarStore:
     """Write a store from arrays in memory and open it. Shapes: see `BarStore`; segments None: one per ticker.
@@ -256,6 +295,8 @@ def write_store(
     with locked(Path(path)), writing(path) as writer:
         for name, values in arrays.items():
             writer.save(name, values)
+        if members is not None:
+            writer.save("members", members)
         writer.finish(tickers, {"frequency": "daily", "rows": {"read": len(bars), "kept": len(bars)}, **(manifest or {})})
     return BarStore.open(path)
 

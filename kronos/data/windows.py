@@ -56,7 +56,8 @@ class WindowIndex:
 
     @classmethod
     def build(cls, store: BarStore, lookback: int, predict: int, part: Part) -> "WindowIndex":
-        """Find the windows whose predicted bars lie in `part` (the whole window, where `part.whole`), inside one segment."""
+        """Find the windows whose predicted bars lie in `part` (the whole window, where `part.whole`), inside one segment, and
+        that are asked on a day on which the ticker may be: the last bar of the lookback (`BarStore.members`)."""
         if lookback < 1 or predict < 1:
             raise ValueError(f"WindowIndex: lookback and predict must be at least 1, found {lookback} and {predict}")
         start, end = store.segments[:, 0], store.segments[:, 1]
@@ -65,18 +66,19 @@ class WindowIndex:
         first = np.maximum(start, inside if part.whole else inside - lookback)
         count = np.maximum(_first_row_at(store.session, start, end, part.last + 1) - length - first + 1, 0)
         count[inside == end] = 0  # no bar of this segment is as late as the part
-        ticker = np.searchsorted(store.offsets, start, side="right") - 1
+        segment, first, count = _asked_about(store, first, count, lookback)
+        ticker = np.searchsorted(store.offsets, first, side="right") - 1
         per_ticker = np.bincount(ticker, weights=count, minlength=len(store.tickers)).astype(np.int64)
+        has_any = np.bincount(segment, weights=count, minlength=len(start)) > 0
         short = end - start < length
         left_out = LeftOut(
             segments=len(start),
             short_segments=int(short.sum()),
-            outside_segments=int((~short & (count == 0)).sum()),
+            outside_segments=int((~short & ~has_any).sum()),
             tickers=len(per_ticker),
             empty_tickers=int((per_ticker == 0).sum()),
         )
-        kept = count > 0
-        return cls(lookback, predict, part, first[kept], np.cumsum(count[kept]), per_ticker, left_out)
+        return cls(lookback, predict, part, first, np.cumsum(count), per_ticker, left_out)
 
     @property
     def length(self) -> int:
@@ -113,6 +115,25 @@ def require_windows(indices: Iterable[WindowIndex]) -> None:
         keys = ", ".join(f"data.{remedies.get(i.part.name, 'train_ratio')}" for i in empty)
         found = "; ".join(i.describe() for i in empty)
         raise KitError(f"expected at least one window in every part, found {found}. Lower data.lookback_window or raise {keys}")
+
+
+def _asked_about(store: BarStore, first: IntArray, count: IntArray, lookback: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Runs of windows cut to those whose last lookback bar lies on a day on which the ticker may be asked about.
+
+    first, count: (M,) of each segment. Returns (R,) segment, first row and number of windows of each run that has any, rising.
+    """
+    runs = store.member_rows
+    last = first + lookback - 1  # the last lookback bar of the first window; the run of these rows is [last, last + count)
+    low = np.searchsorted(runs[:, 1], last, side="right")
+    high = np.searchsorted(runs[:, 0], last + count, side="left")
+    pairs = np.where(count > 0, np.maximum(high - low, 0), 0)
+    segment = np.repeat(np.arange(len(first)), pairs)
+    before = np.repeat(np.cumsum(pairs) - pairs, pairs)
+    run = np.repeat(low, pairs) + np.arange(len(segment)) - before
+    begin = np.maximum(last[segment], runs[run, 0])
+    end = np.minimum(last[segment] + count[segment], runs[run, 1])
+    kept = end > begin
+    return segment[kept], begin[kept] - lookback + 1, (end - begin)[kept]
 
 
 def _first_row_at(session: NDArray[np.int32], start: IntArray, end: IntArray, wanted: int) -> IntArray:

@@ -17,7 +17,7 @@ from typing import Any
 
 from kronos import files
 from kronos.config import Config
-from kronos.delivery.archive import unpack
+from kronos.data.archive import unpack
 from kronos.delivery.client import PATIENCE, Client
 from kronos.errors import KitError
 from kronos.progress import progress

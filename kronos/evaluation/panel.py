@@ -17,6 +17,7 @@ from kronos.forecasting.rows import series_keys
 
 NO_ORIGIN_BAR = "no bar on the origin"
 NO_TARGET_BAR = "no bar on the target date"
+NOT_MEMBER = "not in the pool on the origin"
 NOT_DRAWN = "beyond evaluation.tickers"
 
 
@@ -100,6 +101,9 @@ def build_panel(store: BarStore, sessions: NDArray[np.int64], horizon: int, tick
     )
     row, key = rows_on(store, sessions)
     alive = len(row)
+    member = store.askable(row)
+    row, key = row[member], key[member]
+    asked_about = len(row)
     kept = drawn(store, key, tickers)
     row, key = row[kept], key[kept]
     target, target_key = rows_on(store, sessions + horizon)
@@ -121,7 +125,8 @@ def build_panel(store: BarStore, sessions: NDArray[np.int64], horizon: int, tick
         excluded={
             NO_ORIGIN_BAR: _begun(store, sessions) - alive,
             NO_TARGET_BAR: int((~found).sum()),
-            NOT_DRAWN: alive - len(found),
+            NOT_DRAWN: asked_about - len(found),
+            **({NOT_MEMBER: alive - asked_about} if store.members is not None else {}),
         },
     )
 
