@@ -81,7 +81,7 @@ def _with_source(config: Config) -> Config:
 
 
 PATHS = {
-    "source": ("path", "plugin"),
+    "source": ("path", "plugin", "symbols"),  # symbols: perhaps a CSV file
     "data": ("data_path", "test_path", "sample_submission_path", "solution_path", "pool_path", "store"),
     "model_paths": ("pretrained_tokenizer", "pretrained_predictor", "base_path", "base_save_path", "finetuned_tokenizer"),
 }

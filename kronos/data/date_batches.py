@@ -53,7 +53,8 @@ class DateIndex:
         ticker = np.searchsorted(store.offsets, row, side="right") - 1
         enough = row - store.offsets[ticker] >= history - 1
         inside = row < segment_end(store, row)
-        kept = enough & inside
+        member = store.askable(row)
+        kept = enough & inside & member
         count = np.bincount(date[kept], minlength=len(sessions))
         full = count >= MIN_STOCKS
         left_out = {
@@ -61,6 +62,8 @@ class DateIndex:
             "rows outside every unbroken run of bars": int((enough & ~inside).sum()),
             f"dates with fewer than {MIN_STOCKS} stocks": int((~full).sum()),
         }
+        if store.members is not None:
+            left_out["rows of days on which the stock is not in the pool"] = int((enough & inside & ~member).sum())
         if not full.any():
             raise KitError(
                 f"{part.name} part: expected a date with at least {MIN_STOCKS} stocks of {history} bars whose close "

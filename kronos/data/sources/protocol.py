@@ -182,7 +182,7 @@ def symbols_of(settings: SourceConfig) -> list[str]:
     """
     given = settings.symbols
     if isinstance(given, str) and given.lower().endswith((".csv", ".txt")):
-        path = Path(given).expanduser()
+        path = Path(given)
         if not path.is_file():
             raise KitError(f"source.symbols: expected a CSV file with a column symbol, found no file {path}")
         given = competition.read_columns(path, ("symbol",))["symbol"].to_list()
