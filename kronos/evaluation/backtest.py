@@ -34,6 +34,7 @@ from kronos.evaluation.contest import Contestant, Judged, Setup, contest, judge,
 from kronos.evaluation.controls import noisy_futures, shuffled_labels
 from kronos.evaluation.origins import Boundary, boundary_of, latest, plan_timeline
 from kronos.evaluation.panel import Panel, build_panel
+from kronos.evaluation.predictions import write_predictions
 from kronos.evaluation.report_tree import report_tree
 from kronos.evaluation.significance import DateBootstrap, Interval
 from kronos.evaluation.verdict import Results, alarm_lines
@@ -145,6 +146,8 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
     from kronos.evaluation.report import write_page  # matplotlib takes a second to load
 
     write_page(tree, path.with_suffix(".html"))
+    if not (options.control or options.refit):
+        log.info("every answer: %s", write_predictions(setup, contestants, setup.folder))
     saved = None
     if options.save and not (options.control or options.refit):
         saved = findings.save(networks[0].config.run_dir if networks else config.run_dir)
