@@ -262,31 +262,41 @@ def asked(store: BarStore, session: int, horizon: int = 3) -> Any:
     return ask(store, store.tickers, date + np.timedelta64(1, "D"), "NYSE", horizon)
 
 
+def compared_with_another_future(head: HeadAnswerer, case: int) -> int:
+    """Answers of one random market as of one date, with its future and with another one, bit for bit; how many there were."""
+    rng = np.random.default_rng(case)
+    series = random_series(rng, 6, 120)
+    origin = WEEKDAYS[int(rng.integers(60, 118))]
+    changed = {}
+    for name, (dates, bars) in series.items():
+        past = dates <= origin
+        later = random_series(rng, 1, 120)["t000"]
+        later = (later[0][later[0] > origin], later[1][later[0] > origin])
+        changed[name] = (np.concatenate([dates[past], later[0]]), np.concatenate([bars[past], later[1]]))
+    answers = []
+    for each in (series, {name: value for name, value in changed.items() if len(value[0])}):
+        store = store_in_memory(each)
+        names = [name for name, (dates, _) in series.items() if (dates <= origin).any()]
+        rows = ask(store, names, np.full(len(names), origin + np.timedelta64(1, "D")), "NYSE", 3)
+        answers.append(head.answer(store, rows))
+    assert answers[0].score.tobytes() == answers[1].score.tobytes(), f"case {case}"
+    assert answers[0].prob is not None and answers[1].prob is not None
+    assert answers[0].prob.tobytes() == answers[1].prob.tobytes(), f"case {case}"
+    return int(np.isfinite(answers[0].score).sum())
+
+
 @pytest.mark.parametrize("inputs", ["tokens", "bars", "both"])
 def test_future_rows_change_no_bit_of_an_answer(inputs: str) -> None:
     """Everything after the date replaced: bars, tickers' ends and trading days."""
-    head, compared = answerer(new_head(inputs)), 0
-    for case in range(25):
-        rng = np.random.default_rng(case)
-        series = random_series(rng, 6, 120)
-        origin = WEEKDAYS[int(rng.integers(60, 118))]
-        changed = {}
-        for name, (dates, bars) in series.items():
-            past = dates <= origin
-            later = random_series(rng, 1, 120)["t000"]
-            later = (later[0][later[0] > origin], later[1][later[0] > origin])
-            changed[name] = (np.concatenate([dates[past], later[0]]), np.concatenate([bars[past], later[1]]))
-        answers = []
-        for each in (series, {name: value for name, value in changed.items() if len(value[0])}):
-            store = store_in_memory(each)
-            names = [name for name, (dates, _) in series.items() if (dates <= origin).any()]
-            rows = ask(store, names, np.full(len(names), origin + np.timedelta64(1, "D")), "NYSE", 3)
-            answers.append(head.answer(store, rows))
-        assert answers[0].score.tobytes() == answers[1].score.tobytes(), f"case {case}"
-        assert answers[0].prob is not None and answers[1].prob is not None
-        assert answers[0].prob.tobytes() == answers[1].prob.tobytes(), f"case {case}"
-        compared += int(np.isfinite(answers[0].score).sum())
+    head = answerer(new_head(inputs))
+    compared = sum(compared_with_another_future(head, case) for case in range(25))
     assert compared > 40, "the cases must hold answers to compare"
+
+
+@pytest.mark.slow
+def test_a_thousand_futures_change_no_bit_of_an_answer() -> None:
+    head = answerer(new_head("both"))
+    assert sum(compared_with_another_future(head, case) for case in range(1000)) > 2000
 
 
 def test_rows_that_cannot_be_answered_have_a_reason(store: BarStore, caplog: pytest.LogCaptureFixture) -> None:
