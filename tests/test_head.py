@@ -20,6 +20,7 @@ from kronos.data.date_batches import DateIndex, future_returns, rank_within, row
 from kronos.data.splits import Part
 from kronos.data.store import BarStore, store_from_dict
 from kronos.errors import KitError
+from kronos.evaluation.backtest import Options, run_backtest
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.head import Head
 from kronos.training.folder import read_summary
@@ -481,6 +482,22 @@ def test_a_predictor_trained_again_outdates_its_head(store: BarStore, tmp_path: 
     assert "trained again since: starting anew" in caplog.text
     assert not torch.equal(trained(config)["weights"]["trunk.norm.weight"], first["score.weight"])
     assert not torch.equal(trained(config)["weights"]["trunk.embedding.emb_s1.weight"], first["trunk.embedding.emb_s1.weight"])
+
+
+def test_the_backtest_scores_the_head_on_days_it_has_not_seen(store: BarStore, tmp_path: Path) -> None:
+    """Also without a predictor; and the head's own training says where the scored days begin."""
+    settings = {"head__horizons": [1], "inference__horizon": 1, "evaluation__every": 1, "data__train_ratio": 0.5}
+    settings |= {"data__val_ratio": 0.1, "evaluation__draws": 50, "evaluation__fitted_baselines": False}
+    config = head_config(tmp_path, data__store=str(store.path), **settings)
+    run_stage(config, "head", store)
+    tree = run_backtest(config, Options(network=False, output=str(tmp_path / "out"))).tree
+    assert tree["main"] == "head" and tree["entries"][0]["name"] == "head"
+    seen = HeadData.of(config, store).splits.train.dates(store.sessions)[1]
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, train_ratio=0.4))
+    again = run_backtest(other, Options(network=False, output=str(tmp_path / "out"))).tree
+    for each in (tree, again):
+        assert each["timeline"][0] == {**each["timeline"][0], "name": "train", "last": seen}
+        assert each["dates"]["first"] > seen, "a day of the head's training is scored"
 
 
 def test_two_processes_equal_one(store: BarStore, tmp_path: Path) -> None:
