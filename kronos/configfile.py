@@ -7,6 +7,7 @@ reported at once, each with what was expected and the nearest right key. pydanti
 import difflib
 import functools
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -17,9 +18,11 @@ from typing import Any, get_type_hints
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from kronos import records
+from kronos import guide_keys, records
 from kronos.config import PART_SHARES, Config, part_problems
 from kronos.errors import KitError
+
+log = logging.getLogger(__name__)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -181,9 +184,28 @@ def _read(path: Path) -> dict[str, Any]:
         raise KitError(f"{path}: not readable as configuration: {_shown_text(error)}") from error
     if tree is None:
         return {}
+    if isinstance(tree, dict) and guide_keys.is_flat(tree, _sections()):
+        return _from_guide(path, tree)
     if not isinstance(tree, dict) or not all(isinstance(v, dict | None) for v in tree.values()):
         raise KitError(f"{path}: expected sections ({', '.join(_sections())}) that hold key: value pairs")
     return {section: dict(values or {}) for section, values in tree.items()}
+
+
+def _from_guide(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
+    """A file with the guide's flat keys, as sections; what is not read is said, once for each file of a process."""
+    try:
+        sections, remarks = guide_keys.translate(tree, _sections())
+    except KitError as error:
+        raise KitError(f"{path}: {error}") from error
+    _say_once(f"{path}: the guide's keys are read (docs/guide_keys.md)")
+    for remark in remarks:
+        _say_once(f"{path}: {remark}")
+    return sections
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    log.info(text)
 
 
 def _shown_text(error: Exception) -> str:

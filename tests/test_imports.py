@@ -25,6 +25,7 @@ ROOMS = [
     "data",
     "networks",
     "configfile",
+    "guide_keys",
     "cli",
     "config",
     "bars",

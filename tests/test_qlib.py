@@ -155,7 +155,7 @@ def test_a_pool_that_ends_before_the_data_is_said(root: Path, tmp_path: Path, mo
     assert "known until" in Path("data/qlib/source.json").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_csi300_trains_is_backtested_and_submits(root: Path, tmp_path: Path) -> None:
     """The shipped configuration on a generated market, with the smallest networks."""
     write_market(tmp_path / "m", codes=12, days=500, members=8)
