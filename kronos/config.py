@@ -112,6 +112,9 @@ class DataConfig:
     """Trading days of the validation part, the newest but for the test part."""
     test_days: CountInt | None = None
     """Trading days of the test part, the newest ones, which train and choose nothing."""
+    all_days: bool = False
+    """Train on every day up to the last: for the final run (experiment.final), which writes it. The validation part then lies
+    inside the training part and chooses nothing, there is no test part, and a stage keeps the network of its last step."""
     embargo: CountInt | None = None
     """Trading days left out between two parts; None: predict_window, the least that is honest."""
     calendar: Literal["NYSE", "XSHG", "XHKG", "24/7"] = "NYSE"
@@ -183,6 +186,10 @@ class TrainingConfig:
     """Windows of the validation part that are scored, evenly spread; None: all."""
     max_steps: PositiveInt | None = None
     """Stop a stage after this many optimiser steps."""
+    tokenizer_steps: PositiveInt | None = None
+    basemodel_steps: PositiveInt | None = None
+    head_steps: PositiveInt | None = None
+    """Stop that stage after this many optimiser steps, in place of max_steps. The final run writes them."""
     checkpoint_steps: PositiveInt = 1000
     """Optimiser steps between two resumable checkpoints."""
     checkpoint_minutes: PositiveFloat = 10.0
@@ -192,6 +199,11 @@ class TrainingConfig:
     trackers: list[Tracker] = field(default_factory=lambda: ["tensorboard"])
     """Where metrics go besides metrics.jsonl. tensorboard: event files in the stage's folder, if it is installed; the others
     have to be."""
+
+    def most_steps(self, stage: str) -> int | None:
+        """Optimiser steps after which a stage ('tokenizer', 'basemodel' or 'head') ends at the latest; None: its epochs say."""
+        own = {"tokenizer": self.tokenizer_steps, "basemodel": self.basemodel_steps, "head": self.head_steps}[stage]
+        return self.max_steps if own is None else own
 
 
 @dataclass(frozen=True)
@@ -276,6 +288,9 @@ class ExperimentConfig:
     train_basemodel: bool = True
     train_head: bool = False
     """Train a head after the predictor (section head)."""
+    final: bool = False
+    """When all is chosen, train every stage once more on every day up to the last, with the chosen number of steps, into
+    RUN/final, for the submission."""
     skip_existing: bool = False
     """Keep complete stages whatever they were trained with, and train the rest."""
     fresh: bool = False

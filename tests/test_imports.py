@@ -24,6 +24,7 @@ ROOMS = [
     "training",
     "data",
     "networks",
+    "final",
     "configfile",
     "guide_keys",
     "cli",

@@ -281,7 +281,7 @@ def samples_before(store: BarStore, before: int, horizon: int, config: Evaluatio
         use &= np.isin(session, extra.sessions)
     row, target, session, x = row[use], target[use], session[use], x[use]
     if extra is not None:
-        rows = _as_rows(store, row, session, horizon)
+        rows = as_rows(store, row, session, horizon)
         x = np.concatenate([x, _ranked_by_date(extra.values(store, rows), session)], axis=1)
     bounds = np.append(np.unique(session, return_index=True)[1], len(session))
     close = store.bars[:, CLOSE]
@@ -317,7 +317,7 @@ def overlap_weights(ticker: IntArray, session: IntArray, horizon: int) -> FloatA
     return 1 / count
 
 
-def _as_rows(store: BarStore, row: IntArray, session: IntArray, horizon: int) -> Rows:
+def as_rows(store: BarStore, row: IntArray, session: IntArray, horizon: int) -> Rows:
     """Samples as asked rows: what was known on their origin."""
     ticker = np.searchsorted(store.offsets, row, side="right") - 1
     count = len(row)
@@ -350,12 +350,6 @@ class ModelFitter:
             raise TooLittle(
                 f"{self.name}: expected labels {horizon} trading days ahead on at least {LEAST_DATES} dates without overlap "
                 f"before {day}, found {effective}; bring a longer history, or ask for later dates or a shorter horizon"
-            )
-        above = samples.rank > 0
-        if above.all() or not above.any():
-            raise TooLittle(
-                f"{self.name}: expected stocks that differ within a date, found none among {len(samples)} samples: one stock, or "
-                "prices that never differ, have no order to learn"
             )
         days = np.unique(samples.session)
         recipe = Recipe(

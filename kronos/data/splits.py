@@ -50,6 +50,8 @@ class Splits:
         for part in self.parts:
             first, last = part.dates(sessions)
             lines.append(f"{part.name:<10} {first} to {last}  {len(part):>7,} trading days")
+        if self.validation.first <= self.train.last:
+            return "\n".join([*lines, "every day trains: validation lies inside the training part and chooses nothing"])
         left_over = len(sessions) - 1 - self.parts[-1].last
         unused = f"; {left_over:,} at the end unused" if left_over else ""
         lines.append(f"{self.embargo:,} trading days left out between two parts{unused}")
@@ -85,9 +87,17 @@ def split_store(data: DataConfig, sessions: NDArray[np.datetime64], embargo: int
     if problems:
         raise KitError("; ".join(problems))
     if data.parts_by_days:
-        return _split_by_days(data, sessions, embargo)
-    assert data.train_ratio is not None and data.val_ratio is not None and data.test_ratio is not None
-    return split_sessions(len(sessions), data.train_ratio, data.val_ratio, data.test_ratio, embargo)
+        found = _split_by_days(data, sessions, embargo)
+    else:
+        assert data.train_ratio is not None and data.val_ratio is not None and data.test_ratio is not None
+        found = split_sessions(len(sessions), data.train_ratio, data.val_ratio, data.test_ratio, embargo)
+    return _all_days(found, len(sessions) - 1) if data.all_days else found
+
+
+def _all_days(splits: Splits, last: int) -> Splits:
+    """Every day trains. The newest days, as many as validated before, are looked at, too: they choose nothing."""
+    newest = Part("validation", max(0, last + 1 - len(splits.validation)), last)
+    return Splits(Part("train", 0, last, whole=True), newest, None, splits.embargo)
 
 
 def _split_by_days(data: DataConfig, sessions: NDArray[np.datetime64], embargo: int) -> Splits:

@@ -84,7 +84,7 @@ class HeadData:
             epochs=t.head_epochs,
             seed=t.seed,
             samples_per_epoch=h.dates_per_epoch,
-            max_steps=t.max_steps,
+            max_steps=t.most_steps("head"),
         )
         return cls(train, validation, plan, splits)
 

@@ -321,11 +321,15 @@ class Trainer:
             return False
         value = values[self.objective.metric]
         self.runtime.on_main(lambda: self._check_validation(value))
-        if p.best is None or value < p.best["value"]:
+        if self.settings.keep_last or p.best is None or value < p.best["value"]:
             self.runtime.on_main(self.keepers.save_best)
-            defined = {name: figure for name, figure in values.items() if math.isfinite(figure)}  # too few windows leave some out
-            p.best = {"step": p.step, "value": value, "metric": self.objective.metric, "values": defined}
-        note = "best so far" if p.best["step"] == p.step else f"best was {p.best['value']:.6g} at step {p.best['step']}"
+            p.best = {"step": p.step, "value": value, "metric": self.objective.metric, "values": values}
+        if self.settings.keep_last:
+            note = "kept"
+        elif p.best["step"] == p.step:
+            note = "best so far"
+        else:
+            note = f"best was {p.best['value']:.6g} at step {p.best['step']}"
         self._log_validation(values, note)
         p.validated = True
         p.history.append(value)

@@ -44,7 +44,7 @@ class StageData:
             epochs=t.tokenizer_epochs if stage == "tokenizer" else t.basemodel_epochs,
             seed=t.seed,
             samples_per_epoch=t.samples_per_epoch,
-            max_steps=t.max_steps,
+            max_steps=t.most_steps(stage),
             ticker_windows=train.ticker_windows if d.ticker_weighting == "equal" else None,
         )
         return cls(train, validation, plan, splits)

@@ -34,6 +34,8 @@ class LoopSettings:
     log_interval: int
     checkpoint_steps: int
     checkpoint_minutes: float
+    keep_last: bool = False
+    """Keep the network of every validation, so that of the last step stays, not the one with the best value."""
     deadline: float = math.inf
     """When the run has to save and leave, on the clock of `time.monotonic`."""
 

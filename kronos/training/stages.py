@@ -116,6 +116,7 @@ def loop_settings(config: Config, stage: Stage, plan: BatchPlan) -> LoopSettings
         log_interval=t.log_interval,
         checkpoint_steps=t.checkpoint_steps,
         checkpoint_minutes=t.checkpoint_minutes,
+        keep_last=config.data.all_days,
         deadline=math.inf if t.time_limit is None else time.monotonic() + t.time_limit * 3600 - seconds_since_launch(),
     )
 
@@ -225,6 +226,7 @@ class StageRun:
         facts: dict[str, Any] = {"data": self.store.digest, **{f"data.{name}": getattr(d, name) for name in names}}
         days = {f"data.{name}": getattr(d, name) for name in PART_DAYS}  # only those that are set: older runs do not know them
         facts |= {name: value for name, value in days.items() if value is not None}
+        facts |= {"data.all_days": True} if d.all_days else {}
         facts |= {"data.embargo": c.embargo, "data.ticker_weighting": d.ticker_weighting}
         facts |= {"windows of a step": plan.step_samples, "windows of an epoch": plan.epoch_samples}
         facts |= {"learning_rate" if k == "peak" else "scheduler" if k == "kind" else k: v for k, v in asdict(s.schedule).items()}

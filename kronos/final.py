@@ -1,0 +1,162 @@
+"""The final run: what was chosen with parts held out, trained once more on every day up to the last, for the submission.
+
+In: a run whose stages are complete. Out: the configuration of RUN/final, saved there, and whether RUN/final is complete and
+still belongs to the run. The number of steps is the one that the held-out validation chose; nothing else is chosen again. The
+backtest never reads RUN/final: no date lies behind its training. Standard library only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from kronos import configfile, files, records
+from kronos.config import Config, to_dict
+from kronos.errors import KitError
+
+FOLDER, ORIGIN = "final", "origin.json"
+STAGES = ("tokenizer", "basemodel", "head")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a stage of the run came to."""
+
+    step: Annotated[int, "> 0"]
+    """Optimiser steps after which it was best on the validation part."""
+    digest: str
+    """Of the network that was chosen."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """RUN/final/origin.json: which run the final one repeats."""
+
+    stages: dict[str, Chosen] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Best:
+    step: int
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What is read here of a stage's summary.json."""
+
+    status: Literal["complete", "interrupted", "running"]
+    best: _Best | None = None
+    model_digest: str | None = None
+    train_end: str | None = None
+
+
+def stages_of(config: Config) -> list[str]:
+    """The stages that the run trains, in their order."""
+    own = config.experiment
+    wanted = {"tokenizer": own.train_tokenizer, "basemodel": own.train_basemodel, "head": own.train_head}
+    return [stage for stage in STAGES if wanted[stage]]
+
+
+def chosen(config: Config) -> dict[str, Chosen]:
+    """What each stage of a run came to. Raises KitError where one is not complete."""
+    found = {}
+    for stage in stages_of(config):
+        summary = _summary(config.stage_dir(stage))
+        if summary is None or summary.status != "complete" or summary.best is None or summary.model_digest is None:
+            state = "none" if summary is None else f"it {summary.status}"
+            where = config.stage_dir(stage)
+            raise KitError(f"{where}: expected a complete stage before the final run, found {state}; train it to its end first")
+        found[stage] = Chosen(max(summary.best.step, 1), summary.model_digest)
+    if not found:
+        raise KitError(
+            f"{config.run_dir}: expected a stage to train once more, found none; set experiment.train_basemodel or train_head"
+        )
+    return found
+
+
+def final_config(config: Config, stages: Mapping[str, Chosen]) -> Config:
+    """The configuration that trains the same networks on every day, each for its chosen number of steps.
+
+    Raises KitError where the settings leave a choice to a validation that no longer chooses.
+    """
+    if config.training.scheduler == "plateau":
+        raise KitError(
+            "training.scheduler: expected one that needs no validation for a final run, found plateau; use onecycle or cosine"
+        )
+    steps: dict[str, Any] = {f"{stage}_steps": one.step for stage, one in stages.items()}
+    paths = config.model_paths
+    own_tokenizer = "tokenizer" in stages
+    return configfile.derived_paths(
+        replace(
+            config,
+            data=replace(config.data, all_days=True),
+            training=replace(config.training, early_stopping_patience=None, **steps),
+            model_paths=replace(
+                paths,
+                exp_name=f"{paths.exp_name}-{FOLDER}",
+                base_save_path=str(config.run_dir / FOLDER),
+                finetuned_tokenizer="" if own_tokenizer else paths.finetuned_tokenizer,
+            ),
+            experiment=replace(config.experiment, name="", final=False),
+        )
+    )
+
+
+def plan(config: Config) -> Path:
+    """Write RUN/final/pipeline_config.json from the complete stages of a run, and which run it repeats. Returns its path.
+
+    A final run of other networks is not gone on with: its stages differ in their settings or start from another tokenizer.
+    """
+    stages = chosen(config)
+    own = final_config(config, stages)
+    own.run_dir.mkdir(parents=True, exist_ok=True)
+    files.write_json(own.resolved_path, to_dict(own))
+    files.write_json(own.run_dir / ORIGIN, {"stages": {stage: vars(one) for stage, one in stages.items()}})
+    return own.resolved_path
+
+
+def of_run(config: Config) -> tuple[Config | None, str]:
+    """(the configuration of a run's final networks, a line about them); None where there are none that can be used.
+
+    The line is empty where there is no final run at all. Raises KitError where its files are damaged.
+    """
+    folder = config.run_dir / FOLDER
+    if not (folder / ORIGIN).is_file():
+        return None, ""
+    origin = records.read(folder / ORIGIN, Origin, remedy="make the final run again")
+    now = {stage: _summary(config.stage_dir(stage)) for stage in origin.stages}
+    changed = [stage for stage, one in origin.stages.items() if (found := now[stage]) is None or found.model_digest != one.digest]
+    if changed:
+        return None, f"{folder} repeats another {changed[0]} than the run's present one and is not used; make the final run again"
+    own = final_config(config, origin.stages)
+    ended = {stage: _summary(own.stage_dir(stage)) for stage in origin.stages}
+    open_ = [stage for stage, summary in ended.items() if summary is None or summary.status != "complete"]
+    if open_:
+        return None, f"{folder}: its {open_[0]} is not complete, so it is not used; go on with the final run"
+    last = max(summary.train_end or "" for summary in ended.values() if summary is not None)
+    return own, (
+        f"networks of {folder}: trained once more on every day up to {last}; the decision is that of the networks that were "
+        "chosen, which did not see the newest days"
+    )
+
+
+def carried(key: Mapping[str, Any], earlier: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, Any]:
+    """A decision's key with every value that names the chosen networks replaced by that of the final ones.
+
+    key: of the decision. earlier, final: what the chosen and the final networks put into a key. Raises KitError where the
+    decision does not belong to the chosen networks.
+    """
+    other = [name for name, value in earlier.items() if key.get(name) != value]
+    if other:
+        raise KitError(
+            f"decision: expected one of the chosen networks, found another {other[0]}; run the backtest of the run again"
+        )
+    return {**key, **final}
+
+
+def _summary(folder: Path) -> _Summary | None:
+    """What a stage's summary says, None where there is none. Raises KitError where it does not say what it should."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        return None
+    return records.read(path, _Summary, remedy="train the stage again")
