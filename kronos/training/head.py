@@ -123,7 +123,7 @@ class HeadRun(StageRun):
             networks = hashlib.sha256(f"{self.tokenizer_digest} {self.trunk_digest}".encode()).hexdigest()
             head = self.objective.network()
             assert isinstance(head, Head)
-            states = frozen_states(self.config, self.store, self.data, head, networks, self.folder, self.runtime)
+            states = frozen_states(self.config, self.store, self.data, head, networks, self.runtime)
             if states is None:
                 return None
         return head_streams(self.config, self.data, self.store, self.runtime, states)

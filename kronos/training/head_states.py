@@ -1,8 +1,9 @@
 """The hidden states of a predictor that stays as it is: computed once per network, data and settings, and kept on disk.
 
 In: a head whose trunk is frozen, the samples of both parts. Out: files (n, D) float16 that loaders map into memory, in
-`STAGE/states_KEY/`. The key is a digest of the networks, the store, the samples and what the windows are cut and
-normalised with; a folder appears complete or not at all. Several processes compute a share each.
+`RUN/states/KEY/`, where another head of the run finds them. The key is a digest of the networks, the store, the samples
+and what the windows are cut and normalised with; a folder appears complete or not at all. Several processes compute a
+share each.
 """
 
 import hashlib
@@ -34,15 +35,15 @@ KEY = "key.json"
 
 
 def frozen_states(
-    config: Config, store: BarStore, data: HeadData, head: Head, networks: str, stage: Path, runtime: Runtime
+    config: Config, store: BarStore, data: HeadData, head: Head, networks: str, runtime: Runtime
 ) -> tuple[Path, Path] | None:
     """Files of the states of training and of validation, which an earlier run may have left; None: asked to stop meanwhile.
 
-    networks: digest of tokenizer and predictor. stage: the stage's folder. Every process has to call it.
+    networks: digest of tokenizer and predictor. Every process has to call it.
     """
     facts = _facts(config, store, data, networks)
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    folder, temporary = stage / f"states_{key}", stage / f".states_{key}.tmp"
+    folder, temporary = config.run_dir / "states" / key, config.run_dir / "states" / f".{key}.tmp"
     names = ("train.npy", "validation.npy")
     if runtime.on_main(lambda: (folder / KEY).is_file()):
         log.info("head: the predictor's states are in %s, computed before", folder)
@@ -76,7 +77,7 @@ def _allocate(folder: Path, counts: list[int], width: int) -> None:
 
 def _publish(temporary: Path, folder: Path, facts: dict[str, object]) -> None:
     """Put the finished files in place; those of other networks or settings go."""
-    for old in folder.parent.glob("states_*"):
+    for old in folder.parent.glob("[!.]*"):
         log.info("head: %s is of another network, data or settings: removed", old)
         shutil.rmtree(old, ignore_errors=True)
     files.write_json(temporary / KEY, facts)
