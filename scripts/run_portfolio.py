@@ -30,7 +30,7 @@ def main() -> None:
     arguments.add_argument("--start", default="", metavar="D", help="first day, e.g. 2020-01-31")
     arguments.add_argument("--end", default="", metavar="D", help="last day")
     arguments.add_argument("--account", type=float, default=1e8, help="money at the start (default: 1e8)")
-    arguments.add_argument("--pool", default="", metavar="CSV", help="membership: ticker, begin, end")
+    arguments.add_argument("--pool", default="", metavar="CSV", help="membership: ticker, first, last (default: data.pool_path)")
     arguments.add_argument("--least-price", type=float, default=0.0, metavar="P", help="smallest close of a stock")
     arguments.add_argument(
         "--least-amount", type=float, default=0.0, metavar="M", help="least money dealt a day, mean of 20 days"
@@ -56,7 +56,7 @@ def main() -> None:
         benchmark=args.benchmark,
         start=cli.day(args.start, "--start"),
         end=cli.day(args.end, "--end"),
-        pool=args.pool,
+        pool=args.pool or config.data.pool_path,
         least_price=args.least_price,
         least_amount=args.least_amount,
     )

@@ -368,6 +368,22 @@ def test_a_bad_signal_file_is_one_line(tmp_path: Path, content: str | None, said
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_pool_has_days_under_either_name(tmp_path: Path) -> None:
+    """A source's pool.csv (ticker, first, last) decides who is held, as a table with begin and end does."""
+    store, path = planted(tmp_path, days=60, count=8)
+    reports = []
+    for names in ("first,last", "begin,end"):
+        pool = tmp_path / "pool.csv"
+        rows = [f"{ticker},2000-01-01,2100-01-01" for ticker in store.tickers[:5]]
+        pool.write_text("\n".join([f"ticker,{names}", *rows]) + "\n")
+        plan = TopkDropout(2, 1, 1, 1e6)
+        run_portfolio(store, Request(signal_file=str(path), pool=str(pool), plan=plan, noise=2), tmp_path / names)
+        orders = (tmp_path / names / "orders.csv").read_text()
+        reports.append(orders)
+        assert not [ticker for ticker in store.tickers[5:] if f",{ticker}," in orders]
+    assert reports[0] == reports[1] and len(reports[0].splitlines()) > 2
+
+
 def test_bad_requests_are_one_line_and_write_nothing(tmp_path: Path) -> None:
     store, path = planted(tmp_path, days=60, count=8)
     out = tmp_path / "out"

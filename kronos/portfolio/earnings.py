@@ -66,7 +66,7 @@ class Request:
     end: str = ""
     quantiles: int = 5
     pool: str = ""
-    """CSV of membership: ticker, begin, end."""
+    """CSV of membership: ticker, first, last (days inclusive); begin and end are read as these."""
     least_price: float = 0.0
     least_amount: float = 0.0
     """Money dealt a day, mean of the last 20 days."""
@@ -203,13 +203,14 @@ def universe(prices: PriceTable, request: Request) -> NDArray[np.bool_] | None:
 
 def _pool(path: Path, prices: PriceTable) -> NDArray[np.bool_]:
     if not path.is_file():
-        raise KitError(f"--pool {path}: expected a CSV with the columns ticker, begin, end, found no file; mend the path")
+        raise KitError(f"--pool {path}: expected a CSV with the columns ticker, first, last, found no file; mend the path")
     table = pl.read_csv(path, schema_overrides={"ticker": pl.String}, try_parse_dates=True)
-    if not {"ticker", "begin", "end"} <= set(table.columns):
-        raise KitError(f"--pool {path}: expected the columns ticker, begin, end, found {', '.join(table.columns)}; rename them")
+    table = table.rename({"begin": "first", "end": "last"}, strict=False)
+    if not {"ticker", "first", "last"} <= set(table.columns):
+        raise KitError(f"--pool {path}: expected the columns ticker, first, last, found {', '.join(table.columns)}; rename them")
     place = {ticker: number for number, ticker in enumerate(prices.tickers)}
     member = np.zeros(prices.close.shape, bool)
-    for ticker, begin, end in table.select("ticker", "begin", "end").iter_rows():
+    for ticker, begin, end in table.select("ticker", "first", "last").iter_rows():
         if ticker in place:
             member[prices.between(np.datetime64(begin, "s"), np.datetime64(end, "s")), place[ticker]] = True
     return member
