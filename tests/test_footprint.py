@@ -1,4 +1,7 @@
-"""Predicted memory against what torch's profiler sees of real steps: within 10 %, or the plan promises what does not fit."""
+"""Predicted memory against what torch's profiler sees of real steps, within what the plan states (`footprint`).
+
+The bounds hold on every processor: which kernels it has decides about copies of bfloat16 products, not about float32.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -15,6 +18,8 @@ from kronos.planning.probe import ProbedStage, random_batch
 from kronos.training.settings import Stage
 
 CPU = torch.device("cpu")
+BOUNDS = {False: (0.95, 1.10), True: (0.95, 1.25)}
+"""Predicted over measured, by mixed precision: a plan that is short promises what does not fit, one that is far above wastes."""
 # preset, windows, bars: enough that activations outweigh rounding, little enough for a test
 SIZES = [("nano", 8, 257), ("nano", 48, 41), ("mini", 3, 257), ("small", 3, 129)]
 
@@ -31,11 +36,12 @@ def stage_and_memory(stage: Stage, size: tuple[str, int, int], **changes: Any) -
     return ProbedStage(config, stage, networks, CPU, "bf16" if load.mixed else "no"), memory
 
 
-def check(stage: Stage, size: tuple[str, int, int], rel: float = 0.1, **changes: Any) -> None:
+def check(stage: Stage, size: tuple[str, int, int], **changes: Any) -> None:
     run, memory = stage_and_memory(stage, size, **changes)
     batch = random_batch(size[1], size[2], CPU)
     measured = peak_bytes(lambda: run.gradients(batch), CPU)
-    assert memory.step == pytest.approx(measured, rel=rel), (stage, size, changes)
+    least, most = BOUNDS[bool(changes.get("mixed"))]
+    assert least <= memory.step / measured <= most, (stage, size, changes, memory.step / measured)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -59,7 +65,7 @@ def test_a_step_of_mini_and_small(size: tuple[str, int, int], stage: Stage, reco
 def test_the_tokenizers_narrow_stream() -> None:
     """Its residual stream begins with a matrix product's result and is narrow, so that every norm widens it: one copy more, on
     which a plan was 8 % short."""
-    check("tokenizer", SIZES[2], rel=0.05, mixed=True)
+    check("tokenizer", SIZES[2], mixed=True)
     check("tokenizer", SIZES[2], mixed=True, recompute=True)
 
 

@@ -19,6 +19,7 @@ ROOMS = [
     "evaluation",
     "runfolder",
     "answers",
+    "compat",
     "forecasting",
     "planning",
     "training",
