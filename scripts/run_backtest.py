@@ -23,7 +23,7 @@ def main() -> int:
     arguments.add_argument("--model", action="append", default=[], metavar="RUN", help="run folder; repeat to blend several")
     arguments.add_argument("--allow-incomplete", action="store_true", help="use networks whose training has not ended")
     arguments.add_argument("--save", action="store_true", help="leave decisions and evidence in RUN/decisions for the submission")
-    arguments.add_argument("--no-network", action="store_true", help="score only what needs no trained network")
+    arguments.add_argument("--no-network", action="store_true", help="score what needs no predictor, and the run's head")
     what = arguments.add_mutually_exclusive_group()
     what.add_argument("--shuffle-labels", action="store_const", dest="control", const="shuffle-labels", help="negative control")
     what.add_argument("--future-noise", action="store_const", dest="control", const="future-noise", help="negative control")

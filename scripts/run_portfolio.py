@@ -41,7 +41,8 @@ def main() -> None:
 
     from kronos import configfile
     from kronos.data.prepare import open_store
-    from kronos.portfolio.earnings import PREDICTIONS, Request, run_portfolio
+    from kronos.evaluation.predictions import PREDICTIONS
+    from kronos.portfolio.earnings import Request, run_portfolio
     from kronos.portfolio.strategies import TopkDropout
 
     config = configfile.load(args.config, args.overrides)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from backtests import DAYS, changed, finished_run, small_world
 from scipy.stats import norm, rankdata
@@ -66,6 +67,10 @@ def test_report_says_what_was_done(world: World) -> None:
     assert len(example["forecast"]["quantiles"]["50"]) == len(example["future"]["close"]) == 3
     assert example["history"]["dates"][-1] == example["origin"] < example["future"]["dates"][0]
     assert config.model_paths.exp_name in done.text() and "boosting" in done.text()
+    table = pl.read_parquet(done.path.with_name("predictions.parquet"))
+    assert {"date", "ticker", "horizon", names[0], f"{names[0]}.last", f"{names[0]}.prob", "boosting"} <= set(table.columns)
+    assert table["date"].n_unique() > tree["dates"]["test"], "calibration dates are answered, too"
+    assert table.select("date", "ticker").is_duplicated().sum() == 0
 
 
 def test_dates_of_training_are_never_scored(world: World) -> None:

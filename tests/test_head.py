@@ -21,6 +21,7 @@ from kronos.data.date_batches import DateIndex, future_returns, rank_within, row
 from kronos.data.splits import Part
 from kronos.data.store import BarStore, store_from_dict
 from kronos.errors import KitError
+from kronos.evaluation.backtest import Options, run_backtest
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.head import Head
 from kronos.training.folder import read_summary
@@ -263,31 +264,41 @@ def asked(store: BarStore, session: int, horizon: int = 3) -> Any:
     return ask(store, store.tickers, date + np.timedelta64(1, "D"), "NYSE", horizon)
 
 
+def compared_with_another_future(head: HeadAnswerer, case: int) -> int:
+    """Answers of one random market as of one date, with its future and with another one, bit for bit; how many there were."""
+    rng = np.random.default_rng(case)
+    series = random_series(rng, 6, 120)
+    origin = WEEKDAYS[int(rng.integers(60, 118))]
+    changed = {}
+    for name, (dates, bars) in series.items():
+        past = dates <= origin
+        later = random_series(rng, 1, 120)["t000"]
+        later = (later[0][later[0] > origin], later[1][later[0] > origin])
+        changed[name] = (np.concatenate([dates[past], later[0]]), np.concatenate([bars[past], later[1]]))
+    answers = []
+    for each in (series, {name: value for name, value in changed.items() if len(value[0])}):
+        store = store_in_memory(each)
+        names = [name for name, (dates, _) in series.items() if (dates <= origin).any()]
+        rows = ask(store, names, np.full(len(names), origin + np.timedelta64(1, "D")), "NYSE", 3)
+        answers.append(head.answer(store, rows))
+    assert answers[0].score.tobytes() == answers[1].score.tobytes(), f"case {case}"
+    assert answers[0].prob is not None and answers[1].prob is not None
+    assert answers[0].prob.tobytes() == answers[1].prob.tobytes(), f"case {case}"
+    return int(np.isfinite(answers[0].score).sum())
+
+
 @pytest.mark.parametrize("inputs", ["tokens", "bars", "both"])
 def test_future_rows_change_no_bit_of_an_answer(inputs: str) -> None:
     """Everything after the date replaced: bars, tickers' ends and trading days."""
-    head, compared = answerer(new_head(inputs)), 0
-    for case in range(25):
-        rng = np.random.default_rng(case)
-        series = random_series(rng, 6, 120)
-        origin = WEEKDAYS[int(rng.integers(60, 118))]
-        changed = {}
-        for name, (dates, bars) in series.items():
-            past = dates <= origin
-            later = random_series(rng, 1, 120)["t000"]
-            later = (later[0][later[0] > origin], later[1][later[0] > origin])
-            changed[name] = (np.concatenate([dates[past], later[0]]), np.concatenate([bars[past], later[1]]))
-        answers = []
-        for each in (series, {name: value for name, value in changed.items() if len(value[0])}):
-            store = store_in_memory(each)
-            names = [name for name, (dates, _) in series.items() if (dates <= origin).any()]
-            rows = ask(store, names, np.full(len(names), origin + np.timedelta64(1, "D")), "NYSE", 3)
-            answers.append(head.answer(store, rows))
-        assert answers[0].score.tobytes() == answers[1].score.tobytes(), f"case {case}"
-        assert answers[0].prob is not None and answers[1].prob is not None
-        assert answers[0].prob.tobytes() == answers[1].prob.tobytes(), f"case {case}"
-        compared += int(np.isfinite(answers[0].score).sum())
+    head = answerer(new_head(inputs))
+    compared = sum(compared_with_another_future(head, case) for case in range(25))
     assert compared > 40, "the cases must hold answers to compare"
+
+
+@pytest.mark.slow
+def test_a_thousand_futures_change_no_bit_of_an_answer() -> None:
+    head = answerer(new_head("both"))
+    assert sum(compared_with_another_future(head, case) for case in range(1000)) > 2000
 
 
 def test_rows_that_cannot_be_answered_have_a_reason(store: BarStore, caplog: pytest.LogCaptureFixture) -> None:
@@ -475,6 +486,22 @@ def test_a_predictor_trained_again_outdates_its_head(store: BarStore, tmp_path: 
     assert "trained again since" in caplog.text
     assert not torch.equal(trained(config)["weights"]["trunk.norm.weight"], first["score.weight"])
     assert not torch.equal(trained(config)["weights"]["trunk.embedding.emb_s1.weight"], first["trunk.embedding.emb_s1.weight"])
+
+
+def test_the_backtest_scores_the_head_on_days_it_has_not_seen(store: BarStore, tmp_path: Path) -> None:
+    """Also without a predictor; and the head's own training says where the scored days begin."""
+    settings = {"head__horizons": [1], "inference__horizon": 1, "evaluation__every": 1, "data__train_ratio": 0.5}
+    settings |= {"data__val_ratio": 0.1, "evaluation__draws": 50, "evaluation__fitted_baselines": False}
+    config = head_config(tmp_path, data__store=str(store.path), **settings)
+    run_stage(config, "head", store)
+    tree = run_backtest(config, Options(network=False, output=str(tmp_path / "out"))).tree
+    assert tree["main"] == "head" and tree["entries"][0]["name"] == "head"
+    seen = HeadData.of(config, store).splits.train.dates(store.sessions)[1]
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, train_ratio=0.4))
+    again = run_backtest(other, Options(network=False, output=str(tmp_path / "out"))).tree
+    for each in (tree, again):
+        assert each["timeline"][0] == {**each["timeline"][0], "name": "train", "last": seen}
+        assert each["dates"]["first"] > seen, "a day of the head's training is scored"
 
 
 def test_two_processes_equal_one(store: BarStore, tmp_path: Path) -> None:

@@ -351,6 +351,12 @@ class ModelFitter:
                 f"{self.name}: expected labels {horizon} trading days ahead on at least {LEAST_DATES} dates without overlap "
                 f"before {day}, found {effective}; bring a longer history, or ask for later dates or a shorter horizon"
             )
+        above = samples.rank > 0
+        if above.all() or not above.any():
+            raise TooLittle(
+                f"{self.name}: expected stocks that differ within a date, found none among {len(samples)} samples: one stock, or "
+                "prices that never differ, have no order to learn"
+            )
         days = np.unique(samples.session)
         recipe = Recipe(
             store=store.digest,

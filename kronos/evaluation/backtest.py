@@ -34,6 +34,7 @@ from kronos.evaluation.contest import Contestant, Judged, Setup, contest, judge,
 from kronos.evaluation.controls import noisy_futures, shuffled_labels
 from kronos.evaluation.origins import Boundary, boundary_of, latest, plan_timeline
 from kronos.evaluation.panel import Panel, build_panel
+from kronos.evaluation.predictions import write_predictions
 from kronos.evaluation.report_tree import report_tree
 from kronos.evaluation.significance import DateBootstrap, Interval
 from kronos.evaluation.verdict import Results, alarm_lines
@@ -61,7 +62,7 @@ class Options:
     save: bool = False
     """Leave the findings in the run's folder, for the submission to choose by."""
     network: bool = True
-    """False: score what needs no trained network."""
+    """False: score what needs no predictor: rules, fits, and the run's head where it has one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +116,13 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
         networks = fitter.made[-1:]
     else:
         setup, contestants, changed = _ask_networks(setup, options, networks)
-    if networks and not options.refit:
-        contestants += _ask_head(setup, networks[0].config)
+    if not options.refit:
+        contestants += _ask_head(setup, _run_of(config, networks))
     contestants += _ask_others(setup, contestants)
-    if not any(c.model for c in contestants):  # without a network the report is about the first fit
-        first = next(k for k, c in enumerate(contestants) if c.kind == "fitted")
+    if not any(c.model for c in contestants):  # without a network the report is about the head, else the first fit
+        first = next((k for k, c in enumerate(contestants) if c.kind in ("head", "fitted")), None)
+        if first is None:
+            raise KitError("backtest: expected a network, a head or evaluation.fitted_baselines to report about, found none")
         contestants.insert(0, replace(contestants.pop(first), model=True))
     judged = [judge(setup, one) for one in contestants]
     test = setup.panel.only(setup.is_test)
@@ -145,6 +148,8 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
     from kronos.evaluation.report import write_page  # matplotlib takes a second to load
 
     write_page(tree, path.with_suffix(".html"))
+    if not (options.control or options.refit):
+        log.info("every answer: %s", write_predictions(setup, contestants, setup.folder))
     saved = None
     if options.save and not (options.control or options.refit):
         saved = findings.save(networks[0].config.run_dir if networks else config.run_dir)
@@ -178,10 +183,21 @@ def _networks(config: Config, options: Options, store: BarStore, horizon: int) -
         from kronos.evaluation.refit import planned_boundary
 
         return [], planned_boundary(config, store)
-    if not options.network:
-        return [], Boundary()
-    networks = load_networks(config, options, horizon)
-    return networks, latest([boundary_of(store, n.summary) for n in networks])
+    networks = load_networks(config, options, horizon) if options.network else []
+    head = _head_summary(_run_of(config, networks))
+    seen = [network.summary for network in networks] + ([head] if head else [])
+    return networks, latest([boundary_of(store, summary) for summary in seen]) if seen else Boundary()
+
+
+def _run_of(config: Config, networks: list[NetworkAnswerer]) -> Config:
+    """The configuration of the run whose head is scored."""
+    return networks[0].config if networks else config
+
+
+def _head_summary(config: Config) -> dict[str, Any] | None:
+    """Of the run's head, where its stage has ended."""
+    summary = RunFolder(config.run_dir).summary(HEAD)
+    return summary if summary is not None and summary["status"] == "complete" else None
 
 
 def load_networks(config: Config, options: Options, horizon: int) -> list[NetworkAnswerer]:
@@ -261,8 +277,7 @@ def _baseline_networks(config: Config, main: NetworkAnswerer) -> list[NetworkAns
 
 def _ask_head(setup: Setup, config: Config) -> list[Contestant]:
     """The head of the run, where its stage has ended."""
-    summary = RunFolder(config.run_dir).summary(HEAD)
-    if summary is None or summary["status"] != "complete":
+    if _head_summary(config) is None:
         return []
     return [contest(setup, open_head(config), key=head_key(config))]
 

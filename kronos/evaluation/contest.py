@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float64]
 
+NOTHING_LEARNT = "nothing to learn from yet"
+
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -163,6 +165,7 @@ def contest(setup: Setup, source: Answerer | Fitter, only_test: bool = False, **
         parts.append((rows, source.answer(setup.store, setup.asked.only(rows))))
     given = joined(parts, len(setup.asked))
     if unfit:
+        given.reason[np.isnan(given.score) & (given.reason == "")] = NOTHING_LEARNT
         log.info("%s: %d rows before the first fit have no answer", source.name, unfit)
     return Contestant(source.name, source.kind, source.simplicity, given, **about)  # type: ignore[arg-type]
 

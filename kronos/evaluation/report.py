@@ -241,8 +241,8 @@ def _errors(intervals: list[dict[str, Any]]) -> NDArray[np.float64]:
     below, above = [], []
     for i in intervals:
         sure = i["value"] is not None and i["low"] is not None
-        below.append(i["value"] - i["low"] if sure else 0.0)
-        above.append(i["high"] - i["value"] if sure else 0.0)
+        below.append(max(0.0, i["value"] - i["low"]) if sure else 0.0)  # rounding alone may bring an end past the value
+        above.append(max(0.0, i["high"] - i["value"]) if sure else 0.0)
     return np.array([below, above])
 
 

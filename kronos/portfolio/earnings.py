@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float64]
 
-PREDICTIONS = "predictions.parquet"
 NOISE_SIGNALS = 20
 ONE_YEAR_RATIO = 2.2
 """Half the width of a 95 % interval of an information ratio from one year of days (docs/portfolio.md)."""

@@ -323,7 +323,8 @@ class Trainer:
         self.runtime.on_main(lambda: self._check_validation(value))
         if self.settings.keep_last or p.best is None or value < p.best["value"]:
             self.runtime.on_main(self.keepers.save_best)
-            p.best = {"step": p.step, "value": value, "metric": self.objective.metric, "values": values}
+            defined = {name: figure for name, figure in values.items() if math.isfinite(figure)}  # too few windows leave some out
+            p.best = {"step": p.step, "value": value, "metric": self.objective.metric, "values": defined}
         if self.settings.keep_last:
             note = "kept"
         elif p.best["step"] == p.step:
