@@ -30,6 +30,10 @@ Beta = Annotated[float, "0 to below 1"]
 Precision = Literal["auto", "no", "fp16", "bf16"]
 Preset = Literal["nano", "mini", "small", "base"]
 Scheduler = Literal["onecycle", "cosine", "constant", "plateau"]
+Frequency = Literal[
+    "auto", "1min", "2min", "3min", "5min", "10min", "15min", "20min", "30min", "45min", "60min", "90min", "120min", "180min",
+    "240min", "360min", "480min", "720min", "daily", "weekly", "monthly",
+]  # fmt: skip
 Tracker = Literal["tensorboard", "wandb", "comet_ml", "mlflow"]
 HeadInputs = Literal["tokens", "bars", "both"]
 
@@ -48,6 +52,8 @@ class CleaningConfig:
     """Volume is missing, negative or infinite. zero: set it (and the amount) to 0."""
     duplicate: Literal["last", "first", "drop", "stop"] = "last"
     """Several rows of one ticker and date. last / first: keep that one in file order; drop: keep none."""
+    max_duplicates: Share = 0.001
+    """Share of the rows that may repeat a ticker and date with other numbers; more of them mean a misread file, and stop."""
     jump: Literal["split", "keep", "drop"] = "keep"
     """A close moves by more than max_jump. split: windows do not cross it; drop: leave the row out."""
     unadjusted_split: Literal["split", "keep"] = "split"
@@ -119,8 +125,16 @@ class DataConfig:
     """Trading days left out between two parts; None: predict_window, the least that is honest."""
     calendar: Literal["NYSE", "XSHG", "XHKG", "24/7"] = "NYSE"
     """Trading days after the last one in the data."""
-    frequency: Literal["auto", "1min", "5min", "15min", "30min", "60min", "daily", "weekly"] = "auto"
+    frequency: Frequency = "auto"
     """Bar length; auto: the commonest step between bars."""
+    columns: dict[str, str | int] = field(default_factory=dict)
+    """Role -> name of its column, for names that the kit does not know: ticker, date, time, open, high, low, close, volume,
+    amount, split, market. An empty name: no column has the role (docs/data.md)."""
+    timezone: str = ""
+    """Zone of the exchange's clocks, for times with a zone or an offset; empty: that of data.calendar."""
+    markets: dict[str, str | list[str]] = field(default_factory=dict)
+    """Calendars of tickers that do not follow data.calendar: {suffix: calendar} or {calendar: [tickers]}; with a market column
+    (data.columns), {its value: calendar}."""
     ticker_weighting: Literal["length", "equal"] = "length"
     """length: every window is equally likely; equal: every ticker is."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)

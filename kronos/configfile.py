@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -260,9 +260,10 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _unknown_keys(tree: dict[str, Any]) -> list[str]:
     known = [name for name, _ in _known()]
+    free = tuple(f"{name}." for name, hint in _known() if get_origin(hint) is dict)  # whose keys are the user's own words
     problems = []
     for name in _flatten(tree):
-        if name in known:
+        if name in known or name.startswith(free):
             continue
         same_key = [k for k in known if k.rsplit(".", 1)[1] == name.rsplit(".", 1)[-1]]
         near = same_key or difflib.get_close_matches(name, known, 1, 0.5)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kronos import configfile, files
 from kronos.config import Config, to_dict
-from kronos.data import blocks, competition, ingest, sources
+from kronos.data import competition, ingest, sources
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.training.trackers import check_installed
@@ -137,7 +137,7 @@ def check_inputs(config: Config) -> None:
         sources.check(config)  # its files are written later
         return
     for path in ingest.find_sources(data.data_path):
-        competition.layout_of(path, blocks.open_source(path).names)
+        ingest.open_prices(path, data.columns)
     test = competition.read_test(data.test_path) if data.test_path else None
     sample = competition.read_sample(data.sample_submission_path) if data.sample_submission_path else None
     if test is not None and sample is not None and set(test["ID"]) != set(sample["ID"]):

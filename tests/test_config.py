@@ -260,6 +260,7 @@ def test_every_path_setting_knows_the_home_folder(empty: Path, monkeypatch: pyte
         "tokenizer_save_name",
         "basemodel_save_name",
         "head_save_name",
+        "timezone",
         "name",
         "description",
         "main_process_ip",

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kronos.data import publish
-from kronos.data.store import ARRAYS, SMALL_BYTES, STORE_FILES, BarStore, store_from_dict, write_store, writing
+from kronos.data.store import ARRAYS, OPTIONAL, SMALL_BYTES, STORE_FILES, BarStore, store_from_dict, write_store, writing
 from kronos.errors import KitError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store.bars[rows], rng.random((60 - k * 5, 6)).astype(np.float32))
         np.testing.assert_array_equal(store.dates(rows), DAYS[k * 5 :].astype("datetime64[s]"))
     assert {name: getattr(store, name).dtype.str for name in ARRAYS} == ARRAYS
-    assert {p.name for p in store.path.iterdir()} == STORE_FILES - {"members.npy"}
+    assert {p.name for p in store.path.iterdir()} == STORE_FILES - {f"{name}.npy" for name in OPTIONAL}
     with pytest.raises(ValueError, match="read-only"):
         store.bars[0, 0] = 1
 
@@ -86,7 +86,7 @@ def test_digest_is_of_the_content(tmp_path: Path) -> None:
     assert small(tmp_path / "d", tickers=("A", "ü", "股")).digest != first.digest
 
 
-@pytest.mark.parametrize("name", sorted(STORE_FILES - {"members.npy"}))
+@pytest.mark.parametrize("name", sorted(STORE_FILES - {f"{name}.npy" for name in OPTIONAL}))
 @pytest.mark.parametrize("damage", ["missing", "short", "changed", "empty"])
 def test_damaged_stores_are_refused(tmp_path: Path, name: str, damage: str) -> None:
     """Keeps out: training on a store whose disk filled up, or whose bytes changed, without a word."""

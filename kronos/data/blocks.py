@@ -2,13 +2,17 @@
 
 In: a path. Out: its column names, then (line of the first row, frame) with the wanted columns under the names of their
 roles, numbers as Float32. A file that cannot be read stops with one line naming file, column and line. Memory stays at
-one piece, whatever the file's size; the next piece is read while the last one is parsed.
+one piece, whatever the file's size; the next piece is read while the last one is parsed. What a clean piece of a plain file
+goes through is `_Parser.fast`; everything else here runs after that gave up.
 """
 
+import codecs
 import contextlib
 import csv
 import gzip
 import io
+import logging
+import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,19 +20,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 import polars as pl
 
-from kronos.data.numerals import LARGEST, largest_of, numbers_from_text, refuse_huge
+from kronos.data.forms import HEAD_BYTES, PLAIN, Form
+from kronos.data.numerals import LARGEST, Marks, largest_of, marks_of, numbers_from_text, refuse_huge, shown_value
 from kronos.errors import KitError
+
+log = logging.getLogger(__name__)
 
 PIECE_BYTES = 16 << 20  # above 32 MiB the allocator hands out fresh pages each time: measured 1.5 times slower
 PARSING = 2  # pieces at once: the parser uses every core for one piece, but not all the time
 PIECE_ROWS = 500_000
 LONGEST_LINE = 4 << 20
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+FOOTER_LINES = 5
+"""So many lines of prose at the end of a file are taken for what they are."""
 
 Frames = Iterator[tuple[int, pl.DataFrame]]
 S = TypeVar("S")
@@ -101,6 +109,7 @@ class CsvSource:
 
     path: Path
     names: tuple[str, ...]
+    form: Form = PLAIN
     crc32: int = 0
     """Of the file's bytes, once `frames` has come to its end."""
 
@@ -116,20 +125,21 @@ class CsvSource:
         names = [f"_{position}" for position in range(len(self.names))]
         for name, position in roles.items():
             names[position] = name
-        parser = _Parser(self.path, self.names, names, tuple(numbers))
-        line, rows = 2, 0
+        parser = _Parser(self.path, self.names, names, tuple(numbers), self.form.separator)
+        line, rows = self.form.skipped + 1, 0
         for blank, piece, tried in _under_way(partial(_tried, parser), _ahead(self._pieces()), PARSING):
             line += blank
             if piece:
-                frame = parser.settle(tried, piece, line)
+                frame, lines = parser.settle(tried, piece, line)
                 yield line, frame.select(list(roles))
-                line, rows = line + (piece.count(b"\n") if b'"' in piece else len(frame)), rows + len(frame)
+                line, rows = line + lines, rows + len(frame)
         if not rows:
             raise KitError(f"{self.path}: expected rows below the header, found none")
 
     def _pieces(self) -> Iterator[bytes]:
-        with _opened(self.path) as (handle, summed):
-            _guarded(self.path, handle.readline)
+        with _opened(self.path, self.form.encoding) as (handle, summed):
+            for _ in range(self.form.skipped):
+                _guarded(self.path, handle.readline)
             whole_lines = summed.read_lines if handle is summed else partial(_read_lines, handle)
             while True:
                 piece, rest = _guarded(self.path, lambda: whole_lines(PIECE_BYTES))
@@ -182,7 +192,7 @@ class ParquetSource:
     def _number(self, values: pl.Series, column: str, start: int) -> pl.Series:
         place = f"{self.path}: row {{row}}, column {column}"
         if values.dtype == pl.String:
-            return numbers_from_text(values, place, start + 1)
+            return numbers_from_text(values, place, start + 1, marks_of(self.path, [values]))
         if not (values.dtype.is_numeric() or values.dtype == pl.Null):
             raise KitError(f"{self.path}: column {column}: expected numbers, found {values.dtype}")
         wide = values.cast(pl.Float64)
@@ -206,11 +216,16 @@ Source = CsvSource | ParquetSource
 
 def open_source(path: Path) -> Source:
     """Open a price file by its name: .parquet / .pq, else CSV."""
-    return ParquetSource.open(path) if path.suffix.lower() in (".parquet", ".pq") else CsvSource.open(path)
+    return ParquetSource.open(path) if is_parquet(path) else CsvSource.open(path)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet, by its name."""
+    return path.suffix.lower() in (".parquet", ".pq")
 
 
 # -- parsing -----------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
+@dataclass
 class _Parser:
     """Bytes of whole lines to a frame. The fast way takes a clean piece; any doubt goes the slow way, which finds the place."""
 
@@ -219,6 +234,11 @@ class _Parser:
     """Column names as in the file."""
     names: list[str]
     numbers: tuple[str, ...]
+    separator: str
+    marks: Marks = "plain"
+    """What commas in numbers were found to mean; only `settle` writes and reads it, piece after piece."""
+    settled: int = 0
+    """Pieces that are done."""
 
     def fast(self, piece: bytes) -> pl.DataFrame | None:
         """The frame of a clean piece; None where there is a doubt."""
@@ -229,33 +249,47 @@ class _Parser:
         largest = max((largest_of(frame[name]) for name in self.numbers if name != "split"), default=0.0)
         return frame if largest <= LARGEST else None
 
-    def settle(self, frame: pl.DataFrame | None, piece: bytes, line: int) -> pl.DataFrame:
-        """The frame of a piece that begins at `line`: what `fast` gave, or what a careful look gives. Raises KitError."""
-        frame = self._slow(piece, line) if frame is None else frame
+    def settle(self, frame: pl.DataFrame | None, piece: bytes, line: int) -> tuple[pl.DataFrame, int]:
+        """The frame of a piece that begins at `line`, and the number of its lines: what `fast` gave, or what a careful look
+        gives. Raises KitError."""
+        if frame is None or self.marks == "comma decimals":  # then 30.373 is no fraction, though it reads as one
+            frame = self._slow(piece, line)
+        lines = piece.count(b"\n") if b'"' in piece else len(frame)
         if frame[self.names[-1]].null_count():
-            self._refuse_short_lines(piece, frame, line)
-        return frame
+            frame = self._without_footer(piece, frame, line)
+        self.settled += 1
+        return frame, lines
 
     def _read(self, piece: bytes, numbers: Sequence[str]) -> pl.DataFrame:
         # Every column, also those that nobody needs: with a choice of columns, lines with too many fields would pass.
         schema = {name: pl.Float32 if name in numbers else pl.String for name in self.names}
         quote = '"' if b'"' in piece else None
-        return pl.read_csv(piece, has_header=False, schema=schema, quote_char=quote)
+        return pl.read_csv(piece, has_header=False, schema=schema, quote_char=quote, separator=self.separator)
 
     def _slow(self, piece: bytes, line: int) -> pl.DataFrame:
         try:
             frame = self._read(piece, ())
         except pl.exceptions.PolarsError as error:
             raise self._unreadable(piece, line, error) from error
+        if self.marks == "plain":
+            self.marks = marks_of(self.path, [frame[name] for name in self.numbers])
+            if self.marks == "comma decimals" and self.settled:
+                raise KitError(
+                    f"{self.path}: expected one way to write numbers, found decimal commas from line {line} on; "
+                    "write all with a decimal point and without thousands separators"
+                )
         places = {name: f"{self.path}: line {{row}}, column {self.written[self.names.index(name)]}" for name in self.numbers}
-        return frame.with_columns(numbers_from_text(frame[name], places[name], line) for name in self.numbers)
+        numbers = [numbers_from_text(frame[name], places[name], line, self.marks) for name in self.numbers]
+        return frame.with_columns(numbers)
 
     def _unreadable(self, piece: bytes, line: int, error: Exception) -> KitError:
         try:
             text = piece.decode("utf-8")
         except UnicodeDecodeError as wrong:
             at = line + piece.count(b"\n", 0, wrong.start)
-            return KitError(f"{self.path}: line {at}: expected UTF-8 text, found the byte 0x{piece[wrong.start]:02x}")
+            return KitError(
+                f"{self.path}: line {at}: expected UTF-8 text, found the byte 0x{piece[wrong.start]:02x}; save the file as UTF-8"
+            )
         for number, fields in self._fields(text, line):
             if fields and len(fields) != len(self.names):
                 return KitError(f"{self.path}: line {number}: expected {len(self.names)} fields, found {len(fields)}")
@@ -263,21 +297,32 @@ class _Parser:
             f"{self.path}: between line {line} and {line + text.count(chr(10))}: not readable as CSV: {_one_line(error)}"
         )
 
-    def _refuse_short_lines(self, piece: bytes, frame: pl.DataFrame, line: int) -> None:
-        """A line with too few fields reads as missing values: tell it from a last column that is empty."""
+    def _without_footer(self, piece: bytes, frame: pl.DataFrame, line: int) -> pl.DataFrame:
+        """A line with too few fields reads as missing values: tell it from a last column that is empty.
+
+        Lines of prose at the end ("Downloaded from ...") are left out, with a word; any other short line is refused.
+        """
         width = len(self.names)
-        separators = int(np.count_nonzero(np.frombuffer(piece, np.uint8) == ord(",")))
+        separators = int(np.count_nonzero(np.frombuffer(piece, np.uint8) == ord(self.separator)))
         if separators == len(frame) * (width - 1) and b'"' not in piece:
-            return
-        for number, fields in self._fields(piece.decode("utf-8"), line):
-            if 0 < len(fields) < width:
-                raise KitError(
-                    f"{self.path}: line {number}: expected {width} fields, found {len(fields)}; is the file truncated?"
-                )
+            return frame
+        rows = [(number, fields) for number, fields in self._fields(piece.decode("utf-8"), line) if fields]
+        short = [place for place, (_, fields) in enumerate(rows) if len(fields) < width]
+        if not short:
+            return frame
+        end = len(rows) - len(short)
+        if short == list(range(end, len(rows))) and len(short) <= FOOTER_LINES and all(_is_prose(rows[p][1]) for p in short):
+            number, fields = rows[end]
+            log.info("%s: line %d is no row, left out: %s", self.path, number, shown_value(", ".join(fields)))
+            alone = pl.col(self.names[0]).is_not_null() & pl.all_horizontal(pl.exclude(self.names[0]).is_null())
+            found = np.flatnonzero(frame.select(alone).to_series().to_numpy())[-len(short) :]
+            return frame.filter(~pl.Series(np.isin(np.arange(len(frame)), found)))
+        number, fields = rows[short[0]]
+        raise KitError(f"{self.path}: line {number}: expected {width} fields, found {len(fields)}; is the file truncated?")
 
     def _fields(self, text: str, line: int) -> Iterator[tuple[int, list[str]]]:
         try:
-            reader = csv.reader(io.StringIO(text, newline=""))
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=self.separator)
             for fields in reader:
                 yield line + reader.line_num - 1, fields
         except csv.Error as error:
@@ -294,14 +339,49 @@ def _refuse_missing(path: Path) -> None:
         raise KitError(f"{path}: expected a file, found none{beside}; mend the path or put the file there")
 
 
+def _is_prose(fields: list[str]) -> bool:
+    """Whether a short line is a sentence and no row that was cut off: one field of at least three words."""
+    return len(fields) == 1 and len(re.findall(r"[^\W\d_]{2,}", fields[0])) >= 3 and " " in fields[0]
+
+
+class _Recoded(io.RawIOBase):
+    """The UTF-8 text of a file in another encoding."""
+
+    def __init__(self, handle: IO[bytes], encoding: str) -> None:
+        self.handle, self.decoder = handle, codecs.getincrementaldecoder(encoding)("strict")
+        self.waiting, self.ended = b"", False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.waiting and not self.ended:
+            data = self.handle.read(1 << 16)
+            self.ended = not data
+            self.waiting = self.decoder.decode(data, final=self.ended).encode("utf-8")
+        size = min(len(buffer), len(self.waiting))
+        buffer[:size], self.waiting = self.waiting[:size], self.waiting[size:]
+        return size
+
+
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], _Summed]]:
-    """The text of a file, compressed or not, and the sum of the bytes read on the way."""
+def _opened(path: Path, encoding: str = PLAIN.encoding) -> Iterator[tuple[IO[bytes], _Summed]]:
+    """The UTF-8 text of a file, compressed or not, and the sum of the bytes read on the way."""
     _refuse_missing(path)
     with path.open("rb") as handle:
         summed = _Summed(handle)
         plain = cast(IO[bytes], summed)
-        yield gzip.GzipFile(fileobj=plain) if path.suffix.lower() == ".gz" else plain, summed  # type: ignore[misc]
+        if path.suffix.lower() == ".gz":
+            plain = cast(IO[bytes], gzip.GzipFile(fileobj=plain))
+        if encoding != PLAIN.encoding:
+            plain = cast(IO[bytes], io.BufferedReader(_Recoded(plain, encoding)))
+        yield plain, summed
+
+
+def head_of(path: Path) -> bytes:
+    """The first bytes of a file's text, as they are. Raises KitError when it cannot be read."""
+    with _opened(path) as (handle, _):
+        return _guarded(path, lambda: handle.read(HEAD_BYTES))
 
 
 def _guarded(path: Path, read: Callable[[], T]) -> T:
@@ -309,6 +389,8 @@ def _guarded(path: Path, read: Callable[[], T]) -> T:
         return read()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise KitError(f"{path}: not readable as gzip: {_one_line(error)}; is the file truncated?") from error
+    except UnicodeDecodeError as error:
+        raise KitError(f"{path}: not readable as {error.encoding}: {error.reason}; save the file as UTF-8") from error
     except OSError as error:
         raise KitError(f"{path}: expected a readable file, found: {error.strerror}; is the disk or the network well?") from error
 
@@ -328,11 +410,7 @@ def _header(path: Path, line: bytes) -> tuple[str, ...]:
         raise KitError(f"{path}: line 1: expected column names, found control characters; is this a CSV file?")
     if len(line) >= LONGEST_LINE:
         raise KitError(f"{path}: line 1: expected column names, found a line of more than {LONGEST_LINE:,} bytes")
-    names = _fields_of(path, text)
-    other = next((s for s in SEPARATORS if len(names) == 1 and s in text), None)
-    if other:
-        raise KitError(f"{path}: expected columns separated by commas, found {SEPARATORS[other]}; save it with commas")
-    return tuple(name.strip() for name in names)
+    return tuple(name.strip() for name in _fields_of(path, text))
 
 
 def _fields_of(path: Path, header: str) -> list[str]:
@@ -371,12 +449,6 @@ def _under_way(make: Callable[[S], T], items: Iterable[S], threads: int) -> Iter
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def shown(names: Sequence[str]) -> str:
-    """Column names for a message, shortened."""
-    text = ", ".join(names) or "none"
-    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _one_line(error: Exception) -> str:

@@ -63,6 +63,17 @@ class SessionRules:
         days = np.arange(first, last + np.timedelta64(1, "D"), dtype="datetime64[D]")
         return days if self.name == ALWAYS_OPEN else days[np.is_busday(days, holidays=self.closed)]
 
+    def is_open(self, days: Days) -> NDArray[np.bool_]:
+        """Whether each day is a session day, same shape; days outside the known range count by their weekday."""
+        return np.ones(days.shape, bool) if self.name == ALWAYS_OPEN else np.is_busday(days, holidays=self.closed)
+
+    def days_between(self, first: Days, last: Days) -> NDArray[np.int64]:
+        """Session days after `first` up to and with `last`, same shape; by weekdays outside the known range."""
+        if self.name == ALWAYS_OPEN:
+            return (last - first).astype(np.int64)
+        day = np.timedelta64(1, "D")
+        return np.busday_count(first + day, last + day, holidays=self.closed)
+
     def unknown(self, day: np.datetime64) -> KitError:
         return KitError(
             f"trading days of {self.name}: expected a date from {self.first} to {self.last}, found {day}; choose another "
@@ -79,7 +90,7 @@ def open_days(name: str, first: str | np.datetime64, last: str | np.datetime64) 
 class TradingCalendar:
     """Sessions of the past and the future on one line: the store's, then those of the exchange after the store's last.
 
-    A session is a bar of the given frequency: a day, a week (labelled with the data's usual weekday), or an intraday bar
+    A session is a bar of the given frequency: a day, a week (labelled with the data's usual weekday), a month, or an intraday bar
     (the times of day that at least half of the data's last days have, repeated on every future session day).
     """
 
@@ -141,6 +152,8 @@ class TradingCalendar:
     def _days(self) -> Days:
         """Days with bars from the data's last day (weekly: the week after it) to the end of the rules, (n,) datetime64[D]."""
         start = self.sessions[-1].astype("datetime64[D]")
+        if self.frequency == "monthly":
+            return _same_days_of_later_months(start, self.rules.last)
         if self.frequency != "weekly":
             self._compare_with_rules(start)
             return self.rules.open_days(start, self.rules.last)
@@ -155,7 +168,7 @@ class TradingCalendar:
         days = self.sessions.astype("datetime64[D]")
         recent = days >= np.unique(days)[-RECENT_DAYS:][0]
         times, seen = np.unique(self.sessions[recent] - days[recent].astype("datetime64[s]"), return_counts=True)
-        if self.frequency in ("daily", "weekly"):
+        if self.frequency in ("daily", "weekly", "monthly"):
             return times[[seen.argmax()]]
         usual = times[2 * seen >= len(np.unique(days[recent]))]
         if not len(usual):
@@ -190,6 +203,20 @@ class TradingCalendar:
 def _warn_once(text: str) -> None:
     """A backtest makes a calendar per origin: one warning is enough."""
     log.warning(text)
+
+
+def _same_days_of_later_months(last: np.datetime64, end: np.datetime64) -> Days:
+    """A day in each month after that of `last`: the first ones of a month where it is early in its month, else the last ones.
+
+    Monthly bars are labelled with either end of their month; a target anywhere in a month means that month's bar, so that the
+    label of the month is what counts.
+    """
+    months = np.arange(last.astype("datetime64[M]") + 1, end.astype("datetime64[M]") + 1)
+    day = int((last - last.astype("datetime64[M]").astype("datetime64[D]")).astype(int))
+    if day < 15:
+        return months.astype("datetime64[D]")
+    last_days: Days = ((months + 1).astype("datetime64[D]").astype(np.int64) - 1).astype("datetime64[D]")
+    return last_days
 
 
 def _weekday(days: Days) -> NDArray[np.int64]:

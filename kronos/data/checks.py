@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from kronos.bars import CLOSE, HIGH, LOW, OPEN, VOLUME
 from kronos.config import Config
-from kronos.data import blocks, competition, ingest
+from kronos.data import competition, ingest
 from kronos.data.calendar import ALWAYS_OPEN
-from kronos.data.policy import SPLIT_QUIET_BARS, SPLIT_RATIOS, SPLIT_TOLERANCE, Limits, frequency_of
+from kronos.data.columns import ROLES, shown
+from kronos.data.policy import SPLIT_QUIET_BARS, SPLIT_RATIOS, SPLIT_TOLERANCE, Limits
 from kronos.data.survey import date_text
 from kronos.errors import KitError
 
@@ -100,14 +101,13 @@ def gather(config: Config) -> Evidence:
     panel = test = sample = None
     try:
         paths = ingest.find_sources(config.data.data_path)
-        sources = [blocks.open_source(path) for path in paths]
-        for source in sources:
-            competition.layout_of(source.path, source.names)
+        for path in paths:
+            ingest.open_prices(path, config.data.columns)
     except KitError as error:
         problems["columns"] = str(error)
     else:
         try:
-            panel = ingest.read(paths)
+            panel = ingest.read(paths, config.data)
         except KitError as error:
             problems[_belongs_to(str(error))] = str(error)
     if config.data.test_path:
@@ -125,7 +125,7 @@ def gather(config: Config) -> Evidence:
 
 def _belongs_to(message: str) -> str:
     """The check under which an error of reading is shown."""
-    if "differs from the same bar" in message:
+    if "differs from the same bar" in message or "expected each ticker and date once" in message:
         return "duplicates"
     return (
         "dates" if re.search(r"parseable dates|expected (a date|dates|rows with a date)|day or month first", message) else "types"
@@ -136,9 +136,9 @@ def _belongs_to(message: str) -> str:
 def columns(evidence: Evidence) -> Finding:
     """Which columns there are; the required ones are checked while reading."""
     panel = _panel(evidence)
-    found = f"{', '.join(role for role in competition.ROLES if role in panel.roles)}"
+    found = f"{', '.join(role for role in ROLES if role in panel.roles)}"
     if panel.ignored:
-        found += f" (nothing reads {blocks.shown(panel.ignored)})"
+        found += f" (nothing reads {shown(panel.ignored)})"
     absent = [role for role in ("ticker", "volume") if role not in panel.roles]
     if not absent:
         return "ok", found, ""
@@ -412,9 +412,7 @@ def _close_ratios(panel: ingest.Panel) -> tuple[NDArray[np.int64], NDArray[np.fl
 
 
 def _max_jump(evidence: Evidence) -> float:
-    data = evidence.config.data
-    frequency = frequency_of(_panel(evidence)) if data.frequency == "auto" else data.frequency
-    return Limits.of(data.cleaning, frequency).max_jump
+    return Limits.of(evidence.config.data.cleaning, _panel(evidence).frequency).max_jump
 
 
 def looks_like_split(

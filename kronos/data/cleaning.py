@@ -39,6 +39,8 @@ class Cleaned:
     segments: NDArray[np.int64]
     tally: Tally
     limits: Limits
+    ordinals: NDArray[np.int32] | None = None
+    """(G, D) as `BarStore.ordinals`; None where there is one market."""
 
 
 def clean(panel: Panel, config: CleaningConfig, frequency: str, write: Callable[[NDArray[np.float32]], None]) -> Cleaned:
@@ -49,7 +51,7 @@ def clean(panel: Panel, config: CleaningConfig, frequency: str, write: Callable[
     """
     limits = Limits.of(config, frequency)
     keep, cut = np.empty(len(panel.session), dtype=bool), np.empty(len(panel.session), dtype=bool)
-    used = np.zeros(len(panel.sessions), dtype=bool)  # dates of rows that stay
+    used = np.zeros((max(len(panel.markets), 1), len(panel.sessions)), dtype=bool)  # dates of rows that stay, by market
     tally = Tally()
     tally.add("missing_key", panel.missing_key, dropped=panel.missing_key)
     tally.add("unsorted", panel.unsorted, repaired=panel.unsorted)
@@ -60,22 +62,28 @@ def clean(panel: Panel, config: CleaningConfig, frequency: str, write: Callable[
             write(panel.values[rows] if not found.dropped else panel.values[rows][keep[rows]])
         if not keep.any():
             raise KitError(f"{panel.name}: expected bars with a Close above 0, found none in {panel.read:,} rows")
-        _forget_unused_sessions(panel, used)
+        ordinals = _forget_unused_sessions(panel, used)
         spans = []
         start = 0
-        for found, part, kept in pool.map(lambda piece: _segments(panel, piece, keep, cut, limits), pieces):
+        for found, part, kept in pool.map(lambda piece: _segments(panel, piece, keep, cut, limits, ordinals), pieces):
             tally.merge(found)
             spans.append(part + start)
             start += kept
     dropped_before = np.searchsorted(np.flatnonzero(~keep), panel.offsets)
-    return Cleaned(keep, panel.offsets - dropped_before, np.concatenate(spans), tally, limits)
+    return Cleaned(keep, panel.offsets - dropped_before, np.concatenate(spans), tally, limits, ordinals)
 
 
-def _forget_unused_sessions(panel: Panel, used: Mask) -> None:
-    """The calendar of the past holds the dates on which a bar was kept: a stray date must not count as a trading day."""
-    if not used.all():
-        panel.sessions = panel.sessions[used]
-        panel.session = (np.cumsum(used, dtype=np.int32) - 1)[panel.session]
+def _forget_unused_sessions(panel: Panel, used: Mask) -> NDArray[np.int32] | None:
+    """The calendar of the past holds the dates on which a bar was kept: a stray date must not count as a trading day.
+
+    used (G, D) by market. Returns how many sessions of each market lie at or before each session that is left, (G, D); None
+    for one market.
+    """
+    anywhere = used.any(axis=0)
+    if not anywhere.all():
+        panel.sessions = panel.sessions[anywhere]
+        panel.session = (np.cumsum(anywhere, dtype=np.int32) - 1)[panel.session]
+    return np.cumsum(used[:, anywhere], axis=1, dtype=np.int32) if len(used) > 1 else None
 
 
 # -- one piece ---------------------------------------------------------------------------------------------------------
@@ -95,21 +103,28 @@ def _judge(panel: Panel, piece: tuple[int, int], keep: Mask, cut: Mask, used: Ma
     work.check_sequence()
     panel.values[work.part] = work.columns.T
     keep[work.part], cut[work.part] = work.keep, work.cut
-    used[work.session[_chosen(work.keep)]] = True
+    kept = _chosen(work.keep)
+    if len(used) == 1:
+        used[0, work.session[kept]] = True
+    else:
+        used[panel.market[piece[0] : piece[1]][work.owner[kept]], work.session[kept]] = True
     return work.tally, work.part
 
 
 def _segments(
-    panel: Panel, piece: tuple[int, int], keep: Mask, cut: Mask, limits: Limits
+    panel: Panel, piece: tuple[int, int], keep: Mask, cut: Mask, limits: Limits, ordinals: NDArray[np.int32] | None
 ) -> tuple[Tally, NDArray[np.int64], int]:
     """Segments of whole tickers, counted from the piece's first kept row, and the number of kept rows."""
     offsets = panel.offsets[piece[0] : piece[1] + 1]
     part, owner = slice(int(offsets[0]), int(offsets[-1])), _owners(offsets)
     kept = _chosen(keep[part])
-    spans, found = segments_of(
-        panel.values[part, CLOSE][kept], panel.values[part, VOLUME][kept] if "volume" in panel.roles else None,
-        panel.session[part][kept], owner[kept], cut[part][kept], limits
-    )  # fmt: skip
+    session, volume = panel.session[part][kept], None
+    if ordinals is not None:
+        session = ordinals[panel.market[piece[0] : piece[1]][owner[kept]], session]
+    if "volume" in panel.roles:
+        volume = panel.values[part, VOLUME][kept]
+    close = panel.values[part, CLOSE][kept]
+    spans, found = segments_of(close, volume, session, owner[kept], cut[part][kept], limits)
     return found, spans, int(np.count_nonzero(keep[part]))
 
 
@@ -205,6 +220,9 @@ class _Piece:
                 self._drop("bad_volume", bad, action)
             volume[bad] = 0
             amount[bad] = 0
+        elif "amount" in self.panel.roles:  # as the forecaster's own interface has it
+            mean = self.columns[:VOLUME].mean(axis=0)
+            volume[:] = np.where((amount >= 0) & np.isfinite(amount) & (mean > 0), amount / mean, 0)
         else:
             volume[:] = 0
         derived = amount_from(volume, self.columns[:VOLUME].T)

@@ -1,12 +1,9 @@
-"""What the competition's files look like, and other exports of the same shape.
+"""The small files beside the prices: `test.csv` (ID, Date), `sample_submission.csv` (ID, Pred), answers of the same form.
 
-In: the column names of a file. Out: which column plays which role, or one clear line saying what is missing. Also the two
-small files beside the prices, `test.csv` (ID, Date) and `sample_submission.csv` (ID, Pred).
-Sources: the competition's data page; the guide's `timestamps,open,high,low,close,volume,amount`; yfinance exports.
+In: their paths. Out: small tables in file order, or one line naming file, line and column. Source: the competition's data page.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,59 +12,11 @@ from numpy.typing import NDArray
 
 from kronos.config import Config
 from kronos.data import blocks, dates
+from kronos.data.columns import shown
 from kronos.errors import KitError
 
 SUBMISSIONS = Path("submissions")
 """Where submissions and their log lie, relative to the folder that the user stands in."""
-ROLES: dict[str, tuple[str, ...]] = {
-    "ticker": ("ticker", "symbol"),
-    "date": ("date", "timestamps", "timestamp", "datetime"),
-    "open": ("open",),
-    "high": ("high",),
-    "low": ("low",),
-    "close": ("close",),
-    "volume": ("volume", "vol"),
-    "amount": ("amount", "turnover"),
-    "split": ("stock splits", "split"),
-}
-"""Names, in lower case, under which each role appears; the first one is the competition's or the guide's."""
-PRICES = ("open", "high", "low", "close")
-REQUIRED = ("date", *PRICES)
-NUMBERS = (*PRICES, "volume", "amount", "split")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The columns of one price file: `names` as written, `roles` {role: position}."""
-
-    names: tuple[str, ...]
-    roles: dict[str, int]
-
-    @property
-    def ignored(self) -> list[str]:
-        """Names of the columns that nothing reads."""
-        used = set(self.roles.values())
-        return [name for position, name in enumerate(self.names) if position not in used and name]
-
-
-def layout_of(path: Path, names: Sequence[str]) -> Layout:
-    """Find the roles among a file's column names, whatever their case and order. Raises KitError naming file and column."""
-    plain = [name.strip().lower() for name in names]
-    places = {role: [p for p, name in enumerate(plain) if name in aliases] for role, aliases in ROLES.items()}
-    missing = [ROLES[role][0] for role in REQUIRED if not places[role]]
-    if missing:
-        raise KitError(f"{path}: expected the column{'s'[: len(missing) > 1]} {', '.join(missing)}; found {blocks.shown(names)}")
-    repeated = next((name for name in plain if name and plain.count(name) > 1), None)
-    if repeated:
-        raise KitError(
-            f"{path}: expected every column once, found {names[plain.index(repeated)]!r} {plain.count(repeated)} times"
-        )
-    for role, found in places.items():
-        if len(found) > 1:
-            both = " and ".join(repr(names[position]) for position in found)
-            raise KitError(f"{path}: expected one {role} column, found {both}; remove one")
-    roles = {role: found[0] for role, found in places.items() if found}
-    return Layout(tuple(names), roles)
 
 
 def read_test(path: str | Path) -> pl.DataFrame:
@@ -77,10 +26,10 @@ def read_test(path: str | Path) -> pl.DataFrame:
     """
     path = Path(path)
     frame = read_columns(path, ("ID", "Date"))
-    parsed, first_bad = dates.parse(frame["Date"], dates.detect(path, frame["Date"]))
-    if first_bad is not None:
-        raise KitError(f"{path}: line {first_bad + 2}, column Date: expected a date, found {frame['Date'][first_bad]!r}")
-    return frame.with_columns(parsed.alias("Date"))
+    parsed = dates.parse(frame["Date"], dates.detect(path, frame["Date"]))
+    if parsed.bad is not None:
+        raise KitError(f"{path}: line {parsed.bad + 2}, column Date: expected a date, found {frame['Date'][parsed.bad]!r}")
+    return frame.with_columns(parsed.wall.alias("Date"))
 
 
 def read_sample(path: str | Path) -> pl.DataFrame:
@@ -94,7 +43,7 @@ def read_columns(path: Path, wanted: tuple[str, ...]) -> pl.DataFrame:
     plain = [name.strip().lower() for name in source.names]
     missing = [name for name in wanted if plain.count(name.lower()) != 1]
     if missing:
-        raise KitError(f"{path}: expected one column {missing[0]}; found {blocks.shown(source.names)}")
+        raise KitError(f"{path}: expected one column {missing[0]}; found {shown(source.names)}")
     roles = {name: plain.index(name.lower()) for name in wanted}
     frame = pl.concat([block for _, block in source.frames(roles, numbers=())])
     frame = frame.select(pl.col(name).str.strip_chars() for name in wanted)

@@ -9,7 +9,7 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from kronos.bars import FEATURES
 from kronos.errors import KitError
+
+if TYPE_CHECKING:
+    from kronos.data.markets import Market
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -46,6 +49,21 @@ class Panel:
     unsorted: int = 0
     """Rows that followed a later date of their ticker in the file."""
     sources: list[dict[str, Any]] = field(default_factory=list)
+    has_zone: bool = False
+    """Whether `sessions` are UTC: until `markets.assign` makes them the exchange's."""
+    frequency: str = "daily"
+    market: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
+    """(K,) position of each ticker's market in `markets`."""
+    markets: tuple["Market", ...] = ()
+    paths: list[Path] = field(default_factory=list)
+    first_file: NDArray[np.uint32] | None = None
+    """(K,) position in `paths` of the file that each ticker's first row is from; None: there is one file."""
+
+    def file_of(self, k: int) -> str:
+        """The file of a ticker, for messages; the ticker's name where all are in one file."""
+        if self.first_file is None or len(set(self.first_file.tolist())) == 1:
+            return self.tickers[k]
+        return self.paths[int(self.first_file[k])].name
 
 
 @dataclass
@@ -58,6 +76,9 @@ class Block:
     date: NDArray[np.integer]
     names: pl.Series
     seconds: NDArray[np.int64]
+    """The distinct dates; of UTC where they have a zone."""
+    wall: NDArray[np.int64]
+    """The same as written."""
     file: NDArray[np.uint32]
 
 
@@ -65,7 +86,8 @@ def merged(blocks: list[Block]) -> Block:
     """Blocks of small files as one: what follows costs time per block."""
     tickers = np.cumsum([0, *(len(block.names) for block in blocks)])
     dates = np.cumsum([0, *(len(block.seconds) for block in blocks)])
-    seconds, place = np.unique(np.concatenate([block.seconds for block in blocks]), return_inverse=True)
+    moments = np.concatenate([block.seconds for block in blocks])
+    seconds, example, place = np.unique(moments, return_index=True, return_inverse=True)
     return Block(
         values=np.concatenate([block.values for block in blocks]),
         split=np.concatenate([block.split for block in blocks]),
@@ -73,6 +95,7 @@ def merged(blocks: list[Block]) -> Block:
         date=np.concatenate([place[block.date.astype(np.int64) + start] for block, start in zip(blocks, dates, strict=False)]),
         names=pl.concat([block.names for block in blocks]),
         seconds=seconds,
+        wall=np.concatenate([block.wall for block in blocks])[example],
         file=np.concatenate([block.file for block in blocks]),
     )
 
@@ -104,8 +127,10 @@ def arrange(blocks: list[Block], paths: list[Path], roles: frozenset[str]) -> Pa
     name = str(paths[0]) + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
     panel = Panel(name, values, session, split, sessions.astype("datetime64[s]"), offsets, tickers.to_list(), roles)
     _sort_dates(panel, file)
+    panel.paths = paths
     if file is not None:
         _refuse_contradictions(panel, file, paths)
+        panel.first_file = file[np.minimum(panel.offsets[:-1], len(file) - 1)]
     return panel
 
 
@@ -159,7 +184,7 @@ def _places(tickers: NDArray[np.integer], free: NDArray[np.int64]) -> NDArray[np
 
 def _sort_dates(panel: Panel, file: NDArray[np.uint32] | None) -> None:
     """Bring the rows of tickers whose dates fall somewhere into order; equal dates keep their order in the file."""
-    falling = _same_ticker(panel.offsets) & (panel.session[1:] < panel.session[:-1])
+    falling = same_ticker(panel.offsets) & (panel.session[1:] < panel.session[:-1])
     panel.unsorted = int(falling.sum())
     if not panel.unsorted:
         return
@@ -174,7 +199,7 @@ def _sort_dates(panel: Panel, file: NDArray[np.uint32] | None) -> None:
 
 def _refuse_contradictions(panel: Panel, file: NDArray[np.uint32], paths: list[Path]) -> None:
     """Two files that give one ticker different bars on one date: which one is right is not ours to say."""
-    twice = _same_ticker(panel.offsets) & (panel.session[1:] == panel.session[:-1]) & (file[1:] != file[:-1])
+    twice = same_ticker(panel.offsets) & (panel.session[1:] == panel.session[:-1]) & (file[1:] != file[:-1])
     rows = np.flatnonzero(twice)
     a, b = panel.values[rows], panel.values[rows + 1]
     differs = ~((a == b) | (np.isnan(a) & np.isnan(b))).all(axis=1)
@@ -188,7 +213,7 @@ def _refuse_contradictions(panel: Panel, file: NDArray[np.uint32], paths: list[P
         )
 
 
-def _same_ticker(offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+def same_ticker(offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(N - 1,) whether a row and the next one belong to one ticker."""
     same = np.ones(max(int(offsets[-1]) - 1, 0), dtype=bool)
     inner = offsets[1:-1]

@@ -10,16 +10,13 @@ from typing import Any
 import numpy as np
 
 from kronos.config import CleaningConfig
-from kronos.data.panel import Panel
-from kronos.errors import KitError
+from kronos.data.frequency import SECONDS
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """The paper's limits for one bar frequency."""
 
-    seconds: int
-    """Length of a bar."""
     min_length: int
     max_jump: float
     illiquid_run: int
@@ -27,13 +24,13 @@ class Thresholds:
 
 
 PAPER = {
-    "1min": Thresholds(60, 2048, 0.10, 15, 45),
-    "5min": Thresholds(300, 1024, 0.15, 3, 10),
-    "15min": Thresholds(900, 512, 0.15, 2, 5),
-    "30min": Thresholds(1800, 512, 0.20, 2, 3),
-    "60min": Thresholds(3600, 256, 0.20, 1, 3),
-    "daily": Thresholds(86400, 128, 0.30, 1, 3),
-    "weekly": Thresholds(604800, 16, 0.50, 0, 2),
+    "1min": Thresholds(2048, 0.10, 15, 45),
+    "5min": Thresholds(1024, 0.15, 3, 10),
+    "15min": Thresholds(512, 0.15, 2, 5),
+    "30min": Thresholds(512, 0.20, 2, 3),
+    "60min": Thresholds(256, 0.20, 1, 3),
+    "daily": Thresholds(128, 0.30, 1, 3),
+    "weekly": Thresholds(16, 0.50, 0, 2),
 }
 SPLIT_RATIOS = np.array([1.5, 2, 3, 4, 5, 6, 7, 8, 10, 15, 20, 25, 30, 40, 50, 100])
 SPLIT_TOLERANCE = 0.03
@@ -57,6 +54,11 @@ PROBLEMS = {  # name -> what the table on the console says; the order is the ord
     "short": "run of bars shorter than {min_length}",
     "unsorted": "follows a later date of its ticker",
 }
+
+
+def nearest_in_paper(frequency: str) -> str:
+    """The frequency whose limits hold for bars of a length that the paper does not have: the nearest one it has."""
+    return min(PAPER, key=lambda name: abs(np.log(SECONDS[name] / SECONDS[frequency])))
 
 
 @dataclass
@@ -92,7 +94,7 @@ class Limits:
 
     @classmethod
     def of(cls, config: CleaningConfig, frequency: str) -> "Limits":
-        paper = PAPER[frequency]
+        paper = PAPER[nearest_in_paper(frequency)]
         return cls(
             actions=config,
             max_jump=paper.max_jump if config.max_jump is None else config.max_jump,
@@ -101,26 +103,6 @@ class Limits:
             min_length=1 if config.min_length is None else config.min_length,
             max_gap=config.max_gap,
         )
-
-
-def frequency_of(panel: Panel) -> str:
-    """The commonest step between two bars of one ticker, as the nearest name in `PAPER`. Raises KitError when none is near."""
-    rows = np.arange(1, len(panel.session), max(len(panel.session) // 1_000_000, 1))
-    same = panel.session[rows] > panel.session[rows - 1]
-    same &= ~np.isin(rows, panel.offsets)
-    rows = rows[same]
-    if not len(rows):
-        return "daily"
-    steps = (panel.sessions[panel.session[rows]] - panel.sessions[panel.session[rows - 1]]).astype(np.int64)
-    values, counts = np.unique(steps, return_counts=True)
-    step = int(values[np.argmax(counts)])
-    name = min(PAPER, key=lambda n: abs(np.log(PAPER[n].seconds / step)))
-    if not 0.8 < step / PAPER[name].seconds < 1.25:
-        raise KitError(
-            f"{panel.name}: bars are {step:,} seconds apart: expected one of {', '.join(PAPER)}; "
-            "set data.frequency to the nearest"
-        )
-    return name
 
 
 def table(tally: Tally, limits: Limits) -> list[str]:

@@ -17,6 +17,7 @@ from kronos.bars import FEATURES
 from kronos.config import Config
 from kronos.data import cleaning, competition, ingest, members, policy, sources
 from kronos.data.blocks import crc32_of
+from kronos.data.columns import shown
 from kronos.data.publish import locked, recover
 from kronos.data.store import BarStore, writing
 from kronos.errors import KitError
@@ -90,9 +91,12 @@ def open_store(config: Config) -> BarStore:
 # -- reuse -------------------------------------------------------------------------------------------------------------
 def _key(config: Config) -> dict[str, Any]:
     """The settings that a store depends on."""
-    key: dict[str, Any] = {"frequency": config.data.frequency, "cleaning": asdict(config.data.cleaning)}
-    if config.data.pool_path:
-        key["pool"] = members.digest(config.data.pool_path)
+    data = config.data
+    names = ("frequency", "calendar", "timezone", "columns", "markets")
+    key: dict[str, Any] = {name: getattr(data, name) for name in names}
+    key["cleaning"] = asdict(data.cleaning)
+    if data.pool_path:
+        key["pool"] = members.digest(data.pool_path)
     return key
 
 
@@ -105,7 +109,7 @@ def _up_to_date(config: Config, paths: list[Path]) -> tuple[BarStore | None, str
         store = BarStore.open(path)
         manifest = store.manifest
         if manifest["settings"] != _key(config):
-            return None, "the settings of data.cleaning or data.frequency changed"
+            return None, "the settings of reading (data.cleaning, frequency, calendar, columns, ...) changed"
         if not _same_sources(manifest["sources"], paths):
             return None, "the price files changed"
     except KitError as error:
@@ -131,10 +135,9 @@ def _same_sources(known: list[dict[str, Any]], paths: list[Path]) -> bool:
 def _build(config: Config, paths: list[Path]) -> None:
     data = config.data
     with writing(data.store) as writer:  # refuses a folder that holds something else before any work is done
-        panel = ingest.read(paths)
-        frequency = policy.frequency_of(panel) if data.frequency == "auto" else data.frequency
+        panel = ingest.read(paths, data)
         with writer.growing("bars", len(FEATURES)) as append:
-            cleaned = cleaning.clean(panel, data.cleaning, frequency, append)
+            cleaned = cleaning.clean(panel, data.cleaning, panel.frequency, append)
         kept = np.flatnonzero(np.diff(cleaned.offsets))
         tickers = [panel.tickers[k] for k in kept.tolist()]
         offsets = np.append(cleaned.offsets[kept], cleaned.offsets[-1])
@@ -144,15 +147,20 @@ def _build(config: Config, paths: list[Path]) -> None:
             writer.save(name, array)
         if data.pool_path:
             writer.save("members", members.read(data.pool_path, tickers, panel.sessions))
-        manifest = _manifest(config, panel, cleaned, frequency, len(tickers))
+        if cleaned.ordinals is not None:
+            writer.save("market", panel.market[kept])
+            writer.save("ordinals", cleaned.ordinals)
+        manifest = _manifest(config, panel, cleaned, kept)
         writer.finish(tickers, manifest)
     log.info("prepared %s: %s", data.store, summary(manifest))
+    for line in remarks(manifest):
+        log.info(line)
     for line in policy.table(cleaned.tally, cleaned.limits):
         log.info(line)
 
 
-def _manifest(config: Config, panel: ingest.Panel, cleaned: cleaning.Cleaned, frequency: str, tickers: int) -> dict[str, Any]:
-    """Everything that was decided, for whoever asks later."""
+def _manifest(config: Config, panel: ingest.Panel, cleaned: cleaning.Cleaned, some: NDArray[np.int64]) -> dict[str, Any]:
+    """Everything that was decided, for whoever asks later. some: positions of the tickers that kept a row."""
     kept = int(cleaned.offsets[-1])
     read = panel.read
     assert read == kept + cleaned.tally.dropped, "rows read = rows kept + rows dropped"
@@ -161,15 +169,41 @@ def _manifest(config: Config, panel: ingest.Panel, cleaned: cleaning.Cleaned, fr
         "settings": _key(config),
         "sources": panel.sources,
         "columns": {"read": sorted(panel.roles), "ignored": panel.ignored},
-        "frequency": frequency,
+        "frequency": panel.frequency,
+        "markets": _markets(panel, cleaned, some),
         "rows": {"read": read, "kept": kept, "dropped": cleaned.tally.dropped},
         "dates": {"first": str(panel.sessions[0]), "last": str(panel.sessions[-1]), "count": len(panel.sessions)},
         "tickers_read": len(panel.tickers),
-        "tickers_kept": tickers,
+        "tickers_kept": len(some),
         "segments": len(cleaned.segments),
         "limits": limits,
         "cleaning": cleaned.tally.counts,
     }
+
+
+def _markets(panel: ingest.Panel, cleaned: cleaning.Cleaned, some: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """The store's markets: calendar, zone, tickers, sessions."""
+    tickers = np.bincount(panel.market[some], minlength=len(panel.markets))
+    sessions = [len(panel.sessions)] if cleaned.ordinals is None else cleaned.ordinals[:, -1].tolist()
+    return [
+        {"calendar": market.calendar, "zone": market.zone, "tickers": int(count), "sessions": int(days)}
+        for market, count, days in zip(panel.markets, tickers, sessions, strict=True)
+    ]
+
+
+def remarks(manifest: dict[str, Any]) -> list[str]:
+    """What a person should know of how the files were read: columns that were not, a missing volume, several markets."""
+    lines = []
+    read, ignored = manifest["columns"]["read"], manifest["columns"]["ignored"]
+    if "volume" not in read:
+        what = "volume = amount / mean price" if "amount" in read else "volume and amount are 0"
+        lines.append(f"no volume column: {what}; data.columns: {{volume: NAME}} names one")
+    if ignored:
+        lines.append(f"columns not read: {shown(ignored)}")
+    if len(manifest["markets"]) > 1:
+        parts = [f"{m['calendar']} ({m['tickers']:,} tickers, {m['sessions']:,} sessions)" for m in manifest["markets"]]
+        lines.append(f"markets: {', '.join(parts)}; horizons, gaps and the embargo count each ticker's own sessions")
+    return lines
 
 
 def summary(manifest: dict[str, Any]) -> str:
@@ -196,13 +230,23 @@ def _check_usable(config: Config, tickers: list[str], segments: NDArray[np.int64
     remarks = [f"{fits:,} of {len(segments):,} unbroken runs of bars hold a window of {config.window} bars"]
     names = competition.read_test(data.test_path)["ID"].to_list() if data.test_path else []
     unknown = sorted(set(names) - set(tickers))
+    zeros = _lost_zeros(unknown, tickers)
     if names and len(unknown) == len(names):
         raise KitError(
-            f"{data.test_path}: expected tickers of {_named(data.data_path)}, found none of its {len(names):,} IDs there"
+            f"{data.test_path}: expected tickers of {_named(data.data_path)}, found none of its {len(names):,} IDs there{zeros}"
         )
     if unknown:
-        remarks.append(f"{data.test_path}: {len(unknown):,} of {len(names):,} IDs have no history, e.g. {unknown[0]}")
+        remarks.append(f"{data.test_path}: {len(unknown):,} of {len(names):,} IDs have no history, e.g. {unknown[0]}{zeros}")
     return remarks
+
+
+def _lost_zeros(unknown: list[str], tickers: list[str]) -> str:
+    """A hint where unknown IDs are tickers but for zeros at the front; '' elsewhere."""
+    bare = {name.lstrip("0") for name in tickers}
+    lost = [name for name in unknown if name.startswith("0") and name.lstrip("0") in bare]
+    if not lost:
+        return ""
+    return f"; {lost[0]} is {lost[0].lstrip('0')} in the price file, which lost its zeros: write its tickers as text"
 
 
 def _named(data_path: str | list[str]) -> str:

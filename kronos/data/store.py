@@ -27,7 +27,7 @@ from kronos.errors import KitError
 
 SCHEMA_VERSION = 1
 ARRAYS = {"bars": "<f4", "session": "<i4", "sessions": "<M8[s]", "offsets": "<i8", "segments": "<i8"}
-OPTIONAL = {"members": "<i4"}
+OPTIONAL = {"members": "<i4", "market": "<i2", "ordinals": "<i4"}
 """Arrays that not every store has."""
 MAPPED = ("bars", "session")  # one entry per row; the others are small and are read into memory
 MANIFEST, TICKERS = "manifest.json", "tickers.json"
@@ -61,6 +61,10 @@ class BarStore:
     members: NDArray[np.int32] | None = None
     """(I, 3) ticker, first session, last session (inclusive) of each time in which a ticker may be asked about, sorted; None:
     every ticker on all of its days."""
+    market: NDArray[np.int16] | None = None
+    """(K,) position of each ticker's market in `calendars`; None: there is one market."""
+    ordinals: NDArray[np.int32] | None = None
+    """(G, D) how many sessions of a market are dated at or before each session; None: every session is one of the market's."""
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = False) -> "BarStore":
@@ -100,6 +104,33 @@ class BarStore:
     def frequency(self) -> str:
         """Bar length, one of the names in `DataConfig.frequency` but 'auto'."""
         return self.manifest["frequency"]
+
+    def calendars(self, configured: str) -> list[str]:
+        """The calendar of each market, as found when the data was prepared; the configured one where nothing is known."""
+        return [entry["calendar"] for entry in self.manifest.get("markets", [])] or [configured]
+
+    def market_of(self, tickers: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The market of each ticker (store positions, -1: unknown), same shape; the first one for unknown tickers."""
+        if self.market is None:
+            return np.zeros(np.shape(tickers), dtype=np.int64)
+        return np.where(tickers >= 0, self.market[tickers], 0).astype(np.int64)
+
+    def sessions_of(self, market: int) -> NDArray[np.datetime64]:
+        """The sessions of one market, sorted."""
+        if self.ordinals is None:
+            return self.sessions
+        return self.sessions[np.diff(self.ordinals[market], prepend=0) > 0]
+
+    def span_of(self, steps: int) -> int:
+        """How many of all sessions hold at least `steps` of every market's own, wherever one begins to count."""
+        if self.ordinals is None or steps == 0:
+            return steps
+        longest = steps
+        for own in self.ordinals:
+            place = np.flatnonzero(np.diff(own, prepend=0) > 0)
+            if len(place) > steps:
+                longest = max(longest, int((place[steps:] - place[:-steps]).max()))
+        return longest
 
     def index_of(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Positions of tickers in the store, (n,) int64; -1 where there is no such ticker."""

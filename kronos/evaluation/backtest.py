@@ -171,8 +171,8 @@ def horizon_of(config: Config, store: BarStore) -> int:
         return config.data.predict_window
     dates = competition.read_test(config.data.test_path)["Date"].to_numpy().astype("datetime64[s]")
     days, count = np.unique(dates, return_counts=True)
-    calendar = TradingCalendar(store.sessions, config.data.calendar, store.frequency)
-    steps = int(calendar.steps_between(store.sessions[-1:], days[[count.argmax()]])[0])
+    calendar = TradingCalendar(store.sessions_of(0), store.calendars(config.data.calendar)[0], store.frequency)
+    steps = int(calendar.steps_between(store.sessions_of(0)[-1:], days[[count.argmax()]])[0])
     return steps if steps > 0 else config.data.predict_window
 
 

@@ -49,7 +49,7 @@ def boundary_of(store: BarStore, summary: dict[str, Any] | None) -> Boundary:
     if summary is None:
         return Boundary()
     data = records.check(summary["config"]["data"], DataConfig, "summary.json: config.data")
-    embargo = data.predict_window if data.embargo is None else data.embargo
+    embargo = store.span_of(data.predict_window if data.embargo is None else data.embargo)
     if summary["data_digest"] != store.digest:
         end = np.datetime64(summary["train_end"], "D") + 1
         return Boundary(int(np.searchsorted(store.sessions, end.astype("datetime64[s]"))) - 1, embargo)

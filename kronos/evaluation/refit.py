@@ -23,7 +23,7 @@ MODEL = "model, trained anew"
 
 def planned_splits(config: Config, store: BarStore) -> Splits:
     """Training and validation of the configuration. Raises KitError when no day lies behind them."""
-    splits = split_store(config.data, store.sessions, config.embargo)
+    splits = split_store(config.data, store.sessions, store.span_of(config.embargo))
     if splits.validation.last >= len(store.sessions) - 2:
         raise KitError(
             "--refit: expected days after the training and validation parts, found none; lower data.train_ratio or "

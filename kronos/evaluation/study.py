@@ -112,7 +112,7 @@ def train(config: Config) -> BarStore:
 # -- origins -----------------------------------------------------------------------------------------------------------
 def unseen_part(config: Config, store: BarStore) -> Part:
     """The part of history that no stage reads. Raises KitError when the configuration leaves none."""
-    splits = split_store(config.data, store.sessions, config.embargo)
+    splits = split_store(config.data, store.sessions, store.span_of(config.embargo))
     if splits.test is None:
         raise KitError(
             "data.test_ratio: expected a share above 0 for dates that no stage has seen, found 0; or set data.test_days"

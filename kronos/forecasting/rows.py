@@ -109,10 +109,12 @@ class RowPlan:
     def _future_stamps(self, rows: NDArray[np.int64]) -> FloatArray:
         """Stamps of the trading days after each row's last known bar, (B, H, 5)."""
         horizon = int(self.horizon[rows[0]])
-        known = np.stack([self.dates[rows].astype(np.int64), self.last[rows].astype(np.int64)], axis=1)
+        market = self.store.market_of(np.searchsorted(self.store.offsets, self.end[rows] - 1, side="right") - 1)
+        known = np.stack([self.dates[rows].astype(np.int64), self.last[rows].astype(np.int64), market], axis=1)
         distinct, inverse = np.unique(known, axis=0, return_inverse=True)
         days = [
-            _calendar(self.store, date, self.calendar).future(last, horizon) for date, last in distinct.astype("datetime64[s]")
+            _calendar(self.store, np.datetime64(date, "s"), self.calendar, int(market)).future(np.datetime64(last, "s"), horizon)
+            for date, last, market in distinct.tolist()
         ]
         return calendar_stamps(np.stack(days)[inverse.reshape(-1)])
 
@@ -199,7 +201,8 @@ def plan_rows(
     first, end = _known_rows(store, ticker, dates)
     have = end - first
     last = _last_known(store, end, have, dates)
-    steps = _steps(store, last, dates, target, calendar) if horizon is None else np.full(len(dates), horizon, np.int64)
+    market = store.market_of(ticker)
+    steps = _steps(store, last, dates, target, calendar, market) if horizon is None else np.full(len(dates), horizon, np.int64)
     fits = room(steps, max_context) if overflow == "cut" else np.where(steps < max_context, lookback, 0)
     length = np.minimum(np.minimum(have, lookback), fits)
     least = min(MIN_BARS, lookback)
@@ -219,7 +222,7 @@ def plan_rows(
 def _asked(store: BarStore, dates: NDArray) -> tuple[NDArray, NDArray]:
     """From when on nothing may be read, and up to when trading days count: a day's two ends, whatever its bars' time of day."""
     exact = np.asarray(dates).astype("datetime64[s]")
-    if store.frequency not in ("daily", "weekly"):
+    if store.frequency not in ("daily", "weekly", "monthly"):
         return exact, exact
     day = exact.astype("datetime64[D]").astype("datetime64[s]")
     return day, day + np.timedelta64(86399, "s")
@@ -242,17 +245,25 @@ def _last_known(store: BarStore, end: NDArray[np.int64], have: NDArray[np.int64]
     return last
 
 
-def _steps(store: BarStore, last: NDArray, dates: NDArray, target: NDArray, calendar: str) -> NDArray[np.int64]:
-    """Trading days after `last` up to and with `target` of each row, as known before `dates`; 0 where nothing was known."""
+def _steps(
+    store: BarStore, last: NDArray, dates: NDArray, target: NDArray, calendar: str, market: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Trading days of each row's market after `last` up to and with `target`, as known before `dates`; 0: nothing was known."""
     steps = np.zeros(len(dates), np.int64)
-    for date in np.unique(dates[last < dates]):
-        rows = (dates == date) & (last < dates)
-        steps[rows] = _calendar(store, date, calendar).steps_between(last[rows], target[rows])
+    for number in np.unique(market).tolist():
+        known = (last < dates) & (market == number)
+        for date in np.unique(dates[known]):
+            rows = (dates == date) & known
+            steps[rows] = _calendar(store, date, calendar, number).steps_between(last[rows], target[rows])
     return steps
 
 
 @functools.lru_cache(maxsize=256)
-def _calendar(store: BarStore, date: np.datetime64, name: str) -> TradingCalendar:
-    """The calendar as it was known before `date`: later days of the data must not change a forecast."""
-    before = store.sessions[: np.searchsorted(store.sessions, date, side="left")]
-    return TradingCalendar(before, name, store.frequency)
+def _calendar(store: BarStore, date: np.datetime64, name: str, market: int) -> TradingCalendar:
+    """A market's calendar as it was known before `date`: later days of the data must not change a forecast. name: the
+    configured calendar, for a store that does not say."""
+    sessions = store.sessions_of(market)
+    before = sessions[: np.searchsorted(sessions, date, side="left")]
+    if not len(before):  # a market that begins later: its rows have no bar, and only the base rate's horizon is asked for
+        before = store.sessions[: np.searchsorted(store.sessions, date, side="left")]
+    return TradingCalendar(before, store.calendars(name)[market], store.frequency)

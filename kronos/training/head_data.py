@@ -65,7 +65,7 @@ class HeadData:
     def of(cls, config: Config, store: BarStore) -> "HeadData":
         """Raises KitError when a part has no date."""
         d, h, t = config.data, config.head, config.training
-        splits = split_store(d, store.sessions, config.embargo)
+        splits = split_store(d, store.sessions, store.span_of(config.embargo))
         horizons = all_horizons(config)
         train, validation = (
             DateIndex.build(store, part, horizons, h.every, history(config)) for part in (splits.train, splits.validation)

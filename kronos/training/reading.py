@@ -32,7 +32,7 @@ class StageData:
     def of(cls, config: Config, stage: Stage, store: BarStore) -> "StageData":
         """Raises KitError when a part has no window."""
         d, t = config.data, config.training
-        splits = split_store(d, store.sessions, config.embargo)
+        splits = split_store(d, store.sessions, store.span_of(config.embargo))
         indices = [WindowIndex.build(store, d.lookback_window, d.predict_window, part) for part in splits.parts]
         require_windows(indices)
         train, validation = indices[:2]
