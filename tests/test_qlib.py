@@ -74,6 +74,11 @@ def test_the_store_holds_them_and_all_other_bars(
         np.testing.assert_array_equal(store.bars[rows, place], wanted[field].to_numpy().astype(np.float32), err_msg=field)
     assert len(store) == 39_024 and store.members is not None and len(store.members) == 70
     assert pl.read_csv("data/qlib/test.csv").height == 40  # today's members
+    index = np.fromfile(golden / "features" / "sh000300" / "close.day.bin", "<f4")
+    benchmark = pl.read_csv("data/qlib/benchmark.csv")
+    assert (
+        benchmark["date"][0] == "2021-01-04" and benchmark["close"].to_numpy().astype(np.float32).tolist() == index[1:].tolist()
+    )
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "zip"])

@@ -1,8 +1,9 @@
 """From a source to the files that `prepare` reads: download, process, and say what was done.
 
 In: a `Config` with a source. Out: beside data.data_path (data/NAME/bars.parquet) the folder raw/ with the service's answers,
-pool.csv (ticker, first, last: who may be asked about when), test.csv (who is in the pool on the last day, to be forecast) and
-source.json (units, adjustment, zone, failed symbols, digests). Killed at any moment, the same command goes on.
+pool.csv (ticker, first, last: who may be asked about when), test.csv (who is in the pool on the last day, to be forecast),
+benchmark.csv (date, close of the index, where the source has it) and source.json (units, adjustment, zone, failed symbols,
+digests). Killed at any moment, the same command goes on.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ BUILT_IN = {
     "baostock": "kronos.data.sources.baostock:Baostock",
     "ccxt": "kronos.data.sources.ccxt:Ccxt",
 }
-POOL, TEST, RECEIPT = "pool.csv", "test.csv", "source.json"
+POOL, TEST, BENCHMARK, RECEIPT = "pool.csv", "test.csv", "benchmark.csv", "source.json"
 PRICES = ("open", "high", "low", "close")
 COLUMNS = ("ticker", "date", *PRICES, "volume")
 IGNORED = {"pause", "max_failed", "skip"}
@@ -194,6 +195,10 @@ def _process(config: Config, source: BaseSource, asked: Asked, inputs: str) -> N
         bars.write_parquet(temporary)
     with files.atomic(asked.folder / POOL) as temporary:
         pool.write_csv(temporary)
+    benchmark = source.benchmark(asked)
+    if benchmark is not None:
+        with files.atomic(asked.folder / BENCHMARK) as temporary:
+            benchmark.write_csv(temporary)
     asked_about = _write_test(config, asked.folder / TEST, bars, pool)
     digests = {path.name: files.digest(path) for path in (bars_path, asked.folder / POOL)}
     files.write_json(

@@ -74,6 +74,10 @@ class BaseSource(ABC):
         """Membership: ticker, first, last (dates), an interval a row. None: from a symbol's first bar to its last."""
         return None
 
+    def benchmark(self, asked: "Asked") -> pl.DataFrame | None:
+        """The index itself, where the source has it: date, close."""
+        return None
+
     def inputs(self, asked: "Asked") -> list[Path]:
         """Files outside `asked.raw` that the tables are made from."""
         return []

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 USUAL = "~/.qlib/qlib_data/cn_data"
 STEPS = {"daily": "day", "1min": "1min", "5min": "5min"}
 FIELDS = ("open", "high", "low", "close", "volume")
+BENCHMARKS = {"csi300": "SH000300", "csi500": "SH000905", "csi800": "SH000906", "csi1000": "SH000852"}
+"""Code of the index itself, by pool."""
 LARGEST = 16 * 2**30
 """Bytes that may come out of an archive."""
 ZIPS, TARS = (".zip",), (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
@@ -109,6 +111,17 @@ class Qlib(BaseSource):
         codes = [code for code, _, _ in intervals]
         return pl.DataFrame(
             {"ticker": codes, "first": [first for _, first, _ in intervals], "last": [last for _, _, last in intervals]}
+        )
+
+    def benchmark(self, asked: Asked) -> pl.DataFrame | None:
+        folder, code = self._folder(asked), BENCHMARKS.get(asked.settings.pool, "")
+        if not code or not (folder / "features" / code.lower()).is_dir():
+            return None
+        dates = read_calendar(folder, _step(asked))
+        values, _ = read_fields(folder, [code], ["close"], len(dates), _step(asked))
+        there = np.isfinite(values[0, 0])
+        return pl.DataFrame({"date": dates[there].astype("datetime64[ms]"), "close": values[0, 0, there]}).with_columns(
+            pl.col("date").cast(pl.Date) if asked.settings.frequency == "daily" else pl.col("date")
         )
 
     # -- the folder ------------------------------------------------------------------------------------------------------
