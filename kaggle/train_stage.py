@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 
 from kronos import cli
 from kronos.config import Config, from_dict
-from kronos.training.settings import ALL_STAGES
+from kronos.training.facts import ALL_STAGES
 from kronos.training.stages import train
 
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_a_reader_killed_during_a_step_is_one_line_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch notices a dead worker by a signal and raises in the middle of a forward pass, where no loader catches it; the
-    user would get its traceback, and no word of --skip-existing."""
+    user would get its traceback, and no word of how to go on."""
     store = tiny_store(tmp_path / "store")
     config = tiny_config(tmp_path, training__num_workers=1)
     build, killed = stages.build_objective, []
@@ -50,7 +50,7 @@ def test_a_reader_killed_during_a_step_is_one_line_and_the_run_goes_on(tmp_path:
 
     monkeypatch.setattr(stages, "build_objective", armed)
     with pytest.raises(
-        KitError, match=r"found one gone \(out of memory\?\); go on .*--skip-existing.*killed by signal"
+        KitError, match=r"found one gone \(out of memory\?\); the same command goes on .*killed by signal"
     ) as caught:
         run_stage(config, "tokenizer", store, Runtime.start(config))
     assert killed and "\n" not in str(caught.value)

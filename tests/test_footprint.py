@@ -15,7 +15,7 @@ from kronos.networks.presets import preset
 from kronos.planning.footprint import Load, Memory, largest_batch, predictor_memory, tokenizer_memory
 from kronos.planning.measure import peak_bytes
 from kronos.planning.probe import ProbedStage, random_batch
-from kronos.training.settings import Stage
+from kronos.training.facts import Stage
 
 CPU = torch.device("cpu")
 BOUNDS = {False: (0.95, 1.10), True: (0.95, 1.25)}

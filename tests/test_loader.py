@@ -330,7 +330,7 @@ def test_a_killed_worker_is_one_error(trainer: tuple[subprocess.Popen[str], list
     _, errors = process.communicate(timeout=60)
     lines = errors.strip().splitlines()
     assert process.returncode == 2 and len(lines) == 1, errors
-    assert "processes that read windows" in lines[0] and "--skip-existing" in lines[0]
+    assert "processes that read windows" in lines[0] and "the same command goes on" in lines[0]
 
 
 def test_a_killed_trainer_leaves_nothing(trainer: tuple[subprocess.Popen[str], list[int]]) -> None:

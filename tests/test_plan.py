@@ -26,7 +26,7 @@ from kronos.planning.plan import (
     stage_flops,
     stage_seconds,
 )
-from kronos.training.reading import StageData
+from kronos.training.facts import StageData
 
 T4 = DEVICES["T4"]
 

@@ -19,7 +19,7 @@ from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.presets import preset
 from kronos.planning.probe import Networks, ProbedStage, random_batch
 from kronos.planning.processes import Crew, Part, crew
-from kronos.training.settings import STAGES, Stage
+from kronos.training.facts import STAGES, Stage
 
 
 def without_dropout() -> Networks:

@@ -53,7 +53,8 @@ def give_tokenizer(config: Config) -> None:
     """A tokenizer for the predictor stage, the same everywhere."""
     torch.manual_seed(3)
     KronosTokenizer(**preset("nano")[0]).save_pretrained(config.model_paths.finetuned_tokenizer)
-    files.write_json(config.tokenizer_dir / "summary.json", {"status": "complete"})
+    digest = files.folder_digest(config.model_paths.finetuned_tokenizer)
+    files.write_json(config.tokenizer_dir / "summary.json", {"status": "complete", "model_digest": digest})
 
 
 def assert_kills_change_nothing(

@@ -24,15 +24,15 @@ from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.training import stages
 from kronos.training.checkpoint import Progress
+from kronos.training.facts import STAGES, difference
 from kronos.training.feed import StepBatches
 from kronos.training.folder import read_summary
 from kronos.training.loop import Trainer
 from kronos.training.optimizer import build_optimizer
 from kronos.training.runtime import Runtime
 from kronos.training.schedule import Schedule, micro_seed
-from kronos.training.settings import STAGES, Keepers, LoopSettings, Streams
+from kronos.training.settings import Keepers, LoopSettings, Streams
 from kronos.training.stages import StageData, loop_settings, run_stage, streams
-from kronos.training.start import difference
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMMARY_KEYS = {
@@ -201,7 +201,7 @@ def test_a_stage_that_was_stopped_after_its_first_save_is_resumed_not_skipped(
         assert "going on from step 9" in caplog.text
         before = (config.tokenizer_dir / "summary.json").read_bytes()
         assert run_stage(config, "tokenizer", store) == "complete"
-    assert "skipped" in caplog.text and (config.tokenizer_dir / "summary.json").read_bytes() == before
+    assert "tokenizer: complete in" in caplog.text and (config.tokenizer_dir / "summary.json").read_bytes() == before
     ours, theirs = (load_file(c.tokenizer_dir / "best_model" / "model.safetensors") for c in (config, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -216,14 +216,14 @@ def test_a_stage_killed_before_its_first_checkpoint_starts_anew_and_says_so(
         run_stage(config, "tokenizer", store)
     shutil.rmtree(config.tokenizer_dir / "checkpoints")
     assert run_stage(config, "tokenizer", store) == "complete"
-    assert "tokenizer: interrupted, and no checkpoint to go on from: starting anew" in caplog.text
+    assert "tokenizer: interrupted, and no checkpoint to go on from: it starts at step 0" in caplog.text
     caplog.clear()
     run_stage(
         tiny_config(tmp_path, experiment__skip_existing=True, model_paths__base_save_path=str(tmp_path / "new")),
         "tokenizer",
         store,
     )
-    assert "starting anew" not in caplog.text
+    assert "starts at step 0" not in caplog.text
 
 
 def test_the_time_limit_saves_and_leaves(store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,20 +266,19 @@ def test_fp16_on_a_cpu_is_refused(store: BarStore, tmp_path: Path) -> None:
         run_stage(tiny_config(tmp_path, training__mixed_precision="fp16"), "tokenizer", store)
 
 
-def test_starting_anew_keeps_the_old_best_model_until_there_is_a_new_one(
-    store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_starting_anew_moves_the_old_stage_aside(store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps out the loss of a finished network to a new run that dies early; old checkpoints must not be resumed by it."""
     config = tiny_config(tmp_path)
     run_stage(config, "tokenizer", store)
     digest = summary_of(config.tokenizer_dir)["model_digest"]
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
-        run_stage(config, "tokenizer", store)
+        run_stage(tiny_config(tmp_path, experiment__fresh=True), "tokenizer", store)
     summary = summary_of(config.tokenizer_dir)
     assert summary["status"] == "interrupted" and summary["step"] == 2 and summary["model_digest"] is None
-    assert files.folder_digest(config.tokenizer_dir / "best_model") == digest
     assert [p.name for p in (config.tokenizer_dir / "checkpoints").iterdir()] == ["step_000000002"]
+    old = tmp_path / "run.old-1" / "tokenizer"
+    assert files.folder_digest(old / "best_model") == digest == summary_of(old)["model_digest"]
 
 
 def test_changed_settings_are_refused_with_the_difference(
@@ -315,7 +314,7 @@ def test_weights_that_moved_are_the_same_weights(
     (attached / "README.md").write_text("as published")
     torch.manual_seed(5)
     KronosTokenizer(**TOKENIZER).save_pretrained(tmp_path / "pretrained_tokenizer")
-    with pytest.raises(KitError, match=r"found weights of the start: saved '\w+', now '\w+'; set them back"):
+    with pytest.raises(KitError, match=r"weights of the start: saved '\w+', now '\w+'\. Nothing was changed"):
         run_stage(config, "tokenizer", store)
     moved = {**pretrained, "model_paths__pretrained_tokenizer": str(attached)}
     assert run_stage(tiny_config(tmp_path, **moved, experiment__skip_existing=True), "tokenizer", store) == "complete"
@@ -377,7 +376,7 @@ def test_predictor_refuses_an_unfinished_or_missing_tokenizer(
     elsewhere = tmp_path / "elsewhere"
     KronosTokenizer(**TOKENIZER).save_pretrained(elsewhere)
     other = tiny_config(tmp_path, experiment__skip_existing=True, model_paths__finetuned_tokenizer=str(elsewhere))
-    with pytest.raises(KitError, match=r"found one trained on another .* --skip-tokenizer and without --skip-existing"):
+    with pytest.raises(KitError, match=r"found one trained on another .* --skip-tokenizer --fresh"):
         run_stage(other, "basemodel", store)
 
 
@@ -386,20 +385,22 @@ def test_a_predictor_whose_tokenizer_was_trained_again_starts_anew(
 ) -> None:
     """A complete run is started anew with other settings, stopped in its first stage, and resumed as its last line says: the
     predictor of the old tokenizer was refused, with a remedy that trained the tokenizer a third time."""
-    first, again = tiny_config(tmp_path), tiny_config(tmp_path, training__tokenizer_learning_rate=1e-3)
+    first = tiny_config(tmp_path)
+    again = tiny_config(tmp_path, training__tokenizer_learning_rate=1e-3, experiment__fresh=True)
     for stage in STAGES:
         run_stage(first, stage, store)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
         assert run_stage(again, "tokenizer", store) == "interrupted"
-    resumed = dataclasses.replace(again, experiment=dataclasses.replace(again.experiment, skip_existing=True))
+    resumed = dataclasses.replace(again, experiment=dataclasses.replace(again.experiment, fresh=False, skip_existing=True))
     assert run_stage(resumed, "tokenizer", store) == "complete"
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
         assert run_stage(resumed, "basemodel", store) == "interrupted"
-    assert "of a tokenizer that was trained again since: starting anew" in caplog.text
+    assert "of a tokenizer that was trained again since: it moves aside, training starts anew" in caplog.text
+    assert summary_of(tmp_path / "run.old-2" / "basemodel")["status"] == "complete"
     caplog.clear()
-    assert run_stage(resumed, "basemodel", store) == "complete" and "starting anew" not in caplog.text
+    assert run_stage(resumed, "basemodel", store) == "complete" and "starts anew" not in caplog.text
     digest = files.folder_digest(resumed.tokenizer_dir / "best_model")
     assert summary_of(resumed.basemodel_dir)["tokenizer_digest"] == digest
 

@@ -30,7 +30,7 @@ AHEAD = 4
 """Micro-batches that each worker may have ready or under way."""
 WORKER_GONE = (
     "expected the processes that read windows to live as long as the trainer, found one gone (out of memory?); "
-    "go on from the last checkpoint with --skip-existing, with fewer training.num_workers where memory is short"
+    "the same command goes on from the last checkpoint, with fewer training.num_workers where memory is short"
 )
 RUN = 32
 """Micro-batches whose windows are looked up together."""

@@ -19,7 +19,7 @@ from kronos.data import cleaning, competition, ingest, members, policy, sources
 from kronos.data.blocks import crc32_of
 from kronos.data.columns import shown
 from kronos.data.publish import locked, recover
-from kronos.data.store import BarStore, writing
+from kronos.data.store import BarStore, settings_of, writing
 from kronos.errors import KitError
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ def _as_it_is(config: Config) -> BarStore:
 def _prepared(config: Config) -> BarStore:
     """The store made from the price files that are there, or the one that was made from them before."""
     data = config.data
+    if data.pool_path:
+        members.digest(data.pool_path)  # says at once that there is no such file
     paths = ingest.find_sources(data.data_path)
     store, _ = _up_to_date(config, paths)
     if store is None:
@@ -89,17 +91,6 @@ def open_store(config: Config) -> BarStore:
 
 
 # -- reuse -------------------------------------------------------------------------------------------------------------
-def _key(config: Config) -> dict[str, Any]:
-    """The settings that a store depends on."""
-    data = config.data
-    names = ("frequency", "calendar", "timezone", "columns", "markets")
-    key: dict[str, Any] = {name: getattr(data, name) for name in names}
-    key["cleaning"] = asdict(data.cleaning)
-    if data.pool_path:
-        key["pool"] = members.digest(data.pool_path)
-    return key
-
-
 def _up_to_date(config: Config, paths: list[Path]) -> tuple[BarStore | None, str]:
     """The store, if it was made from these files by these settings; else None and why not ('' when there is none)."""
     path = Path(config.data.store)
@@ -108,7 +99,7 @@ def _up_to_date(config: Config, paths: list[Path]) -> tuple[BarStore | None, str
     try:
         store = BarStore.open(path)
         manifest = store.manifest
-        if manifest["settings"] != _key(config):
+        if manifest["settings"] != settings_of(config):
             return None, "the settings of reading (data.cleaning, frequency, calendar, columns, ...) changed"
         if not _same_sources(manifest["sources"], paths):
             return None, "the price files changed"
@@ -166,7 +157,7 @@ def _manifest(config: Config, panel: ingest.Panel, cleaned: cleaning.Cleaned, so
     assert read == kept + cleaned.tally.dropped, "rows read = rows kept + rows dropped"
     limits = {name: value for name, value in asdict(cleaned.limits).items() if name != "actions"}
     return {
-        "settings": _key(config),
+        "settings": settings_of(config),
         "sources": panel.sources,
         "columns": {"read": sorted(panel.roles), "ignored": panel.ignored},
         "frequency": panel.frequency,

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from kronos import files
 from kronos.bars import FEATURES
+from kronos.config import Config
 from kronos.data.publish import locked, published, read_as_one
 from kronos.errors import KitError
 
@@ -185,6 +186,18 @@ class BarStore:
             before[open_] = self.session[middle[open_]] < cut[open_]
             low, high = np.where(open_ & before, middle + 1, low), np.where(open_ & ~before, middle, high)
         return low
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """The settings that a store's content depends on, as its manifest keeps them. A pool's file is known by its digest, None
+    where it is not here."""
+    names = ("frequency", "calendar", "timezone", "columns", "markets")
+    key: dict[str, Any] = {name: getattr(config.data, name) for name in names}
+    key["cleaning"] = asdict(config.data.cleaning)
+    if config.data.pool_path:
+        pool = Path(config.data.pool_path)
+        key["pool"] = files.digest(pool) if pool.is_file() else None
+    return key
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

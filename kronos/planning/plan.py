@@ -25,9 +25,8 @@ from kronos.networks.tokenizer import TokenizerConfig
 from kronos.planning.devices import Device
 from kronos.planning.footprint import Load, Memory, largest_batch, predictor_memory, tokenizer_memory
 from kronos.planning.probe import probe
+from kronos.training.facts import STAGES, Stage, StageData
 from kronos.training.log import clock
-from kronos.training.reading import StageData
-from kronos.training.settings import STAGES, Stage
 
 MATMUL_SHARE = 0.45
 """Assumed: share of a device's peak that the matrix products reach."""

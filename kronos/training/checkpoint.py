@@ -22,11 +22,12 @@ from torch import Tensor
 
 from kronos import files
 from kronos.errors import KitError
+from kronos.training.folder import CHECKSUMS, CONTENTS, TRAINER, checkpoint_folders, checkpoint_problem
 
 log = logging.getLogger(__name__)
 
 KEEP = 2
-WEIGHTS, OPTIMIZER, TRAINER, CHECKSUMS = "model.safetensors", "optimizer.pt", "trainer.json", "checksums.json"
+WEIGHTS, OPTIMIZER, _ = CONTENTS
 
 
 @dataclass
@@ -85,12 +86,12 @@ def save(root: Path, weights: dict[str, Tensor], optimizer: dict[str, Any], prog
         _sync_folder(root)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        kept = [p.name for p in _folders(root)][-1:] or ["none"]
+        kept = [p.name for p in checkpoint_folders(root)][-1:] or ["none"]
         raise KitError(
             f"{target}: could not write the checkpoint ({error.strerror or error}); the last good one is {kept[0]}; "
-            "free some space and rerun with --skip-existing to go on from there"
+            "free some space; the same command goes on from there"
         ) from error
-    for old in _folders(root)[:-KEEP]:
+    for old in checkpoint_folders(root)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -101,9 +102,9 @@ def load_newest(root: Path) -> Checkpoint | None:
 
     None when there is none. Raises KitError when there are checkpoints and all are damaged; they stay.
     """
-    folders, damaged = _folders(root), list[Path]()
+    folders, damaged = checkpoint_folders(root), list[Path]()
     for folder in reversed(folders):
-        problem = _problem(folder)
+        problem = checkpoint_problem(folder)
         if problem is None:
             found = _read(folder)
             for passed in damaged:
@@ -113,30 +114,11 @@ def load_newest(root: Path) -> Checkpoint | None:
         log.warning("%s is damaged (%s): falling back to the checkpoint before it", folder, problem)
         damaged.append(folder)
     if folders:
-        raise KitError(
-            f"{root}: expected a good checkpoint, found {len(folders)} damaged; start the stage without --skip-existing"
-        )
+        raise KitError(f"{root}: expected a good checkpoint, found {len(folders)} damaged; start it anew with --fresh")
     return None
 
 
-def clear(root: Path) -> None:
-    """Remove every checkpoint under `root`."""
-    shutil.rmtree(root, ignore_errors=True)
-
-
-def difference(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """`key: saved X, now Y` for every fact that changed."""
-    names = [*saved, *(name for name in now if name not in saved)]
-    pairs = ((name, saved.get(name), now.get(name)) for name in names)
-    return [f"{name}: saved {old!r}, now {new!r}" for name, old, new in pairs if old != new]
-
-
 # -- files -------------------------------------------------------------------------------------------------------------
-def _folders(root: Path) -> list[Path]:
-    """Checkpoint folders, oldest step first; temporary ones are hidden by their dot."""
-    return sorted(root.glob("step_*"))
-
-
 def _fill(folder: Path, contents: dict[str, bytes]) -> None:
     for name, content in contents.items():
         _write(folder / name, content)
@@ -160,26 +142,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _problem(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
-    try:
-        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        for name in (WEIGHTS, OPTIMIZER, TRAINER):
-            if files.digest(folder / name) != sums[name]:
-                return f"{name} does not match its checksum"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (ValueError, KeyError, TypeError):
-        return f"{CHECKSUMS} is not readable"
-    return None
-
-
 def _read(folder: Path) -> Checkpoint:
     try:
         optimizer = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
         progress = Progress(**json.loads((folder / TRAINER).read_text(encoding="utf-8")))
     except (pickle.UnpicklingError, TypeError) as error:
         raise KitError(
-            f"{folder}: expected a checkpoint of this version, found another one's; start the stage without --skip-existing"
+            f"{folder}: expected a checkpoint of this version, found another one's; start it anew with --fresh"
         ) from error
     return Checkpoint(folder, load_tensors((folder / WEIGHTS).read_bytes()), optimizer, progress)

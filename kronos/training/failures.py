@@ -38,26 +38,26 @@ def explained(error: RuntimeError, stage: str, runtime: Runtime) -> KitError | N
     """The user's error that `error` is, or None."""
     if out_of_memory(error):
         return KitError(
-            f"{stage}: out of memory on {runtime.device}: {first_line(error)} Go on from the last checkpoint with "
-            "--skip-existing, with half of training.batch_size and twice the training.accumulation_steps (the same gradient), or "
-            "with training.use_checkpoint: true"
+            f"{stage}: out of memory on {runtime.device}: {first_line(error)} The same command goes on from the last "
+            "checkpoint; give it half of training.batch_size and twice the training.accumulation_steps (the same gradient), or "
+            "training.use_checkpoint: true"
         )
     if any(kind.__module__.startswith(COMPILERS) for kind in type(error).__mro__):
         return cannot_compile(error)
     if runtime.world > 1 and "by peer" in str(error):  # gloo's words for a process that is gone
         return KitError(
             f"{stage}: another process of this run ended early; its own last lines, or the system's (out of memory?), say "
-            "why; go on from the last checkpoint with --skip-existing"
+            "why; the same command goes on from the last checkpoint"
         )
     if runtime.world > 1 and any(words in str(error) for words in WAITED):
         return KitError(
             f"{stage}: another process of this run did not answer ({first_line(error)}); its own last lines may say why (a "
-            "stopped process, a disk that hangs); go on from the last checkpoint with --skip-existing"
+            "stopped process, a disk that hangs); the same command goes on from the last checkpoint"
         )
     if isinstance(error, torch.distributed.DistBackendError):
         return KitError(
             f"{stage}: the GPUs of this run cannot work together: {first_line(error)} (NCCL_DEBUG=INFO says more); see "
-            '"NCCL hangs" in docs/troubleshooting.md, or do without NCCL: --dist-backend gloo; go on with --skip-existing'
+            '"NCCL hangs" in docs/troubleshooting.md, or do without NCCL: --dist-backend gloo; the same command goes on'
         )
     return worker_gone(error)
 

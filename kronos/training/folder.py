@@ -1,19 +1,24 @@
-"""What one stage keeps in the run folder beside its checkpoints: the right to write there, and its summary.
+"""What one stage keeps in the run folder: the right to write there, its summary, and which of its checkpoints are good.
 
 In: the run folder. Out: a lock that a killed run does not leave behind, and summary.json, which alone says whether a stage
-is complete. Layout: docs/architecture.md.
+is complete. No torch. Layout: docs/architecture.md.
 """
 
 import fcntl
-import json
 import os
 import shutil
 import socket
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from kronos import files
+from kronos import files, records
 from kronos.errors import KitError
+
+SUMMARY = "summary.json"
+CHECKPOINTS, TRAINER, CHECKSUMS = "checkpoints", "trainer.json", "checksums.json"
+CONTENTS = ("model.safetensors", "optimizer.pt", TRAINER)
+"""The files of a checkpoint that its checksums cover."""
 
 
 class RunLock:
@@ -60,17 +65,106 @@ def sweep(folder: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """A stage's summary.json, or None where there is none. Raises KitError when it is not readable."""
-    path = folder / "summary.json"
-    if not path.is_file():
+@dataclass(frozen=True)
+class Best:
+    """The validation that chose `best_model`."""
+
+    value: float
+    metric: str = ""
+    step: Annotated[int, ">= 0"] = 0
+    values: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What summary.json says. Runs of earlier versions may lack some of it."""
+
+    status: Literal["complete", "interrupted", "running"]
+    reason: str | None = None
+    """Why an interrupted stage stopped."""
+    stage: str = ""
+    step: Annotated[int, ">= 0"] = 0
+    total_steps: Annotated[int, ">= 0"] = 0
+    epoch: float = 0.0
+    stopped_early: bool = False
+    best: Best | None = None
+    start_value: float | None = None
+    worse_than_start: bool | None = None
+    pieces: Annotated[int, "> 0"] = 1
+    skipped_steps: Annotated[int, ">= 0"] = 0
+    seconds: float = 0.0
+    processes: Annotated[int, "> 0"] = 1
+    tokenizer_digest: str | None = None
+    model_digest: str | None = None
+    data_digest: str | None = None
+    train_end: str | None = None
+    """Last day that was trained on, YYYY-MM-DD."""
+    train_end_session: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def summary_of(folder: Path) -> Summary | None:
+    """A stage's summary.json, or None where there is none. Raises KitError when it does not say what it should."""
+    path = folder / SUMMARY
+    if not path.exists():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise KitError(f"{path}: expected JSON, found {error}; remove the file and train the stage anew") from error
+    return records.read(path, Summary, remedy="remove the file, and the stage goes on from its last checkpoint")
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """`summary_of` as a dictionary, with what other versions wrote beside it."""
+    summary = summary_of(folder)
+    if summary is None:
+        return None
+    return records.read_json(folder / SUMMARY) | asdict(summary)
 
 
 def write_summary(folder: Path, tree: dict[str, Any]) -> None:
     """Write a stage's summary.json atomically."""
-    files.write_json(folder / "summary.json", tree)
+    files.write_json(folder / SUMMARY, tree)
+
+
+# -- checkpoints, without their weights -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class SavedProgress:
+    """What is read of a checkpoint's trainer.json without its weights."""
+
+    step: Annotated[int, ">= 0"]
+    facts: dict[str, Any]
+
+
+def checkpoint_problem(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None."""
+    try:
+        sums = records.read(folder / CHECKSUMS, dict[str, str])
+        for name in CONTENTS:
+            if name not in sums:
+                return f"{CHECKSUMS} does not name {name}"
+            if files.digest(folder / name) != sums[name]:
+                return f"{name} does not match its checksum"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (records.WrongShape, OSError) as error:
+        return f"{CHECKSUMS} is not readable ({error})"
+    return None
+
+
+def checkpoint_folders(root: Path) -> list[Path]:
+    """Checkpoints of a stage, oldest step first; half-written ones are hidden by their dot."""
+    return sorted(path for path in root.glob("step_*") if path.is_dir())
+
+
+def newest_checkpoint(root: Path) -> tuple[tuple[int, dict[str, Any]] | None, list[str]]:
+    """Step and facts of the newest good checkpoint, and a line for each damaged one that is newer."""
+    damaged: list[str] = []
+    for folder in reversed(checkpoint_folders(root)):
+        problem = checkpoint_problem(folder)
+        if problem is None:
+            try:
+                progress = records.read(folder / TRAINER, SavedProgress)
+                return (progress.step, progress.facts), damaged
+            except records.WrongShape as error:
+                problem = str(error)
+        damaged.append(f"{folder}: damaged ({problem})")
+    return None, damaged

@@ -87,9 +87,9 @@ class HeadRun(StageRun):
         facts |= {"betas": list(s.betas), "decay_norms_and_biases": s.decay_norms_and_biases, "seed": s.seed}
         return facts | {"tokenizer": self.tokenizer_digest, "trunk": self.trunk_digest}
 
-    def _outdated(self, summary: dict[str, Any]) -> bool:
+    def _outdated(self, facts: dict[str, Any]) -> bool:
         """Whether the predictor was trained again since: the head's weights would mean nothing on it."""
-        return bool(summary["facts"].get("trunk") != self.trunk_digest and reads_tokens(self.config))
+        return bool(facts.get("trunk") != self.trunk_digest and reads_tokens(self.config))
 
     def _build(self, tokenizer: KronosTokenizer | None) -> Objective:
         h = self.config.head

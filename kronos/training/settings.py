@@ -6,16 +6,10 @@ In: nothing. Out: plain dataclasses; `kronos.training.stages` fills them from a 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from kronos.training.objectives import Batch
 from kronos.training.schedule import Schedule
 from kronos.training.trackers import Trackers
-
-Stage = Literal["tokenizer", "basemodel", "head"]
-STAGES: tuple[Stage, ...] = ("tokenizer", "basemodel")
-"""The stages of the two networks."""
-ALL_STAGES: tuple[Stage, ...] = (*STAGES, "head")
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import logging
 import math
 import os
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kronos import files
-from kronos.config import PART_DAYS, Config, to_dict
+from kronos.config import Config, to_dict
 from kronos.data.sampling import BatchPlan
 from kronos.data.store import BarStore
 from kronos.errors import KitError
@@ -21,17 +21,19 @@ from kronos.networks import KronosTokenizer
 from kronos.networks.normalisation import Normalisation
 from kronos.training import checkpoint, curves
 from kronos.training.checkpoint import Checkpoint, Progress
+from kronos.training.facts import STAGES, Facts, Stage, StageData, data_facts, setting_facts, start_facts
 from kronos.training.failures import check_compiler, in_one_line
-from kronos.training.folder import RunLock, read_summary, sweep, write_summary
+from kronos.training.folder import CHECKPOINTS, RunLock, sweep, write_summary
 from kronos.training.log import read_records
 from kronos.training.loop import Status, Trainer
 from kronos.training.objectives import Objective
-from kronos.training.reading import StageData, streams
+from kronos.training.reading import streams
 from kronos.training.report import table, worse_than_start
+from kronos.training.restart import StageState, holds_work, judge, move_aside, refusal
 from kronos.training.runtime import PeerFailed, Runtime
 from kronos.training.schedule import Schedule
-from kronos.training.settings import STAGES, Keepers, LoopSettings, Stage, Streams
-from kronos.training.start import build_objective, difference, network_digest, start_facts, tokenizer_source
+from kronos.training.settings import Keepers, LoopSettings, Streams
+from kronos.training.start import build_objective, network_digest, tokenizer_source
 from kronos.training.trackers import Trackers, check_installed
 
 __all__ = ["STAGES", "Stage", "StageData", "StageRun", "loop_settings", "network_digest", "run_stage", "streams", "train"]
@@ -68,7 +70,8 @@ def _join(config: Config) -> Runtime:
 
 
 def run_stage(config: Config, stage: Stage, store: BarStore, runtime: Runtime | None = None) -> Status:
-    """Train one stage to its end, or until it is asked to stop; with `experiment.skip_existing` skip it or go on with it.
+    """Train one stage to its end, or until it is asked to stop. One that was interrupted goes on, one that is complete is left
+    as it is, one of other settings is refused (see `kronos.training.restart`).
 
     Every process of the run calls this. Raises KitError on anything that the user can mend.
     """
@@ -218,76 +221,67 @@ class StageRun:
         tokenizer.save_pretrained(target)
         return str(target)
 
-    def _facts(self) -> dict[str, Any]:
-        """What two sittings of one run must have in common. Batch size, accumulation and processes may change while the
-        windows of a step stay the same."""
-        c, d, s, plan = self.config, self.config.data, self.settings, self.data.plan
-        names = ("lookback_window", "predict_window", "clip", "norm_epsilon", "train_ratio", "val_ratio", "test_ratio")
-        facts: dict[str, Any] = {"data": self.store.digest, **{f"data.{name}": getattr(d, name) for name in names}}
-        days = {f"data.{name}": getattr(d, name) for name in PART_DAYS}  # only those that are set: older runs do not know them
-        facts |= {name: value for name, value in days.items() if value is not None}
-        facts |= {"data.all_days": True} if d.all_days else {}
-        facts |= {"data.embargo": c.embargo, "data.ticker_weighting": d.ticker_weighting}
-        facts |= {"windows of a step": plan.step_samples, "windows of an epoch": plan.epoch_samples}
-        facts |= {"learning_rate" if k == "peak" else "scheduler" if k == "kind" else k: v for k, v in asdict(s.schedule).items()}
-        facts |= {name: getattr(s, name) for name in ("weight_decay", "decay_norms_and_biases", "grad_clip", "seed")}
-        facts["betas"] = list(s.betas)
-        facts["training.validation_samples"] = c.training.validation_samples
-        if self.stage == "tokenizer":
-            return facts
-        facts |= {f"training.{name}": getattr(c.training, name) for name in ("teacher_forcing", "history_loss_weight")}
-        return facts | {"tokenizer": self.tokenizer_digest}
+    def _facts(self) -> Facts:
+        facts = setting_facts(self.config, self.stage) | data_facts(self.store, self.data.plan)
+        if self.tokenizer_digest is not None:
+            facts["tokenizer"] = self.tokenizer_digest
+        return facts
 
     # -- on the main process -------------------------------------------------------------------------------------------
     def _earlier(self) -> tuple[bool, Checkpoint | None]:
-        """What an earlier sitting left: whether the stage is done, and the state to go on from."""
-        if not self.config.experiment.skip_existing:
+        """What an earlier start left: whether the stage is done, and the state to go on from. Writes nothing."""
+        own = self.config.experiment
+        if own.fresh:
             return False, None
-        summary = read_summary(self.folder)
-        if summary is not None and self._outdated(summary):
-            log.warning(
-                "%s: what lies in %s is of a network that was trained again since: starting anew", self.stage, self.folder
-            )
+        state = judge(self.config, self.stage, self.facts, {})
+        if state.status == "absent":
             return False, None
-        if summary is not None and summary["status"] == "complete" and self.best_model.is_dir():
-            self._accept(summary)
-            return True, None
-        resumed = checkpoint.load_newest(self.folder / "checkpoints")
-        if resumed is None:
-            if summary is not None:
-                log.warning("%s: %s, and no checkpoint to go on from: starting anew", self.stage, summary["status"])
-            return False, None
-        changed = difference(resumed.progress.facts, self.facts)
-        if changed:
-            raise KitError(
-                f"{resumed.folder}: expected the settings that this stage was started with, found {'; '.join(changed)}; "
-                "set them back, or start the stage anew without --skip-existing"
-            )
-        log.info("%s: going on from step %d of %d", self.stage, resumed.progress.step, self.settings.total_steps)
+        if state.status == "other_settings" and own.skip_existing and (state.finished or state.only_below):
+            return self._keep(state), None
+        refused = refusal(self.config, {self.stage: state})
+        if refused is not None:
+            raise refused
+        for line in state.lines:
+            log.log(logging.INFO if state.status == "complete" else logging.WARNING, "%s", line)
+        if state.status != "interrupted":
+            return state.status == "complete", None
+        resumed = checkpoint.load_newest(self.folder / CHECKPOINTS)
+        if resumed is not None:
+            log.info("%s: going on from step %d of %d", self.stage, resumed.progress.step, self.settings.total_steps)
         return False, resumed
 
-    def _outdated(self, summary: dict[str, Any]) -> bool:
-        """Whether a predictor's tokenizer is gone, since this folder has room for one: then its weights mean nothing any more."""
+    def _outdated(self, facts: Facts) -> bool:
+        """Whether this run trained the network below again: then the weights of these facts mean nothing any more."""
         own = Path(self.config.model_paths.finetuned_tokenizer) == self.config.tokenizer_dir / "best_model"
-        return own and summary["tokenizer_digest"] != self.tokenizer_digest
+        return own and facts.get("tokenizer") != self.tokenizer_digest
 
-    def _accept(self, summary: dict[str, Any]) -> None:
-        """Skip a complete stage; refuse when the predictor belongs to another tokenizer, which may still be somewhere."""
-        if summary["tokenizer_digest"] != self.tokenizer_digest:
-            raise KitError(
-                f"{self.folder}: expected a predictor of the present tokenizer ({str(self.tokenizer_digest)[:12]}), found one "
-                f"trained on another ({str(summary['tokenizer_digest'])[:12]}); name that one in "
-                "model_paths.finetuned_tokenizer, or train the predictor anew with --skip-tokenizer and without --skip-existing"
+    def _keep(self, state: StageState) -> bool:
+        """Whether a stage of other settings stays, as --skip-existing asks; one whose network below is gone moves aside.
+
+        Raises KitError when it belongs to another network below, which may still be somewhere.
+        """
+        if self._outdated(state.facts):
+            log.warning(
+                "%s: what lies in %s is of a network that was trained again since: it moves aside, training starts anew",
+                self.stage,
+                self.folder,
             )
-        changed = difference(summary["facts"], self.facts)
-        note = f", though trained with other settings: {'; '.join(changed)}" if changed else ""
-        log.info("%s: complete in %s, skipped%s", self.stage, self.folder, note)
+            return False
+        if state.facts.get("tokenizer") != self.tokenizer_digest:
+            raise KitError(
+                f"{self.folder}: expected a network of the present tokenizer ({str(self.tokenizer_digest)[:12]}), found one "
+                f"trained on another ({str(state.facts.get('tokenizer'))[:12]}); name that one in "
+                "model_paths.finetuned_tokenizer, or train the predictor anew with --skip-tokenizer --fresh"
+            )
+        note = f", though trained with other settings: {'; '.join(state.changed)}"
+        log.warning("%s: complete in %s, skipped%s", self.stage, self.folder, note)
+        return True
 
     def _begin(self, resumed: Checkpoint | None) -> None:
         """Everything is loaded: from here on this run owns the stage's folder."""
         sweep(self.folder)
-        if resumed is None:
-            checkpoint.clear(self.folder / "checkpoints")
+        if resumed is None and holds_work(self.folder):
+            move_aside(self.config, [self.stage])
         files.write_json(self.config.resolved_path, to_dict(self.config))
         self._write_summary("running")
         log.info("%s", self.data.splits.describe(self.store.sessions))
@@ -330,7 +324,7 @@ class StageRun:
         p, total = self.progress, self.settings.total_steps
         if status == "interrupted":
             why = f" ({reason})" if reason else ""
-            log.info("%s: stopped at step %d of %d%s; go on with --skip-existing", self.stage, p.step, total, why)
+            log.info("%s: stopped at step %d of %d%s; the same command goes on", self.stage, p.step, total, why)
             return
         early = ""
         if self._stopped_early():

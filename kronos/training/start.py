@@ -3,10 +3,8 @@
 In: a resolved `Config`. Out: an objective; a `KitError` when the tokenizer that the predictor needs is not there.
 """
 
-import hashlib
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,15 +12,10 @@ from kronos import files
 from kronos.config import Config
 from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer, check_pair
-from kronos.networks.hub import CONFIG_FILE, WEIGHTS_FILE
 from kronos.networks.presets import preset
-from kronos.training import checkpoint
-from kronos.training.folder import read_summary
+from kronos.training.facts import Stage
+from kronos.training.folder import Summary, summary_of
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
-from kronos.training.settings import Stage
-
-START, START_DIGEST = "start", "weights of the start"
-"""Names of facts: what a stage started from, and the digest of its two files where it was a folder."""
 
 
 def tokenizer_source(config: Config) -> str:
@@ -32,14 +25,15 @@ def tokenizer_source(config: Config) -> str:
     """
     chosen = Path(config.model_paths.finetuned_tokenizer)
     own = chosen == config.tokenizer_dir / "best_model"
-    summary = read_summary(chosen.parent)
-    if chosen.is_dir() and (summary is None or summary["status"] == "complete") and not (own and _untold(config, summary)):
-        return str(chosen)
-    if chosen.is_dir() and summary is not None and summary["status"] != "complete":
+    summary = summary_of(chosen.parent)
+    if chosen.is_dir() and summary is not None and summary.status != "complete":
         raise KitError(
-            f"{chosen.parent}: expected a complete tokenizer stage, found it {summary['status']} at step {summary['step']} of "
-            f"{summary['total_steps']}; finish it with --skip-existing"
+            f"{chosen.parent}: expected a complete tokenizer stage, found it {summary.status} at step {summary.step} of "
+            f"{summary.total_steps}; finish it first: the same command without --skip-tokenizer"
         )
+    if chosen.is_dir() and not (own and summary is None and config.experiment.train_tokenizer):
+        _check_tokenizer(chosen, summary)
+        return str(chosen)
     if not config.experiment.train_tokenizer and own and config.tokenizer_is_pretrained:
         return config.model_paths.pretrained_tokenizer
     raise KitError(
@@ -48,9 +42,16 @@ def tokenizer_source(config: Config) -> str:
     )
 
 
-def _untold(config: Config, summary: dict[str, Any] | None) -> bool:
-    """Whether this run should have trained its tokenizer, and no summary says that it did."""
-    return summary is None and config.experiment.train_tokenizer
+def _check_tokenizer(folder: Path, summary: Summary | None) -> None:
+    """Raise KitError when a tokenizer is not the one that its summary describes."""
+    if summary is None or summary.model_digest is None:
+        return
+    found = files.folder_digest(folder)
+    if found != summary.model_digest:
+        raise KitError(
+            f"{folder}: expected the tokenizer that its summary.json describes ({summary.model_digest[:12]}), found changed or "
+            f"damaged files ({found[:12]}); train the tokenizer again: the same command without --skip-tokenizer"
+        )
 
 
 def network_digest(network: KronosTokenizer | Kronos, source: str) -> str:
@@ -60,27 +61,6 @@ def network_digest(network: KronosTokenizer | Kronos, source: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         network.save_pretrained(Path(folder) / "network")
         return files.folder_digest(Path(folder) / "network")
-
-
-def start_facts(config: Config, stage: Stage) -> dict[str, str]:
-    """What a stage starts from: a preset, a hub id, or a folder. A folder's networks are told by their digest, since the folder
-    may lie elsewhere in the next sitting (another mount, another slug of an attached data set)."""
-    paths = config.model_paths
-    pretrained = config.tokenizer_is_pretrained if stage == "tokenizer" else config.predictor_is_pretrained
-    if not pretrained:
-        return {START: config.experiment.preset}
-    source = paths.pretrained_tokenizer if stage == "tokenizer" else paths.pretrained_predictor
-    saved = [Path(source).expanduser() / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
-    if not all(path.is_file() for path in saved):
-        return {START: source}
-    return {START: source, START_DIGEST: hashlib.sha256("".join(map(files.digest, saved)).encode()).hexdigest()[:16]}
-
-
-def difference(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """`key: saved X, now Y` for every fact that changed. Where both know the digest of the weights that they started from, the
-    path does not count; where one does not (a hub id, a run of an earlier version), only the path does."""
-    ignored = START if START_DIGEST in saved and START_DIGEST in now else START_DIGEST
-    return checkpoint.difference(*({k: v for k, v in facts.items() if k != ignored} for facts in (saved, now)))
 
 
 def build_objective(config: Config, stage: Stage, tokenizer: KronosTokenizer | None) -> TokenizerObjective | PredictorObjective:
