@@ -336,7 +336,7 @@ def test_worse_than_the_pretrained_start_is_reported(
     summary = summary_of(config.tokenizer_dir)
     assert summary["start_value"] < summary["best"]["value"] and summary["worse_than_start"] is True
     assert "WORSE than the pretrained" in caplog.text
-    gentle = tiny_config(tmp_path, **pretrained)
+    gentle = tiny_config(tmp_path, **pretrained, experiment__fresh=True)
     run_stage(gentle, "tokenizer", store)
     summary = summary_of(config.tokenizer_dir)
     assert summary["start_value"] > summary["best"]["value"] and summary["worse_than_start"] is False
@@ -397,7 +397,7 @@ def test_a_predictor_whose_tokenizer_was_trained_again_starts_anew(
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
         assert run_stage(resumed, "basemodel", store) == "interrupted"
-    assert "of a tokenizer that was trained again since: it moves aside, training starts anew" in caplog.text
+    assert "of a network that was trained again since: it moves aside, training starts anew" in caplog.text
     assert summary_of(tmp_path / "run.old-2" / "basemodel")["status"] == "complete"
     caplog.clear()
     assert run_stage(resumed, "basemodel", store) == "complete" and "starts anew" not in caplog.text

@@ -106,7 +106,7 @@ def length_facts(config: Config, stage: Stage) -> Facts:
     """What decides the data and the length of a stage, in the words of the configuration, where there is no store to ask. Of a
     head everything but the networks that it reads."""
     d, t = config.data, config.training
-    names = [f"{stage}_epochs"]
+    names = [f"{stage}_epochs", f"{stage}_steps", "max_steps"]
     facts: Facts = {}
     if stage == "head":
         names += ["seed", "scheduler", "warmup_ratio", "adam_beta1", "adam_beta2", "decay_norms_and_biases"]
@@ -116,8 +116,6 @@ def length_facts(config: Config, stage: Stage) -> Facts:
     else:
         names.append("samples_per_epoch")
     facts |= {f"training.{name}": getattr(t, name) for name in names}
-    if t.most_steps(stage) is None:
-        facts["training.max_steps"] = None
     cleaning = {f"data.cleaning.{name}": value for name, value in asdict(d.cleaning).items()}
     return facts | cleaning | {"data.frequency": d.frequency}
 
