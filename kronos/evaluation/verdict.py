@@ -110,9 +110,10 @@ class Results:
         found = []
         for figure, alarm, limit in (("within_date_accuracy", ALARM_WITHIN, LIMIT_WITHIN), ("rank_ic", ALARM_IC, LIMIT_IC)):
             own = self.overall[self.main.name].get(figure)
-            best = max(self.fitted(figure), default=alarm)
-            if own is not None and own.value > alarm and own.excludes(best) > 0:
-                found.append(f"{NAMED[figure]} {_shown(figure, own)} excludes {_short(figure, best)}, the best of the fits here")
+            best = max([alarm, *self.fitted(figure)])
+            if own is not None and own.excludes(best) > 0:
+                text = f"{NAMED[figure]} {_shown(figure, own)} excludes {_short(figure, best)}"
+                found.append(f"{text}, more than the fits reach on the same rows")
             for e in self.entries:
                 i = self.overall[e.name].get(figure)
                 if i is not None and i.excludes(limit) > 0:
