@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 
 from kronos import cli, configfile
 from kronos.data.prepare import prepare
+from kronos.data.quick import quick_checks, refuse_warnings
 from kronos.data.sources import flags
 
 
@@ -25,12 +26,18 @@ def main() -> None:
     parser = cli.parser(__doc__ or "")
     what = "also run the data checks and write them, with plots, as one page (default: data_report.html in the run's folder)"
     parser.add_argument("--report", nargs="?", const="", metavar="PAGE", help=what)
+    parser.add_argument("--strict", action="store_true", help="stop when one of the quick checks warns")
     flags.add_flags(parser)
     arguments = parser.parse_args()
     cli.setup_logging()
     overrides = flags.with_flags(arguments.config, arguments.overrides, arguments.data_source, arguments.skip_data_process)
     config = configfile.load(arguments.config, overrides)
     store = prepare(config)
+    results = quick_checks(store, config)
+    for result in results:
+        logging.info("%-4s %s", result.status, result.line)
+    if arguments.strict:
+        refuse_warnings(results)
     if arguments.report is not None:
         from kronos.data.report import write_report  # matplotlib takes a second to load
 

@@ -262,3 +262,17 @@ def test_the_documented_command_on_broken_files(generated: DataConfig, tmp_path:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "fail zero prices: 1,800 of 9,000 rows (20.00%)" in done.stdout
     assert "1 failed" in done.stdout and "Traceback" not in done.stdout and "assert" not in done.stdout
+
+
+def test_a_configuration_says_lookback_calendar_and_paths(generated: DataConfig, tmp_path: Path) -> None:
+    """Keeps out: sound files that fail "no ticker has 257 bars" for a user whose lookback is 20."""
+    days = pl.col("Date").unique().sort().gather(40).first()
+    pl.read_csv(generated.data_path).filter(pl.col("Date") < days).write_csv(tmp_path / "train.csv")
+    (tmp_path / "c.yaml").write_text(
+        f"data: {{data_path: {tmp_path}/train.csv, lookback_window: 20}}\nexperiment: {{pre_trained: false}}\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).parent), "-k", "history"]
+    done = subprocess.run([*command, "--config", str(tmp_path / "c.yaml")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "enough history" in done.stdout, done.stdout
+    without = subprocess.run([*command, "--data", str(tmp_path / "train.csv")], capture_output=True, text=True, check=False)
+    assert without.returncode == 1 and "no ticker has 257 bars" in without.stdout, without.stdout
