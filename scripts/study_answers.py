@@ -149,11 +149,15 @@ def fitted_answers(dates: Dates, every: int, refit: int) -> dict[str, Array]:
     for block in dates.blocks(refit):
         own = np.flatnonzero(np.isin(dates.date, block))
         rows = dates.rows.only(own)
-        for fitter in fitted.fitters(config):
-            started = time.process_time()
-            model = fitter.fit(dates.store, int(dates.sessions[block[0]]), dates.horizon)
-            seconds = time.process_time() - started
-            scores[f"{fitter.name}, every {every}"][own] = model.answer(dates.store, rows).score
+        try:
+            for fitter in fitted.fitters(config):
+                started = time.process_time()
+                model = fitter.fit(dates.store, int(dates.sessions[block[0]]), dates.horizon)
+                seconds = time.process_time() - started
+                scores[f"{fitter.name}, every {every}"][own] = model.answer(dates.store, rows).score
+        except fitted.TooLittle as error:
+            print(f"{len(block)} dates without an answer of fits: {error}")
+            continue
         print(f"fitted up to {model.recipe.last_label}: {model.recipe.samples:,} samples, boosting {seconds:.0f} s", flush=True)
     for members in (("ridge", "boosting"), ("ridge", "logistic", "boosting")):
         names = [f"{member}, every {every}" for member in members]
@@ -209,7 +213,7 @@ def auto(dates: Dates, answers: dict[str, Array]) -> Array:
     Bonferroni's correction; else none."""
     names = list(answers)
     whole = replace(dates, first=0)
-    ic = np.array([figures(whole, answers[name])[:, 1] for name in names])
+    ic = np.nan_to_num(np.array([figures(whole, answers[name])[:, 1] for name in names]))  # no answers: no evidence
     score = np.zeros(len(dates.rows))
     chosen: dict[str, int] = {}
     for place, part in enumerate(dates.parts()):
