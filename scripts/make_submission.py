@@ -29,12 +29,16 @@ def main() -> None:
         logging.disable(logging.INFO)
 
     from kronos import configfile
+    from kronos.launch.ending import is_competition
     from kronos.submission import make_submission
 
     given = {"inference.horizon": args.horizon, "inference.answer": args.answer}
     overrides = [*args.overrides, *(f"{key}={value}" for key, value in given.items() if value)]
-    made = make_submission(configfile.load(args.config, overrides), args.output, args.allow_incomplete)
-    print(f"{made.path}\n{made.table()}\nSubmit it with:\n  {made.command}")
+    config = configfile.load(args.config, overrides)
+    made = make_submission(config, args.output, args.allow_incomplete)
+    print(f"{made.path}\n{made.table()}")
+    if is_competition(config):  # Kaggle takes no answers to a synthetic market or to rows of one's own
+        print(f"Submit it with:\n  {made.command}")
 
 
 if __name__ == "__main__":

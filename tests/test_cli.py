@@ -16,7 +16,7 @@ REAL: dict[str, tuple[Callable[[Path], object], str]] = {
     "a run in place of a file": (lambda f: files.write_text(f / "folder", "x"), "found a folder"),
     "a run below a file": (lambda f: (f / "file" / "x" / "y").mkdir(parents=True), "found a file"),
     "a name that is too long": (lambda f: (f / ("x" * 5000)).read_text(), "shorter path"),
-    "links in a circle": (lambda f: (f / "circle").read_text(), "links in a circle"),
+    "links in a circle": (lambda f: (f / "circle").read_text(), "symbolic link loop"),
 }
 RARE = {  # a test cannot bring these about: the system's own error, as the interpreter raises it
     errno.EROFS: "read-only file system",

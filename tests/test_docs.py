@@ -16,6 +16,8 @@ from kaggle_stub import Stub
 from test_pipeline import demo, environment
 
 from kronos import configfile
+from kronos.errors import KitError
+from kronos.launch import arguments as launcher
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACEHOLDERS = {"F": "configs/demo.yaml", "P": "small", "B": "32"}  # what stands in a document for a file of the reader's
@@ -30,6 +32,7 @@ RUN_ELSEWHERE = {
     "scripts/study_anchor.py": "tests/test_docs.py: needs what the line above it trains; its parser",
     "scripts/study_decode_rope.py": "tests/test_docs.py: likewise; its parser",
     "kaggle/train_stage.py": "train_kaggle.sh runs it",
+    "kaggle/launch.py": "train_kaggle.sh becomes it",
     "kaggle/session.py": "tests/test_notebook.py",
 }
 
@@ -118,28 +121,24 @@ def check_configuration(config: Any, overrides: list[str], command: Command) -> 
     configfile.load(path, overrides)
 
 
-def launcher_flags() -> dict[str, bool]:
-    """Flags of train_kaggle.sh; whether a value follows."""
-    source = (ROOT / "train_kaggle.sh").read_text(encoding="utf-8")
-    cases = re.findall(r"^    ((?:-\w \| )?--[a-z-]+(?: \| --[a-z-]+)*)\)(.*(?:\n      .*)?)", source, flags=re.MULTILINE)
-    return {flag: "shift" in body or flag == "--multi-gpu" for flags, body in cases for flag in flags.split(" | ")}
-
-
 def test_the_launcher_takes_what_the_documents_give_it(documented: list[Command]) -> None:
-    """The same for the one script that is no Python."""
-    flags = launcher_flags()
+    """The same for the launcher, whose flags become settings."""
     lines = [command for command in documented if command.script == "train_kaggle.sh"]
     assert len(lines) > 10
+    known = {flag for action in launcher.parser()._actions for flag in action.option_strings}
     for command in lines:
-        words, config, overrides = list(command.arguments), "configs/kaggle.yaml", []
-        while words:
-            flag = words.pop(0)
-            assert flag in flags, f"{command}: {flag} is not known"
-            value = words.pop(0) if flags[flag] and words and not words[0].startswith("--") else ""
-            config = value if flag == "--config" else config
-            overrides += [value] if flag == "--set" else []
-        if not command.synopsis:
-            check_configuration(PLACEHOLDERS.get(config, config), overrides, command)
+        if command.synopsis:
+            unknown = [word for word in command.arguments if word.startswith("--") and word not in known]
+            assert not unknown, f"{command}: {unknown} is not known"
+            continue
+        try:
+            flags = launcher.parse([word for word in command.arguments if word not in ("-h", "--help")], ROOT)
+        except KitError as error:
+            raise AssertionError(f"{command}: {error}") from error
+        assert flags is not None
+        config = str(flags.config.relative_to(ROOT)) if flags.config.is_relative_to(ROOT) else str(flags.config)
+        given = [text for text in flags.overrides if f"--set {text}" in " ".join(command.arguments)]
+        check_configuration(PLACEHOLDERS.get(config, config), given, command)
 
 
 def test_settings_and_profiles_that_are_named_exist() -> None:

@@ -5,14 +5,25 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from kronos import launch
+from kronos import files
+from kronos.config import Config, DataConfig, MarketConfig, to_dict
 from kronos.errors import KitError
+from kronos.launch import arguments, ending, environment
+from kronos.launch import plan as launch
+from kronos.launch.run import Output, Runner, Stopped
 
 MARKET = ["market.generate=true", "experiment.pre_trained=false", "data.data_path=train.csv"]
 
@@ -170,6 +181,199 @@ def test_a_mistake_is_one_clear_line(root: Path, tmp_path: Path, arguments: list
     assert expected in done.stderr and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
 
 
+def test_a_run_goes_on_or_is_refused_before_anything_is_written(config: str, tmp_path: Path) -> None:
+    """The names of runs and outputs are looked at, and the same command with other settings never trains over a run."""
+    (tmp_path / "runs").write_text("a file\n")
+    with pytest.raises(KitError, match=r"runs: expected a folder .*, found a file"):
+        plan(config, write=True)
+
+
+def test_outputs_that_cannot_be_used_are_said_before_training(config: str, tmp_path: Path) -> None:
+    """A `logs` or `submissions` path that is a file was found out after hours of training."""
+    (tmp_path / "runs" / "kronos").mkdir(parents=True)
+    for name in ("logs", "tokenizer", "backtest"):
+        (tmp_path / "runs" / "kronos" / name).write_text("a file\n")
+        with pytest.raises(KitError, match=rf"{name}: expected a folder .*, found a file"):
+            plan(config)
+        (tmp_path / "runs" / "kronos" / name).unlink()
+    (tmp_path / "runs" / "kronos" / "logs").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(KitError, match="found a link to nothing"):
+        plan(config)
+    with pytest.raises(KitError, match="--submit: expected the rows to forecast"):
+        launch.plan_launch(config, MARKET, wanted=None, gpus=0, fast=False, write=False, submit=True)
+
+
+def test_submissions_that_cannot_be_written_are_said_before_training(config: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """The folder of the submission is the kit's own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "submissions").write_text("a file\n")
+    overrides = [*MARKET, "data.test_path=test.csv"]
+    with pytest.raises(KitError, match=r"submissions: expected a folder .*, found a file"):
+        launch.plan_launch(config, overrides, wanted=None, gpus=0, fast=False, write=False, submit=True)
+
+
+def test_a_missing_file_is_said_with_the_name_that_is_there(config: str, tmp_path: Path) -> None:
+    """Also where market.generate would otherwise have written a market."""
+    (tmp_path / "train.csv").write_text("Ticker,Date,Open,High,Low,Close,Volume\na,2020-01-02,1,1,1,1,1\n")
+    for generate in ("true", "false"):
+        with pytest.raises(KitError, match=r"trian\.csv.*train\.csv is there, is that meant"):
+            plan(config, f"data.data_path={tmp_path / 'trian.csv'}", f"market.generate={generate}")
+
+
+# -- the environment ----------------------------------------------------------------------------------------------------------
+def test_another_launchers_variables_are_taken_out() -> None:
+    """RANK and WORLD_SIZE of a Slurm or torchrun shell: nothing was trained, and a script's traceback was all that was said."""
+    stale = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "MASTER_ADDR": "x", "ACCELERATE_USE_FSDP": "true"}
+    kept = {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", "SLURM_JOB_ID": "7", "NCCL_DEBUG": "INFO", "MY_RANK": "1"}
+    mixed = stale | kept
+    line = environment.said(environment.clean(mixed))
+    assert mixed == kept and all(f"{name}={value}" in line for name, value in stale.items()) and "\n" not in line
+    assert environment.said(environment.clean(mixed)) == ""
+    steps = environment.for_steps(mixed, uses_gpu=False, on_terminal=False)
+    assert steps["ACCELERATE_USE_CPU"] == "true" and steps["KIT_LAUNCHED"].isdigit()
+
+
+@pytest.fixture
+def older_python(tmp_path: Path) -> Path:
+    """A folder with a `python` and a `python3` whose metadata name an older polars."""
+    folder, packages = tmp_path / "bin", tmp_path / "packages" / "polars-1.9.0.dist-info"
+    folder.mkdir()
+    packages.mkdir(parents=True)
+    (packages / "METADATA").write_text("Metadata-Version: 2.1\nName: polars\nVersion: 1.9.0\n")
+    for name in ("python", "python3"):
+        (folder / name).write_text(f'#!/bin/sh\nPYTHONPATH={packages.parent} exec {sys.executable} "$@"\n')
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_a_python_with_packages_outside_the_bounds_is_not_used(root: Path, older_python: Path) -> None:
+    """polars 1.9.0 in the active environment ended in a TypeError; only the names of packages were looked at."""
+    done = subprocess.run(
+        [older_python / "python", root / "scripts" / "versions.py", "runtime"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and done.stdout == "polars 1.9.0 (expected >=1.35,<3)\n"
+    assert subprocess.run([sys.executable, root / "scripts" / "versions.py", "tools"], timeout=60).returncode == 0
+
+
+def test_the_line_says_which_package_and_a_fitting_environment_is_made(copied: Path, older_python: Path) -> None:
+    """.venv is made from the lock file; a stand-in for it is there already."""
+    lock = copied / "requirements.lock"
+    words = subprocess.run(["cksum"], stdin=lock.open(), capture_output=True, text=True, check=True).stdout.split()
+    venv = copied / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / f"requirements.lock.{'-'.join(words)}").touch()
+    (venv / "bin" / "python").write_text('#!/bin/sh\necho "made: $2"\n')
+    (venv / "bin" / "python").chmod(0o755)
+    done = subprocess.run(
+        ["bash", copied / "train_kaggle.sh", "--cpu"],
+        env={"PATH": f"{older_python}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"Not using {older_python}/python: polars 1.9.0 (expected >=1.35,<3)" in done.stderr
+    assert done.stdout == "made: --cpu\n"
+
+
+def test_the_shell_script_is_short(root: Path) -> None:
+    """Finding a Python is all that a shell is needed for."""
+    assert len((root / "train_kaggle.sh").read_text().splitlines()) <= 60
+
+
+# -- running steps ---------------------------------------------------------------------------------------------------------------
+def step(code: str, **more: Any) -> launch.Step:
+    return launch.Step("the trial", "", (sys.executable, "-c", code), **more)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    output = Output(tmp_path / "log.txt")
+    yield Runner(output, os.environ)
+    output.close()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_step_is_logged_without_colours_and_bars(runner: Runner, tmp_path: Path, capfd: Any) -> None:
+    """The terminal gets every byte, the log what a reader of tomorrow wants."""
+    code = "import sys; print('\\033[1mbold\\033[0m'); print('10 %\\r20 %\\rdone'); sys.stderr.write('last, no newline')"
+    assert runner.run(step(code)) == 0
+    runner.output.close()
+    runner.output._log = None
+    assert capfd.readouterr().out == "\033[1mbold\033[0m\n10 %\r20 %\rdone\nlast, no newline"
+    assert (tmp_path / "log.txt").read_text() == "bold\ndone\nlast, no newline\n"
+
+
+@pytest.mark.parametrize(("code", "expected"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", 137)])
+def test_a_steps_exit_code(runner: Runner, code: str, expected: int) -> None:
+    """A process that the system killed is not one that failed."""
+    assert runner.run(step(code)) == expected
+
+
+def test_a_step_leaves_nothing_behind(runner: Runner, tmp_path: Path) -> None:
+    """What a step started in its process group ends with it, though it holds the output open."""
+    code = (
+        "import subprocess, sys; child = subprocess.Popen(['sleep', '600']);"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))"
+    )
+    begun = time.monotonic()
+    assert runner.run(step(code)) == 0 and time.monotonic() - begun < 30
+    pid = int((tmp_path / "pid").read_text())
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() - begun < 30, "the system takes a moment to end what was killed"
+        time.sleep(0.05)
+
+
+PATIENT = """
+import signal, sys, time
+def save(number, frame):
+    print("saved after", signal.Signals(number).name, flush=True)
+    {end}
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, save)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_is_passed_on_once(runner: Runner, tmp_path: Path, number: signal.Signals) -> None:
+    """A lost terminal is SIGTERM; the step saves and ends, and the launch ends after it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    runner.listen()
+    threading.Thread(target=signal_when, args=(tmp_path / "log.txt", "ready", number)).start()
+    with pytest.raises(Stopped) as stopped:
+        runner.run(step(PATIENT.format(end="sys.exit(0)")))
+    passed = signal.SIGTERM if number == signal.SIGHUP else number
+    assert stopped.value.signal == passed
+    text = (tmp_path / "log.txt").read_text()
+    assert text.count("saved after") == 1 and f"saved after {passed.name}" in text and "saving a resumable state" in text
+
+
+def test_the_second_signal_kills(runner: Runner, tmp_path: Path) -> None:
+    """A step that does not end by itself must not keep the user waiting."""
+    runner.listen()
+
+    def send() -> None:
+        signal_when(tmp_path / "log.txt", "ready", signal.SIGINT)
+        signal_when(tmp_path / "log.txt", "saved after", signal.SIGINT)
+
+    threading.Thread(target=send).start()
+    begun = time.monotonic()
+    with pytest.raises(Stopped):
+        runner.run(step(PATIENT.format(end="pass")))
+    assert time.monotonic() - begun < 60
+
+
+def signal_when(log: Path, words: str, number: signal.Signals) -> None:
+    """Send this process a signal when the log holds the words."""
+    end = time.monotonic() + 60
+    while words not in (log.read_text() if log.is_file() else "") and time.monotonic() < end:
+        time.sleep(0.02)
+    os.kill(os.getpid(), number)
+
+
 @pytest.fixture
 def copied(root: Path, tmp_path: Path) -> Path:
     """The checkout's tracked files in a folder with a space in its name."""
@@ -186,9 +390,7 @@ def test_help_fits_one_screen_and_names_every_flag(root: Path) -> None:
     done = shell(root, "-h")
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and lines[0] == "NAME" and len(lines) <= 45 and max(map(len, lines)) <= 110
-    source = (root / "train_kaggle.sh").read_text(encoding="utf-8")
-    accepted = re.findall(r"^    ((?:-\w+ \| )*--[a-z-]+(?: \| --[a-z-]+)*)\)", source, flags=re.MULTILINE)
-    flags = {flag for group in accepted for flag in group.split(" | ")}
+    flags = {flag for action in arguments.parser()._actions for flag in action.option_strings} - {"--config-path"}
     assert len(flags) > 15 and flags == set(
         re.findall(r"(?<![\w-])--?[a-z][a-z-]*", re.sub(r"EXAMPLES.*", "", done.stdout, flags=re.S))
     )
@@ -220,8 +422,55 @@ def test_dry_run_prints_the_commands_and_writes_nothing(copied: Path, tmp_path: 
         "--stage basemodel",
         "--num_processes 2",
         "make_submission.py",
-        "my\\ runs",
+        f"'{base}",
     ):
         assert part in done.stdout
     assert f"Would run, from {copied}:" in done.stdout and "\nDone" not in done.stdout
     assert not base.exists() and not (copied / "runs").exists()
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------------
+def test_only_the_competitions_answers_are_offered_to_kaggle(tmp_path: Path) -> None:
+    """A `submit` line for a synthetic market or for rows of one's own costs a submission of the day."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    data = DataConfig(test_path=str(folder / "test.csv"), sample_submission_path=str(folder / "sample.csv"))
+    own = Config(data=data)
+    assert not ending.is_competition(own)
+    (folder / "download.json").write_text("{}")
+    assert ending.is_competition(own)
+    assert not ending.is_competition(replace(own, market=MarketConfig(generate=True)))
+    attached = str(tmp_path / own.inference.competition / "test.csv")
+    assert ending.is_competition(replace(own, data=replace(data, test_path=attached)))
+    assert not ending.is_competition(replace(own, data=replace(data, test_path="")))
+
+
+def test_a_printed_command_names_the_python_that_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python` on the PATH may be one without the packages: the kit's .venv is then named."""
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert ending.python(root) in ("python", "python3")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ending.python(tmp_path) == sys.executable
+
+
+def test_why_a_process_is_gone() -> None:
+    """Each with the likely cause and how to go on."""
+    for number in (signal.SIGKILL, signal.SIGBUS, signal.SIGSEGV):
+        line = ending.killed("the tokenizer stage", number, Config())
+        assert number.name in line and "the same command" in line and "\n" not in line
+
+
+@pytest.mark.parametrize(("saved", "kept"), [({}, True), ({"threshold": 0.6}, False)])
+def test_a_submission_of_the_same_settings_is_known(tmp_path: Path, monkeypatch: Any, saved: dict[str, Any], kept: bool) -> None:
+    """The same command writes a second file only where an answer could be another one; a changed file is none of the kit's."""
+    monkeypatch.chdir(tmp_path)
+    config = Config()
+    tree = to_dict(config)
+    tree["inference"] |= saved
+    csv_file = Path("submissions") / "a.csv"
+    files.write_text(csv_file, "ID,Pred\na,1\n")
+    files.write_json(csv_file.with_suffix(".json"), {"sha256": files.digest(csv_file), "config": tree})
+    files.write_json(Path("submissions") / "other.json", [])
+    assert ending.known_submission(config) == (csv_file if kept else None)
+    csv_file.write_text("ID,Pred\na,0\n")
+    assert ending.known_submission(config) is None

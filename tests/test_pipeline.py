@@ -5,12 +5,14 @@ import fcntl
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
 import termios
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -86,8 +88,16 @@ def test_demo_market_from_nothing_to_a_scored_submission(root: Path, tmp_path: P
         assert (run / stage / "metrics.jsonl").read_text().count("\n") >= 2
     assert json.loads((run / "pipeline_config.json").read_text())["training"]["max_steps"] == 20
     assert list((run / "logs").glob("train_*.log"))
-    again = launch(root, *demo(tmp_path, "--fast-mode", "--skip-existing"))
-    assert again.count("complete") >= 2, "complete stages are skipped, and said so"
+    made = {path: path.stat().st_mtime_ns for path in [*run.glob("*/best_model/*"), *run.glob("backtest/*")]}
+    again = launch(root, *demo(tmp_path, "--fast-mode"))
+    assert "Everything of" in again and "nothing was trained or written" in again and "\nNext\n" in again
+    assert {path: path.stat().st_mtime_ns for path in made} == made and len(made) >= 6
+    other = demo(tmp_path, "--fast-mode", "--set", "training.predictor_learning_rate=1e-3")
+    refused = subprocess.run(command(root, *other), env=environment(), capture_output=True, text=True, timeout=100)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    for words in ("learning_rate", "Nothing was changed", "--skip-existing", "--fresh", "exp_name"):
+        assert words in refused.stderr
+    assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
 def test_real_prices_on_two_processes(root: Path, tmp_path: Path, shared_data: Path) -> None:
@@ -185,6 +195,98 @@ def test_a_lost_terminal_saves_and_leaves_nothing_running(root: Path, tmp_path: 
     assert ("Interrupted. What was saved lies in" in log.read_text()) is not nohup
 
 
+def small(base: Path, *more: str) -> list[str]:
+    """A tokenizer that logs every step, and does not end before it is stopped."""
+    settings = ["training.log_interval=1", "training.max_steps=100000", "training.validation_samples=64"]
+    return demo(base, "--skip-basemodel", *(part for text in settings for part in ("--set", text)), *more)
+
+
+def state(base: Path) -> dict[str, Any]:
+    return json.loads((base / "demo" / "tokenizer" / "summary.json").read_text())
+
+
+def gone(base: Path) -> None:
+    """Every trainer of the run ends by itself."""
+    deadline = time.monotonic() + 60
+    while trainers(base):
+        assert time.monotonic() < deadline, "a trainer goes on unseen"
+        time.sleep(0.2)
+
+
+def test_sigint_works_where_a_script_started_the_launcher_in_the_background(root: Path, tmp_path: Path) -> None:
+    """A shell without job control ignores SIGINT for what it starts with &, and bash cannot trap what was ignored."""
+    script = tmp_path / "script.sh"
+    line = shlex.join(command(root, *small(tmp_path)))
+    script.write_text(f"{line} >{tmp_path}/out.txt 2>&1 &\necho $! >{tmp_path}/pid\nwait $!\necho $? >{tmp_path}/code\n")
+    running = subprocess.Popen(["bash", script], env=environment())
+    wait_for_steps(running, tmp_path)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGINT)
+    running.wait(timeout=120)
+    assert (tmp_path / "code").read_text().strip() == "130", (tmp_path / "out.txt").read_text()
+    assert state(tmp_path)["status"] == "interrupted" and not trainers(tmp_path)
+
+
+def test_a_pipe_whose_reader_is_gone_does_not_end_the_run(root: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends `| tee` and `| less` at once: the launcher then writes into nothing and still has to save."""
+    running = subprocess.Popen(
+        command(root, *small(tmp_path)), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    wait_for_steps(running, tmp_path)
+    assert running.stdout
+    running.stdout.close()
+    before = state(tmp_path)["step"]
+    time.sleep(2)
+    assert running.poll() is None
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=120) == 143
+    (log,) = (tmp_path / "demo" / "logs").glob("train_*.log")
+    assert "standard output is gone" in log.read_text() and "Interrupted." in log.read_text()
+    assert state(tmp_path)["status"] == "interrupted" and state(tmp_path)["step"] > before
+
+
+@pytest.mark.parametrize(("number", "words"), [(signal.SIGKILL, "main memory ran out"), (signal.SIGBUS, "were cut short")])
+def test_a_trainer_that_the_system_killed_is_said_as_such(root: Path, tmp_path: Path, number: signal.Signals, words: str) -> None:
+    """accelerate's traceback said nothing of memory, of the store, or of how to go on; the same command goes on."""
+    running = subprocess.Popen(
+        command(root, *small(tmp_path)), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for_steps(running, tmp_path)  # type: ignore[arg-type]
+    (trainer,) = [process for process in trainers(tmp_path) if not any("kronos.launch" in word for word in process.cmdline())]
+    trainer.send_signal(number)
+    text, _ = running.communicate(timeout=120)
+    assert running.returncode == 2 and "Traceback" not in text
+    line = text.strip().splitlines()[-1]
+    assert line.startswith("error: the tokenizer stage: a process ") and words in line and "the same command" in line
+    assert not trainers(tmp_path)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_launcher_that_is_killed_leaves_nothing_running(root: Path, tmp_path: Path, processes: int) -> None:
+    """Its trainers would train on unseen, and refuse the run's folder to the next start, which goes on from their state."""
+    arguments = small(tmp_path, "--num-processes", str(processes))
+    running = subprocess.Popen(command(root, *arguments), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_steps(running, tmp_path)
+    running.kill()
+    running.wait()
+    gone(tmp_path)
+    assert state(tmp_path)["status"] == "interrupted" and state(tmp_path)["step"] > 0
+
+
+def test_a_second_signal_ends_at_once(root: Path, tmp_path: Path) -> None:
+    """Whoever cannot wait loses what was not saved, and nothing stays behind."""
+    running = subprocess.Popen(
+        command(root, *small(tmp_path)), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    wait_for_steps(running, tmp_path)
+    for process in trainers(tmp_path):
+        process.suspend()  # they cannot save
+    running.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    assert running.wait(timeout=60) == 130 and not trainers(tmp_path)
+
+
 def test_the_time_limit_ends_well_and_submits_nothing(root: Path, tmp_path: Path) -> None:
     """Kaggle keeps the files only of a run that ends with 0; a network that is half trained must not be submitted in silence."""
     arguments = demo(tmp_path, "--fast-mode", "--submit", "--set", "training.time_limit=0.0001")
@@ -192,7 +294,7 @@ def test_the_time_limit_ends_well_and_submits_nothing(root: Path, tmp_path: Path
     summary = json.loads((tmp_path / "demo-fast" / "tokenizer" / "summary.json").read_text())
     assert (summary["status"], summary["reason"]) == ("interrupted", "time limit")
     last = [line for line in text.splitlines() if line][-2:]
-    assert last[0].startswith("Time limit: the tokenizer stage is saved in") and "--skip-existing" in last[0]
+    assert last[0].startswith("Time limit: the tokenizer stage is saved in") and "go on with the same command" in last[0]
     assert last[1].startswith("Not submitted") and "Submission: " not in text
     assert not (tmp_path / "demo-fast" / "basemodel").exists()
 

@@ -109,6 +109,6 @@ def test_two_launched_processes_write_the_file_of_one(
     script = [str(root / "scripts" / "make_submission.py"), "--config", str(config), "--output", "two.csv"]
     done = subprocess.run([*launch, *script], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
-    assert "on cpu, 2 processes" in done.stdout and done.stdout.count("Submit it with") == 1, done.stdout
+    assert "on cpu, 2 processes" in done.stdout and done.stdout.count("fallbacks") == 1, done.stdout
     assert (tmp_path / "two.csv").read_bytes() == alone[0]
     assert (tmp_path / "two-prob.csv").read_bytes() == alone[1]
