@@ -24,6 +24,7 @@ PLACEHOLDERS = {"F": "configs/demo.yaml", "P": "small", "B": "32"}  # what stand
 MADE = ("runs/", "/")  # configurations that a run leaves
 RUN_ELSEWHERE = {
     "scripts/check.sh": "this test runs in it",
+    "scripts/gpu_check.sh": "tests/test_gpu_check.py",
     "scripts/download_data.py": "tests/test_download.py",
     "scripts/bundle_offline.py": "tests/test_bundle.py",
     "scripts/bench_data.py": "tests/test_docs.py: too large a share of the suite's time; its parser",

@@ -103,6 +103,7 @@ def test_generation_by_replayed_steps(model: Kronos, at_once: int | None) -> Non
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("autocast", [False, True])
 def test_recorded_steps_on_a_gpu(model: Kronos, monkeypatch: pytest.MonkeyPatch, autocast: bool) -> None:

@@ -392,6 +392,7 @@ def test_every_dropout_acts_in_training_only(name: str) -> None:
         assert not differs(lambda: tokenizer.eval()(bars()).full)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_training_step_never_waits_for_the_gpu(tokenizer: KronosTokenizer, predictor: Kronos) -> None:
     """One hidden .item() per step leaves the GPU idle while Python catches up."""
