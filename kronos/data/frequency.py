@@ -13,7 +13,7 @@ from kronos.errors import KitError
 MINUTES = (1, 2, 3, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720)
 SECONDS = {f"{m}min": m * 60 for m in MINUTES} | {"daily": 86_400, "weekly": 604_800, "monthly": 2_629_800}
 """Name -> seconds between two bars; a month is a twelfth of a year."""
-PAIRS = 200
+PAIRS = 100
 """Pairs of bars that are looked at in each ticker."""
 FEWEST_STEPS = 5
 """Tickers with fewer bars are not judged."""
@@ -29,10 +29,9 @@ def frequency_of(panel: Panel, wanted: str = "auto") -> str:
     owner, step = _steps(panel)
     if not len(step):
         return "daily" if wanted == "auto" else wanted
-    limits = list(SECONDS.values())
-    names = list(SECONDS)
-    nearest = np.abs(np.log(step[:, None] / np.array(limits)[None])).argmin(axis=1)
-    ratio = step / np.array(limits)[nearest]
+    names, seconds = list(SECONDS), np.array(list(SECONDS.values()), dtype=float)
+    nearest = np.searchsorted(np.sqrt(seconds[1:] * seconds[:-1]), step)
+    ratio = step / seconds[nearest]
     kind = np.where((ratio > 0.8) & (ratio < 1.25), nearest, len(names))  # the last kind: of no name
     counts = np.bincount(owner * (len(names) + 1) + kind, minlength=len(panel.tickers) * (len(names) + 1))
     counts = counts.reshape(len(panel.tickers), -1)

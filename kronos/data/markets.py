@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 ZONES = {"NYSE": "America/New_York", "XSHG": "Asia/Shanghai", "XHKG": "Asia/Hong_Kong", ALWAYS_OPEN: "UTC"}
 LONG_BARS = ("daily", "weekly", "monthly")
 """Frequencies whose bars are dated by a day."""
-JUDGED_DAYS = 750
+JUDGED_DAYS = 300
 """So many of a ticker's last days show its calendar."""
 FEWEST_DAYS = 60
 FEWEST_ALWAYS_OPEN = 10
@@ -188,16 +188,16 @@ def _differences(
     owner, session (n,): one row per day of a ticker, in order; both (K,) as shares of the ticker's days, 0 without any.
     """
     tickers = len(panel.tickers)
-    day = _local(panel, market.zone).astype("datetime64[D]")[session]
     rules = SessionRules.load(market.calendar)
-    inside = (day >= rules.first) & (day <= rules.last)
-    is_open = ~inside | rules.is_open(day)
+    day = _local(panel, market.zone).astype("datetime64[D]")
+    is_open = rules.is_open(day) | (day < rules.first) | (day > rules.last)
+    number = rules.days_between(np.full(len(day), day[0]), day).astype(np.int32)  # open days up to each session
     days = np.maximum(np.bincount(owner, minlength=tickers), 1)
-    closed = np.bincount(owner[~is_open], minlength=tickers)
-    step = np.zeros(len(day))  # open days from the row before to this one, which should be one
-    follows = np.flatnonzero((owner[1:] == owner[:-1]) & inside[1:] & inside[:-1]) + 1
-    step[follows] = rules.days_between(day[follows - 1], day[follows])
-    missing = np.bincount(owner, weights=np.maximum(step - 1, 0), minlength=tickers)
+    closed = np.bincount(owner[~is_open[session]], minlength=tickers)
+    own = number[session]
+    left_out = np.maximum(np.diff(own) - 1, 0)  # open days between a row and the next
+    left_out[owner[1:] != owner[:-1]] = 0
+    missing = np.bincount(owner[1:], weights=left_out, minlength=tickers)
     return (closed + missing) / days, closed / days
 
 
