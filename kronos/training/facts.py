@@ -13,7 +13,7 @@ from kronos import files
 from kronos.config import PART_DAYS, Config
 from kronos.data.sampling import BatchPlan
 from kronos.data.splits import Part, Splits, split_store
-from kronos.data.store import BarStore
+from kronos.data.store import BarStore, settings_of
 from kronos.data.windows import WindowIndex, require_windows
 
 Stage = Literal["tokenizer", "basemodel", "head"]
@@ -116,8 +116,12 @@ def length_facts(config: Config, stage: Stage) -> Facts:
     else:
         names.append("samples_per_epoch")
     facts |= {f"training.{name}": getattr(t, name) for name in names}
-    cleaning = {f"data.cleaning.{name}": value for name, value in asdict(d.cleaning).items()}
-    return facts | cleaning | {"data.frequency": d.frequency}
+    for name, value in settings_of(config).items():
+        if isinstance(value, dict):
+            facts |= {f"data.{name}.{key}": each for key, each in value.items()}
+        elif name != "pool":
+            facts[f"data.{name}"] = value
+    return facts
 
 
 def start_facts(config: Config, stage: Stage) -> Facts:

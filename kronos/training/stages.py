@@ -19,7 +19,7 @@ from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.networks import KronosTokenizer
 from kronos.networks.normalisation import Normalisation
-from kronos.training import checkpoint, curves
+from kronos.training import agreement, checkpoint, curves
 from kronos.training.checkpoint import Checkpoint, Progress
 from kronos.training.facts import STAGES, Facts, Stage, StageData, data_facts, setting_facts, start_facts
 from kronos.training.failures import check_compiler, in_one_line
@@ -178,6 +178,8 @@ class StageRun:
         self.runtime.on_main(lambda: check_installed(self.config.training.trackers))
         tokenizer, self.tokenizer_digest = self._frozen_tokenizer()
         self.facts = self._facts() | self.runtime.on_main(self._start_facts)
+        self._agree()
+        self.runtime.on_main(self._check_data)
         done, resumed = self.runtime.on_main(self._earlier)
         if done:
             return "complete"
@@ -195,6 +197,27 @@ class StageRun:
         status = trainer.fit(resumed, keepers, measure_start=self._starts_trained())
         self.runtime.on_main(lambda: self._finish(status, trainer.reason))
         return status
+
+    def _agree(self) -> None:
+        """All processes compare what they hold, in one gather. A difference ends every one of them, with one line."""
+        windows = len(self.data.train), len(self.data.validation)
+        precision = str(self.runtime.accelerator.mixed_precision)
+        everyone = self.runtime.gather(agreement.held(self.config, self.facts, windows, precision))
+        found = agreement.unlike(everyone)
+        if not found:
+            return
+        self.runtime.close()
+        if not self.runtime.is_main:
+            raise PeerFailed
+        raise KitError(
+            f"{self.stage}: expected the same data, settings and kit on every process, found: {found}; "
+            "give all machines the same configuration, prepared data and version of the kit"
+        )
+
+    def _check_data(self) -> None:
+        agreement.check_store(self.config, self.store)
+        if self.stage == "basemodel":
+            agreement.check_other_stage(self.config, self.facts)
 
     def _choose_computation(self) -> None:
         """How the same numbers are computed: faster, or in less memory."""
