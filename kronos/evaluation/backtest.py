@@ -18,7 +18,7 @@ import numpy as np
 from kronos import files
 from kronos.answers.answerer import SIMPLICITY, Answer
 from kronos.answers.blend import blended
-from kronos.answers.catalogue import BLEND, HEAD, NETWORK, fitters, head_key, members_of, open_head
+from kronos.answers.catalogue import BLEND, NETWORK, fitters, head_key, members_of, open_head
 from kronos.answers.findings import Evidence, Figure, Findings, choose
 from kronos.answers.history import base_rates
 from kronos.answers.network import NetworkAnswerer, joined, load_network, pretrained, random_init
@@ -40,6 +40,7 @@ from kronos.evaluation.significance import DateBootstrap, Interval
 from kronos.evaluation.verdict import Results, alarm_lines
 from kronos.forecasting.context import MIN_BARS
 from kronos.runfolder import RunFolder
+from kronos.training.folder import read_summary
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ def _run_of(config: Config, networks: list[NetworkAnswerer]) -> Config:
 
 def _head_summary(config: Config) -> dict[str, Any] | None:
     """Of the run's head, where its stage has ended."""
-    summary = RunFolder(config.run_dir).summary(HEAD)
+    summary = read_summary(config.head_dir)  # without training there need not be a run folder
     return summary if summary is not None and summary["status"] == "complete" else None
 
 
