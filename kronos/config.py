@@ -303,8 +303,8 @@ class ExperimentConfig:
     train_head: bool = False
     """Train a head after the predictor (section head)."""
     final: bool = False
-    """When all is chosen, train every stage once more on every day up to the last, with the chosen number of steps, into
-    RUN/final, for the submission."""
+    """Submit with the networks of RUN/final, which scripts/final_run.py trains once more on every day up to the last, with the
+    chosen number of steps; without them with the run's own."""
     skip_existing: bool = False
     """Keep complete stages whatever they were trained with, and train the rest."""
     fresh: bool = False

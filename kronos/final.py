@@ -14,8 +14,9 @@ from kronos import configfile, files, records
 from kronos.config import Config, to_dict
 from kronos.errors import KitError
 
-FOLDER, ORIGIN = "final", "origin.json"
-STAGES = ("tokenizer", "basemodel", "head")
+FOLDER, ORIGIN, DECISIONS = "final", "origin.json", "decisions"
+StageName = Literal["tokenizer", "basemodel", "head"]
+STAGES: tuple[StageName, ...] = ("tokenizer", "basemodel", "head")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class _Summary:
     train_end: str | None = None
 
 
-def stages_of(config: Config) -> list[str]:
+def stages_of(config: Config) -> list[StageName]:
     """The stages that the run trains, in their order."""
     own = config.experiment
     wanted = {"tokenizer": own.train_tokenizer, "basemodel": own.train_basemodel, "head": own.train_head}
@@ -93,7 +94,6 @@ def final_config(config: Config, stages: Mapping[str, Chosen]) -> Config:
             training=replace(config.training, early_stopping_patience=None, **steps),
             model_paths=replace(
                 paths,
-                exp_name=f"{paths.exp_name}-{FOLDER}",
                 base_save_path=str(config.run_dir / FOLDER),
                 finetuned_tokenizer="" if own_tokenizer else paths.finetuned_tokenizer,
             ),
@@ -140,18 +140,31 @@ def of_run(config: Config) -> tuple[Config | None, str]:
     )
 
 
-def carried(key: Mapping[str, Any], earlier: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, Any]:
-    """A decision's key with every value that names the chosen networks replaced by that of the final ones.
+def carry_over(config: Config, own: Config) -> None:
+    """Write the decisions of the run's backtest beside the final networks, under the final networks' digests.
 
-    key: of the decision. earlier, final: what the chosen and the final networks put into a key. Raises KitError where the
-    decision does not belong to the chosen networks.
+    config, own: of the run and of its final run (`of_run`). What stood there before goes: the backtest may be a newer one.
     """
-    other = [name for name, value in earlier.items() if key.get(name) != value]
-    if other:
-        raise KitError(
-            f"decision: expected one of the chosen networks, found another {other[0]}; run the backtest of the run again"
-        )
-    return {**key, **final}
+    origin = records.read(own.run_dir / ORIGIN, Origin, remedy="make the final run again")
+    digests = {}
+    for stage, one in origin.stages.items():
+        summary = _summary(own.stage_dir(stage))
+        if summary is None or summary.model_digest is None:
+            raise KitError(f"{own.stage_dir(stage)}: expected a complete stage, found none; make the final run again")
+        digests[one.digest] = summary.model_digest
+    for old in (own.run_dir / DECISIONS).glob("*.json"):
+        old.unlink()
+    for path in sorted((config.run_dir / DECISIONS).glob("*.json")):
+        files.write_json(own.run_dir / DECISIONS / path.name, _renamed(records.read_json(path), digests))
+
+
+def _renamed(tree: Any, digests: Mapping[str, str]) -> Any:
+    """A JSON tree with every text that is one of the digests replaced."""
+    if isinstance(tree, dict):
+        return {key: _renamed(value, digests) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_renamed(value, digests) for value in tree]
+    return digests.get(tree, tree) if isinstance(tree, str) else tree
 
 
 def _summary(folder: Path) -> _Summary | None:

@@ -27,7 +27,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from kronos import files
+from kronos import files, final
 from kronos.answers.answerer import Answer, Answerer, Rows, ask
 from kronos.answers.catalogue import AUTO, NETWORK, find, key_of, needs_network, needs_training
 from kronos.answers.decide import Decided, decide, plain_decision, rates
@@ -102,6 +102,7 @@ def make_submission(config: Config, output: str | Path | None = None, allow_inco
     together, when the IDs are not the sample's, or when too many rows could not be answered.
     """
     started = time.monotonic()
+    config = _newest(config)
     team = Team.join(config, pick_device(config).type == "cpu")
     target = _target(config, output)
 
@@ -162,6 +163,18 @@ class Picked:
             return self.evidence.decision
         asof = int(rows.asof[rows.open].min()) if rows.open.any() else -1
         return plain_decision(store, asof, _common_horizon(config, rows), answer)
+
+
+def _newest(config: Config) -> Config:
+    """With `experiment.final` the configuration of the run's final networks, where there are any; else the same one."""
+    if not config.experiment.final:
+        return config
+    own, line = final.of_run(config)
+    log.info("%s", line or f"no final run in {config.run_dir}: the run's own networks answer; scripts/final_run.py makes one")
+    if own is None:
+        return config
+    final.carry_over(config, own)
+    return own
 
 
 def pick(config: Config, store: BarStore, rows: Rows, team: Team, allow_incomplete: bool = False) -> Picked:

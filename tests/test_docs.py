@@ -29,6 +29,7 @@ RUN_ELSEWHERE = {
     "scripts/bundle_offline.py": "tests/test_bundle.py",
     "scripts/bench_data.py": "tests/test_docs.py: too large a share of the suite's time; its parser",
     "scripts/study_history_loss.py": "tests/test_docs.py: trains; its parser",
+    "scripts/final_run.py": "tests/test_final.py: trains; its parser",
     "scripts/study_answers.py": "tests/test_study_answers.py",
     "scripts/study_anchor.py": "tests/test_docs.py: needs what the line above it trains; its parser",
     "scripts/study_decode_rope.py": "tests/test_docs.py: likewise; its parser",

@@ -12,6 +12,7 @@ from kronos.config import Config
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.evaluation.origins import boundary_of, plan_timeline
+from kronos.submission import _newest
 from kronos.training.stages import run_stage
 
 STAGES = ("tokenizer", "basemodel")
@@ -94,9 +95,28 @@ def test_what_cannot_be_repeated_is_refused(trained: tuple[Config, BarStore], tm
         final.plan(nothing)
 
 
-def test_a_decision_is_carried_over() -> None:
-    """It names the networks that it was fitted for: only those of the same run may take it."""
-    key = {"answerer": "paths", "predictor": "a", "paths": 33}
-    assert final.carried(key, {"predictor": "a"}, {"predictor": "b"}) == {"answerer": "paths", "predictor": "b", "paths": 33}
-    with pytest.raises(KitError, match="found another predictor"):
-        final.carried(key, {"predictor": "c"}, {"predictor": "b"})
+def test_decisions_are_carried_over(trained: tuple[Config, BarStore]) -> None:
+    """They name the networks that they were fitted for: under those names the final ones would have none."""
+    config, _ = trained
+    own, _ = final.of_run(config)
+    assert own is not None and own.model_paths.exp_name == config.model_paths.exp_name, "answerers keep their names"
+    first, again = summary(config, "basemodel")["model_digest"], summary(own, "basemodel")["model_digest"]
+    path = config.run_dir / "decisions" / "horizon-3.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"answerers": [{"decision": {"slope": 0.25, "key": {"model": first, "clip": 5.0}}}]}))
+    final.carry_over(config, own)
+    carried = json.loads((own.run_dir / "decisions" / "horizon-3.json").read_text())
+    assert carried == {"answerers": [{"decision": {"slope": 0.25, "key": {"model": again, "clip": 5.0}}}]}
+    path.unlink()
+    final.carry_over(config, own)
+    assert not list((own.run_dir / "decisions").iterdir()), "decisions of an earlier backtest are gone"
+
+
+def test_the_submission_takes_the_final_networks_where_it_is_asked(trained: tuple[Config, BarStore], tmp_path: Path) -> None:
+    """Asked for and not there, or there and not asked for: the run's own networks answer."""
+    config, _ = trained
+    asked = replace(config, experiment=replace(config.experiment, final=True))
+    assert _newest(asked).run_dir == config.run_dir / "final"
+    assert _newest(config) is config
+    elsewhere = tiny_config(tmp_path, experiment__final=True)
+    assert _newest(elsewhere) is elsewhere
