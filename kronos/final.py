@@ -60,7 +60,7 @@ def stages_of(config: Config) -> list[StageName]:
 
 def chosen(config: Config) -> dict[str, Chosen]:
     """What each stage of a run came to. Raises KitError where one is not complete."""
-    found = {}
+    found: dict[str, Chosen] = {}
     for stage in stages_of(config):
         summary = _summary(config.stage_dir(stage))
         if summary is None or summary.status != "complete" or summary.best is None or summary.model_digest is None:
