@@ -28,6 +28,8 @@ SYNOPSIS
 WHAT RUNS
     --config FILE            YAML or JSON configuration (default: configs/kaggle.yaml)
     --set SECTION.KEY=VALUE  override one setting (all of them: kronos/config.py); may be repeated
+    --data-source NAME       prices from csv, qlib, sina, binance, ... or your own (docs/sources.md)
+    --skip-data-process      take the prepared data as they are: nothing is downloaded or prepared
     --skip-tokenizer         train the predictor only, on the trained tokenizer
     --skip-basemodel         train the tokenizer only (also: --skip-predictor)
     --skip-existing          keep complete stages, also of other settings, and train the rest
@@ -74,6 +76,9 @@ class Flags:
     fast: bool = False
     submit: bool = False
     dry_run: bool = False
+    data_source: str | None = None
+    """A source that takes the place of the configuration's prices."""
+    skip_data_process: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -97,6 +102,8 @@ def parser() -> argparse.ArgumentParser:
         add(flag, dest="overrides", action="append", type=_setting(setting, kind))
     for flag in ("--fast-mode", "--submit", "--dry-run", "--cpu"):
         add(flag, action="store_true")
+    add("--data-source")
+    add("--skip-data-process", action="store_true")
     add("--multi-gpu", nargs="?", const=ALL, type=_gpus)
     add("--num-gpus", type=_count)
     add("--num-processes", type=_count)
@@ -171,7 +178,9 @@ def parse(words: Sequence[str], start: Path) -> Flags | None:
         overrides.append(f"distributed.num_processes={given.num_processes}")
         overrides.append(f"distributed.use_ddp={str(int(given.num_processes) > 1).lower()}")
     config = _config_path(given.config, start)
-    return Flags(config, tuple(overrides), gpus, given.fast_mode, given.submit, given.dry_run)
+    return Flags(
+        config, tuple(overrides), gpus, given.fast_mode, given.submit, given.dry_run, given.data_source, given.skip_data_process
+    )
 
 
 def _config_path(name: str, start: Path) -> Path:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from kronos import records
 from kronos.config import Config
+from kronos.data.sources.flags import with_flags
 from kronos.errors import KitError
 from kronos.launch import ending, environment
 from kronos.launch.arguments import ROOT, Flags, colours
@@ -38,7 +39,7 @@ def launch(flags: Flags, start: Path) -> int:
     gpus = count_gpus() if flags.gpus else None
     plan = plan_launch(
         flags.config,
-        flags.overrides,
+        with_flags(flags.config, flags.overrides, flags.data_source, flags.skip_data_process),
         fast=flags.fast,
         wanted=_wanted(flags.gpus, gpus),
         gpus=gpus,
