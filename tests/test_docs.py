@@ -16,6 +16,7 @@ from kaggle_stub import Stub
 from test_pipeline import demo, environment
 
 from kronos import configfile
+from kronos.data.sources.flags import with_flags
 from kronos.errors import KitError
 from kronos.launch import arguments as launcher
 
@@ -140,6 +141,7 @@ def test_the_launcher_takes_what_the_documents_give_it(documented: list[Command]
         assert flags is not None
         config = str(flags.config.relative_to(ROOT)) if flags.config.is_relative_to(ROOT) else str(flags.config)
         given = [text for text in flags.overrides if f"--set {text}" in " ".join(command.arguments)]
+        given = with_flags(ROOT / "configs" / "kaggle.yaml", given, flags.data_source, flags.skip_data_process)
         check_configuration(PLACEHOLDERS.get(config, config), given, command)
 
 
