@@ -13,6 +13,7 @@ from tiny import tiny_config, tiny_store
 
 from kronos import Kronos, KronosPredictor, KronosTokenizer
 from kronos.bars import FEATURES
+from kronos.config import to_dict
 from kronos.errors import KitError
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import find_pair, load_forecaster
@@ -93,6 +94,13 @@ def test_training_leaves_it_beside_both_networks(tmp_path: Path) -> None:
     own = KronosPredictor(Kronos.from_pretrained(folders[0]), KronosTokenizer.from_pretrained(folders[1]), device="cpu")
     assert (own.epsilon, own.clip) == ("relative", 4.5)
     assert load_forecaster(config, find_pair(config)).clip == 4.5
+    with pytest.raises(KitError, match=r"expected a run folder with pipeline_config\.json, found none"):
+        KronosPredictor.from_run(tmp_path)
+    config.resolved_path.write_text(json.dumps(to_dict(config)))
+    moved = config.run_dir.rename(tmp_path / "moved")
+    whole = KronosPredictor.from_run(moved, device="cpu", seed=3)
+    assert (whole.epsilon, whole.clip, whole.max_context, whole.seed) == ("relative", 4.5, config.data.max_context, 3)
+    moved.rename(config.run_dir)
     model_paths = replace(
         config.model_paths, pretrained_tokenizer=str(folders[1]), pretrained_predictor=str(folders[0]), base_save_path="none"
     )
