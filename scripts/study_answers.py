@@ -200,9 +200,8 @@ def decided(dates: Dates, score: Array, refit: int) -> Array:
     for block in dates.blocks(refit):
         # the label of the date before ended on the block's first day: it is known when that day's answer is given
         past, own = dates.date < block[0], np.flatnonzero(np.isin(dates.date, block))
-        samples = Samples(z[past], dates.date[past], dates.sessions[: block[0]], rise[past], moved[past])
+        samples = Samples(z[past], dates.date[past], dates.sessions[: block[0]], rise[past], moved[past], order=True)
         decision = fit_decision(samples, float(history[block[0]]), dates.horizon, PRIOR_SLOPE)
-        decision = replace(decision, date_slope=0.0)  # an order within dates says nothing about the market
         prob = decision.prob(z[own], dates.date[own], ties[own], level=level[own])
         right[own] = decision.answers(prob) == rise[own]
     return np.array([100 * right[part].mean() for part in dates.parts()[dates.first :]])

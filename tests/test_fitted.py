@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from kronos.answers import fitted
 from kronos.answers.answerer import Rows, ask
 from kronos.answers.features import NAMES
+from kronos.answers.fit import Samples, fit_decision
 from kronos.answers.fitted import FittedModel, TooLittle, bars_on, fitters, overlap_weights, samples_before
 from kronos.answers.trees import trees_of
 from kronos.bars import CLOSE
@@ -247,3 +248,15 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change, expected: str) -> Non
         FittedModel.load(path)
     with pytest.raises(KitError, match="expected a fitted model, found no file"):
         FittedModel.load(tmp_path / "none.json")
+
+
+def test_an_order_has_no_market_timing() -> None:
+    """Rows whose price did not move are no part of a fit, so the mean of an order's z drifts with them."""
+    rng = np.random.default_rng(7)
+    days, stocks = 80, 50
+    date = np.repeat(np.arange(days), stocks)
+    market = np.repeat(rng.normal(size=days), stocks)
+    z = np.tile(np.linspace(-2, 2, stocks), days) + 0.05 * market  # as if the unmoved ones had been the lowest
+    samples = Samples(z, date, np.arange(days) * 5, rng.normal(size=len(z)) + 2 * market > 0, np.ones(len(z), bool))
+    assert fit_decision(samples, 0.5, 5, 0.1).date_slope > 0, "the planted drift is found where z is a probability"
+    assert fit_decision(replace(samples, order=True), 0.5, 5, 0.1).date_slope == 0

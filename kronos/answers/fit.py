@@ -46,6 +46,8 @@ class Samples:
     """(n,) the price did not end where it was."""
     noise: FloatArray | None = None
     """(n,) variance of z from finitely many paths."""
+    order: bool = False
+    """z is only an order within each date, whose mean says nothing about the market."""
 
 
 def fit_decision(samples: Samples, history: float, horizon: int, prior_slope: float, **fixed: object) -> Decision:
@@ -71,6 +73,7 @@ def fit_decision(samples: Samples, history: float, horizon: int, prior_slope: fl
     spread = noise_free(away, noise)
     found = fit_slope(away * kept(spread, noise, len(away)), date, rise, samples.sessions, horizon)
     timing, centre = fit_date_slope(mean, date, rise, samples.sessions, horizon)
+    timing = 0.0 if samples.order else timing
     scale = math.sqrt(spread) if spread > 0 else 1.0
     if effective < LEAST_DATES or found is None:
         return Decision(

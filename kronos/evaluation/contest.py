@@ -242,6 +242,7 @@ def decision_from(setup: Setup, contestant: Contestant, z: FloatArray, dates: ND
         rise=panel.label[rows] == 1,
         moved=panel.future_close[rows] != panel.last_close[rows],
         noise=None if given.noise is None else given.noise[where],
+        order=given.prob is None,
     )
     history = float(base_rates(setup.store, np.array([asof]), panel.horizon)[0])
     prior = RANK_SLOPE if given.prob is None else 1.0
