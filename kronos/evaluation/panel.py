@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kronos.bars import CLOSE
 from kronos.data.store import BarStore
+from kronos.errors import KitError
 from kronos.forecasting.rows import series_keys
 
 NO_ORIGIN_BAR = "no bar on the origin"
@@ -95,6 +96,11 @@ def build_panel(store: BarStore, sessions: NDArray[np.int64], horizon: int, tick
     sessions (D,): rising positions in `store.sessions`, each at least `horizon` before the last one.
     tickers: of each date only so many (`drawn`).
     """
+    if store.ordinals is not None:
+        raise KitError(
+            f"{store.path}: expected tickers of one market, found {', '.join(store.calendars('several'))}; a backtest counts the "
+            "days of one market: prepare each market by itself, or set evaluation.after_training: false"
+        )
     sessions = np.asarray(sessions, np.int64)
     assert (np.diff(sessions) > 0).all() and (
         not len(sessions) or 0 <= sessions[0] <= sessions[-1] < len(store.sessions) - horizon
