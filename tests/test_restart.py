@@ -13,12 +13,12 @@ from test_training import interrupt_after
 from tiny import tiny_config, tiny_store
 
 from kronos import files
-from kronos.config import Config, from_dict
+from kronos.config import Config, from_dict, to_dict
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.training.facts import STAGES, Stage, difference
 from kronos.training.folder import summary_of
-from kronos.training.restart import StageState, refusal, set_aside, state_of
+from kronos.training.restart import StageState, refusal, set_aside, state_of, with_saved_windows
 from kronos.training.stages import run_stage
 
 
@@ -283,3 +283,42 @@ def test_difference_names_what_changed() -> None:
     """Keeps out a refusal that does not say why."""
     assert difference({"a": 1, "b": [1, 2]}, {"a": 2, "b": [1, 2], "c": None}) == ["a: saved 1, now 2"]
     assert difference({"a": 1}, {}) == ["a: saved 1, now None"]
+
+
+@pytest.mark.parametrize(("before", "processes", "accumulation"), [((4, 2, 1), 2, 1), ((2, 2, 2), 1, 4), ((2, 3, 1), 3, 1)])
+def test_another_number_of_processes_keeps_the_windows_of_a_step(
+    store: BarStore, tmp_path: Path, before: tuple[int, int, int], processes: int, accumulation: int
+) -> None:
+    """Defect 19: another number of GPUs was refused, and the line did not say that accumulation is the way."""
+    begun(store, tmp_path, *before)
+    config = cut(tmp_path, before[0], before[1], processes)
+    assert with_saved_windows(config, "tokenizer").training.accumulation_steps == accumulation
+    assert state_of(config, "tokenizer").status == "complete"
+
+
+def test_windows_that_cannot_be_divided_name_what_fits(store: BarStore, tmp_path: Path) -> None:
+    begun(store, tmp_path, 4, 3, 1)
+    with pytest.raises(KitError, match=r"a step of 12 windows.*set training\.batch_size=3 and training\.accumulation_steps=2"):
+        state_of(cut(tmp_path, 4, 3, 2), "tokenizer")
+    with pytest.raises(KitError, match="take a number of processes that divides 12"):
+        state_of(cut(tmp_path, 4, 3, 5), "tokenizer")
+
+
+def cut(folder: Path, batch: int, accumulation: int, processes: int) -> Config:
+    """The tiny run with its steps cut in another way."""
+    return tiny_config(
+        folder,
+        training__batch_size=batch,
+        training__accumulation_steps=accumulation,
+        distributed__num_processes=processes,
+        distributed__use_ddp=processes > 1,
+    )
+
+
+def begun(store: BarStore, folder: Path, batch: int, accumulation: int, processes: int) -> None:
+    """A complete tokenizer of one process whose summary names these numbers; the product is what was trained."""
+    config = cut(folder, batch * processes, accumulation, 1)
+    assert run_stage(config, "tokenizer", store) == "complete"
+    path = config.tokenizer_dir / "summary.json"
+    summary = json.loads(path.read_text())
+    files.write_json(path, summary | {"config": to_dict(cut(folder, batch, accumulation, processes))})

@@ -63,7 +63,47 @@ def state_of(config: Config, stage: Stage) -> StageState:
 
     Where the prepared data are not there yet, or are of other settings, the data are compared by the settings that make them.
     """
+    config = with_saved_windows(config, stage)
     return judge(config, stage, *_present_facts(config, stage))
+
+
+def with_saved_windows(config: Config, stage: Stage) -> Config:
+    """The configuration with the accumulation that keeps a stage's windows per step, where only the number of processes changed.
+
+    Raises KitError when they cannot be divided, naming what fits.
+    """
+    summary, _ = _summary(config.stage_dir(stage))
+    if summary is None or config.experiment.fresh or stage == "head":
+        return config
+    saved = dict(_flat(summary.config))
+    t, processes = config.training, config.distributed.num_processes
+    windows = summary.facts.get("windows of a step")
+    same = (saved.get("training.batch_size"), saved.get("training.accumulation_steps")) == (t.batch_size, t.accumulation_steps)
+    if (
+        not isinstance(windows, int)
+        or not same
+        or before == processes
+        or t.batch_size * t.accumulation_steps * processes == windows
+    ):
+        return config
+    if windows % (t.batch_size * processes):
+        fits = _batch_that_fits(windows, t.batch_size, processes)
+        raise KitError(
+            f"{config.stage_dir(stage)}: expected a step of {windows} windows, as the stage was begun, found batches of "
+            f"{t.batch_size} on {processes} processes, which cannot be divided so; {fits}"
+        )
+    steps = windows // (t.batch_size * processes)
+    log.info("%s: training.accumulation_steps is %d on %d process(es): a step stays %d windows", stage, steps, processes, windows)
+    return replace(config, training=replace(t, accumulation_steps=steps))
+
+
+def _batch_that_fits(windows: int, batch: int, processes: int) -> str:
+    """What to set so that a step keeps its windows, in words."""
+    if windows % processes:
+        return f"take a number of processes that divides {windows}"
+    share = windows // processes
+    fitting = max(size for size in range(1, min(batch, share) + 1) if share % size == 0)
+    return f"set training.batch_size={fitting} and training.accumulation_steps={share // fitting}"
 
 
 def judge(config: Config, stage: Stage, facts: Facts, instead: Facts) -> StageState:

@@ -29,7 +29,7 @@ from kronos.training.loop import Status, Trainer
 from kronos.training.objectives import Objective
 from kronos.training.reading import streams
 from kronos.training.report import table, worse_than_start
-from kronos.training.restart import StageState, holds_work, judge, move_aside, refusal
+from kronos.training.restart import StageState, holds_work, judge, move_aside, refusal, with_saved_windows
 from kronos.training.runtime import PeerFailed, Runtime
 from kronos.training.schedule import Schedule
 from kronos.training.settings import Keepers, LoopSettings, Streams
@@ -134,6 +134,8 @@ class StageRun:
     """One call of `run_stage`."""
 
     def __init__(self, config: Config, stage: Stage, store: BarStore, runtime: Runtime) -> None:
+        self.asked = config  # what is saved: the next start sees what the user wrote
+        config = runtime.on_main(lambda: with_saved_windows(self.asked, stage))
         self.config, self.stage, self.store, self.runtime = config, stage, store, runtime
         self.folder = config.stage_dir(stage)
         self.data: Any = runtime.together(self._read)
@@ -305,7 +307,7 @@ class StageRun:
         sweep(self.folder)
         if resumed is None and holds_work(self.folder):
             move_aside(self.config, [self.stage])
-        files.write_json(self.config.resolved_path, to_dict(self.config))
+        files.write_json(self.config.resolved_path, to_dict(self.asked))
         self._write_summary("running")
         log.info("%s", self.data.splits.describe(self.store.sessions))
         for line in self._describe():
@@ -383,6 +385,6 @@ class StageRun:
             "train_end": part.dates(self.store.sessions)[1],
             "train_end_session": part.last,
             "facts": self.facts,
-            "config": to_dict(self.config),
+            "config": to_dict(self.asked),
         }
         write_summary(self.folder, tree)
