@@ -79,12 +79,7 @@ def with_saved_windows(config: Config, stage: Stage) -> Config:
     t, processes = config.training, config.distributed.num_processes
     windows = summary.facts.get("windows of a step")
     same = (saved.get("training.batch_size"), saved.get("training.accumulation_steps")) == (t.batch_size, t.accumulation_steps)
-    if (
-        not isinstance(windows, int)
-        or not same
-        or before == processes
-        or t.batch_size * t.accumulation_steps * processes == windows
-    ):
+    if not isinstance(windows, int) or not same or t.batch_size * t.accumulation_steps * processes == windows:
         return config
     if windows % (t.batch_size * processes):
         fits = _batch_that_fits(windows, t.batch_size, processes)
