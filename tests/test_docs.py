@@ -116,10 +116,13 @@ def parsed_parser(script: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Argu
 
 
 def check_configuration(config: Any, overrides: list[str], command: Command) -> None:
-    """The file is there and the overrides fit it; one that a run leaves stands for the defaults of a profile."""
+    """The file is there and the overrides fit it; for one that a run leaves, the profile of the run's name stands."""
     if not isinstance(config, str):
         return
-    path = ROOT / ("configs/kaggle.yaml" if config.startswith(MADE) else config)
+    path = ROOT / config
+    if config.startswith(MADE):
+        profile = ROOT / "configs" / f"{Path(config).parent.name}.yaml"
+        path = profile if profile.is_file() else ROOT / "configs/kaggle.yaml"
     assert path.is_file(), f"{command}: there is no {config}"
     configfile.load(path, overrides)
 
@@ -243,6 +246,7 @@ def executed(base: Path) -> dict[str, list[object]]:
         "kaggle/prepare_data.py": [*config, "--report"],
         "scripts/plan_run.py": [*config, "--no-probe"],
         "scripts/run_backtest.py": config,
+        "scripts/run_portfolio.py": [*config, "--topk", "3", "--drop", "1", "--output", base / "portfolio"],
         "scripts/make_submission.py": [*config, "--output", base / "s.csv"],
         "scripts/score_submission.py": [*config, "--file", base / "s.csv"],
         "scripts/submit.py": [*config, "--file", base / "s.csv", "--message", "m", "--dry-run", "--ledger", base / "ledger.csv"],
