@@ -124,7 +124,7 @@ def test_one_window_that_does_not_fit_is_one_clear_error(folder: Path, tmp_path:
 @pytest.mark.parametrize(("windows", "pieces", "sizes"), [(5, 4, [2, 1, 1, 1]), (3, 8, [1, 1, 1]), (4, 1, [4])])
 def test_pieces_hold_every_window_once(windows: int, pieces: int, sizes: list[int]) -> None:
     """Keeps out windows that are lost where a batch cannot be halved evenly."""
-    batch = {"x": torch.arange(windows), "weight": torch.ones(windows, 2)}
+    batch = {"x": torch.arange(windows), "weight": torch.ones(windows, 2), "real": torch.ones(windows, dtype=torch.bool)}
     found = memory.cut([batch], pieces)
     assert [len(piece["x"]) for piece in found] == sizes
     assert torch.equal(torch.cat([piece["x"] for piece in found]), batch["x"])

@@ -43,7 +43,7 @@ def settled(norm: RMSNorm, x: Tensor) -> Tensor:
     A norm makes 0 of numbers whose squares overflow, and logits of zeros look sound. What overflows inside a block stays in the
     residual stream, so it is enough to look before the last norm.
     """
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
     return norm(x) + (length.square() * 0).type_as(x)
 
 

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,12 +136,25 @@ class StageRun:
 
     def __init__(self, config: Config, stage: Stage, store: BarStore, runtime: Runtime) -> None:
         self.asked = config  # what is saved: the next start sees what the user wrote
-        config = runtime.on_main(lambda: with_saved_windows(self.asked, stage))
+        steps = runtime.on_main(self._other_accumulation_of(stage))
+        if (
+            steps is not None
+        ):  # only the number goes round: with all of rank 0's settings `_agree` would compare them with themselves
+            config = replace(config, training=replace(config.training, accumulation_steps=steps))
         self.config, self.stage, self.store, self.runtime = config, stage, store, runtime
         self.folder = config.stage_dir(stage)
         self.data: Any = runtime.together(self._read)
         self.settings = self._loop_settings()
         self.drawn = time.monotonic()
+
+    def _other_accumulation_of(self, stage: Stage) -> Callable[[], int | None]:
+        """Asks for the accumulation that keeps the windows of a step; None: the one that is set."""
+
+        def ask() -> int | None:
+            steps = with_saved_windows(self.asked, stage).training.accumulation_steps
+            return None if steps == self.asked.training.accumulation_steps else steps
+
+        return ask
 
     # -- what differs between the stages (see `kronos.training.head`) ----------------------------------------------------
     def _read(self) -> Any:
@@ -181,10 +195,12 @@ class StageRun:
         tokenizer, self.tokenizer_digest = self._frozen_tokenizer()
         self.facts = self._facts() | self.runtime.on_main(self._start_facts)
         self._agree()
-        self.runtime.on_main(self._check_data)
+        self.runtime.on_main(lambda: agreement.check_store(self.config, self.store))
         done, resumed = self.runtime.on_main(self._earlier)
         if done:
             return "complete"
+        if self.stage == "basemodel":
+            self.runtime.on_main(lambda: agreement.check_other_stage(self.config, self.facts))
         self.objective = self.runtime.main_first(lambda: self._build(tokenizer))
         self._choose_computation()
         self.progress = replace(resumed.progress) if resumed else Progress(facts=self.facts)
@@ -215,11 +231,6 @@ class StageRun:
             f"{self.stage}: expected the same data, settings and kit on every process, found: {found}; "
             "give all machines the same configuration, prepared data and version of the kit"
         )
-
-    def _check_data(self) -> None:
-        agreement.check_store(self.config, self.store)
-        if self.stage == "basemodel":
-            agreement.check_other_stage(self.config, self.facts)
 
     def _choose_computation(self) -> None:
         """How the same numbers are computed: faster, or in less memory."""
