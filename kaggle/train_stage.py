@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Train one stage: the target of `accelerate launch`. Needs the networks' packages only when --config is a resolved JSON."""
 
-import json
 import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
 
-from kronos import cli
+from kronos import cli, records
 from kronos.config import Config, from_dict
 from kronos.training.facts import ALL_STAGES
 from kronos.training.stages import train
@@ -28,9 +28,10 @@ def main() -> int:
 def read_config(path: Path, overrides: list[str]) -> Config:
     """A resolved configuration as it is; anything else through the checks, which need pydantic and a YAML parser."""
     if path.suffix == ".json" and path.is_file() and not overrides:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        if tree.get("model_paths", {}).get("base_save_path"):
-            return from_dict(tree)
+        tree = records.read(path, dict[str, Any])
+        paths = tree.get("model_paths")
+        if isinstance(paths, dict) and paths.get("base_save_path"):
+            return from_dict(tree, str(path))
     from kronos import configfile
 
     return configfile.load(path, overrides)

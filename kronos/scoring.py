@@ -4,14 +4,15 @@ In: a submission file, the known answers, the store that the baselines read (onl
 `Score`. Baselines and the reading of a score: ../shared/competition.md is the source, docs/forecasting.md the user's page.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kronos import records
 from kronos.answers.answerer import Rows, ask
 from kronos.answers.decide import rates
 from kronos.answers.simple import ALL_FALL, ALL_RISE, MAJORITY, RULES
@@ -95,7 +96,16 @@ def baseline_answers(store: BarStore, rows: Rows) -> dict[str, NDArray[np.int64]
 
 def _attainable(config: Config) -> float | None:
     path = market_path(config.data)
-    return float(json.loads(path.read_text(encoding="utf-8"))["attainable_accuracy"]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    return records.read(path, _Truth, remedy="remove it, or generate the market again").attainable_accuracy
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What the synthetic market wrote about itself, as far as a score needs it."""
+
+    attainable_accuracy: Annotated[float, "0 to 1"]
 
 
 def _in_order(ids: Sequence[str], path: str | Path, column: str) -> NDArray[np.int64]:

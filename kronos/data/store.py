@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kronos import files
+from kronos import files, records
 from kronos.bars import FEATURES
 from kronos.config import Config
 from kronos.data.publish import locked, published, read_as_one
@@ -86,7 +86,7 @@ class BarStore:
         for name in OPTIONAL:
             if name in manifest["arrays"]:
                 arrays[name] = np.load(path / f"{name}.npy")
-        tickers = json.loads((path / TICKERS).read_text(encoding="utf-8"))
+        tickers = records.read(path / TICKERS, list[str], remedy=f"delete {path} and run kaggle/prepare_data.py again")
         return cls(path=path, manifest=manifest, tickers=tickers, **arrays)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -216,16 +216,36 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a store, checked for form and version. Raises KitError."""
     if not (path / MANIFEST).is_file():
         raise KitError(f"{path}: expected prepared data, found none; run kaggle/prepare_data.py")
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        version = manifest["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path / MANIFEST, "is not readable") from error
+    remedy = f"the prepared data is damaged; delete {path} and run kaggle/prepare_data.py again"
+    manifest = records.read_json(path / MANIFEST, remedy=remedy)
+    version = records.check(manifest, _Version, str(path / MANIFEST), remedy=remedy).schema_version
     if version != SCHEMA_VERSION:
         raise KitError(
             f"{path}: expected prepared data of version {SCHEMA_VERSION}, found {version}; run kaggle/prepare_data.py again"
         )
-    return manifest
+    records.check(manifest, _Manifest, str(path / MANIFEST), remedy=remedy)
+    return dict(manifest)
+
+
+@dataclass(frozen=True)
+class _Version:
+    schema_version: int
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file of the store."""
+
+    bytes: Annotated[int, ">= 0"]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What every opening relies on; the other keys are for people, or are compared as a whole."""
+
+    arrays: dict[str, _Entry]
+    frequency: str = ""
 
 
 def _check_file(path: Path, entry: Mapping[str, Any], verify: bool) -> None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kronos import files
+from kronos import files, records
 from kronos.config import Config
 from kronos.data.archive import unpack
 from kronos.delivery.client import PATIENCE, Client
@@ -115,11 +115,19 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        return tree | {"files": dict(tree["files"]), "competition": str(tree["competition"])}
-    except (ValueError, KeyError, TypeError) as error:
-        raise KitError(f"{path}: expected the manifest of a download, found {error!r}; remove it and run again") from error
+    remedy = "it is no manifest of a download; remove it and run again"
+    tree = records.read_json(path, remedy=remedy)
+    records.check(tree, _Manifest, str(path), remedy=remedy)
+    return dict(tree)
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What is relied on of a download's manifest."""
+
+    competition: str
+    date: str
+    files: dict[str, dict[str, Any]]
 
 
 def _by_hand(folder: Path, listed: dict[str, int], again: bool) -> bool:

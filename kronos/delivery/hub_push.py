@@ -4,7 +4,6 @@ In: a packaged folder and "owner/name". Out: the address of the commit, or one c
 token itself (HF_TOKEN, or what `hf auth login` has saved); it is never read or printed here.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
+from kronos import records
 from kronos.delivery.package import CHECKSUMS, METADATA, check_package
 from kronos.errors import KitError
 from kronos.networks.hub import HUB_ERRORS
@@ -31,7 +31,7 @@ def push(folder: str | Path, repository: str, allow_public: bool = False, replac
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository):
         raise KitError(f"--push: expected OWNER/NAME, found {repository!r}")
     check_package(folder)
-    version = json.loads((folder / METADATA).read_text(encoding="utf-8"))["version"]
+    version = str(records.read(folder / METADATA, dict[str, Any])["version"])
     client = huggingface_hub.HfApi()
     try:
         client.create_repo(repository, private=True, exist_ok=True)  # changes nothing about one that exists

@@ -9,7 +9,6 @@ one of the versions. A version is written beside its name and renamed: it is the
     README.md               the model card                  checksums.json   SHA-256 of every other file
 """
 
-import json
 import logging
 import os
 import re
@@ -25,7 +24,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from kronos import files
+from kronos import files, records
 from kronos.answers.findings import Findings, path_of
 from kronos.bars import FEATURES, calendar_stamps
 from kronos.config import Config
@@ -296,7 +295,4 @@ def _contents(folder: Path) -> Iterator[Path]:
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise KitError(f"{path}: expected a packaged model (scripts/package_model.py), found no such file")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise KitError(f"{path}: expected JSON, found {error}; fetch the package again") from error
+    return records.read(path, dict[str, Any], remedy="fetch the package again")

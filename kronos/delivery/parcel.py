@@ -4,13 +4,12 @@ In: a configuration, a file (ID, Pred), a message. Out: a `Parcel`. Nothing is s
 """
 
 import gzip
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kronos import files
+from kronos import files, records
 from kronos.config import Config
 from kronos.data.competition import check_ids, read_answers, read_rows, read_sample
 from kronos.delivery.expectation import expectation
@@ -109,16 +108,21 @@ def _first_line(path: Path, encoding: str) -> str:
         raise KitError(f"{path}: expected UTF-8, found {error}; save it as CSV in UTF-8") from error
 
 
+@dataclass(frozen=True)
+class _Manifest:
+    """What is relied on of a submission's manifest."""
+
+    sha256: str
+
+
 def _manifest(path: Path, digest: str) -> dict[str, Any]:
     """What make_submission wrote beside the file; {} where nothing did, or where the file was changed since."""
     beside = path.with_suffix(".json")
     if not beside.is_file():
         return {}
-    try:
-        tree = json.loads(beside.read_text(encoding="utf-8"))
-        if tree["sha256"] == digest:
-            return dict(tree)
-    except (ValueError, KeyError, TypeError) as error:
-        raise KitError(f"{beside}: expected the submission's manifest, found {error!r}; move it away") from error
+    remedy = "it is no manifest of a submission; move it away"
+    tree = records.read_json(beside, remedy=remedy)
+    if records.check(tree, _Manifest, str(beside), remedy=remedy).sha256 == digest:
+        return dict(tree)
     log.warning("%s describes another content of %s: the run is taken as unknown", beside, path.name)
     return {}

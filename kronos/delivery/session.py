@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from kronos import configfile, files
+from kronos import configfile, files, records
 from kronos.config import Config, to_dict
 from kronos.delivery.package import METADATA, NETWORKS
 from kronos.errors import KitError
@@ -127,10 +127,9 @@ def _kind(folder: Path) -> str | None:
 def _settings(folder: Path) -> dict[str, Any]:
     """A network's configuration; {} for a file that is something else's."""
     try:
-        tree = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except ValueError:
+        return records.read(folder / CONFIG_FILE, dict[str, Any])
+    except records.WrongShape:
         return {}
-    return tree if isinstance(tree, dict) else {}
 
 
 def _machine(output: Path, hours: float, gpus: int) -> Iterator[str]:

@@ -5,7 +5,6 @@ Memory is computed (`footprint`); time is probed where the device is at hand, el
 below, which are assumptions and are printed as such.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from kronos import records
 from kronos.config import Config
 from kronos.data.sampling import BatchPlan
 from kronos.data.store import MANIFEST, BarStore
@@ -188,7 +188,7 @@ def network_configs(config: Config) -> Networks:
 def _pretrained(source: str, which: int) -> dict[str, Any]:
     file = Path(source) / CONFIG_FILE
     if file.is_file():
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return records.read(file, dict[str, Any], remedy="name the folder of a saved network")
     if source in PUBLISHED:
         return preset(PUBLISHED[source])[which]
     raise KitError(

@@ -20,7 +20,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from kronos import files
+from kronos import files, records
 from kronos.errors import KitError
 from kronos.training.folder import CHECKSUMS, CONTENTS, TRAINER, checkpoint_folders, checkpoint_problem
 
@@ -145,7 +145,7 @@ def _sync_folder(folder: Path) -> None:
 def _read(folder: Path) -> Checkpoint:
     try:
         optimizer = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-        progress = Progress(**json.loads((folder / TRAINER).read_text(encoding="utf-8")))
+        progress = records.read(folder / TRAINER, Progress, remedy="start it anew with --fresh", strict=True)
     except (pickle.UnpicklingError, TypeError) as error:
         raise KitError(
             f"{folder}: expected a checkpoint of this version, found another one's; start it anew with --fresh"

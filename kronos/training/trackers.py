@@ -7,7 +7,6 @@ default, is left out with a line.
 
 import hashlib
 import importlib.util
-import json
 import logging
 import math
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kronos.errors import KitError
+from kronos.training.log import read_records
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +67,7 @@ class Trackers:
         steps that will come again, so it is not continued but written anew: every step is there once."""
         if not metrics.is_file():
             return
-        for line in metrics.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
+        for record in read_records(metrics):
             values = {k: v for k, v in record.items() if k not in ("kind", "stage", "step")}
             self.record(record["kind"], record["step"], values, only="tensorboard")
 
