@@ -13,7 +13,7 @@ import json
 import math
 import re
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -117,17 +117,16 @@ def _then(remedy: str) -> str:
 def _depth_exceeds(tree: Any, limit: int) -> bool:
     level = [tree]
     for _ in range(limit):
-        level = [child for node in level for child in _children(node)]
+        level = [child for node in level for child in _groups(node)]
         if not level:
             return False
     return True
 
 
-def _children(node: Any) -> Iterator[Any]:
-    if isinstance(node, dict):
-        yield from node.values()
-    elif isinstance(node, list):
-        yield from node
+def _groups(node: Any) -> list[Any]:
+    """What lies in a node and can itself hold something."""
+    inside = node.values() if isinstance(node, dict) else node
+    return [child for child in inside if isinstance(child, dict | list)] if isinstance(node, dict | list) else []
 
 
 def _value(tree: Any, shape: Any, field: str, strict: bool) -> Any:
@@ -190,6 +189,8 @@ def _list(tree: Any, shape: Any, field: str, strict: bool) -> list[Any]:
     if not isinstance(tree, list):
         _refuse(tree, "a list", field)
     (item,) = get_args(shape)
+    if item is str and set(map(type, tree)) <= {str}:  # the names of 50,000 tickers
+        return list(tree)
     return [_value(value, item, f"{field}[{place}]", strict) for place, value in enumerate(tree)]
 
 

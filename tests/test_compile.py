@@ -10,7 +10,7 @@ from training_worker import tiny_objective
 
 from kronos.data.store import BarStore
 from kronos.training.checkpoint import Progress, load_newest
-from kronos.training.log import read_records
+from kronos.training.folder import read_records
 from kronos.training.loop import Trainer
 from kronos.training.runtime import Runtime
 from kronos.training.settings import Keepers

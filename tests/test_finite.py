@@ -15,7 +15,7 @@ from kronos.errors import KitError
 from kronos.training import runtime as runtime_module
 from kronos.training.checkpoint import Progress
 from kronos.training.finite import MOST_SKIPS
-from kronos.training.log import read_records
+from kronos.training.folder import read_records
 from kronos.training.loop import Trainer
 from kronos.training.runtime import Runtime
 from kronos.training.settings import Keepers

@@ -8,8 +8,7 @@ import pytest
 import torch
 from tiny import tiny_config, tiny_store
 
-from kronos.training.folder import read_summary
-from kronos.training.log import read_records
+from kronos.training.folder import read_records, read_summary
 from kronos.training.schedule import Schedule, plateau_share
 from kronos.training.stages import run_stage
 

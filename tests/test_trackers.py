@@ -12,7 +12,7 @@ from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.training import curves, trackers
 from kronos.training.checkpoint import Progress
-from kronos.training.log import read_records
+from kronos.training.folder import read_records
 from kronos.training.report import table
 from kronos.training.stages import run_stage
 

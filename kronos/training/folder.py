@@ -168,3 +168,26 @@ def newest_checkpoint(root: Path) -> tuple[tuple[int, dict[str, Any]] | None, li
                 problem = str(error)
         damaged.append(f"{folder}: damaged ({problem})")
     return None, damaged
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All records of a metrics file; none where there is no file."""
+    if not path.is_file():
+        return []
+    return [record_of(line, path, number) for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What every line of a metrics file says."""
+
+    kind: str
+    step: Annotated[int, ">= 0"]
+
+
+def record_of(line: str, path: Path, number: int) -> dict[str, Any]:
+    """A line of a metrics file. Raises KitError where it is none."""
+    where, remedy = f"{path}: line {number}", "remove the line"
+    tree = records.parse(line, where, remedy=remedy)
+    records.check(tree, _Record, where, remedy=remedy)
+    return dict(tree)

@@ -9,10 +9,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -20,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from kronos import files, records
 from kronos.progress import bars_wanted
+from kronos.training.folder import record_of
 from kronos.training.trackers import Trackers
 
 log = logging.getLogger(__name__)
@@ -109,29 +108,6 @@ def added(sums: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
         sums[name] = sums[name] + value if name in sums else value
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """All records of a metrics file; none where there is no file."""
-    if not path.is_file():
-        return []
-    return [_record(line, path, number) for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)]
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What every line of a metrics file says."""
-
-    kind: str
-    step: Annotated[int, ">= 0"]
-
-
-def _record(line: str, path: Path, number: int) -> dict[str, Any]:
-    """A line of a metrics file. Raises KitError where it is none."""
-    where, remedy = f"{path}: line {number}", "remove the line"
-    tree = records.parse(line, where, remedy=remedy)
-    records.check(tree, _Record, where, remedy=remedy)
-    return dict(tree)
-
-
 def _forget_after(path: Path, step: int, validated: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():
@@ -142,7 +118,7 @@ def _forget_after(path: Path, step: int, validated: bool) -> None:
 def _is_past(line: str, step: int, validated: bool) -> bool:
     """Whether a record is of before the start; a last line that was cut off half-written is not."""
     try:
-        record = _record(line, Path("metrics.jsonl"), 0)
+        record = record_of(line, Path("metrics.jsonl"), 0)
     except records.WrongShape:
         return False
     to_come = record["kind"] == "validation" and not validated

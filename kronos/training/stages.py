@@ -24,8 +24,7 @@ from kronos.training import agreement, checkpoint, curves
 from kronos.training.checkpoint import Checkpoint, Progress
 from kronos.training.facts import STAGES, Facts, Stage, StageData, data_facts, setting_facts, start_facts
 from kronos.training.failures import check_compiler, in_one_line
-from kronos.training.folder import CHECKPOINTS, RunLock, sweep, write_summary
-from kronos.training.log import read_records
+from kronos.training.folder import CHECKPOINTS, RunLock, read_records, sweep, write_summary
 from kronos.training.loop import Status, Trainer
 from kronos.training.objectives import Objective
 from kronos.training.reading import streams

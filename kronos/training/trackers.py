@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kronos.errors import KitError
-from kronos.training.log import read_records
+from kronos.training.folder import read_records
 
 log = logging.getLogger(__name__)
 
