@@ -330,12 +330,16 @@ def test_runs_without_a_digest_of_their_start_are_told_by_its_name() -> None:
 def test_worse_than_the_pretrained_start_is_reported(
     store: BarStore, tmp_path: Path, pretrained: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Keeps out a fine-tuned network that is silently worse than what it started from."""
+    """Keeps out a fine-tuned network that is worse than what it started from: best_model is the start then, and that is said."""
     config = tiny_config(tmp_path, **pretrained, training__tokenizer_learning_rate=0.5, training__tokenizer_grad_clip=1e9)
     run_stage(config, "tokenizer", store)
     summary = summary_of(config.tokenizer_dir)
-    assert summary["start_value"] < summary["best"]["value"] and summary["worse_than_start"] is True
-    assert "WORSE than the pretrained" in caplog.text
+    assert summary["start_value"] == summary["best"]["value"] and summary["best"]["step"] == 0
+    assert summary["worse_than_start"] is True
+    assert "WORSE than the pretrained" in caplog.text and "best_model is the start, unchanged" in caplog.text
+    start = load_file(tmp_path / "pretrained_tokenizer" / "model.safetensors")
+    kept = load_file(config.tokenizer_dir / "best_model" / "model.safetensors")
+    assert start.keys() == kept.keys() and all(torch.equal(start[name], kept[name]) for name in start)
     gentle = tiny_config(tmp_path, **pretrained, experiment__fresh=True)
     run_stage(gentle, "tokenizer", store)
     summary = summary_of(config.tokenizer_dir)

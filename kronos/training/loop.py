@@ -75,6 +75,8 @@ class Trainer:
                 if values is None:
                     return "interrupted"
                 p.start_value = values[self.objective.metric]
+                if not s.keep_last:  # training that makes it worse leaves the start as the best network
+                    self._keep_best(values)
                 self._log_validation(values, "before training")
             return self._run()
 
@@ -322,9 +324,8 @@ class Trainer:
         value = values[self.objective.metric]
         self.runtime.on_main(lambda: self._check_validation(value))
         if self.settings.keep_last or p.best is None or value < p.best["value"]:
-            self.runtime.on_main(self.keepers.save_best)
-            defined = {name: figure for name, figure in values.items() if math.isfinite(figure)}  # too few windows leave some out
-            p.best = {"step": p.step, "value": value, "metric": self.objective.metric, "values": defined}
+            self._keep_best(values)
+        assert p.best is not None
         if self.settings.keep_last:
             note = "kept"
         elif p.best["step"] == p.step:
@@ -335,6 +336,13 @@ class Trainer:
         p.validated = True
         p.history.append(value)
         return True
+
+    def _keep_best(self, values: dict[str, float]) -> None:
+        """Save the network as it is as the best one. values: of its validation; those that are not defined are left out."""
+        metric = self.objective.metric
+        self.runtime.on_main(self.keepers.save_best)
+        defined = {name: figure for name, figure in values.items() if math.isfinite(figure)}
+        self.progress.best = {"step": self.progress.step, "value": values[metric], "metric": metric, "values": defined}
 
     def _check_validation(self, value: float) -> None:
         if not math.isfinite(value):

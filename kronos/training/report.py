@@ -56,9 +56,10 @@ def _verdict(metric: str, progress: Progress) -> list[str]:
     worse = worse_than_start(progress)
     if worse is None or progress.best is None:
         return []
-    found = f"best {metric} {progress.best['value']:.6g}, before training {progress.start_value:.6g}"
+    reached = min(progress.history, default=progress.best["value"])
+    found = f"best {metric} {reached:.6g}, before training {progress.start_value:.6g}"
     if worse:
-        advice = "a smaller learning rate (1e-5 or below) usually helps"
+        advice = "best_model is the start, unchanged; a smaller learning rate (1e-5 or below) usually helps"
         return [f"  fine-tuning made it WORSE than the pretrained weights: {found}; {advice}"]
     return [f"  better than the pretrained weights: {found}"]
 
