@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_other_versions_are_refused(tmp_path: Path) -> None:
         BarStore.open(tmp_path / "store")
 
 
-def test_reopening_takes_milliseconds(tmp_path: Path) -> None:
+def test_reopening_takes_little_more_than_parsing_the_names(tmp_path: Path) -> None:
     """Keeps out: reading all rows, or looping over tickers, to open a store of 50,000 tickers."""
     tickers = [f"ticker_{k:05d}" for k in range(50_000)]
     rows = 1_000_000
@@ -144,12 +145,18 @@ def test_reopening_takes_milliseconds(tmp_path: Path) -> None:
         offsets=offsets,
         tickers=tickers,
     )
+    names = (tmp_path / "s" / "tickers.json").read_text()
+    assert least_seconds(lambda: BarStore.open(tmp_path / "s")) < 8 * least_seconds(lambda: json.loads(names))
+
+
+def least_seconds(call: Callable[[], object]) -> float:
+    """Of the processor, in the quickest of seven calls: what else runs on the machine does not count."""
     seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        BarStore.open(tmp_path / "s")
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.05
+    for _ in range(7):
+        started = time.process_time()
+        call()
+        seconds.append(time.process_time() - started)
+    return min(seconds)
 
 
 BROKEN = {

@@ -6,20 +6,21 @@ do not enter it.
 """
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kronos import records
 from kronos.bars import FEATURES
 from kronos.config import Config
 from kronos.data import cleaning, competition, ingest, members, policy, sources
 from kronos.data.blocks import crc32_of
 from kronos.data.columns import shown
 from kronos.data.publish import locked, recover
-from kronos.data.store import BarStore, settings_of, writing
+from kronos.data.store import MANIFEST, BarStore, settings_of, writing
 from kronos.errors import KitError
 
 log = logging.getLogger(__name__)
@@ -99,14 +100,61 @@ def _up_to_date(config: Config, paths: list[Path]) -> tuple[BarStore | None, str
     try:
         store = BarStore.open(path)
         manifest = store.manifest
-        if manifest["settings"] != settings_of(config):
+        if manifest.get("settings") != settings_of(config):
             return None, "the settings of reading (data.cleaning, frequency, calendar, columns, ...) changed"
+        records.check(manifest, _Prepared, str(path / MANIFEST), remedy="the prices are read again")
         if not _same_sources(manifest["sources"], paths):
             return None, "the price files changed"
     except KitError as error:
         return None, str(error)
     log.info("%s is up to date: %s", path, summary(manifest))
     return store, ""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A price file, as it was read."""
+
+    name: str
+    bytes: int
+    mtime_ns: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class _Columns:
+    read: list[str]
+    ignored: list[str]
+
+
+@dataclass(frozen=True)
+class _Market:
+    calendar: str
+    zone: str | None
+    tickers: int
+    sessions: int
+
+
+@dataclass(frozen=True)
+class _Dates:
+    first: str
+    last: str
+    count: int
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a preparation writes into a store's manifest and others show or compare."""
+
+    sources: list[_Source]
+    columns: _Columns
+    frequency: str
+    markets: list[_Market]
+    rows: dict[str, int]
+    dates: _Dates
+    tickers_kept: int
+    limits: dict[str, Any]
+    cleaning: dict[str, dict[str, int]]
 
 
 def _same_sources(known: list[dict[str, Any]], paths: list[Path]) -> bool:

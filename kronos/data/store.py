@@ -245,6 +245,7 @@ class _Manifest:
     """What every opening relies on; the other keys are for people, or are compared as a whole."""
 
     arrays: dict[str, _Entry]
+    digest: str
     frequency: str = ""
 
 
