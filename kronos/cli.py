@@ -20,12 +20,17 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 LONGEST_SHOWN = 200
 
-FULL = {errno.ENOSPC: "no space left on the device", errno.EDQUOT: "no space left in this user's quota"}
+FULL = {
+    errno.ENOSPC: "no space left on the device",
+    errno.EDQUOT: "no space left in this user's quota",
+    errno.EFBIG: "no file as large as this one is allowed here (ulimit -f, or the file system)",
+}
 """Writing says these, mostly without the file's name."""
 UNUSABLE = {
     errno.EACCES: "no permission: expected a path this user may use; fix the permissions",
     errno.EPERM: "no permission: expected a path this user may use; fix the permissions",
     errno.EROFS: "expected a place that can be written to, found a read-only file system; choose another path",
+    errno.EEXIST: "expected a folder or a free name, found a file or a broken link there; move it away or choose another path",
     errno.EISDIR: "expected a file, found a folder; correct the path",
     errno.ENOTDIR: "expected a folder above the last name, found a file there; correct the path",
     errno.ENAMETOOLONG: "expected a shorter path or name, found one that the file system does not take; correct the path",
@@ -95,7 +100,7 @@ def _of_a_file(error: OSError) -> str | None:
     named = isinstance(name, str | bytes | os.PathLike)
     path = os.fsdecode(name) if named else ""
     if error.errno in FULL:
-        return f"{FULL[error.errno]} while writing {path or 'a file'}; free some and rerun"
+        return f"{FULL[error.errno]} while writing {path or 'a file'}; make room and rerun"
     if not named or error.errno not in UNUSABLE:
         return None
     shown = path if len(path) <= LONGEST_SHOWN else f"{path[:LONGEST_SHOWN]}..."

@@ -15,6 +15,8 @@ REAL: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file in place of a folder": (lambda f: (f / "file" / "x").read_text(), "found a file"),
     "a run in place of a file": (lambda f: files.write_text(f / "folder", "x"), "found a folder"),
     "a run below a file": (lambda f: (f / "file" / "x" / "y").mkdir(parents=True), "found a file"),
+    "a new folder where a file is": (lambda f: (f / "file").mkdir(), "found a file or a broken link"),
+    "a new folder where a link leads nowhere": (lambda f: (f / "broken").mkdir(exist_ok=True), "found a file or a broken link"),
     "a name that is too long": (lambda f: (f / ("x" * 5000)).read_text(), "shorter path"),
     "links in a circle": (lambda f: (f / "circle").read_text(), "symbolic link loop"),
 }
@@ -24,6 +26,7 @@ RARE = {  # a test cannot bring these about: the system's own error, as the inte
     errno.EACCES: "no permission",
     errno.EDQUOT: "quota",
     errno.ENOSPC: "no space left",
+    errno.EFBIG: "no file as large",
 }
 
 
@@ -46,6 +49,7 @@ def test_a_path_that_cannot_be_used_is_one_line(name: str, tmp_path: Path, capsy
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere" / "at all")
     act, words = REAL[name]
     code, line = ending(lambda: act(tmp_path), capsys)
     assert code == cli.EXIT_USER_ERROR and line.startswith("error: ") and line.count("\n") == 1

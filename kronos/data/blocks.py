@@ -336,7 +336,7 @@ def _refuse_missing(path: Path) -> None:
     if not path.exists():
         near = sorted(p.name for p in path.parent.iterdir())[:8] if path.parent.is_dir() else []
         beside = f"; beside it lie {', '.join(near)}" if near else ""
-        raise KitError(f"{path}: expected a file, found none{beside}; mend the path or put the file there")
+        raise KitError(f"{path}: expected a file, found none{beside}; correct the path or put the file there")
 
 
 def _is_prose(fields: list[str]) -> bool:

@@ -264,7 +264,7 @@ def _read_config(path: Path, config_class: type, kind: str) -> Any:
     try:
         tree = records.read_json(path, remedy=remedy, largest=LARGEST_CONFIG)
     except OSError as error:
-        raise KitError(f"{path}: expected a readable file, found {error.strerror or error}; mend its rights") from error
+        raise KitError(f"{path}: expected a readable file, found {error.strerror or error}; fix the permissions") from error
     if not isinstance(tree, dict):
         raise KitError(f"{path}: expected the configuration of a {kind}, found no keys and values; {remedy}")
     for other, theirs in KINDS.items():
@@ -297,7 +297,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except OSError as error:
-        raise KitError(f"{path}: expected a readable file, found {error.strerror or error}; mend its rights") from error
+        raise KitError(f"{path}: expected a readable file, found {error.strerror or error}; fix the permissions") from error
     except SafetensorError as error:
         raise KitError(
             f"{path}: expected a safetensors file, found a damaged one ({error}); copy or download it again"

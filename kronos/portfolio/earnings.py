@@ -202,7 +202,7 @@ def universe(prices: PriceTable, request: Request) -> NDArray[np.bool_] | None:
 
 def _pool(path: Path, prices: PriceTable) -> NDArray[np.bool_]:
     if not path.is_file():
-        raise KitError(f"--pool {path}: expected a CSV with the columns ticker, first, last, found no file; mend the path")
+        raise KitError(f"--pool {path}: expected a CSV with the columns ticker, first, last, found no file; correct the path")
     table = pl.read_csv(path, schema_overrides={"ticker": pl.String}, try_parse_dates=True)
     table = table.rename({"begin": "first", "end": "last"}, strict=False)
     if not {"ticker", "first", "last"} <= set(table.columns):
@@ -229,7 +229,9 @@ def benchmark_returns(name: str, prices: PriceTable, member: NDArray[np.bool_] |
         return prices.change[:, prices.tickers.index(name)]
     path = Path(name)
     if not path.is_file():
-        raise KitError(f"--benchmark {name}: expected 'equal', a ticker of the store or a CSV, found none of them; mend the name")
+        raise KitError(
+            f"--benchmark {name}: expected 'equal', a ticker of the store or a CSV, found none of them; correct the name"
+        )
     table = pl.read_csv(path, try_parse_dates=True)
     if "date" not in table.columns or not {"return", "close"} & set(table.columns):
         raise KitError(f"--benchmark {path}: expected the columns date and return (or close), found {', '.join(table.columns)}")
