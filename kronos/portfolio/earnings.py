@@ -229,9 +229,7 @@ def benchmark_returns(name: str, prices: PriceTable, member: NDArray[np.bool_] |
         return prices.change[:, prices.tickers.index(name)]
     path = Path(name)
     if not path.is_file():
-        raise KitError(
-            f"--benchmark {name}: expected 'equal', a ticker of the store or a CSV, found none of them; correct the name"
-        )
+        raise KitError(f"--benchmark {name}: expected 'equal', a ticker of the store or a CSV, found none of these; correct it")
     table = pl.read_csv(path, try_parse_dates=True)
     if "date" not in table.columns or not {"return", "close"} & set(table.columns):
         raise KitError(f"--benchmark {path}: expected the columns date and return (or close), found {', '.join(table.columns)}")

@@ -37,9 +37,7 @@ def read_signal_file(path: str | Path, prices: PriceTable) -> Signal:
     """A CSV with the columns date, ticker, score. Raises KitError when it is none, or when nothing of it fits the prices."""
     path = Path(path)
     if not path.is_file():
-        raise KitError(
-            f"--signal-file {path}: expected a CSV with the columns date, ticker, score, found no file; correct the path"
-        )
+        raise KitError(f"--signal-file {path}: expected a CSV (date, ticker, score), found no file; correct the path")
     try:
         table = pl.read_csv(path, schema_overrides={"ticker": pl.String}, try_parse_dates=True)
     except pl.exceptions.PolarsError as error:
