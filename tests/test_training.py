@@ -346,6 +346,24 @@ def test_worse_than_the_pretrained_start_is_reported(
     assert summary["start_value"] > summary["best"]["value"] and summary["worse_than_start"] is False
 
 
+def test_the_summary_says_which_commit_was_loaded(
+    store: BarStore, tmp_path: Path, pretrained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keeps out a run of which nobody can tell which version of the published weights it started from."""
+    original = KronosTokenizer.from_pretrained
+
+    def from_hub(*args: Any, **more: Any) -> KronosTokenizer:
+        network = original(*args, **more)
+        network.commit = "c0ffee"
+        return network
+
+    run_stage(tiny_config(tmp_path, **pretrained), "tokenizer", store)
+    assert summary_of(tmp_path / "run" / "tokenizer")["commit"] is None, "a folder has none"
+    monkeypatch.setattr(KronosTokenizer, "from_pretrained", from_hub)
+    run_stage(tiny_config(tmp_path, **pretrained, experiment__fresh=True), "tokenizer", store)
+    assert summary_of(tmp_path / "run" / "tokenizer")["commit"] == "c0ffee"
+
+
 def test_skip_tokenizer_trains_on_the_pretrained_one(store: BarStore, tmp_path: Path, pretrained: dict[str, Any]) -> None:
     """Keeps out a predictor whose tokenizer nobody can find again."""
     config = tiny_config(tmp_path, **pretrained, experiment__train_tokenizer=False)

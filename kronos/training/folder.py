@@ -100,6 +100,8 @@ class Summary:
     train_end: str | None = None
     """Last day that was trained on, YYYY-MM-DD."""
     train_end_session: int | None = None
+    commit: str | None = None
+    """Commit of the hub repository that the start was loaded from; None: a folder, or random weights."""
     facts: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 

@@ -394,6 +394,7 @@ class StageRun:
             "data_digest": self.store.digest,
             "train_end": part.dates(self.store.sessions)[1],
             "train_end_session": part.last,
+            "commit": self.objective.network().commit,
             "facts": self.facts,
             "config": to_dict(self.asked),
         }
