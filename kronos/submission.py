@@ -121,7 +121,10 @@ def make_submission(config: Config, output: str | Path | None = None, allow_inco
     if network is not None and plan is not None:
         _check_fallbacks(config, plan.fallbacks(), len(rows))  # before the long part
         _check_probability(config, plan)
-        log.info("%s", network.forecaster.memory_plan(*plan.extent()))
+        todo, own = int((plan.reason == "").sum()), network.forecaster
+        where = f"{own.device}, {team.world} process{'es' * (team.world > 1)}"
+        log.info("forecasting %d of %d rows, %d paths each, on %s", todo, len(rows), own.sampling.sample_count, where)
+        log.info("%s", own.memory_plan(*plan.extent()))
     else:
         team.disband()  # there is nothing to share: the others end here
     answer = picked.answerer.answer(store, rows)

@@ -127,7 +127,7 @@ def test_report_of_files_that_are_gone_still_shows_the_store(config: Config, sto
     """Keeps out: a traceback when the price files were moved after preparation."""
     moved = replace(config, data=replace(config.data, data_path=str(tmp_path / "gone.csv")))
     text = write_report(store, moved, tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Look first: columns" in text and "expected a file, found none" in text
+    assert "Look first: columns" in text and "expected a file or folder (data.data_path), found none" in text
 
 
 def test_prepare_data_writes_the_report(root: Path, config: Config, store: BarStore, tmp_path: Path) -> None:

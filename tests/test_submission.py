@@ -566,6 +566,7 @@ def test_scripts_from_prices_to_score_from_any_directory(world: World, root: Pat
     config = folder / "config.json"
     files.write_json(config, to_dict(world.config))
     arguments = ["--config", str(config), "--set", "inference.sample_count=3"]
+    files.write_text(Path(world.config.data.test_path).parent / "download.json", "{}")  # the files are the competition's
     made = run_script(root, folder, "make_submission.py", *arguments, "--horizon", "2")
     assert made.returncode == 0, made.stderr
     path = next(folder.glob("submissions/world-*[0-9].csv"))
