@@ -1,5 +1,7 @@
 """What a report says: an alarm that needs an interval, and never beside a verdict on the same figure."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import rankdata
@@ -57,6 +59,8 @@ def test_a_leak_in_the_data_lifts_all(main: float, fit: float) -> None:
     lines = alarm_lines(found.suspicious, planted=False)
     assert lines["lines"][0].startswith("LEAK ALARM") and not lines["expected"] and len(lines["lines"]) > 3
     assert alarm_lines(found.suspicious, planted=True)["expected"]
+    planted = replace(found, planted=True)
+    assert planted.headline.startswith("The planted signal is found"), "a newcomer's demo is no leak"
 
 
 @pytest.mark.parametrize("name", ["random-init", "pretrained", "blend", "boosting", "all rise", "head", "auto"])

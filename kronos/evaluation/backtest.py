@@ -132,9 +132,8 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
             "backtest: expected rows with a bar on an as-of date and on its target, found none; choose another horizon"
         )
     own = config.evaluation
-    results = Results(
-        test, [one.decided for one in judged], DateBootstrap(tuple(test.sessions.tolist()), horizon, own.draws, own.seed)
-    )
+    bootstrap = DateBootstrap(tuple(test.sessions.tolist()), horizon, own.draws, own.seed)
+    results = Results(test, [one.decided for one in judged], bootstrap, planted=config.market.generate)
     findings = _findings(setup, results, judged)
     tree = report_tree(setup, options, results, judged, networks)
     tree |= {

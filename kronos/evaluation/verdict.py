@@ -38,6 +38,8 @@ class Results:
     panel: Panel
     entries: list[Decided]
     bootstrap: DateBootstrap
+    planted: bool = False
+    """The market is synthetic: what would be an alarm on real prices is its planted signal."""
 
     @property
     def main(self) -> Decided:
@@ -88,6 +90,8 @@ class Results:
         word = {1: "Evidence of skill", 0: "No evidence of skill", -1: "Worse than chance"}[self.skill]
         if self.suspicious:
             word = "Too good to be believed, see the alarm"
+            if self.planted:
+                word = "The planted signal is found, stronger than any on real prices"
         return f"{word}: {within} over {dates} dates ({effective} without overlap), {self.panel.horizon} trading days ahead."
 
     @property
