@@ -32,6 +32,7 @@ RUN_ELSEWHERE = {
     "scripts/study_history_loss.py": "tests/test_docs.py: trains; its parser",
     "scripts/final_run.py": "tests/test_final.py: trains; its parser",
     "scripts/study_answers.py": "tests/test_study_answers.py",
+    "scripts/study_head.py": "tests/test_docs.py: needs trained heads; its parser",
     "scripts/study_anchor.py": "tests/test_docs.py: needs what the line above it trains; its parser",
     "scripts/study_decode_rope.py": "tests/test_docs.py: likewise; its parser",
     "kaggle/train_stage.py": "train_kaggle.sh runs it",
