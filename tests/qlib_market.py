@@ -4,17 +4,25 @@ from pathlib import Path
 
 import numpy as np
 
+from kronos.data.calendar import open_days
+
 FIELDS = ("open", "high", "low", "close", "volume", "factor")
 
 
-def write_market(folder: Path, codes: int, days: int, members: int, seed: int = 1, index: str = "csi300") -> None:
-    """Write a folder of `codes` shares over `days` weekdays from 2015 on; `members` of them are in the index at any time.
+def write_market(
+    folder: Path, codes: int, days: int, members: int, seed: int = 1, index: str = "csi300", exchange: str = ""
+) -> None:
+    """Write a folder of `codes` shares over `days` weekdays (or days of an exchange) from 2015 on.
+
+    `members` of them are in the index at any time.
 
     The close has a weak memory, so that there is something to learn.
     """
     rng = np.random.default_rng(seed)
     calendar = np.arange("2015-01-01", "2045-01-01", dtype="datetime64[D]")
     calendar = calendar[np.is_busday(calendar)][:days]
+    if exchange:  # its holidays are closed: bars on them would be another market's
+        calendar = open_days(exchange, "2015-01-01", "2024-12-31")[:days]
     for name in ("calendars", "instruments", "features"):
         (folder / name).mkdir(parents=True)
     (folder / "calendars" / "day.txt").write_text("\n".join(map(str, calendar)) + "\n")

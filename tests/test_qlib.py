@@ -163,7 +163,7 @@ def test_a_pool_that_ends_before_the_data_is_said(root: Path, tmp_path: Path, mo
 @pytest.mark.long
 def test_csi300_trains_is_backtested_and_submits(root: Path, tmp_path: Path) -> None:
     """The shipped configuration on a generated market, with the smallest networks."""
-    write_market(tmp_path / "m", codes=12, days=500, members=8)
+    write_market(tmp_path / "m", codes=12, days=500, members=8, exchange="XSHG")
     overrides = {
         "source.path": tmp_path / "m", "source.end": "", "data.data_path": tmp_path / "data" / "bars.parquet",
         "data.store": tmp_path / "store", "data.train_until": "2016-03-31", "data.validation_until": "2016-07-31",
