@@ -235,7 +235,10 @@ def _setup(
         history=min(MIN_BARS, config.data.lookback_window),
     )
     panel = build_panel(store, np.concatenate([timeline.calibrate, timeline.test]), horizon, own.tickers)
-    folder = Path(options.output) if options.output else (networks[0].config if networks else config).run_dir / "backtest"
+    owner = networks[0].config if networks else config
+    folder = owner.run_dir / "backtest"
+    if options.output:
+        folder = Path(options.output)
     deadline = math.inf if own.time_limit is None else started + own.time_limit * 3600
     return set_up(config, store, timeline, panel, folder, deadline)
 

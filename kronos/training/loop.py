@@ -357,7 +357,11 @@ class Trainer:
 
 
 def _reason(asked: bool, over: bool) -> str | None:
-    return "signal" if asked else "time limit" if over else None
+    if asked:
+        return "signal"
+    if over:
+        return "time limit"
+    return None
 
 
 def _summed(shares: list[dict[str, list[float]]]) -> dict[str, list[float]]:
