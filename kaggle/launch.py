@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""The launcher behind train_kaggle.sh: plans the run and runs its steps. `bash train_kaggle.sh -h` explains the flags."""
+"""The launcher behind train_kaggle.sh: plans the run and runs its steps. `bash train_kaggle.sh -h` explains
+the flags.
+"""
 
 import sys
 from pathlib import Path

@@ -4,8 +4,8 @@
     python kaggle/prepare_data.py --config configs/kaggle.yaml --set data.data_path=train.csv
     python kaggle/prepare_data.py --config configs/csi300.yaml --data-source qlib
 
-Fills data.data_path from a source where there is one, reads it, cleans it by data.cleaning, writes data.store. Does nothing when
-the store is up to date.
+Fills data.data_path from a source where there is one, reads it, cleans it by data.cleaning, writes
+data.store. Does nothing when the store is up to date.
 """
 
 import logging
@@ -30,7 +30,9 @@ def main() -> None:
     flags.add_flags(parser)
     arguments = parser.parse_args()
     cli.setup_logging()
-    overrides = flags.with_flags(arguments.config, arguments.overrides, arguments.data_source, arguments.skip_data_process)
+    overrides = flags.with_flags(
+        arguments.config, arguments.overrides, arguments.data_source, arguments.skip_data_process
+    )
     config = configfile.load(arguments.config, overrides)
     store = prepare(config)
     results = quick_checks(store, config)
@@ -41,7 +43,9 @@ def main() -> None:
     if arguments.report is not None:
         from kronos.data.report import write_report  # matplotlib takes a second to load
 
-        logging.info("report: %s", write_report(store, config, arguments.report or config.run_dir / "data_report.html"))
+        logging.info(
+            "report: %s", write_report(store, config, arguments.report or config.run_dir / "data_report.html")
+        )
 
 
 if __name__ == "__main__":

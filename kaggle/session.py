@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
-"""Write the configuration of a Kaggle notebook session from what is attached to it: data, weights, an earlier output.
+"""Write the configuration of a Kaggle notebook session from what is attached to it: data, weights, an earlier
+output.
 
-python kaggle/session.py --config configs/kaggle.yaml     # reads /kaggle/input, writes /kaggle/working/session.json
+python kaggle/session.py --config configs/kaggle.yaml
+
+It reads /kaggle/input and writes /kaggle/working/session.json.
 """
 
 import sys
@@ -14,9 +17,15 @@ from kronos import cli
 
 def main() -> None:
     arguments = cli.parser(__doc__ or "")
-    arguments.add_argument("--input", default="/kaggle/input", metavar="DIR", help="attached inputs (default: /kaggle/input)")
-    arguments.add_argument("--output", default="/kaggle/working", metavar="DIR", help="kept results (default: /kaggle/working)")
-    arguments.add_argument("--hours", type=float, default=10.5, help="of training, below the session's 12 (default: 10.5)")
+    arguments.add_argument(
+        "--input", default="/kaggle/input", metavar="DIR", help="attached inputs (default: /kaggle/input)"
+    )
+    arguments.add_argument(
+        "--output", default="/kaggle/working", metavar="DIR", help="kept results (default: /kaggle/working)"
+    )
+    arguments.add_argument(
+        "--hours", type=float, default=10.5, help="of training, below the session's 12 (default: 10.5)"
+    )
     args = arguments.parse_args()
     cli.setup_logging()
 

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Train one stage: the target of `accelerate launch`. Needs the networks' packages only when --config is a resolved JSON."""
+"""Train one stage: the target of `accelerate launch`. Needs the networks' packages only when --config is a
+resolved JSON.
+"""
 
 import logging
 import os
@@ -26,7 +28,9 @@ def main() -> int:
 
 
 def read_config(path: Path, overrides: list[str]) -> Config:
-    """A resolved configuration as it is; anything else through the checks, which need pydantic and a YAML parser."""
+    """A resolved configuration as it is; anything else through the checks, which need pydantic and a YAML
+    parser.
+    """
     if path.suffix == ".json" and path.is_file() and not overrides:
         tree = records.read(path, dict[str, Any])
         paths = tree.get("model_paths")

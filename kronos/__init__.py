@@ -1,4 +1,6 @@
-"""Train Kronos on competition prices and forecast with it. See docs/architecture.md for the rooms of the house."""
+"""Train Kronos on competition prices and forecast with it. See docs/architecture.md for the rooms of the
+house.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -95,7 +95,9 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _of_a_file(error: OSError) -> str | None:
-    """The user's line where a disk is full or a path cannot be used; None for a bug, a socket or a missing file."""
+    """The user's line where a disk is full or a path cannot be used; None for a bug, a socket or a missing
+    file.
+    """
     name = error.filename2 or error.filename  # a rename has two; the second one is where the file was to go
     named = isinstance(name, str | bytes | os.PathLike)
     path = os.fsdecode(name) if named else ""
@@ -110,9 +112,10 @@ def _of_a_file(error: OSError) -> str | None:
 def leave(code: int) -> NoReturn:
     """End this process with an exit code.
 
-    One of several processes that train or forecast together ends without the interpreter's teardown: a gloo thread that
-    still lets go of a tensor then needs the interpreter's lock, is ended inside a C++ destructor, and aborts the process
-    ("terminate called without an active exception"), which the launcher takes for a failed run.
+    One of several processes that train or forecast together ends without the interpreter's teardown: a gloo
+    thread that still lets go of a tensor then needs the interpreter's lock, is ended inside a C++ destructor,
+    and aborts the process ("terminate called without an active exception"), which the launcher takes for a
+    failed run.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         atexit._run_exitfuncs()  # children are joined, temporary folders removed
@@ -132,8 +135,8 @@ def setup_logging() -> None:
 def _fail(message: str, code: int = EXIT_USER_ERROR) -> int:
     """Say it, and give the exit code.
 
-    Under train_kaggle.sh a trainer leaves its error in the file KIT_FAILURE and exits with 0: accelerate answers any other
-    code with a traceback of its own, forty lines below the one that matters.
+    Under train_kaggle.sh a trainer leaves its error in the file KIT_FAILURE and exits with 0: accelerate
+    answers any other code with a traceback of its own, forty lines below the one that matters.
     """
     print(f"error: {message}", file=sys.stderr)
     if marker := os.environ.get("KIT_FAILURE"):

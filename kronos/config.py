@@ -1,8 +1,9 @@
 """Every setting of the kit, its type and its default, in one place.
 
-In: nothing. Out: frozen dataclasses that the rest of the kit reads. Standard library only, so that a GPU machine
-needs no parser: `from_dict` rebuilds a resolved configuration saved beside the weights. Reading and checking a user's
-file is `kronos.configfile`.
+In: nothing. Out: frozen dataclasses that the rest of the kit reads. Standard library only, so that a GPU
+machine
+needs no parser: `from_dict` rebuilds a resolved configuration saved beside the weights. Reading and checking
+a user's file is `kronos.configfile`.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -40,12 +41,16 @@ HeadInputs = Literal["tokens", "bars", "both"]
 
 @dataclass(frozen=True)
 class CleaningConfig:
-    """What to do with each kind of dirty row (see docs/data.md); every action is counted in the store's manifest."""
+    """What to do with each kind of dirty row (see docs/data.md); every action is counted in the store's
+    manifest.
+    """
 
     missing_price: Literal["drop", "stop"] = "drop"
     """A price is missing or infinite. drop: leave the row out; stop: refuse the file."""
     non_positive_price: Literal["repair", "drop", "stop"] = "repair"
-    """A price is <= 0. repair: Open, High or Low from the row's other prices; the row is dropped when Close is bad."""
+    """A price is <= 0. repair: Open, High or Low from the row's other prices; the row is dropped when Close
+    is bad.
+    """
     inconsistent_bar: Literal["repair", "drop", "stop"] = "repair"
     """High < Low, or Open or Close outside [Low, High]. repair: widen High and Low around the four prices."""
     bad_volume: Literal["zero", "drop", "stop"] = "zero"
@@ -53,7 +58,9 @@ class CleaningConfig:
     duplicate: Literal["last", "first", "drop", "stop"] = "last"
     """Several rows of one ticker and date. last / first: keep that one in file order; drop: keep none."""
     max_duplicates: Share = 0.001
-    """Share of the rows that may repeat a ticker and date with other numbers; more of them mean a misread file, and stop."""
+    """Share of the rows that may repeat a ticker and date with other numbers; more of them mean a misread
+    file, and stop.
+    """
     jump: Literal["split", "keep", "drop"] = "keep"
     """A close moves by more than max_jump. split: windows do not cross it; drop: leave the row out."""
     unadjusted_split: Literal["split", "keep"] = "split"
@@ -63,7 +70,9 @@ class CleaningConfig:
     stagnant: Literal["split", "keep"] = "keep"
     """More than stagnant_run equal closes in a row. split: windows never contain them."""
     max_jump: PositiveFloat | None = None
-    """Largest |close/previous close - 1| that is taken as real. None: the paper's value for the bar frequency."""
+    """Largest |close/previous close - 1| that is taken as real. None: the paper's value for the bar
+    frequency.
+    """
     illiquid_run: CountInt | None = None
     """None: the paper's value for the bar frequency."""
     stagnant_run: PositiveInt | None = None
@@ -90,10 +99,12 @@ class DataConfig:
     sample_submission_path: str = ""
     """The competition's sample_submission.csv (ID, Pred); empty: the order of the test file."""
     solution_path: str = ""
-    """Known answers (ID, Label) of the test rows, where there are any: read for a score only, after the submission is written."""
+    """Known answers (ID, Label) of the test rows, where there are any: read for a score only, after the
+    submission is written.
+    """
     pool_path: str = ""
-    """CSV (ticker, first, last) of the days on which a ticker may be asked about; its other bars are context. Empty: all days.
-    A source writes one (docs/sources.md)."""
+    """CSV (ticker, first, last) of the days on which a ticker may be asked about; its other bars are context.
+    Empty: all days. A source writes one (docs/sources.md)."""
     store: str = ""
     """Folder of the prepared data; empty: base_path/stores/NAME of data_path."""
     lookback_window: Lookback = 256
@@ -107,20 +118,21 @@ class DataConfig:
     train_ratio: Share | None = 0.9
     val_ratio: Share | None = 0.1
     test_ratio: Share | None = 0.0
-    """Shares of the trading days, oldest first; days beyond their sum are left out. None: the parts are set by days or dates,
-    in the settings below (docs/data.md); reading a user's file sets it."""
+    """Shares of the trading days, oldest first; days beyond their sum are left out. None: the parts are set
+    by days or dates, in the settings below (docs/data.md); reading a user's file sets it."""
     train_until: str | None = None
     """Last day of training, YYYY-MM-DD. None: `validation_days` says where training ends."""
     validation_until: str | None = None
-    """Last day of validation, YYYY-MM-DD; the days after it are the test part, or left out with test_days 0. None: `test_days`
-    says where validation ends; without them the last day does."""
+    """Last day of validation, YYYY-MM-DD; the days after it are the test part, or left out with test_days 0.
+    None: `test_days` says where validation ends; without them the last day does."""
     validation_days: PositiveInt | None = None
     """Trading days of the validation part, the newest but for the test part."""
     test_days: CountInt | None = None
     """Trading days of the test part, the newest ones, which train and choose nothing."""
     all_days: bool = False
-    """Train on every day up to the last: for the final run (experiment.final), which writes it. The validation part then lies
-    inside the training part and chooses nothing, there is no test part, and a stage keeps the network of its last step."""
+    """Train on every day up to the last: for the final run (experiment.final), which writes it. The
+    validation part then lies inside the training part and chooses nothing, there is no test part, and a stage
+    keeps the network of its last step."""
     embargo: CountInt | None = None
     """Trading days left out between two parts; None: predict_window, the least that is honest."""
     calendar: Literal["NYSE", "XSHG", "XHKG", "24/7"] = "NYSE"
@@ -128,13 +140,13 @@ class DataConfig:
     frequency: Frequency = "auto"
     """Bar length; auto: the commonest step between bars."""
     columns: dict[str, str | int] = field(default_factory=dict)
-    """Role -> name of its column, for names that the kit does not know: ticker, date, time, open, high, low, close, volume,
-    amount, split, market. An empty name: no column has the role (docs/data.md)."""
+    """Role -> name of its column, for names that the kit does not know: ticker, date, time, open, high, low,
+    close, volume, amount, split, market. An empty name: no column has the role (docs/data.md)."""
     timezone: str = ""
     """Zone of the exchange's clocks, for times with a zone or an offset; empty: that of data.calendar."""
     markets: dict[str, str | list[str]] = field(default_factory=dict)
-    """Calendars of tickers that do not follow data.calendar: {suffix: calendar} or {calendar: [tickers]}; with a market column
-    (data.columns), {its value: calendar}."""
+    """Calendars of tickers that do not follow data.calendar: {suffix: calendar} or {calendar: [tickers]};
+    with a market column (data.columns), {its value: calendar}."""
     ticker_weighting: Literal["length", "equal"] = "length"
     """length: every window is equally likely; equal: every ticker is."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
@@ -164,8 +176,8 @@ class TrainingConfig:
     tokenizer_learning_rate: PositiveFloat = 2e-4
     predictor_learning_rate: PositiveFloat = 4e-5
     scheduler: Scheduler = "onecycle"
-    """After the warm-up: onecycle falls to 1e-5 of the peak, cosine to a tenth of it, constant stays, plateau stays and is cut
-    whenever validation no longer improves."""
+    """After the warm-up: onecycle falls to 1e-5 of the peak, cosine to a tenth of it, constant stays, plateau
+    stays and is cut whenever validation no longer improves."""
     warmup_ratio: Share = 0.03
     """Share of all steps in which the learning rate rises from a tenth of its peak; for every scheduler."""
     plateau_patience: CountInt = 2
@@ -186,16 +198,25 @@ class TrainingConfig:
     tf32: bool = True
     """TensorFloat-32 for what stays in float32 on a GPU: ten bits of mantissa, several times the speed."""
     compile: bool = False
-    """torch.compile of the training pass: a minute or more at the start of every sitting, faster steps after it."""
+    """torch.compile of the training pass: a minute or more at the start of every sitting, faster steps after
+    it.
+    """
     use_checkpoint: bool = False
-    """Gradient checkpointing: blocks are computed again in the backward pass; less memory, about a third more time."""
+    """Gradient checkpointing: blocks are computed again in the backward pass; less memory, about a third more
+    time.
+    """
     teacher_forcing: bool = True
-    """Condition the fine token on the true coarse one; false: on a sampled one, as the original training does."""
+    """Condition the fine token on the true coarse one; false: on a sampled one, as the original training
+    does.
+    """
     history_loss_weight: CountFloat = 0.02
-    """Weight of the positions inside the lookback in the predictor's loss; the predicted bars weigh 1. Those positions are
-    normalised by what came after them and teach reversion that does not exist (docs/findings.md); 1: as published."""
+    """Weight of the positions inside the lookback in the predictor's loss; the predicted bars weigh 1. Those
+    positions are normalised by what came after them and teach reversion that does not exist
+    (docs/findings.md); 1: as published."""
     samples_per_epoch: PositiveInt | None = None
-    """Windows per epoch, over all processes; None: every window once. Epochs continue where the last one ended."""
+    """Windows per epoch, over all processes; None: every window once. Epochs continue where the last one
+    ended.
+    """
     validation_samples: PositiveInt | None = None
     """Windows of the validation part that are scored, evenly spread; None: all."""
     max_steps: PositiveInt | None = None
@@ -211,24 +232,32 @@ class TrainingConfig:
     time_limit: PositiveFloat | None = None
     """Hours after which a launch saves and ends, to be resumed: less than a session lasts. None: no limit."""
     trackers: list[Tracker] = field(default_factory=lambda: ["tensorboard"])
-    """Where metrics go besides metrics.jsonl. tensorboard: event files in the stage's folder, if it is installed; the others
-    have to be."""
+    """Where metrics go besides metrics.jsonl. tensorboard: event files in the stage's folder, if it is
+    installed; the others have to be."""
 
     def most_steps(self, stage: str) -> int | None:
-        """Optimiser steps after which a stage ('tokenizer', 'basemodel' or 'head') ends at the latest; None: its epochs say."""
-        own = {"tokenizer": self.tokenizer_steps, "basemodel": self.basemodel_steps, "head": self.head_steps}[stage]
+        """Optimiser steps after which a stage ('tokenizer', 'basemodel' or 'head') ends at the latest; None:
+        its epochs say.
+        """
+        own = {"tokenizer": self.tokenizer_steps, "basemodel": self.basemodel_steps, "head": self.head_steps}[
+            stage
+        ]
         return self.max_steps if own is None else own
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The head (docs/training.md): a read-out that is trained on the ranks and signs of returns, by whole dates."""
+    """The head (docs/training.md): a read-out that is trained on the ranks and signs of returns, by whole
+    dates.
+    """
 
     inputs: HeadInputs = "both"
-    """tokens: the predictor's hidden state at the last bar; bars: returns and volumes as channels, which needs no
-    predictor; both: side by side."""
+    """tokens: the predictor's hidden state at the last bar; bars: returns and volumes as channels, which
+    needs no predictor; both: side by side."""
     frozen: bool = False
-    """Leave the predictor as it is: its states are computed once and kept on disk. false: it is trained with the head."""
+    """Leave the predictor as it is: its states are computed once and kept on disk. false: it is trained with
+    the head.
+    """
     horizons: list[int] = field(default_factory=lambda: [1, 5, 10, 20, 30])
     """Trading days ahead that are learnt at once, beside the one that is asked for."""
     bar_lookback: SmallInt = 250
@@ -283,7 +312,9 @@ class ModelPathsConfig:
     head_save_name: str = "head"
 
     def revision(self, source: str) -> str | None:
-        """The revision that the network called `source` is pinned to; None: it is not pinned, or is another network."""
+        """The revision that the network called `source` is pinned to; None: it is not pinned, or is another
+        network.
+        """
         pins = {
             self.pretrained_tokenizer: self.pretrained_tokenizer_revision,
             self.pretrained_predictor: self.pretrained_predictor_revision,
@@ -303,13 +334,14 @@ class ExperimentConfig:
     train_head: bool = False
     """Train a head after the predictor (section head)."""
     final: bool = False
-    """Submit with the networks of RUN/final, which scripts/final_run.py trains once more on every day up to the last, with the
-    chosen number of steps; without them with the run's own."""
+    """Submit with the networks of RUN/final, which scripts/final_run.py trains once more on every day up to
+    the last, with the chosen number of steps; without them with the run's own."""
     skip_existing: bool = False
     """Keep complete stages whatever they were trained with, and train the rest."""
     fresh: bool = False
-    """Train anew: stages about to be trained that are there already move to RUN.old-1. Without this and skip_existing, a run goes
-    on where it stopped, and is refused where settings that change what is learned are others than it began with."""
+    """Train anew: stages about to be trained that are there already move to RUN.old-1. Without this and
+    skip_existing, a run goes on where it stopped, and is refused where settings that change what is learned
+    are others than it began with."""
     pre_trained: bool = True
     """Start from the pretrained pair; false: from random weights of `preset`."""
     pre_trained_tokenizer: bool | None = None
@@ -355,27 +387,38 @@ class InferenceConfig:
     top_p: Share = 1.0
     decode_rope: Literal["trained", "original"] = "trained"
     anchor: Literal["last_close", "none"] = "last_close"
-    """last_close: paths start from the true last close; none: from the tokenizer's rendering of it, as the original does."""
+    """last_close: paths start from the true last close; none: from the tokenizer's rendering of it, as the
+    original does.
+    """
     overflow: Literal["cut", "slide"] = "cut"
-    """A context that does not fit beside the horizon. cut: it loses its oldest bars; slide: as in the original, slow."""
+    """A context that does not fit beside the horizon. cut: it loses its oldest bars; slide: as in the
+    original, slow.
+    """
     probability: Literal["auto", "sampled", "enumerated"] = "auto"
-    """How P(rise) is found. sampled: share of the paths; enumerated: by listing the next bar's likeliest values, one step ahead
-    only; auto: enumerated one step ahead, else sampled. The backtest finds it, and fits its calibration to it, the same way."""
+    """How P(rise) is found. sampled: share of the paths; enumerated: by listing the next bar's likeliest
+    values, one step ahead only; auto: enumerated one step ahead, else sampled. The backtest finds it, and
+    fits its calibration to it, the same way."""
     enumeration_mass: Share = 0.995
     """Enumerated: stop when the listed values hold this probability."""
     enumeration_pairs: SmallInt = 512
-    """Enumerated: stop after this many values per row, whatever their probability (the manifest says what they hold)."""
+    """Enumerated: stop after this many values per row, whatever their probability (the manifest says what
+    they hold).
+    """
     batch_size: SmallInt | None = None
     """Series forecast at once; null: as many as fit into the memory that is free. No answer depends on it."""
     cuda_graphs: bool = False
-    """A GPU repeats recorded decoding steps by itself: for small networks, whose steps take longer to call than to compute."""
+    """A GPU repeats recorded decoding steps by itself: for small networks, whose steps take longer to call
+    than to compute.
+    """
     threshold: Share = 0.5
     """Rise when P(rise) is above this."""
     answer: str = "auto"
-    """Whose answers are submitted: a name of the backtest's table (network: the run's own), blend:A+B, or auto: the answerer that
-    the evidence of `run_backtest.py --save` prefers."""
+    """Whose answers are submitted: a name of the backtest's table (network: the run's own), blend:A+B, or
+    auto: the answerer that the evidence of `run_backtest.py --save` prefers."""
     calibration: Literal["auto", "off"] = "auto"
-    """auto: use the decision that the backtest left, where it fits, else the base rate of history as level; off: raw P(rise)."""
+    """auto: use the decision that the backtest left, where it fits, else the base rate of history as level;
+    off: raw P(rise).
+    """
     seed: Seed = 42
     max_fallback_ratio: Share = 0.2
     """The run fails when a larger share of the rows had to be answered without a forecast."""
@@ -400,15 +443,15 @@ class EvaluationConfig:
     embargo: CountInt = 0
     """Trading days between fit, calibration and test beyond the horizon, which always lies between them."""
     calibration: Literal["auto", "off"] = "auto"
-    """auto: answers are decided by what earlier dates taught (docs/evaluation.md); off: by the raw probabilities, and no date is
-    kept for it."""
+    """auto: answers are decided by what earlier dates taught (docs/evaluation.md); off: by the raw
+    probabilities, and no date is kept for it."""
     calibration_share: Beta = 0.3
     """Share of the days after training on which decisions are fitted first; the later ones are scored."""
     fitted_baselines: bool = True
     """Logistic regression and gradient boosting on ranked features."""
     blends: list[str] = field(default_factory=lambda: ["ridge+boosting", "network+boosting", "head+boosting"])
-    """Blends that are scored, too: names joined by +, network stands for the run's own. Those of answerers that a run does not
-    have are left out, and that is said."""
+    """Blends that are scored, too: names joined by +, network stands for the run's own. Those of answerers
+    that a run does not have are left out, and that is said."""
     random_init: bool = True
     """Score the same network with random weights beside the model: as long again."""
     pretrained: bool = True
@@ -416,13 +459,19 @@ class EvaluationConfig:
     fit_every: PositiveInt = 5
     """Trading days between two origins that a fitted answerer learns from. Labels that overlap weigh less."""
     baseline_rows: PositiveInt = 1_000_000
-    """Most samples that a fitted answerer learns from; where a store has more, its origins lie a multiple of fit_every apart."""
+    """Most samples that a fitted answerer learns from; where a store has more, its origins lie a multiple of
+    fit_every apart.
+    """
     folds: SmallInt = 4
-    """Parts of the test dates before each of which baselines are fitted anew (and with --refit the networks)."""
+    """Parts of the test dates before each of which baselines are fitted anew (and with --refit the
+    networks).
+    """
     draws: Annotated[int, "1 to 1000000"] = 2000
     """Bootstrap draws."""
     time_limit: PositiveFloat | None = None
-    """Hours after which a backtest ends without a report; its forecasts are kept, the same command goes on. None: no limit."""
+    """Hours after which a backtest ends without a report; its forecasts are kept, the same command goes on.
+    None: no limit.
+    """
     seed: Seed = 42
 
 
@@ -431,22 +480,25 @@ class SourceConfig:
     """Where prices come from when they are not files at hand (docs/sources.md)."""
 
     name: str = "csv"
-    """csv: data.data_path, as it is. Else qlib, sina, binance, yahoo, akshare, baostock, ccxt, or a name for your `plugin`; the
-    prices are then written to data/NAME/bars.parquet (or to data.data_path, where that is set)."""
+    """csv: data.data_path, as it is. Else qlib, sina, binance, yahoo, akshare, baostock, ccxt, or a name for
+    your `plugin`; the prices are then written to data/NAME/bars.parquet (or to data.data_path, where that is
+    set)."""
     path: str = ""
     """csv: takes the place of data.data_path. qlib: the folder, or an archive of it. ccxt: the exchange."""
     symbols: str | list[str] = ""
     """What to ask for: a list, names with commas between them, or a CSV file with a column `symbol`."""
     pool: str = ""
-    """Name of an index (csi300): who was in it on which day is asked of the source, and only members are asked about."""
+    """Name of an index (csi300): who was in it on which day is asked of the source, and only members are
+    asked about.
+    """
     begin: str = ""
     """First day, YYYY-MM-DD; empty: as far back as the source goes."""
     end: str = ""
     """Last day, YYYY-MM-DD; empty: as late as there are bars."""
     frequency: Literal["1min", "5min", "15min", "30min", "60min", "daily", "weekly"] = "daily"
     adjust: Literal["auto", "none", "qfq", "hfq"] = "auto"
-    """Prices adjusted for splits and dividends. qfq: to the last day's level; hfq: to the first day's; none: as traded. auto: the
-    usual one of the source (docs/sources.md)."""
+    """Prices adjusted for splits and dividends. qfq: to the last day's level; hfq: to the first day's; none:
+    as traded. auto: the usual one of the source (docs/sources.md)."""
     plugin: str = ""
     """Python file with a source of your own: a class `Source` with download_data and process_raw_data."""
     pause: CountFloat = 1.0
@@ -459,10 +511,14 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class MarketConfig:
-    """The synthetic market that stands in for a competition when there is none at hand (the demo, the tests)."""
+    """The synthetic market that stands in for a competition when there is none at hand (the demo, the
+    tests).
+    """
 
     generate: bool = False
-    """Write the files of data_path, test_path, sample_submission_path and solution_path when data_path is missing."""
+    """Write the files of data_path, test_path, sample_submission_path and solution_path when data_path is
+    missing.
+    """
     tickers: SmallInt = 120
     days: SmallInt = 700
     """Trading days of the training file."""
@@ -489,7 +545,7 @@ class Config:
     market: MarketConfig = field(default_factory=MarketConfig)
     source: SourceConfig = field(default_factory=SourceConfig)
 
-    # -- one owner per path ------------------------------------------------------------------------------------
+    # -- one owner per path ----------------------------------------------------------------------------------
     @property
     def run_dir(self) -> Path:
         return Path(self.model_paths.base_save_path)
@@ -508,7 +564,9 @@ class Config:
 
     def stage_dir(self, stage: str) -> Path:
         """The folder of a training stage."""
-        return {"tokenizer": self.tokenizer_dir, "basemodel": self.basemodel_dir, "head": self.head_dir}[stage]
+        return {"tokenizer": self.tokenizer_dir, "basemodel": self.basemodel_dir, "head": self.head_dir}[
+            stage
+        ]
 
     @property
     def head_token_lookback(self) -> int:
@@ -576,11 +634,17 @@ def part_problems(data: DataConfig) -> list[str]:
         missing = next(name for name in PART_SHARES if name not in shares)
         found.append(f"data.{missing}: expected a share, found null; or set data.validation_days")
     if data.train_until is not None and data.validation_days is not None:
-        found.append("data.train_until and data.validation_days: expected one of them to end the training part, found both")
+        found.append(
+            "data.train_until and data.validation_days: expected one of them to end the training part, found both"
+        )
     if data.validation_until is not None and data.test_days:
-        found.append("data.validation_until and data.test_days: expected one of them to end the validation part, found both")
+        found.append(
+            "data.validation_until and data.test_days: expected one of them to end the validation part, found both"
+        )
     if days and data.train_until is None and data.validation_days is None:
-        found.append(f"data.{days[0]}: expected data.validation_days or data.train_until beside it, found neither")
+        found.append(
+            f"data.{days[0]}: expected data.validation_days or data.train_until beside it, found neither"
+        )
     return found
 
 

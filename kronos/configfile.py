@@ -1,7 +1,8 @@
 """From a user's YAML or JSON file and --set overrides to a checked `Config`.
 
-In: a path, a list of `section.key=value`. Out: a `Config` with every empty path derived. All problems are collected and
-reported at once, each with what was expected and the nearest right key. pydantic checks types; YAML is read safely.
+In: a path, a list of `section.key=value`. Out: a `Config` with every empty path derived. All problems are
+collected and reported at once, each with what was expected and the nearest right key. pydantic checks types;
+YAML is read safely.
 """
 
 import difflib
@@ -41,7 +42,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def _one_way_to_cut(config: Config, tree: dict[str, Any]) -> Config:
-    """Parts by days or dates take the place of shares that the file does not name; shares that it does name are refused later."""
+    """Parts by days or dates take the place of shares that the file does not name; shares that it does name
+    are refused later.
+    """
     if not config.data.parts_by_days:
         return config
     written = tree.get("data", {})
@@ -58,7 +61,9 @@ def peek(path: str | Path, overrides: Sequence[str], section: str, key: str) -> 
 
 
 def derived_paths(config: Config) -> Config:
-    """Expand ~ in every path setting; fill empty paths from base_path/exp_name, the run's name from exp_name."""
+    """Expand ~ in every path setting; fill empty paths from base_path/exp_name, the run's name from
+    exp_name.
+    """
     config = _with_source(_at_home(config))
     paths = config.model_paths
     save = paths.base_save_path or str(Path(paths.base_path) / paths.exp_name)
@@ -86,13 +91,21 @@ def _with_source(config: Config) -> Config:
 PATHS = {
     "source": ("path", "plugin", "symbols"),  # symbols: perhaps a CSV file
     "data": ("data_path", "test_path", "sample_submission_path", "solution_path", "pool_path", "store"),
-    "model_paths": ("pretrained_tokenizer", "pretrained_predictor", "base_path", "base_save_path", "finetuned_tokenizer"),
+    "model_paths": (
+        "pretrained_tokenizer",
+        "pretrained_predictor",
+        "base_path",
+        "base_save_path",
+        "finetuned_tokenizer",
+    ),
 }
 """The settings that name files and folders. Nobody else expands ~ in them."""
 
 
 def _at_home(config: Config) -> Config:
-    """~ and ~user at the start of a path replaced by the home folder. Raises KitError when there is no such user."""
+    """~ and ~user at the start of a path replaced by the home folder. Raises KitError when there is no such
+    user.
+    """
     changed = {}
     for section, names in PATHS.items():
         values = getattr(config, section)
@@ -109,7 +122,9 @@ def _expanded(setting: str, path: str | list[str]) -> str | list[str]:
     try:
         return str(Path(path).expanduser())
     except RuntimeError as error:
-        raise KitError(f"{setting}: expected a path, found {path}, and no home folder of that user; write it out") from error
+        raise KitError(
+            f"{setting}: expected a path, found {path}, and no home folder of that user; write it out"
+        ) from error
 
 
 def _store_name(data_path: str | list[str]) -> str:
@@ -117,7 +132,7 @@ def _store_name(data_path: str | list[str]) -> str:
     return f"{first.parent.name}-{first.name.split('.')[0]}".strip("-")
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
+# -- reading -------------------------------------------------------------------------------------------------
 LARGEST = 2**20
 """Bytes of the largest configuration file that is read."""
 MOST_ALIASES = 100
@@ -125,8 +140,8 @@ MOST_ALIASES = 100
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """safe_load that refuses a key written twice (the first value would be lost silently), keys that are no words, and aliases
-    inside of what is repeated itself, which grow without bound."""
+    """safe_load that refuses a key written twice (the first value would be lost silently), keys that are no
+    words, and aliases inside of what is repeated itself, which grow without bound."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
@@ -138,7 +153,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             self._aliases += 1
             if self._inside_anchor or self._aliases > MOST_ALIASES:
                 line = self.peek_event().start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: an alias inside of an alias, or too many of them; write the values out")
+                raise yaml.YAMLError(
+                    f"line {line}: an alias inside of an alias, or too many of them; write the values out"
+                )
             return super().compose_node(parent, index)
         anchored = self.peek_event().anchor is not None
         self._inside_anchor += anchored
@@ -151,21 +168,26 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: expected a word as a key, found {_shown(key)}")
+                raise yaml.YAMLError(
+                    f"line {key_node.start_mark.line + 1}: expected a word as a key, found {_shown(key)}"
+                )
             if key in seen:
                 raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: the key {key!r} is written twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-# "no" is a word here, as in YAML 1.2: training.mixed_precision takes it, and a setting of type bool still reads it as false
+# "no" is a word here, as in YAML 1.2: training.mixed_precision takes it, and a setting of type bool still
+# reads it as false
 _BOOL = "tag:yaml.org,2002:bool"
 _DATE = "tag:yaml.org,2002:timestamp"  # a date stays the text that it is: data.train_until takes it
 _UniqueKeyLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _DATE)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_UniqueKeyLoader.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_UniqueKeyLoader.add_implicit_resolver(
+    _BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -174,13 +196,20 @@ def _read(path: Path) -> dict[str, Any]:
         hint = f"; found {', '.join(near)} beside it" if near else ""
         raise KitError(f"{path}: expected a YAML or JSON configuration file, found none{hint}")
     if path.stat().st_size > LARGEST:
-        raise KitError(f"{path}: expected a configuration of at most {LARGEST:,} bytes, found {path.stat().st_size:,}")
+        raise KitError(
+            f"{path}: expected a configuration of at most {LARGEST:,} bytes, found {path.stat().st_size:,}"
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
         tree = json.loads(text) if path.suffix == ".json" else yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except RecursionError:
-        raise KitError(f"{path}: not readable as configuration: too many brackets inside each other") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no JSON, no UTF-8, a number of thousands of digits
+        raise KitError(
+            f"{path}: not readable as configuration: too many brackets inside each other"
+        ) from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+    ) as error:  # ValueError: no JSON, no UTF-8, a number of thousands of digits
         raise KitError(f"{path}: not readable as configuration: {_shown_text(error)}") from error
     if tree is None:
         return {}
@@ -192,7 +221,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _from_guide(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
-    """A file with the guide's flat keys, as sections; what is not read is said, once for each file of a process."""
+    """A file with the guide's flat keys, as sections; what is not read is said, once for each file of a
+    process.
+    """
     try:
         sections, remarks = guide_keys.translate(tree, _sections())
     except KitError as error:
@@ -232,7 +263,7 @@ def _override(tree: dict[str, Any], text: str) -> str | None:
     return None
 
 
-# -- checking ----------------------------------------------------------------------------------------------------------
+# -- checking ------------------------------------------------------------------------------------------------
 def _sections() -> list[str]:
     return [f.name for f in fields(Config)]
 
@@ -260,7 +291,9 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _unknown_keys(tree: dict[str, Any]) -> list[str]:
     known = [name for name, _ in _known()]
-    free = tuple(f"{name}." for name, hint in _known() if get_origin(hint) is dict)  # whose keys are the user's own words
+    free = tuple(
+        f"{name}." for name, hint in _known() if get_origin(hint) is dict
+    )  # whose keys are the user's own words
     problems = []
     for name in _flatten(tree):
         if name in known or name.startswith(free):
@@ -272,7 +305,9 @@ def _unknown_keys(tree: dict[str, Any]) -> list[str]:
 
 
 def _adapter() -> TypeAdapter[Config]:
-    """pydantic over the plain dataclasses. Extra keys are `_unknown_keys`' business, which knows the nearest right one."""
+    """pydantic over the plain dataclasses. Extra keys are `_unknown_keys`' business, which knows the nearest
+    right one.
+    """
     for kind in [Config, *(hint for _, hint in _dataclasses(Config))]:
         kind.__pydantic_config__ = ConfigDict(extra="ignore", allow_inf_nan=False)
     return TypeAdapter(Config)
@@ -293,7 +328,9 @@ def _validate(tree: dict[str, Any]) -> tuple[Config | None, list[str]]:
         problems: dict[str, str] = {}  # one line per key, though a union reports each of its branches
         for item in error.errors():
             path = [str(part) for part in item["loc"]]
-            name = next((n for i in range(len(path), 0, -1) if (n := ".".join(path[:i])) in known), ".".join(path))
+            name = next(
+                (n for i in range(len(path), 0, -1) if (n := ".".join(path[:i])) in known), ".".join(path)
+            )
             expected = re.sub(r"^Input should be (a valid )?|, (unable|got|input).*", "", item["msg"])
             problems.setdefault(name, f"{name}: expected {expected}, found {_shown(item['input'])}")
         return None, list(problems.values())
@@ -307,7 +344,9 @@ def _shown(value: Any) -> str:
 def _range(hint: Any) -> str | None:
     """The range that an annotation carries, itself or in one branch of `X | None`."""
     parts = [hint, *getattr(hint, "__args__", ())]
-    return next((text for part in parts for text in getattr(part, "__metadata__", ()) if records.is_range(text)), None)
+    return next(
+        (text for part in parts for text in getattr(part, "__metadata__", ()) if records.is_range(text)), None
+    )
 
 
 def _value(config: Config, name: str) -> Any:
@@ -340,8 +379,11 @@ def _impossible(config: Config) -> list[str]:
         f"head.token_lookback: expected at most data.max_context {data.max_context}, found {config.head_token_lookback}": (
             (head.token_lookback or 0) > data.max_context
         ),
-        f"head.horizons: expected trading days > 0, found {head.horizons}": not head.horizons or min(head.horizons) < 1,
-        f"head.width: expected a multiple of 8 (two for each of four attention heads), found {head.width}": head.width % 8 > 0,
+        f"head.horizons: expected trading days > 0, found {head.horizons}": not head.horizons
+        or min(head.horizons) < 1,
+        f"head.width: expected a multiple of 8 (two for each of four attention heads), found {head.width}": head.width
+        % 8
+        > 0,
         f"data.train_ratio + val_ratio + test_ratio: expected at most 1, found {shares:g}": shares > 1 + 1e-9,
         "data.train_ratio and data.val_ratio: expected > 0 (the best model is chosen on the validation part)": (
             data.train_ratio == 0 or data.val_ratio == 0
@@ -364,7 +406,9 @@ def _impossible(config: Config) -> list[str]:
         f"distributed.num_processes: expected 1 without distributed.use_ddp, found {processes}": (
             processes > 1 and not spread.use_ddp
         ),
-        f"distributed.num_processes: expected a multiple of num_machines {machines}, found {processes}": processes % machines > 0,
+        f"distributed.num_processes: expected a multiple of num_machines {machines}, found {processes}": processes
+        % machines
+        > 0,
         f"distributed.machine_rank: expected below num_machines {machines}, found {spread.machine_rank}": (
             spread.machine_rank >= machines
         ),
@@ -379,11 +423,14 @@ def _impossible(config: Config) -> list[str]:
         ),
     }
     return (
-        part_problems(data) + _bad_names(config) + _impossible_source(config) + [text for text, broken in rules.items() if broken]
+        part_problems(data)
+        + _bad_names(config)
+        + _impossible_source(config)
+        + [text for text, broken in rules.items() if broken]
     )
 
 
-# -- names of runs and folders ---------------------------------------------------------------------------------------------
+# -- names of runs and folders -------------------------------------------------------------------------------
 LONGEST_NAME = 100
 """Bytes: the kit adds endings such as -fast, .old-1 and a time, and file systems take 255."""
 TAKEN_RUNS = ("stores",)
@@ -400,13 +447,17 @@ def _bad_names(config: Config) -> list[str]:
         name, setting = getattr(paths, key), f"model_paths.{key}"
         problems += _bad_name(setting, name, TAKEN_FOLDERS)
         if name.lower() in used:
-            problems.append(f"{setting}: expected another name than that of {used[name.lower()]}, found {name!r} for both")
+            problems.append(
+                f"{setting}: expected another name than that of {used[name.lower()]}, found {name!r} for both"
+            )
         used.setdefault(name.lower(), setting)
     for section, names in PATHS.items():
         for key in names:
             value = getattr(getattr(config, section), key)
             if any("\0" in path or "\n" in path for path in ([value] if isinstance(value, str) else value)):
-                problems.append(f"{section}.{key}: expected a path of printable letters, found {_shown(value)}")
+                problems.append(
+                    f"{section}.{key}: expected a path of printable letters, found {_shown(value)}"
+                )
     return problems
 
 
@@ -415,7 +466,9 @@ def _bad_name(setting: str, name: str, taken: Sequence[str]) -> list[str]:
     if not name or name in (".", "..") or "/" in name or "\\" in name:
         return [f"{setting}: {expected}, found {_shown(name)}; places are set by model_paths.base_path"]
     if not name.isprintable() or name != name.strip() or name.startswith(("-", ".", "~")):
-        return [f"{setting}: {expected} of printable letters that begins with a letter or digit, found {_shown(name)}"]
+        return [
+            f"{setting}: {expected} of printable letters that begins with a letter or digit, found {_shown(name)}"
+        ]
     if len(name.encode()) > LONGEST_NAME:
         return [f"{setting}: {expected} of at most {LONGEST_NAME} bytes, found {len(name.encode())}"]
     if name.lower() in taken:
@@ -440,9 +493,13 @@ def _impossible_source(config: Config) -> list[str]:
     }
     for name in ("begin", "end"):
         text = getattr(source, name)
-        rules[f"source.{name}: expected a day as YYYY-MM-DD, found {text!r}"] = bool(text) and not _is_day(text)
+        rules[f"source.{name}: expected a day as YYYY-MM-DD, found {text!r}"] = bool(text) and not _is_day(
+            text
+        )
     if _is_day(source.begin) and _is_day(source.end):
-        rules[f"source.begin: expected a day before source.end {source.end}, found {source.begin}"] = source.begin >= source.end
+        rules[f"source.begin: expected a day before source.end {source.end}, found {source.begin}"] = (
+            source.begin >= source.end
+        )
     return [text for text, broken in rules.items() if broken]
 
 

@@ -38,10 +38,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(lock: Path, busy: str) -> Iterator[int]:
-    """Hold the only right that the file `lock` stands for, and yield its descriptor; says `busy` where it has to wait.
+    """Hold the only right that the file `lock` stands for, and yield its descriptor; says `busy` where it has
+    to wait.
 
-    The kernel drops the right with the process, so a killed holder blocks nobody, unless a child was given the descriptor:
-    then it lasts as long as the child. Not reentrant.
+    The kernel drops the right with the process, so a killed holder blocks nobody, unless a child was given
+    the descriptor: then it lasts as long as the child. Not reentrant.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     handle = _acquire(lock, busy)
@@ -60,7 +61,8 @@ def _acquire(lock: Path, busy: str) -> int:
         except BlockingIOError:
             log.info(busy)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        # The last holder may have removed the file between our open and our lock: then the lock guards nothing.
+        # The last holder may have removed the file between our open and our lock: then the lock guards
+        # nothing.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), lock.stat()):
                 return handle

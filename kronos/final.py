@@ -1,8 +1,10 @@
-"""The final run: what was chosen with parts held out, trained once more on every day up to the last, for the submission.
+"""The final run: what was chosen with parts held out, trained once more on every day up to the last, for the
+submission.
 
-In: a run whose stages are complete. Out: the configuration of RUN/final, saved there, and whether RUN/final is complete and
-still belongs to the run. The number of steps is the one that the held-out validation chose; nothing else is chosen again. The
-backtest never reads RUN/final: no date lies behind its training. Standard library only.
+In: a run whose stages are complete. Out: the configuration of RUN/final, saved there, and whether RUN/final
+is complete and still belongs to the run. The number of steps is the one that the held-out validation chose;
+nothing else is chosen again. The backtest never reads RUN/final: no date lies behind its training. Standard
+library only.
 """
 
 from collections.abc import Mapping
@@ -63,10 +65,17 @@ def chosen(config: Config) -> dict[str, Chosen]:
     found: dict[str, Chosen] = {}
     for stage in stages_of(config):
         summary = _summary(config.stage_dir(stage))
-        if summary is None or summary.status != "complete" or summary.best is None or summary.model_digest is None:
+        if (
+            summary is None
+            or summary.status != "complete"
+            or summary.best is None
+            or summary.model_digest is None
+        ):
             state = "none" if summary is None else f"it {summary.status}"
             where = config.stage_dir(stage)
-            raise KitError(f"{where}: expected a complete stage before the final run, found {state}; train it to its end first")
+            raise KitError(
+                f"{where}: expected a complete stage before the final run, found {state}; train it to its end first"
+            )
         found[stage] = Chosen(max(summary.best.step, 1), summary.model_digest)
     if not found:
         raise KitError(
@@ -103,9 +112,11 @@ def final_config(config: Config, stages: Mapping[str, Chosen]) -> Config:
 
 
 def plan(config: Config) -> Path:
-    """Write RUN/final/pipeline_config.json from the complete stages of a run, and which run it repeats. Returns its path.
+    """Write RUN/final/pipeline_config.json from the complete stages of a run, and which run it repeats.
+    Returns its path.
 
-    A final run of other networks is not gone on with: its stages differ in their settings or start from another tokenizer.
+    A final run of other networks is not gone on with: its stages differ in their settings or start from
+    another tokenizer.
     """
     stages = chosen(config)
     own = final_config(config, stages)
@@ -116,7 +127,8 @@ def plan(config: Config) -> Path:
 
 
 def of_run(config: Config) -> tuple[Config | None, str]:
-    """(the configuration of a run's final networks, a line about them); None where there are none that can be used.
+    """(the configuration of a run's final networks, a line about them); None where there are none that can be
+    used.
 
     The line is empty where there is no final run at all. Raises KitError where its files are damaged.
     """
@@ -125,9 +137,16 @@ def of_run(config: Config) -> tuple[Config | None, str]:
         return None, ""
     origin = records.read(folder / ORIGIN, Origin, remedy="make the final run again")
     now = {stage: _summary(config.stage_dir(stage)) for stage in origin.stages}
-    changed = [stage for stage, one in origin.stages.items() if (found := now[stage]) is None or found.model_digest != one.digest]
+    changed = [
+        stage
+        for stage, one in origin.stages.items()
+        if (found := now[stage]) is None or found.model_digest != one.digest
+    ]
     if changed:
-        return None, f"{folder} repeats another {changed[0]} than the run's present one and is not used; make the final run again"
+        return (
+            None,
+            f"{folder} repeats another {changed[0]} than the run's present one and is not used; make the final run again",
+        )
     own = final_config(config, origin.stages)
     ended = {stage: _summary(own.stage_dir(stage)) for stage in origin.stages}
     open_ = [stage for stage, summary in ended.items() if summary is None or summary.status != "complete"]
@@ -143,14 +162,17 @@ def of_run(config: Config) -> tuple[Config | None, str]:
 def carry_over(config: Config, own: Config) -> None:
     """Write the decisions of the run's backtest beside the final networks, under the final networks' digests.
 
-    config, own: of the run and of its final run (`of_run`). What stood there before goes: the backtest may be a newer one.
+    config, own: of the run and of its final run (`of_run`). What stood there before goes: the backtest may be
+    a newer one.
     """
     origin = records.read(own.run_dir / ORIGIN, Origin, remedy="make the final run again")
     digests = {}
     for stage, one in origin.stages.items():
         summary = _summary(own.stage_dir(stage))
         if summary is None or summary.model_digest is None:
-            raise KitError(f"{own.stage_dir(stage)}: expected a complete stage, found none; make the final run again")
+            raise KitError(
+                f"{own.stage_dir(stage)}: expected a complete stage, found none; make the final run again"
+            )
         digests[one.digest] = summary.model_digest
     for old in (own.run_dir / DECISIONS).glob("*.json"):
         old.unlink()
@@ -168,7 +190,9 @@ def _renamed(tree: Any, digests: Mapping[str, str]) -> Any:
 
 
 def _summary(folder: Path) -> _Summary | None:
-    """What a stage's summary says, None where there is none. Raises KitError where it does not say what it should."""
+    """What a stage's summary says, None where there is none. Raises KitError where it does not say what it
+    should.
+    """
     path = folder / "summary.json"
     if not path.is_file():
         return None

@@ -1,8 +1,9 @@
 """The keys of the guides' configurations, and what each of them is here.
 
-In: a flat JSON or YAML file with the guide's keys (`epochs`, `train_time_range`, `save_path` ...). Out: the same as sections of
-this kit, and a remark for each key that has no counterpart. Every key is in `KEYS`, which docs/guide_keys.md shows as a table.
-Standard library only. Keys: the original repository's finetune/config.py, and the public pipeline that the guide describes.
+In: a flat JSON or YAML file with the guide's keys (`epochs`, `train_time_range`, `save_path` ...). Out: the
+same as sections of this kit, and a remark for each key that has no counterpart. Every key is in `KEYS`, which
+docs/guide_keys.md shows as a table. Standard library only. Keys: the original repository's
+finetune/config.py, and the public pipeline that the guide describes.
 """
 
 import json
@@ -41,22 +42,44 @@ class GuideKey:
 KEYS = (
     GuideKey("data_source", ("source.name",)),
     GuideKey(
-        "qlib_data_path", ("source.path",), "for the source qlib, which is meant where data_source is missing", special=True
+        "qlib_data_path",
+        ("source.path",),
+        "for the source qlib, which is meant where data_source is missing",
+        special=True,
     ),
     GuideKey("instrument", ("source.pool",), "for the source qlib: an index such as csi300", special=True),
     GuideKey("dataset_begin_time", ("source.begin",)),
     GuideKey("dataset_end_time", ("source.end",)),
-    GuideKey("train_time_range", ("data.train_until",), "its end; training begins with the data", special=True),
-    GuideKey("val_time_range", ("data.validation_until",), "its end; begins after training and the embargo", special=True),
-    GuideKey("test_time_range", (), "the days after validation are the test part, to dataset_end_time", special=True),
+    GuideKey(
+        "train_time_range", ("data.train_until",), "its end; training begins with the data", special=True
+    ),
+    GuideKey(
+        "val_time_range",
+        ("data.validation_until",),
+        "its end; begins after training and the embargo",
+        special=True,
+    ),
+    GuideKey(
+        "test_time_range",
+        (),
+        "the days after validation are the test part, to dataset_end_time",
+        special=True,
+    ),
     GuideKey("backtest_time_range", (), "the backtest scores the test part", special=True),
     GuideKey("dataset_path", ("data.store",), "PATH/SOURCE, where the guide has its pickles", special=True),
     GuideKey("lookback_window", ("data.lookback_window",)),
     GuideKey("predict_window", ("data.predict_window",)),
     GuideKey("max_context", ("data.max_context",)),
     GuideKey("clip", ("data.clip",)),
-    GuideKey("feature_list", (), "accepted when it is open, high, low, close, vol, amt; else refused", special=True),
-    GuideKey("time_feature_list", (), "accepted when it is minute, hour, weekday, day, month; else refused", special=True),
+    GuideKey(
+        "feature_list", (), "accepted when it is open, high, low, close, vol, amt; else refused", special=True
+    ),
+    GuideKey(
+        "time_feature_list",
+        (),
+        "accepted when it is minute, hour, weekday, day, month; else refused",
+        special=True,
+    ),
     GuideKey("epochs", ("training.tokenizer_epochs", "training.basemodel_epochs")),
     GuideKey("batch_size", ("training.batch_size",)),
     GuideKey("accumulation_steps", ("training.accumulation_steps",)),
@@ -74,7 +97,11 @@ KEYS = (
     GuideKey("use_torch_compile", ("training.compile",)),
     GuideKey("use_gpu", ("device.use_cuda",)),
     GuideKey("use_comet", ("training.trackers",), "true: comet_ml beside tensorboard", special=True),
-    GuideKey("comet_config", (), "set COMET_API_KEY, COMET_WORKSPACE, COMET_PROJECT_NAME: no secret belongs into a file"),
+    GuideKey(
+        "comet_config",
+        (),
+        "set COMET_API_KEY, COMET_WORKSPACE, COMET_PROJECT_NAME: no secret belongs into a file",
+    ),
     GuideKey("comet_name", ("experiment.name",)),
     GuideKey("comet_tag", (), "no counterpart"),
     GuideKey("save_path", ("model_paths.base_save_path",)),
@@ -84,8 +111,14 @@ KEYS = (
     GuideKey("backtest_result_path", (), "the backtest is written to RUN/backtest"),
     GuideKey("pretrained_tokenizer_path", ("model_paths.pretrained_tokenizer",)),
     GuideKey("pretrained_predictor_path", ("model_paths.pretrained_predictor",)),
-    GuideKey("finetuned_tokenizer_path", ("model_paths.finetuned_tokenizer",), "which the predictor is trained on"),
-    GuideKey("finetuned_predictor_path", (), "RUN/basemodel/best_model, by save_path and predictor_save_folder_name"),
+    GuideKey(
+        "finetuned_tokenizer_path", ("model_paths.finetuned_tokenizer",), "which the predictor is trained on"
+    ),
+    GuideKey(
+        "finetuned_predictor_path",
+        (),
+        "RUN/basemodel/best_model, by save_path and predictor_save_folder_name",
+    ),
     GuideKey(
         "model_version",
         ("model_paths.pretrained_tokenizer", "model_paths.pretrained_predictor"),
@@ -103,7 +136,11 @@ KEYS = (
     GuideKey("backtest_benchmark", (), "`scripts/run_portfolio.py --benchmark`"),
     GuideKey("force_download_data", (), "remove data/SOURCE/raw to ask anew"),
     GuideKey("max_sina_symbols", (), "name the symbols in source.symbols"),
-    GuideKey("top_k_stocks", (), "name the symbols in source.symbols: the busiest of the last days look into the future"),
+    GuideKey(
+        "top_k_stocks",
+        (),
+        "name the symbols in source.symbols: the busiest of the last days look into the future",
+    ),
     GuideKey("stock_selection_days", (), "see top_k_stocks"),
     GuideKey("stock_cache_file", (), "see top_k_stocks"),
     GuideKey("use_stock_cache", (), "see top_k_stocks"),
@@ -131,14 +168,20 @@ def is_flat(tree: Mapping[str, Any], sections: list[str]) -> bool:
 def translate(tree: Mapping[str, Any], sections: list[str]) -> tuple[dict[str, Any], list[str]]:
     """A tree with the guide's keys as sections of this kit, and remarks on keys that nothing reads.
 
-    Sections may stand beside flat keys. Raises KitError for a key that is neither, a value that cannot be read, and a setting
-    that is given twice.
+    Sections may stand beside flat keys. Raises KitError for a key that is neither, a value that cannot be
+    read, and a setting that is given twice.
     """
-    result = {name: dict(value or {}) for name, value in tree.items() if name in sections and isinstance(value, dict | None)}
+    result = {
+        name: dict(value or {})
+        for name, value in tree.items()
+        if name in sections and isinstance(value, dict | None)
+    }
     flat = {name: value for name, value in tree.items() if name not in result}
     unknown = [name for name in flat if name not in BY_NAME]
     if unknown:
-        raise KitError(f"{unknown[0]}: expected a section or a key of the guide (docs/guide_keys.md), found neither")
+        raise KitError(
+            f"{unknown[0]}: expected a section or a key of the guide (docs/guide_keys.md), found neither"
+        )
     _check_lists(flat)
     remarks = []
     for name, value in flat.items():
@@ -156,7 +199,9 @@ def _put(result: dict[str, Any], setting: str, value: Any, name: str) -> None:
     section, key = setting.split(".")
     node = result.setdefault(section, {})
     if key in node and node[key] != value:
-        raise KitError(f"{name}: expected one value of {setting}, found {_shown(value)} and {_shown(node[key])}; remove one")
+        raise KitError(
+            f"{name}: expected one value of {setting}, found {_shown(value)} and {_shown(node[key])}; remove one"
+        )
     node[key] = value
 
 
@@ -184,13 +229,17 @@ def _made(name: str, value: Any, flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _range(name: str, value: Any) -> dict[str, Any]:
-    if not (isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(day, str) for day in value)):
+    if not (
+        isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(day, str) for day in value)
+    ):
         raise KitError(f"{name}: expected two days, [first, last], found {_shown(value)}")
     return dict.fromkeys(BY_NAME[name].settings, value[1])
 
 
 def _check_lists(flat: Mapping[str, Any]) -> None:
-    """The columns and stamps are what the networks were trained on: the same list is accepted, any other refused."""
+    """The columns and stamps are what the networks were trained on: the same list is accepted, any other
+    refused.
+    """
     if "feature_list" in flat and tuple(flat["feature_list"] or ()) not in FEATURE_NAMES:
         raise KitError(
             f"feature_list: expected {', '.join(FEATURE_NAMES[0])} in this order, found {_shown(flat['feature_list'])}; "
@@ -212,5 +261,7 @@ def table() -> str:
     """The rows of docs/guide_keys.md."""
     lines = ["| key of the guide | here | |", "|---|---|---|"]
     for key in KEYS:
-        lines.append(f"| `{key.name}` | {', '.join(f'`{name}`' for name in key.settings) or '-'} | {key.note} |")
+        lines.append(
+            f"| `{key.name}` | {', '.join(f'`{name}`' for name in key.settings) or '-'} | {key.note} |"
+        )
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """What the HTML reports share: one self-contained page, one look, plots as SVG inside it.
 
-In: values for a template, or a function that plots. Out: a page that opens without a network, on a screen or on paper.
+In: values for a template, or a function that plots. Out: a page that opens without a network, on a screen or
+on paper.
 """
 
 import io
@@ -24,20 +25,27 @@ SIZE = (5.6, 2.9)
 
 
 def write(path: str | Path, package: str, **values: Any) -> None:
-    """Render `package`'s templates/report.html, which extends page.html, and write it atomically. `values` holds a title.
+    """Render `package`'s templates/report.html, which extends page.html, and write it atomically. `values`
+    holds a title.
 
-    Every value is text unless it is Markup; a value that the template misses is an error (jinja2.UndefinedError).
+    Every value is text unless it is Markup; a value that the template misses is an error
+    (jinja2.UndefinedError).
     """
     own, shared = jinja2.PackageLoader(package), jinja2.PackageLoader("kronos")
     environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([own, shared]), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.ChoiceLoader([own, shared]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     files.write_text(path, environment.get_template("report.html").render(values | {"ink": INK, "fail": RED}))
 
 
 def draw(plot: Callable[[Axes], None], size: tuple[float, float] = SIZE) -> Markup:
     """One figure as an SVG element. Text stays text; dense dots are one picture inside it."""
-    with matplotlib.rc_context({"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "report", "axes.edgecolor": GREY}):
+    with matplotlib.rc_context(
+        {"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "report", "axes.edgecolor": GREY}
+    ):
         figure = Figure(figsize=size, layout="constrained", dpi=150)
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(False)

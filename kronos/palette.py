@@ -1,4 +1,6 @@
-"""The colours of every picture and report, in one place, so that they mean the same everywhere. Loads nothing."""
+"""The colours of every picture and report, in one place, so that they mean the same everywhere. Loads
+nothing.
+"""
 
 INK, BLUE, RED, GREY = "#22303c", "#2b6c9b", "#b0413e", "#c9d1d8"
 """Text and lines; rises and what is the model's; falls and what failed; frames."""

@@ -1,6 +1,8 @@
-"""How far a long step is: a bar on a terminal, a plain line a minute elsewhere. KIT_PROGRESS=1 or 0: bars everywhere, nowhere.
+"""How far a long step is: a bar on a terminal, a plain line a minute elsewhere. KIT_PROGRESS=1 or 0: bars
+everywhere, nowhere.
 
-In: how much there is to do. Out: a tqdm bar, to be told what was just done. Speed and time left are those of the whole step.
+In: how much there is to do. Out: a tqdm bar, to be told what was just done. Speed and time left are those of
+the whole step.
 """
 
 import logging
@@ -19,7 +21,8 @@ EVERY = 60.0
 
 
 def bars_wanted() -> bool:
-    """Whether steps show bars. A notebook's `!` gives commands a pseudo-terminal, whose bars fill its output: it sets 0.
+    """Whether steps show bars. A notebook's `!` gives commands a pseudo-terminal, whose bars fill its output:
+    it sets 0.
 
     Raises KitError when KIT_PROGRESS is neither 0 nor 1.
     """
@@ -30,7 +33,9 @@ def bars_wanted() -> bool:
 
 
 def progress(what: str, total: float | None, unit: str, scaled: bool = False) -> "tqdm[Any]":
-    """A bar for `total` units of work (None: not known yet), to be used in a `with`. scaled: 2.1G for 2,100,000,000."""
+    """A bar for `total` units of work (None: not known yet), to be used in a `with`. scaled: 2.1G for
+    2,100,000,000.
+    """
     kind = tqdm if bars_wanted() else _Lines
     return kind(total=total, desc=what, unit=f" {unit}", unit_scale=scaled, leave=False)
 

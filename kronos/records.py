@@ -1,12 +1,14 @@
-"""The one reader of everything that the kit wrote as JSON and reads back: summaries, manifests, configurations, decisions.
+"""The one reader of everything that the kit wrote as JSON and reads back: summaries, manifests,
+configurations, decisions.
 
-In: a file, and the shape that it should have (a dataclass, or any type below). Out: a value of that shape, or a KitError that
-names the file, the field, what was expected, what was found and what to do. Standard library only: it also runs on a GPU
-machine that has no parser.
+In: a file, and the shape that it should have (a dataclass, or any type below). Out: a value of that shape, or
+a KitError that names the file, the field, what was expected, what was found and what to do. Standard library
+only: it also runs on a GPU machine that has no parser.
 
-Shapes are dataclasses, `int`, `float`, `str`, `bool`, `None`, `list[X]`, `tuple[X, ...]`, `dict[str, X]`, unions of these,
-`Literal`, `Path`, and `Any` for a part that is free. `Annotated[int, "> 0"]` adds a range (see `in_range`).
-A field of a dataclass that has a default may be missing; any other may not. A number is never NaN or infinite.
+Shapes are dataclasses, `int`, `float`, `str`, `bool`, `None`, `list[X]`, `tuple[X, ...]`, `dict[str, X]`,
+unions of these, `Literal`, `Path`, and `Any` for a part that is free. `Annotated[int, "> 0"]` adds a range
+(see `in_range`). A field of a dataclass that has a default may be missing; any other may not. A number is
+never NaN or infinite.
 """
 
 import json
@@ -39,14 +41,17 @@ class WrongShape(KitError):
 def read(path: str | Path, shape: type[Shape], *, remedy: str = "", strict: bool = False) -> Shape:
     """The value of shape `shape` in the JSON file `path`.
 
-    remedy: what the user can do, added to the message. strict: refuse keys that the shape does not have; else they are ignored.
-    Raises WrongShape (a KitError) for another shape, FileNotFoundError when there is no file.
+    remedy: what the user can do, added to the message. strict: refuse keys that the shape does not have; else
+    they are ignored. Raises WrongShape (a KitError) for another shape, FileNotFoundError when there is no
+    file.
     """
     return check(read_json(path, remedy=remedy), shape, str(path), remedy=remedy, strict=strict)
 
 
 def read_json(path: str | Path, *, remedy: str = "", largest: int = LARGEST) -> Any:
-    """The JSON tree in a file of at most `largest` bytes. Raises WrongShape, or FileNotFoundError when there is no file."""
+    """The JSON tree in a file of at most `largest` bytes. Raises WrongShape, or FileNotFoundError when there
+    is no file.
+    """
     path = Path(path)
     if path.is_dir():
         raise WrongShape(f"{path}: expected a JSON file, found a folder{_then(remedy)}")
@@ -62,23 +67,31 @@ def parse(text: bytes | str, where: str, *, remedy: str = "") -> Any:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
         tree = json.loads(decoded, parse_constant=_refuse_constant)
     except RecursionError:
-        raise WrongShape(f"{where}: expected at most {DEEPEST} levels of brackets, found more{_then(remedy)}") from None
+        raise WrongShape(
+            f"{where}: expected at most {DEEPEST} levels of brackets, found more{_then(remedy)}"
+        ) from None
     except UnicodeDecodeError:
         raise WrongShape(f"{where}: expected JSON in UTF-8, found other bytes{_then(remedy)}") from None
     except ValueError as error:  # also a number of thousands of digits
-        raise WrongShape(f"{where}: expected JSON, found a file that is not: {error}{_then(remedy)}") from None
+        raise WrongShape(
+            f"{where}: expected JSON, found a file that is not: {error}{_then(remedy)}"
+        ) from None
     if _depth_exceeds(tree, DEEPEST):
         raise WrongShape(f"{where}: expected at most {DEEPEST} levels of brackets, found more{_then(remedy)}")
     return tree
 
 
 def check(tree: Any, shape: type[Shape], where: str, *, remedy: str = "", strict: bool = False) -> Shape:
-    """`tree` as a value of `shape`. where: the file (or another place) that messages name. Raises WrongShape."""
+    """`tree` as a value of `shape`. where: the file (or another place) that messages name. Raises
+    WrongShape.
+    """
     try:
         return cast(Shape, _value(tree, shape, "", strict))
     except _Mismatch as wrong:
         field = f" {wrong.field}:" if wrong.field else ""
-        raise WrongShape(f"{where}:{field} expected {wrong.expected}, found {wrong.found}{_then(remedy)}") from None
+        raise WrongShape(
+            f"{where}:{field} expected {wrong.expected}, found {wrong.found}{_then(remedy)}"
+        ) from None
 
 
 def in_range(value: float, allowed: str) -> bool:
@@ -99,7 +112,7 @@ def is_range(text: Any) -> bool:
     return isinstance(text, str) and _RANGE.fullmatch(text) is not None
 
 
-# -- inside --------------------------------------------------------------------------------------------------------------
+# -- inside --------------------------------------------------------------------------------------------------
 class _Mismatch(Exception):
     def __init__(self, field: str, expected: str, found: str) -> None:
         super().__init__(field)
@@ -126,7 +139,9 @@ def _depth_exceeds(tree: Any, limit: int) -> bool:
 def _groups(node: Any) -> list[Any]:
     """What lies in a node and can itself hold something."""
     inside = node.values() if isinstance(node, dict) else node
-    return [child for child in inside if isinstance(child, dict | list)] if isinstance(node, dict | list) else []
+    return (
+        [child for child in inside if isinstance(child, dict | list)] if isinstance(node, dict | list) else []
+    )
 
 
 def _value(tree: Any, shape: Any, field: str, strict: bool) -> Any:
@@ -175,7 +190,9 @@ def _record(tree: Any, shape: Any, field: str, strict: bool) -> Any:
     known: dict[str, Field[Any]] = {item.name: item for item in fields(shape) if item.init}
     if strict:
         for name in sorted(set(tree) - set(known)):
-            raise _Mismatch(_joined(field, name), "no such key", "one; another version of the kit may have written it")
+            raise _Mismatch(
+                _joined(field, name), "no such key", "one; another version of the kit may have written it"
+            )
     values = {}
     for name, item in known.items():
         if name in tree:

@@ -1,7 +1,7 @@
 """One run's folder, as everybody reads it: configuration, summaries, networks, decisions, report, digests.
 
-In: a folder (docs/architecture.md). Out: a `RunFolder`. Every file is checked for its form; what is not as it should be is one
-line that names the file.
+In: a folder (docs/architecture.md). Out: a `RunFolder`. Every file is checked for its form; what is not as it
+should be is one line that names the file.
 """
 
 import logging
@@ -67,7 +67,7 @@ class RunFolder:
 
     path: Path
 
-    # -- what was asked for ------------------------------------------------------------------------------------------
+    # -- what was asked for ----------------------------------------------------------------------------------
     @property
     def is_run(self) -> bool:
         """Whether the folder holds a resolved configuration."""
@@ -75,15 +75,21 @@ class RunFolder:
 
     @cached_property
     def tree(self) -> dict[str, Any]:
-        """The resolved configuration as it lies there, of whatever version. Raises KitError where there is none."""
+        """The resolved configuration as it lies there, of whatever version. Raises KitError where there is
+        none.
+        """
         path = self.path / CONFIG
         if not path.is_file():
-            raise KitError(f"{self.path}: expected a run folder with {CONFIG}, found none; name base_path/exp_name")
+            raise KitError(
+                f"{self.path}: expected a run folder with {CONFIG}, found none; name base_path/exp_name"
+            )
         return records.read(path, dict[str, Any], remedy="it has to be what the launcher wrote")
 
     @cached_property
     def config(self) -> Config:
-        """The configuration that the run was trained with. Raises KitError where there is none, or one of another version."""
+        """The configuration that the run was trained with. Raises KitError where there is none, or one of
+        another version.
+        """
         return from_dict(self.tree, str(self.path / CONFIG))
 
     def config_for(self, caller: Config) -> Config:
@@ -96,14 +102,24 @@ class RunFolder:
         if Path(tokenizer) == own.tokenizer_dir / "best_model":
             tokenizer = str(self.path / own.model_paths.tokenizer_save_name / "best_model")
         paths = replace(own.model_paths, base_save_path=str(self.path), finetuned_tokenizer=tokenizer)
-        data = replace(own.data, data_path=caller.data.data_path, store=caller.data.store, calendar=caller.data.calendar)
-        own = replace(own, inference=caller.inference, evaluation=caller.evaluation, device=caller.device, market=caller.market)
+        data = replace(
+            own.data, data_path=caller.data.data_path, store=caller.data.store, calendar=caller.data.calendar
+        )
+        own = replace(
+            own,
+            inference=caller.inference,
+            evaluation=caller.evaluation,
+            device=caller.device,
+            market=caller.market,
+        )
         return replace(own, data=data, model_paths=paths)
 
-    # -- what was trained --------------------------------------------------------------------------------------------
+    # -- what was trained ------------------------------------------------------------------------------------
     def stage_folder(self, stage: str) -> Path:
         """Where a stage keeps its network, by the name that the configuration gives it."""
-        names = records.check(self.tree.get("model_paths", {}), dict[str, Any], f"{self.path / CONFIG}: model_paths")
+        names = records.check(
+            self.tree.get("model_paths", {}), dict[str, Any], f"{self.path / CONFIG}: model_paths"
+        )
         return self.path / str(names.get(f"{stage}_save_name", stage))
 
     def summary(self, stage: str) -> dict[str, Any] | None:
@@ -112,7 +128,9 @@ class RunFolder:
 
     def networks(self, allow_incomplete: bool = False) -> "Pair":
         """Both networks. Raises KitError where they are not complete or do not belong together."""
-        from kronos.forecasting.pair import find_pair  # torch takes a second to load, and tables of runs need none
+        from kronos.forecasting.pair import (
+            find_pair,
+        )  # torch takes a second to load, and tables of runs need none
 
         return find_pair(self.config, allow_incomplete)
 
@@ -121,21 +139,23 @@ class RunFolder:
         folder = self.stage_folder(stage) / "best_model"
         return files.folder_digest(folder) if folder.is_dir() else None
 
-    # -- what was found ----------------------------------------------------------------------------------------------
+    # -- what was found --------------------------------------------------------------------------------------
     def horizons(self) -> list[int]:
         """Horizons for which a backtest has left findings, shortest first."""
         names = [path.stem.removeprefix("horizon-") for path in (self.path / FOLDER).glob("horizon-*.json")]
         return sorted(int(name) for name in names if name.isdecimal())
 
     def findings(self, horizon: int) -> Findings | None:
-        """What a backtest left for the submission at a horizon. Raises KitError where a value is not what it can be."""
+        """What a backtest left for the submission at a horizon. Raises KitError where a value is not what it
+        can be.
+        """
         return read_findings(self.path, horizon)
 
     def report(self, weights: str | None) -> tuple[dict[str, Any] | None, str]:
         """(the backtest's report, '') or (None, why it says nothing about these weights).
 
-        weights: the predictor's digest, '' where it is not known; None: the run has no weights of its own that could have
-        changed.
+        weights: the predictor's digest, '' where it is not known; None: the run has no weights of its own
+        that could have changed.
         """
         path = self.path / REPORT
         if not path.is_file():
@@ -147,7 +167,11 @@ class RunFolder:
             log.warning("%s; expected a backtest's report; it is left out", error)
             return None, f"{NO_BACKTEST} (unreadable)"
         if head.main not in {entry.name for entry in head.entries}:
-            log.warning("%s: expected a backtest's report with an entry %r, found none; it is left out", path, head.main)
+            log.warning(
+                "%s: expected a backtest's report with an entry %r, found none; it is left out",
+                path,
+                head.main,
+            )
             return None, f"{NO_BACKTEST} (unreadable)"
         if head.control:
             return None, f"{NO_BACKTEST} (a control: {head.control})"

@@ -1,7 +1,8 @@
 """How good a submission was, beside answers that need no model.
 
-In: a submission file, the known answers, the store that the baselines read (only bars before each row's Date). Out: a
-`Score`. Baselines and the reading of a score: ../shared/competition.md is the source, docs/forecasting.md the user's page.
+In: a submission file, the known answers, the store that the baselines read (only bars before each row's
+Date). Out: a `Score`. Baselines and the reading of a score: ../shared/competition.md is the source,
+docs/forecasting.md the user's page.
 """
 
 from collections.abc import Sequence
@@ -45,9 +46,8 @@ class Score:
         if self.attainable is not None:
             lines["attainable (expected)"] = self.attainable
         body = "\n".join(f"  {name:<24} {value:6.1%}" for name, value in lines.items())
-        head = (
-            f"Accuracy over {self.rows} rows of {self.dates} date(s); {self.rises:.1%} rose, {self.predicted_rises:.1%} predicted"
-        )
+        rose = f"{self.rises:.1%} rose, {self.predicted_rises:.1%} predicted"
+        head = f"Accuracy over {self.rows} rows of {self.dates} date(s); {rose}"
         return f"{head}\n{body}\n{self.caveat()}"
 
     def caveat(self) -> str:
@@ -61,9 +61,13 @@ class Score:
 
 
 def score_submission(config: Config, path: str | Path) -> Score:
-    """Compare a submission with `data.solution_path`. Raises KitError when IDs do not match or a value is not 0 or 1."""
+    """Compare a submission with `data.solution_path`. Raises KitError when IDs do not match or a value is not
+    0 or 1.
+    """
     if not config.data.solution_path:
-        raise KitError("data.solution_path: expected the known answers (ID, Label) to score against, found no path")
+        raise KitError(
+            "data.solution_path: expected the known answers (ID, Label) to score against, found no path"
+        )
     ids, dates = read_rows(config)
     truth = _in_order(ids, config.data.solution_path, "Label")
     pred = _in_order(ids, path, "Pred")
@@ -81,9 +85,11 @@ def score_submission(config: Config, path: str | Path) -> Score:
 
 
 def baseline_answers(store: BarStore, rows: Rows) -> dict[str, NDArray[np.int64]]:
-    """Answers that need no model and no level, each (n,): constants, the majority of the past, the sign of past returns.
+    """Answers that need no model and no level, each (n,): constants, the majority of the past, the sign of
+    past returns.
 
-    A row whose history is too short for a rule, or whose close did not change, counts as a fall in both directions.
+    A row whose history is too short for a rule, or whose close did not change, counts as a fall in both
+    directions.
     """
     count = len(rows)
     majority = (rates(store, rows) > 0.5).astype(np.int64)

@@ -1,9 +1,9 @@
 """From test rows to a submission file that is checked, reproducible and explained.
 
-In: a configuration (test file, sample, store), and what is to answer: an answerer by name, or what the evidence of the backtest
-prefers. Out: NAME.csv (`ID,Pred`), NAME.json (the manifest) and NAME-prob.csv (probability, horizon and context of every row;
-not submitted). Nothing dated on or after a row's Date is read. See docs/forecasting.md for the rules; the format is the
-competition's.
+In: a configuration (test file, sample, store), and what is to answer: an answerer by name, or what the
+evidence of the backtest prefers. Out: NAME.csv (`ID,Pred`), NAME.json (the manifest) and NAME-prob.csv
+(probability, horizon and context of every row; not submitted). Nothing dated on or after a row's Date is
+read. See docs/forecasting.md for the rules; the format is the competition's.
 """
 
 import csv
@@ -76,7 +76,9 @@ class Submission:
         """The summary, one fact per line."""
         m = self.manifest
         common = sorted(m["horizons"].items(), key=lambda item: -item[1])
-        horizons = ", ".join(f"{steps} ({count} rows)" for steps, count in common[:3]) + ", ..." * (len(common) > 3)
+        horizons = ", ".join(f"{steps} ({count} rows)" for steps, count in common[:3]) + ", ..." * (
+            len(common) > 3
+        )
         lines = {
             "rows": f"{m['rows']} ({m['forecast']} forecast)",
             "rises": f"{m['share_of_rises']:.1%} (mean probability {m['mean_probability']:.3f})",
@@ -92,14 +94,18 @@ class Submission:
         return "\n".join(f"  {name:<12} {value}" for name, value in lines.items())
 
 
-def make_submission(config: Config, output: str | Path | None = None, allow_incomplete: bool = False) -> Submission:
+def make_submission(
+    config: Config, output: str | Path | None = None, allow_incomplete: bool = False
+) -> Submission:
     """Answer every test row and write the submission, its manifest and its probabilities.
 
-    Under `accelerate launch` the processes share a network's rows; the main one writes and returns, the others end here.
+    Under `accelerate launch` the processes share a network's rows; the main one writes and returns, the
+    others end here.
 
-    output: the file to write, replaced if it exists; None: a new file in submissions/. allow_incomplete: forecast with a
-    network whose training has not ended. Raises KitError, with nothing written, when the inputs are missing or do not fit
-    together, when the IDs are not the sample's, or when too many rows could not be answered.
+    output: the file to write, replaced if it exists; None: a new file in submissions/. allow_incomplete:
+    forecast with a network whose training has not ended. Raises KitError, with nothing written, when the
+    inputs are missing or do not fit together, when the IDs are not the sample's, or when too many rows could
+    not be answered.
     """
     started = time.monotonic()
     config = _newest(config)
@@ -123,7 +129,13 @@ def make_submission(config: Config, output: str | Path | None = None, allow_inco
         _check_probability(config, plan)
         todo, own = int((plan.reason == "").sum()), network.forecaster
         where = f"{own.device}, {team.world} process{'es' * (team.world > 1)}"
-        log.info("forecasting %d of %d rows, %d paths each, on %s", todo, len(rows), own.sampling.sample_count, where)
+        log.info(
+            "forecasting %d of %d rows, %d paths each, on %s",
+            todo,
+            len(rows),
+            own.sampling.sample_count,
+            where,
+        )
         log.info("%s", own.memory_plan(*plan.extent()))
     else:
         team.disband()  # there is nothing to share: the others end here
@@ -143,7 +155,7 @@ def make_submission(config: Config, output: str | Path | None = None, allow_inco
     return Submission(target, manifest, submit_command(config, target, manifest))
 
 
-# -- who answers -------------------------------------------------------------------------------------------------------
+# -- who answers ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Picked:
     """Who answers, and on what evidence."""
@@ -159,7 +171,9 @@ class Picked:
     """Why the backtest's decision is not used; '' where it is."""
 
     def decision_for(self, config: Config, store: BarStore, rows: Rows, answer: Answer) -> Decision | None:
-        """The backtest's decision; without one the level of history before the earliest date. None: raw probabilities."""
+        """The backtest's decision; without one the level of history before the earliest date. None: raw
+        probabilities.
+        """
         if config.inference.calibration == "off":
             return None
         if self.evidence is not None and self.evidence.decision is not None and not self.no_decision:
@@ -169,11 +183,17 @@ class Picked:
 
 
 def _newest(config: Config) -> Config:
-    """With `experiment.final` the configuration of the run's final networks, where there are any; else the same one."""
+    """With `experiment.final` the configuration of the run's final networks, where there are any; else the
+    same one.
+    """
     if not config.experiment.final:
         return config
     own, line = final.of_run(config)
-    log.info("%s", line or f"no final run in {config.run_dir}: the run's own networks answer; scripts/final_run.py makes one")
+    log.info(
+        "%s",
+        line
+        or f"no final run in {config.run_dir}: the run's own networks answer; scripts/final_run.py makes one",
+    )
     if own is None:
         return config
     final.carry_over(config, own)
@@ -183,8 +203,8 @@ def _newest(config: Config) -> Config:
 def pick(config: Config, store: BarStore, rows: Rows, team: Team, allow_incomplete: bool = False) -> Picked:
     """The answerer that `inference.answer` names or that the evidence prefers, ready to answer.
 
-    team: the processes that share a network's rows. Raises KitError for a name that nothing has, and where the run's network is
-    asked for and there is none.
+    team: the processes that share a network's rows. Raises KitError for a name that nothing has, and where
+    the run's network is asked for and there is none.
     """
     horizon = _common_horizon(config, rows)
     findings = RunFolder(config.run_dir).findings(horizon)
@@ -202,13 +222,17 @@ def pick(config: Config, store: BarStore, rows: Rows, team: Team, allow_incomple
     evidence = None if findings is None else findings.of(answerer.name)
     no_decision = ""
     if findings is None:
-        no_decision = f"{path_of(config.run_dir, horizon)}: none there; scripts/run_backtest.py --save leaves one"
+        no_decision = (
+            f"{path_of(config.run_dir, horizon)}: none there; scripts/run_backtest.py --save leaves one"
+        )
     elif evidence is None:
         no_decision = f"the backtest of {findings.created} did not score {answerer.name}"
     elif evidence.decision is not None:
         no_decision = "; ".join(evidence.decision.difference(key_of(name, config, horizon, network)))
     if no_decision and evidence is not None:
-        log.warning("the decision of %s is not used: it has %s; run the backtest again", answerer.name, no_decision)
+        log.warning(
+            "the decision of %s is not used: it has %s; run the backtest again", answerer.name, no_decision
+        )
     return Picked(answerer, why, own, findings, evidence, no_decision)
 
 
@@ -217,14 +241,21 @@ def _by_evidence(
 ) -> tuple[str, str]:
     """(name, why) of the answerer that a backtest prefers; without one the run's network."""
     if findings is None:
-        return NETWORK, f"no backtest {horizon} trading days ahead has left its findings here, so it is the run's network"
+        return (
+            NETWORK,
+            f"no backtest {horizon} trading days ahead has left its findings here, so it is the run's network",
+        )
     everyone = {item.name for item in findings.answerers}
     choice = choose(findings, everyone)
     found = findings.of(choice.name)
     if found is not None and found.decision is not None:
         wrong = found.decision.difference(key_of(choice.name, config, horizon, network))
         if wrong:
-            log.warning("%s is no candidate: its backtest had %s; run the backtest again", choice.name, "; ".join(wrong))
+            log.warning(
+                "%s is no candidate: its backtest had %s; run the backtest again",
+                choice.name,
+                "; ".join(wrong),
+            )
             choice = choose(findings, {name for name in everyone if not needs_training(name, config)})
     return choice.name, choice.why
 
@@ -254,10 +285,12 @@ def _check_fallbacks(config: Config, fallbacks: dict[str, int], rows: int) -> No
         )
 
 
-# -- what is written ---------------------------------------------------------------------------------------------------
+# -- what is written -----------------------------------------------------------------------------------------
 def submit_command(config: Config, path: Path, manifest: dict[str, Any]) -> str:
     """The line that submits `path`; its message holds nothing that a shell would read."""
-    message = re.sub(r"[^\w .,:%()+-]", "", f"{config.model_paths.exp_name}: {manifest['share_of_rises']:.1%} rises")
+    message = re.sub(
+        r"[^\w .,:%()+-]", "", f"{config.model_paths.exp_name}: {manifest['share_of_rises']:.1%} rises"
+    )
     return f'kaggle competitions submit -c {shlex.quote(config.inference.competition)} -f {shlex.quote(str(path))} -m "{message}"'
 
 
@@ -288,13 +321,16 @@ def _companions(path: Path) -> tuple[Path, Path, Path]:
 
 
 def _write(target: Path, done: Answered, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write the three files: all of them aside first, so that a failure leaves what was there. Returns the manifest.
+    """Write the three files: all of them aside first, so that a failure leaves what was there. Returns the
+    manifest.
 
     They take their places in the end, the submission last: where it is, the others are.
     """
     submission = _csv(["ID", "Pred"], zip(done.rows.ids, done.decided.pred.tolist(), strict=True))
     with ExitStack() as stack:
-        csv_file, prob_file, json_file = (stack.enter_context(files.atomic(path)) for path in _companions(target))
+        csv_file, prob_file, json_file = (
+            stack.enter_context(files.atomic(path)) for path in _companions(target)
+        )
         csv_file.write_text(submission, encoding="utf-8")
         prob_file.write_text(_probabilities(done), encoding="utf-8")
         manifest = manifest | {"file": target.name, "sha256": files.digest(csv_file)}
@@ -304,15 +340,29 @@ def _write(target: Path, done: Answered, manifest: dict[str, Any]) -> dict[str, 
 
 def _probabilities(done: Answered) -> str:
     rows, n = done.rows, len(done.rows)
-    prob = done.decided.pred.astype(float) if done.decided.prob is None else done.decided.prob  # a constant is sure of itself
+    prob = (
+        done.decided.pred.astype(float) if done.decided.prob is None else done.decided.prob
+    )  # a constant is sure of itself
     context = [""] * n if done.plan is None else done.plan.length.tolist()
     asked, last = ([date_text(day) for day in column] for column in (rows.date, _last_days(done)))
-    columns = (rows.ids, asked, prob.tolist(), rows.horizon.tolist(), context, last, done.answer.reason.tolist())
-    return _csv(["ID", "Date", "ProbUp", "Horizon", "Context", "LastBar", "Fallback"], zip(*columns, strict=True))
+    columns = (
+        rows.ids,
+        asked,
+        prob.tolist(),
+        rows.horizon.tolist(),
+        context,
+        last,
+        done.answer.reason.tolist(),
+    )
+    return _csv(
+        ["ID", "Date", "ProbUp", "Horizon", "Context", "LastBar", "Fallback"], zip(*columns, strict=True)
+    )
 
 
 def _last_days(done: Answered) -> NDArray[np.datetime64]:
-    """Date of each row's last bar; of the market's last known day, or else of the row itself, where it has none."""
+    """Date of each row's last bar; of the market's last known day, or else of the row itself, where it has
+    none.
+    """
     rows, store = done.rows, done.store
     last = np.where(rows.asof >= 0, store.sessions[np.maximum(rows.asof, 0)], rows.date)
     have = rows.last >= 0
@@ -337,7 +387,9 @@ def _manifest(config: Config, done: Answered, picked: Picked, decision: Decision
         "forecast": int(forecast.sum()),
         "share_of_rises": float(done.decided.pred.mean()),
         "mean_probability": float(prob.mean()),
-        "horizons": {str(steps): count for steps, count in sorted(Counter(rows.horizon[forecast].tolist()).items())},
+        "horizons": {
+            str(steps): count for steps, count in sorted(Counter(rows.horizon[forecast].tolist()).items())
+        },
         "shortened": {} if done.plan is None else done.plan.shortened,
         "fallbacks": _by_reason(done.answer.reason),
         "base_rates": _base_rates(done, forecast),
@@ -367,7 +419,8 @@ def _account(picked: Picked) -> dict[str, Any]:
     if found is None:
         return about
     about["backtest"] = {
-        name: getattr(found, name) for name in ("created", "horizon", "first", "last", "dates", "effective", "data")
+        name: getattr(found, name)
+        for name in ("created", "horizon", "first", "last", "dates", "effective", "data")
     }
     about["least_skill"] = found.least_skill
     rise = found.of(ALL_RISE)
@@ -390,10 +443,14 @@ def _decision(picked: Picked, decision: Decision | None, config: Config) -> dict
 
 
 def _base_rates(done: Answered, forecast: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """The share of rises in history for each date and horizon of which a row was answered without a forecast."""
+    """The share of rises in history for each date and horizon of which a row was answered without a
+    forecast.
+    """
     rows = done.rows.only(~forecast)
     found = {}
-    for date, steps, rate in zip(rows.date, rows.horizon.tolist(), rates(done.store, rows).tolist(), strict=True):
+    for date, steps, rate in zip(
+        rows.date, rows.horizon.tolist(), rates(done.store, rows).tolist(), strict=True
+    ):
         found[(date_text(date), steps)] = rate
     return [{"date": date, "horizon": steps, "rate": rate} for (date, steps), rate in sorted(found.items())]
 
@@ -401,11 +458,15 @@ def _base_rates(done: Answered, forecast: NDArray[np.bool_]) -> list[dict[str, A
 def _enumerated(mass: NDArray[np.float64] | None) -> dict[str, Any]:
     """How many answers are enumerated, and what the listed outcomes hold of the probability."""
     held = np.empty(0) if mass is None else mass[~np.isnan(mass)]
-    return {"rows": len(held)} | ({"mean_mass": float(held.mean()), "least_mass": float(held.min())} if len(held) else {})
+    return {"rows": len(held)} | (
+        {"mean_mass": float(held.mean()), "least_mass": float(held.min())} if len(held) else {}
+    )
 
 
 def _ties(ties: NDArray[np.float64]) -> dict[str, Any]:
-    """How often prices are expected to end where they are, and for how many rows that is the likeliest end."""
+    """How often prices are expected to end where they are, and for how many rows that is the likeliest
+    end.
+    """
     known = ties[~np.isnan(ties)]
     return {"mean": float(known.mean()) if len(known) else None, "likeliest": int((known > 0.5).sum())}
 
@@ -415,7 +476,11 @@ def _networks(network: NetworkAnswerer, plan: RowPlan) -> dict[str, Any]:
     pair, forecaster = network.pair, network.forecaster
     seen = int((plan.dates <= np.datetime64(pair.train_end, "s")).sum()) if pair.train_end else 0
     if seen:
-        log.warning("%d rows are dated up to %s, the last day of training: a score on them is no test", seen, pair.train_end)
+        log.warning(
+            "%d rows are dated up to %s, the last day of training: a score on them is no test",
+            seen,
+            pair.train_end,
+        )
     return {
         "train_end": pair.train_end,
         "rows_not_after_train_end": seen,
@@ -436,7 +501,7 @@ def _range(dates: NDArray[np.datetime64]) -> dict[str, str] | None:
     return {"first": date_text(dates.min()), "last": date_text(dates.max())} if len(dates) else None
 
 
-# -- small things ------------------------------------------------------------------------------------------------------
+# -- small things --------------------------------------------------------------------------------------------
 def _by_reason(reason: NDArray[np.str_]) -> dict[str, int]:
     return dict(sorted(Counter(r for r in reason.tolist() if r).items()))
 
@@ -451,5 +516,9 @@ def _expected(answer: dict[str, Any]) -> str:
         return "not known: no backtest of it"
     rise = "" if answer["all_rise"] is None else f"; all rise {Figure(**answer['all_rise']).shown()}"
     least = answer["least_skill"]
-    skill = "too few dates to show any skill" if least is None else f"least skill these dates can show: {least:.1%} within a date"
+    skill = (
+        "too few dates to show any skill"
+        if least is None
+        else f"least skill these dates can show: {least:.1%} within a date"
+    )
     return f"accuracy {Figure(**answer['expected']).shown()}{rise}; {skill}"

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """How fast the kit reads, checks and stores a competition file, beside pandas.read_csv on the same file.
 
-    python scripts/bench_data.py                    21 million rows in the competition's layout (2.3 GB, deleted afterwards)
-    python scripts/bench_data.py --rows 1000000     a quick look
-    python scripts/bench_data.py --repeat 3         three measurements of each, in turns
+    python scripts/bench_data.py                  21 million rows in the competition's layout (2.3 GB for a while)
+    python scripts/bench_data.py --rows 1000000   a quick look
+    python scripts/bench_data.py --repeat 3       three measurements of each, in turns
 
-Each measurement runs in its own process: wall time from start to exit, imports included, and peak resident memory of that
-process; then scripts/bench_windows.py. The last line is one JSON object with the ratios.
+Each measurement runs in its own process: wall time from start to exit, imports included, and peak resident
+memory of that process; then scripts/bench_windows.py. The last line is one JSON object with the ratios.
 """
 
 import json
@@ -37,7 +37,9 @@ PANDAS = "import sys, pandas; print(len(pandas.read_csv(sys.argv[1])))"
 
 
 def panel(rows: int, tickers: int, seed: int = 0) -> Iterator[pl.DataFrame]:
-    """The competition's layout and dirt: by date, unordered within a date, 17-digit prices, Open = 0 in early years."""
+    """The competition's layout and dirt: by date, unordered within a date, 17-digit prices, Open = 0 in early
+    years.
+    """
     rng = np.random.default_rng(seed)
     days = max(int(3.75 * rows / tickers), 2)  # the mean history is 27 % of the longest, as in the real file
     length = np.maximum((days * rng.beta(0.9, 2.45, tickers)).astype(int), 2)
@@ -101,16 +103,26 @@ def measure(command: list[str]) -> dict[str, float]:
     if status:
         raise SystemExit(f"bench: {command[:4]} failed with status {status}")
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
+    return {
+        "seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_gb": usage.ru_maxrss * 1024 / 1e9,
+    }
 
 
-def bench_prepare(folder: Path, rows: int, tickers: int, config: str, overrides: list[str], repeat: int) -> dict[str, Any]:
-    """Generate the file, measure pandas.read_csv and kaggle/prepare_data.py on it in turns, and the reopening of the store."""
+def bench_prepare(
+    folder: Path, rows: int, tickers: int, config: str, overrides: list[str], repeat: int
+) -> dict[str, Any]:
+    """Generate the file, measure pandas.read_csv and kaggle/prepare_data.py on it in turns, and the reopening
+    of the store.
+    """
     source = folder / "train.csv"
     rows = write_panel(source, rows, tickers)
     print(f"generated {rows:,} rows, {source.stat().st_size / 1e9:.2f} GB, {tickers:,} tickers", flush=True)
     os.sync()  # nobody's time goes into writing the generated file
-    measure([sys.executable, "-c", f"open({str(source)!r}, 'rb').read()"])  # both find the file in the page cache
+    measure(
+        [sys.executable, "-c", f"open({str(source)!r}, 'rb').read()"]
+    )  # both find the file in the page cache
     sets = [f"data.data_path={source}", "data.test_path=", "data.sample_submission_path=", *overrides]
     runs: list[dict[str, Any]] = []
     for _ in range(repeat):
@@ -118,7 +130,9 @@ def bench_prepare(folder: Path, rows: int, tickers: int, config: str, overrides:
         shutil.rmtree(folder / "store", ignore_errors=True)
         flags = [part for text in (*sets, f"data.store={folder / 'store'}") for part in ("--set", text)]
         kit = measure([sys.executable, str(ROOT / "kaggle" / "prepare_data.py"), "--config", config, *flags])
-        runs.append({"pandas_read_csv": pandas, "prepare_data": kit, "time_ratio": kit["seconds"] / pandas["seconds"]})
+        runs.append(
+            {"pandas_read_csv": pandas, "prepare_data": kit, "time_ratio": kit["seconds"] / pandas["seconds"]}
+        )
         show(runs[-1])
     started = time.perf_counter()
     BarStore.open(folder / "store")
@@ -143,7 +157,12 @@ def show(run: dict[str, Any]) -> None:
 def machine() -> str:
     """Processor, cores, versions and day: what a figure needs beside it."""
     processor = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?"
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        "?",
     )
     versions = f"Python {sys.version.split()[0]}, polars {pl.__version__}, numpy {np.__version__}, pandas {version('pandas')}"
     return f"{processor}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {versions}; {date.today()}"
@@ -154,7 +173,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=21_000_000)
     parser.add_argument("--tickers", type=int, default=5_000)
     parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--folder", default=None, help="where the temporary files go (about 3.5 GB; default: the system's)")
+    parser.add_argument(
+        "--folder", default=None, help="where the temporary files go (about 3.5 GB; default: the system's)"
+    )
     arguments = parser.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -162,12 +183,17 @@ def main() -> None:
         result = bench_prepare(Path(folder), *given)
     print(f"windows: see {WINDOWS.name}", flush=True)
     shown = subprocess.run(
-        [sys.executable, str(WINDOWS), "--config", arguments.config], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, str(WINDOWS), "--config", arguments.config],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     print(shown.stdout, end="")
     result["windows"] = json.loads(shown.stdout.splitlines()[-1])
     ratio, reopening = result["time_ratio"], result["reopen_ms"]
-    print(f"{'median ratio':<18} {ratio:>8.2f}      (goal: at most 1.2, and 3 GB)   reopening {reopening:.0f} ms")
+    print(
+        f"{'median ratio':<18} {ratio:>8.2f}      (goal: at most 1.2, and 3 GB)   reopening {reopening:.0f} ms"
+    )
     print(json.dumps(result))
 
 

@@ -1,21 +1,26 @@
 #!/usr/bin/env python3
-"""How fast series are forecast, beside two loops that re-run the window for every bar, and beside what the machine could do.
+"""How fast series are forecast, beside two loops that re-run the window for every bar, and beside what the
+machine could do.
 
-    python scripts/bench_generate.py                           mini, 8 series: 256 + 30 and 400 + 120 steps, 1 and 32 paths
-    python scripts/bench_generate.py --many 5000               5,000 series x 256 bars: one forward, P(rise) of the next bar;
-                                                               measured on --measured 256 of them and scaled
+    python scripts/bench_generate.py               mini, 8 series: 256 + 30 and 400 + 120 steps, 1 and 32 paths
+    python scripts/bench_generate.py --many 5000   5,000 series x 256 bars: one forward, P(rise) of the next bar;
+                                                   measured on --measured 256 of them and scaled
 
-Prints the ceiling (matrix products, memory), then all ways of computing and the share of the ceiling, measured again among
-them, that the decode loop reaches; then one JSON line. --precision bf16: as on a GPU, for all ways. Weights are random: sampling
-is as fast with any; the enumeration behind P(rise) is slowest with these, whose probabilities are nearly flat.
+Prints the ceiling (matrix products, memory), then all ways of computing and the share of the ceiling,
+measured again among them, that the decode loop reaches; then one JSON line. --precision bf16: as on a GPU,
+for all ways. Weights are random: sampling is as fast with any; the enumeration behind P(rise) is slowest with
+these, whose probabilities are nearly flat.
 
-Both loops keep no cache: every step runs the whole window, which grows to the last step, anew for every path. Measured with one.
-* re-running (`rerun_s`, `ratio`): the kit's own, `generate_reference`: its fast norms and rotation, the first head on the last
-  position only, the second head and the dependency layer on all positions as in training, its own random numbers.
-* published (`published_s`, `published_ratio`): `PlainPredictor.generate`, the loop of the published code: plain modules, both
-  heads on all positions, the dependency layer with one query, torch.multinomial.
-Two steps at the first, middle and last length are measured, on at most 256 series, and scaled to all. The cached ways take as
-many series and paths at once as a submission would (`memory_plan`). Everything of a scenario is called in turn, for some rounds,
+Both loops keep no cache: every step runs the whole window, which grows to the last step, anew for every path.
+Measured with one.
+* re-running (`rerun_s`, `ratio`): the kit's own, `generate_reference`: its fast norms and rotation, the first
+  head on the last position only, the second head and the dependency layer on all positions as in training,
+  its own random numbers.
+* published (`published_s`, `published_ratio`): `PlainPredictor.generate`, the loop of the published code:
+  plain modules, both heads on all positions, the dependency layer with one query, torch.multinomial.
+Two steps at the first, middle and last length are measured, on at most 256 series, and scaled to all. The
+cached ways take as many series and paths at once as a submission would (`memory_plan`). Everything of a
+scenario is called in turn, for some rounds,
 and the fastest call of each counts: a slow minute slows all of them.
 """
 
@@ -68,7 +73,10 @@ class Shape(NamedTuple):
 
 def in_turn(actions: dict[str, Action], device: str, rounds: int = ROUNDS) -> Figures:
     """Seconds of the fastest call of each; every round calls all of them once."""
-    found = [{name: seconds(action, torch.device(device)) for name, action in actions.items()} for _ in range(rounds)]
+    found = [
+        {name: seconds(action, torch.device(device)) for name, action in actions.items()}
+        for _ in range(rounds)
+    ]
     return {name: min(took[name] for took in found) for name in actions}
 
 
@@ -80,7 +88,10 @@ def ceiling_actions(device: str, kind: torch.dtype) -> dict[str, Action]:
 
 def ceiling(took: Figures) -> Figures:
     """Rates of `ceiling_actions`."""
-    return {"gemm_gflops": round(2 * 2048**3 / took["products"] / 1e9), "memory_gb_s": round(0.2 / took["memory"], 1)}
+    return {
+        "gemm_gflops": round(2 * 2048**3 / took["products"] / 1e9),
+        "memory_gb_s": round(0.2 / took["memory"], 1),
+    }
 
 
 def inputs(model: Kronos, series: int, context: int, horizon: int, device: str) -> dict[str, torch.Tensor]:
@@ -91,7 +102,13 @@ def inputs(model: Kronos, series: int, context: int, horizon: int, device: str) 
     bits = (model.config.s1_bits, model.config.s2_bits)
     s1, s2 = (torch.randint(0, 2**b, (series, context), generator=g).to(device) for b in bits)
     keys = torch.arange(series, device=device)
-    return {"s1": s1, "s2": s2, "stamp": stamps[:, :context], "future_stamp": stamps[:, context:], "series": keys}
+    return {
+        "s1": s1,
+        "s2": s2,
+        "stamp": stamps[:, :context],
+        "future_stamp": stamps[:, context:],
+        "series": keys,
+    }
 
 
 def arrays(given: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -118,7 +135,11 @@ def cached_actions(forecaster: Forecaster, given: dict[str, Any], count: int) ->
     """With `count` paths: all tokens, those of the first step, and arrays to prices."""
     context, horizon = given["s1"].shape[1], given["future_stamp"].shape[1]
     plan = forecaster.memory_plan(context, horizon)
-    drawn: dict[str, Any] = {"sampling": forecaster.sampling, "max_context": WINDOW, "replayed": forecaster.cuda_graphs}
+    drawn: dict[str, Any] = {
+        "sampling": forecaster.sampling,
+        "max_context": WINDOW,
+        "replayed": forecaster.cuda_graphs,
+    }
 
     def tokens(steps: int) -> None:
         for first in range(0, len(given["s1"]), plan.series):
@@ -145,7 +166,8 @@ def under(device: str, kind: torch.dtype, actions: dict[str, Action]) -> dict[st
 
 
 def least_seconds(model: Kronos, size: tuple[int, int, int, int], figures: Figures, element: int) -> float:
-    """What the decode loop takes at least: weights, context and own keys and values read once a step, or the products.
+    """What the decode loop takes at least: weights, context and own keys and values read once a step, or the
+    products.
 
     size: series, paths, context, steps behind the first.
     """
@@ -158,7 +180,9 @@ def least_seconds(model: Kronos, size: tuple[int, int, int, int], figures: Figur
     return max(read / figures["memory_gb_s"], products / figures["gemm_gflops"]) / 1e9
 
 
-def measure(model: Kronos, tokenizer: KronosTokenizer, shape: Shape, device: str, kind: torch.dtype, graphs: bool) -> Figures:
+def measure(
+    model: Kronos, tokenizer: KronosTokenizer, shape: Shape, device: str, kind: torch.dtype, graphs: bool
+) -> Figures:
     """Seconds of all ways on the same context, one path and many. graphs: the cached ones by CUDA graphs."""
     given: dict[str, Any] = inputs(model, *shape[:3], device)
     settings: dict[str, Any] = {"device": device, "max_context": WINDOW, "cuda_graphs": graphs}
@@ -175,7 +199,9 @@ def summary(model: Kronos, shape: Shape, took: Figures, element: int) -> Figures
     best = ceiling(took)
     horizon, (one, many) = shape.horizon, (took[f"tokens {n}"] for n in (1, shape.paths))
     scale = horizon / 6 * shape.series / min(shape.series, MOST_RERUN)
-    rerun, published = (sum(took[f"{loop} {place}"] for place in range(3)) * scale for loop in ("rerun", "published"))
+    rerun, published = (
+        sum(took[f"{loop} {place}"] for place in range(3)) * scale for loop in ("rerun", "published")
+    )
     ends = [took[f"end to end {n}"] for n in (1, shape.paths)]
     shares = []
     for count in (1, shape.paths):
@@ -201,17 +227,27 @@ def report(shape: Shape, f: Figures) -> None:
     """A scenario for people."""
     series, context, horizon, paths = shape
     print(f"{context} + {horizon} steps, {series} series: cached {f['cached_s']:.3f} s")
-    print(f"  re-running loop {f['rerun_s']:.2f} s: {f['ratio']:.1f} x; published loop {f['published_s']:.2f} s", end="")
+    print(
+        f"  re-running loop {f['rerun_s']:.2f} s: {f['ratio']:.1f} x; published loop {f['published_s']:.2f} s",
+        end="",
+    )
     print(f": {f['published_ratio']:.1f} x")
     print(f"  {paths} paths: {f['paths_s']:.3f} s, {f['paths_ratio']:.1f} x one path")
-    print(f"  the decode loop alone reaches {f['decode_share']:.0%} of the ceiling, with {paths} paths", end="")
+    print(
+        f"  the decode loop alone reaches {f['decode_share']:.0%} of the ceiling, with {paths} paths", end=""
+    )
     print(f" {f['decode_share_paths']:.0%} ({f['gemm_gflops']:.0f} GFLOP/s, {f['memory_gb_s']:.1f} GB/s)")
-    print(f"  arrays to prices: one path {f['end_to_end_s']:.3f} s, {paths} paths {f['end_to_end_paths_s']:.3f} s", end="")
+    print(
+        f"  arrays to prices: one path {f['end_to_end_s']:.3f} s, {paths} paths {f['end_to_end_paths_s']:.3f} s",
+        end="",
+    )
     print(f", {f['end_to_end_paths_ratio']:.1f} x", flush=True)
 
 
 def forward_many(forecaster: Forecaster, many: int, measured: int) -> Figures:
-    """One forward of many series x 256 bars and the logits of what follows the last bar, in batches; tokens to logits."""
+    """One forward of many series x 256 bars and the logits of what follows the last bar, in batches; tokens
+    to logits.
+    """
     model, device = forecaster.model, str(forecaster.device)
     given = inputs(model, AT_ONCE, 256, 1, device)
     seen = [given[name] for name in ("s1", "s2", "stamp")]
@@ -222,8 +258,15 @@ def forward_many(forecaster: Forecaster, many: int, measured: int) -> Figures:
                 model.s1_logits(model.prefill(*seen, paths=1, steps=0).hidden)
 
     took = seconds(forward, torch.device(device)) * many / (-(-measured // AT_ONCE) * AT_ONCE)
-    rate = cost.predictor_flops(model.config, forecaster.tokenizer.config, 257)["blocks"].forward * many / took / 1e9
-    print(f"one forward of {many} series x 256 bars: {took:.1f} s, measured on {measured}; its blocks alone: {rate:.0f} GFLOP/s")
+    rate = (
+        cost.predictor_flops(model.config, forecaster.tokenizer.config, 257)["blocks"].forward
+        * many
+        / took
+        / 1e9
+    )
+    print(
+        f"one forward of {many} series x 256 bars: {took:.1f} s, measured on {measured}; its blocks alone: {rate:.0f} GFLOP/s"
+    )
     return {f"forward_{many}_s": round(took, 1)}
 
 
@@ -231,7 +274,10 @@ def next_step_many(forecaster: Forecaster, many: int, measured: int) -> Figures:
     """P(rise) of the next bar after 256 of them, arrays to probabilities."""
     given = arrays(inputs(forecaster.model, measured, 256, 1, str(forecaster.device)))
     took = seconds(lambda: forecaster.next_step(**given), forecaster.device) * many / measured
-    print(f"P(rise) of the next bar of {many} series x 256 bars: {took:.1f} s, measured on {measured}", flush=True)
+    print(
+        f"P(rise) of the next bar of {many} series x 256 bars: {took:.1f} s, measured on {measured}",
+        flush=True,
+    )
     return {f"next_step_{many}_s": round(took, 1)}
 
 
@@ -242,13 +288,24 @@ def main() -> None:
     options.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the predictor")
     for name, default in {"series": 8, "paths": 32, "many": 0, "measured": 256}.items():
         options.add_argument(f"--{name}", type=int, default=default)
-    options.add_argument("--scenario", action="append", default=[], metavar="BARS+STEPS", help="instead of the two, e.g. 392+120")
+    options.add_argument(
+        "--scenario",
+        action="append",
+        default=[],
+        metavar="BARS+STEPS",
+        help="instead of the two, e.g. 392+120",
+    )
     options.add_argument("--cuda-graphs", action="store_true", help="inference.cuda_graphs, on a GPU")
-    options.add_argument("--only-many", action="store_true", help="leave out the comparison with the re-running loops")
+    options.add_argument(
+        "--only-many", action="store_true", help="leave out the comparison with the re-running loops"
+    )
     given = options.parse_args()
     torch.manual_seed(0)
     bars, tokens = preset(given.preset)
-    tokenizer, model = KronosTokenizer(**bars).eval().to(given.device), Kronos(**tokens).eval().to(given.device)
+    tokenizer, model = (
+        KronosTokenizer(**bars).eval().to(given.device),
+        Kronos(**tokens).eval().to(given.device),
+    )
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[given.precision]
     figures = ceiling(in_turn(ceiling_actions(given.device, kind), given.device, 8))
     print(f"{given.preset} on {given.device}, torch {torch.__version__}, {torch.get_num_threads()} threads")
@@ -256,13 +313,20 @@ def main() -> None:
     asked = [tuple(map(int, text.split("+"))) for text in given.scenario] or SCENARIOS
     for context, horizon in () if given.only_many else asked:
         shape = Shape(given.series, context, horizon, given.paths)
-        found = summary(model, shape, measure(model, tokenizer, shape, given.device, kind, given.cuda_graphs), kind.itemsize)
+        found = summary(
+            model,
+            shape,
+            measure(model, tokenizer, shape, given.device, kind, given.cuda_graphs),
+            kind.itemsize,
+        )
         report(shape, found)
         figures |= {f"{name}_{context}_{horizon}": round(value, 3) for name, value in found.items()}
     if given.many:
         half = None if kind == torch.float32 else kind
         forecaster = Forecaster(model, tokenizer, device=given.device, max_context=WINDOW, autocast=half)
-        figures |= forward_many(forecaster, given.many, given.measured) | next_step_many(forecaster, given.many, given.measured)
+        figures |= forward_many(forecaster, given.many, given.measured) | next_step_many(
+            forecaster, given.many, given.measured
+        )
     print(json.dumps(figures))
 
 

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""How fast training is: windows/s, bars/s, FLOP/s and the share of the device's peak, against the plain float32 eager loop.
+"""How fast training is: windows/s, bars/s, FLOP/s and the share of the device's peak, against the plain
+float32 eager loop.
 
-Both train the same networks on the same windows in turn, a step each, so that a machine that is busy now and then slows both.
-The plain loop is `kronos/planning/plain.py`. The peak is a GPU's from the table of devices, else that of a large float32 matrix
-product measured in between. --processes N: the kit's step is shared by N processes on the processor, the plain loop stays one
-with all threads. --memory compares predicted with measured memory instead. One JSON line last.
+Both train the same networks on the same windows in turn, a step each, so that a machine that is busy now and
+then slows both. The plain loop is `kronos/planning/plain.py`. The peak is a GPU's from the table of devices,
+else that of a large float32 matrix product measured in between. --processes N: the kit's step is shared by N
+processes on the processor, the plain loop stays one with all threads. --memory compares predicted with
+measured memory instead. One JSON line last.
 """
 
 import argparse
@@ -70,7 +72,9 @@ def tf32(device: torch.device, allowed: bool) -> None:
 
 
 @contextmanager
-def kit_step(config: Config, stage: Any, networks: Networks, device: torch.device, kind: str, batch: Batch) -> Iterator[Step]:
+def kit_step(
+    config: Config, stage: Any, networks: Networks, device: torch.device, kind: str, batch: Batch
+) -> Iterator[Step]:
     """A step of the kit: in this process, or shared by several."""
     if config.distributed.num_processes > 1:
         with crew(config, stage, networks, kind, batch) as together:
@@ -85,7 +89,9 @@ def plain_step(config: Config, stage: Any, networks: Networks, device: torch.dev
     tokenizer = KronosTokenizer(**asdict(networks[0]))
     predictor = None if stage == "tokenizer" else Kronos(**asdict(networks[1]))
     t = config.training
-    plain = PlainStage(tokenizer, predictor, t.predictor_grad_clip if predictor else t.tokenizer_grad_clip).to(device)
+    plain = PlainStage(
+        tokenizer, predictor, t.predictor_grad_clip if predictor else t.tokenizer_grad_clip
+    ).to(device)
     return lambda: plain.step(batch)
 
 
@@ -128,12 +134,19 @@ def memory(given: argparse.Namespace, stage: Any, device: torch.device, kind: st
     batch = random_batch(given.batch, given.window, device)
     measured = peak_bytes(lambda: run.gradients(batch), device)
     predicted = memory_of(config, stage, networks, kind, device.type == "cpu")(given.batch).step
-    row = {"preset": given.preset, "stage": stage, "checkpointing": recompute, "measured_mb": round(measured / 1e6, 1)}
+    row = {
+        "preset": given.preset,
+        "stage": stage,
+        "checkpointing": recompute,
+        "measured_mb": round(measured / 1e6, 1),
+    }
     return {**row, "predicted_mb": round(predicted / 1e6, 1), "error": round(predicted / measured - 1, 3)}
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("--preset", choices=sorted(PRESETS), default="mini")
     arguments.add_argument("--stage", choices=["tokenizer", "basemodel", "both"], default="both")
     arguments.add_argument("--batch", type=int, default=32)
@@ -141,25 +154,37 @@ def main() -> None:
     arguments.add_argument("--precision", choices=["auto", "no", "fp16", "bf16"], default="auto")
     arguments.add_argument("--compile", action="store_true", help="training.compile")
     arguments.add_argument("--checkpoint", action="store_true", help="training.use_checkpoint")
-    arguments.add_argument("--processes", type=int, default=1, help="that share each step of the kit on the processor")
+    arguments.add_argument(
+        "--processes", type=int, default=1, help="that share each step of the kit on the processor"
+    )
     arguments.add_argument("--pairs", type=int, default=5, help="timed steps of each of the two")
     arguments.add_argument("--cpu", action="store_true", help="the processor, also where there is a GPU")
-    arguments.add_argument("--memory", action="store_true", help="memory, predicted and measured, instead of speed")
+    arguments.add_argument(
+        "--memory", action="store_true", help="memory, predicted and measured, instead of speed"
+    )
     given = arguments.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() and not given.cpu else "cpu")
     if given.processes < 1 or (given.processes > 1 and (device.type != "cpu" or given.memory)):
-        raise KitError(f"--processes: expected at least 1, and 1 on a GPU or with --memory, found {given.processes}; see --help")
+        raise KitError(
+            f"--processes: expected at least 1, and 1 on a GPU or with --memory, found {given.processes}; see --help"
+        )
     kind = precision(given.precision, device)
     stages = ["tokenizer", "basemodel"] if given.stage == "both" else [given.stage]
     if given.memory:
-        rows = [memory(given, stage, device, kind, recompute) for stage in stages for recompute in (False, True)]
+        rows = [
+            memory(given, stage, device, kind, recompute) for stage in stages for recompute in (False, True)
+        ]
     else:
         rows = [speed(given, stage, device, kind) for stage in stages]
     for row in rows:
         print("  ".join(f"{name} {value}" for name, value in row.items()))
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    where = (
+        torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    )
     setting = {name: getattr(given, name) for name in ("processes", "batch", "window", "compile")}
-    print(json.dumps({"device": where, "precision": kind, **setting, "torch": torch.__version__, "rows": rows}))
+    print(
+        json.dumps({"device": where, "precision": kind, **setting, "torch": torch.__version__, "rows": rows})
+    )
 
 
 if __name__ == "__main__":

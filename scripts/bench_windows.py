@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""How many normalised windows a second reach the training process, beside a loader that slices a DataFrame per sample.
+"""How many normalised windows a second reach the training process, beside a loader that slices a DataFrame
+per sample.
 
     python scripts/bench_windows.py                       4 million rows, two workers, batch 32
     python scripts/bench_windows.py --rows 21000000 --batch 256
 
-Both loaders give windows of lookback_window + 2 bars with statistics of the lookback and stamps, in equal batches, to one
-process. Memory is what the kit's loader and its workers added, without the pages of the store's file. Then what loading costs
+Both loaders give windows of lookback_window + 2 bars with statistics of the lookback and stamps, in equal
+batches, to one process. Memory is what the kit's loader and its workers added, without the pages of the
+store's file. Then what loading costs
 a training step on this processor: the time for which the trainer waits for its batch.
 """
 
@@ -53,7 +55,9 @@ def generated(folder: Path, rows: int, tickers: int) -> BarStore:
 
 
 class FrameSlices(Dataset[dict[str, np.ndarray]]):
-    """What is usual: a DataFrame per ticker with its stamps as columns; each sample slices it and normalises the slice."""
+    """What is usual: a DataFrame per ticker with its stamps as columns; each sample slices it and normalises
+    the slice.
+    """
 
     def __init__(self, store: BarStore, lookback: int) -> None:
         self.lookback, self.length = lookback, lookback + PREDICT
@@ -93,7 +97,9 @@ def rate(loader: DataLoader, batch: int, seconds: float) -> float:
 
 
 def own_memory() -> float:
-    """MB of this process and its workers, shared pages counted once; pages of mapped files are the system's to take back."""
+    """MB of this process and its workers, shared pages counted once; pages of mapped files are the system's
+    to take back.
+    """
     kilobytes = 0
     for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -103,10 +109,16 @@ def own_memory() -> float:
 
 
 def waiting(loader: DataLoader, name: str, lookback: int, steps: int) -> dict[str, float]:
-    """Seconds of a training step of a predictor of preset `name`, and of those how many pass until its batch is there."""
+    """Seconds of a training step of a predictor of preset `name`, and of those how many pass until its batch
+    is there.
+    """
     tokenizer, predictor = preset(name)
     objective = PredictorObjective(
-        Kronos(**predictor), KronosTokenizer(**tokenizer), lookback=lookback, history_loss_weight=1.0, teacher_forcing=True
+        Kronos(**predictor),
+        KronosTokenizer(**tokenizer),
+        lookback=lookback,
+        history_loss_weight=1.0,
+        teacher_forcing=True,
     )
     optimizer = torch.optim.AdamW(p for p in objective.parameters() if p.requires_grad)
     batches, waited = iter(loader), 0.0
@@ -125,14 +137,23 @@ def waiting(loader: DataLoader, name: str, lookback: int, steps: int) -> dict[st
 
 def main() -> None:
     options = cli.parser(__doc__ or "", str(Path(__file__).resolve().parents[1] / "configs" / "kaggle.yaml"))
-    for name, default in {"rows": 4_000_000, "tickers": 1000, "workers": 2, "batch": 32, "seconds": 10, "frames": 200}.items():
+    for name, default in {
+        "rows": 4_000_000,
+        "tickers": 1000,
+        "workers": 2,
+        "batch": 32,
+        "seconds": 10,
+        "frames": 200,
+    }.items():
         options.add_argument(f"--{name}", type=int, default=default)
     given = options.parse_args()
     lookback = configfile.load(given.config, given.overrides).data.lookback_window
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         store = generated(Path(folder), given.rows, given.tickers)
-        index = WindowIndex.build(store, lookback, PREDICT, Part("train", 0, len(store.sessions) - 1, whole=True))
+        index = WindowIndex.build(
+            store, lookback, PREDICT, Part("train", 0, len(store.sessions) - 1, whole=True)
+        )
         plan = BatchPlan(len(index), given.batch, epochs=1000)
         before = own_memory()
         loader = window_loader(store, index, plan, 0, clip=5.0, epsilon="absolute", workers=given.workers)
@@ -146,13 +167,19 @@ def main() -> None:
         for name, steps in {"nano": 20, "mini": 4}.items():
             loader = window_loader(store, index, plan, 0, clip=5.0, epsilon="absolute", workers=given.workers)
             costs[name] = waiting(loader, name, lookback, steps)
-    print(f"{len(index):,} windows of {lookback + PREDICT} bars, {given.workers} workers, batches of {given.batch}")
+    print(
+        f"{len(index):,} windows of {lookback + PREDICT} bars, {given.workers} workers, batches of {given.batch}"
+    )
     print(f"kit {ours:>12,.0f} windows/s\nframes {theirs:>9,.0f} windows/s\nratio {ours / theirs:>10.1f}")
     print(f"memory of the loader and its workers: {memory:.0f} MB for {len(store.bars):,} rows")
     for name, cost in costs.items():
         share = cost["wait_seconds"] / cost["step_seconds"]
         print(f"{name}: a step takes {cost['step_seconds']:.3f} s, {share:.2%} of it waiting for windows")
-    result = {"windows_per_second": round(ours), "frames_per_second": round(theirs), "ratio": round(ours / theirs, 1)}
+    result = {
+        "windows_per_second": round(ours),
+        "frames_per_second": round(theirs),
+        "ratio": round(ours / theirs, 1),
+    }
     print(json.dumps({**result, "loader_mb": round(memory), "training_step": costs}))
 
 

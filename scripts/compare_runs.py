@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""List all runs under model_paths.base_path, best first: changed settings, losses, backtest figures with intervals, time, cost.
+"""List all runs under model_paths.base_path, best first: changed settings, losses, backtest figures with
+intervals, time, cost.
 
 --against A B compares two of them date by date, on the dates that both backtests have.
 """
@@ -14,8 +15,12 @@ from kronos import cli
 
 def main() -> None:
     arguments = cli.parser(__doc__ or "")
-    arguments.add_argument("--price", type=float, metavar="P", help="price of an hour of training, for the column cost")
-    arguments.add_argument("--against", nargs=2, metavar=("A", "B"), help="two runs, by name under base_path or by folder")
+    arguments.add_argument(
+        "--price", type=float, metavar="P", help="price of an hour of training, for the column cost"
+    )
+    arguments.add_argument(
+        "--against", nargs=2, metavar=("A", "B"), help="two runs, by name under base_path or by folder"
+    )
     args = arguments.parse_args()
     cli.setup_logging()
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Download the competition's files from Kaggle into the folder that the configuration reads them from.
 
-Needs a Kaggle token and the rules accepted on the competition's page. Run it again after an interruption: it goes on where it
-stopped, and fetches nothing that is there. Sizes and digests: download.json beside the files. See docs/kaggle.md.
+Needs a Kaggle token and the rules accepted on the competition's page. Run it again after an interruption: it
+goes on where it stopped, and fetches nothing that is there. Sizes and digests: download.json beside the
+files. See docs/kaggle.md.
 """
 
 import sys
@@ -15,8 +16,12 @@ from kronos import cli
 
 def main() -> None:
     arguments = cli.parser(__doc__ or "")
-    arguments.add_argument("--again", action="store_true", help="fetch everything anew and replace what is there")
-    arguments.add_argument("--patience", type=float, metavar="S", help="seconds that Kaggle may stay silent (default: 120)")
+    arguments.add_argument(
+        "--again", action="store_true", help="fetch everything anew and replace what is there"
+    )
+    arguments.add_argument(
+        "--patience", type=float, metavar="S", help="seconds that Kaggle may stay silent (default: 120)"
+    )
     args = arguments.parse_args()
     cli.setup_logging()
 

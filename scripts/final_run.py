@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Train a complete run's stages once more on every day up to the last, each for its chosen number of steps, into RUN/final.
+"""Train a complete run's stages once more on every day up to the last, each for its chosen number of steps,
+into RUN/final.
 
     python scripts/final_run.py --config configs/kaggle.yaml
 
-The same command goes on with an interrupted one. `experiment.final: true` (or --set experiment.final=true) makes the submission
-use these networks, with the decision of the ones that were chosen. Several processes: `accelerate launch kaggle/train_stage.py
---stage S --config RUN/final/pipeline_config.json` after --plan, stage by stage.
+The same command goes on with an interrupted one. `experiment.final: true` (or --set experiment.final=true)
+makes the submission use these networks, with the decision of the ones that were chosen. Several processes:
+`accelerate launch kaggle/train_stage.py --stage S --config RUN/final/pipeline_config.json` after --plan,
+stage by stage.
 """
 
 import sys
@@ -18,7 +20,9 @@ from kronos import cli
 
 def main() -> int:
     arguments = cli.parser(__doc__ or "")
-    arguments.add_argument("--plan", action="store_true", help="write RUN/final/pipeline_config.json and stop")
+    arguments.add_argument(
+        "--plan", action="store_true", help="write RUN/final/pipeline_config.json and stop"
+    )
     args = arguments.parse_args()
     cli.setup_logging()
 

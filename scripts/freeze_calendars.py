@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Write kronos/data/calendars/*.txt: the weekdays on which an exchange is closed, from pandas_market_calendars (dev only).
+"""Write kronos/data/calendars/*.txt: the weekdays on which an exchange is closed, from
+pandas_market_calendars (dev only).
 
-Run it again with a newer version of the library when an exchange has announced a new year. No exchange calendar of
+Run it again with a newer version of the library when an exchange has announced a new year. No exchange
+calendar of
 exchange_calendars is used before 1970 for New York: it has 69 sessions there that never took place.
 """
 
@@ -18,8 +20,18 @@ from kronos.data.calendar import FOLDER
 
 # name: (library's calendars, first day, last announced or ruled day, last day of the library's projection)
 EXCHANGES = {
-    "NYSE": (("NYSE",), "1962-01-01", "2050-12-31", "2050-12-31"),  # by rule: the holidays do not need announcing
-    "XSHG": (("SSE",), "1990-12-19", "2026-12-31", "2030-12-31"),  # the State Council moves the days every year
+    "NYSE": (
+        ("NYSE",),
+        "1962-01-01",
+        "2050-12-31",
+        "2050-12-31",
+    ),  # by rule: the holidays do not need announcing
+    "XSHG": (
+        ("SSE",),
+        "1990-12-19",
+        "2026-12-31",
+        "2030-12-31",
+    ),  # the State Council moves the days every year
     "XHKG": (("HKEX", "XHKG"), "2000-01-01", "2026-12-31", "2049-12-31"),  # lunar tables end in 2049
 }
 
@@ -49,10 +61,16 @@ def main() -> None:
         weekdays = np.arange(first, np.datetime64(last) + 1, dtype="datetime64[D]")
         weekdays = weekdays[np.is_busday(weekdays)]
         closed = weekdays[~np.isin(weekdays, open_weekdays(sources, first, known, last))].astype(str)
-        years = {year: " ".join(d[5:] for d in closed if d[:4] == year) for year in sorted({d[:4] for d in closed})}
-        head = [f"# {name}: weekdays without a session, from pandas_market_calendars {version} by scripts/freeze_calendars.py"]
+        years = {
+            year: " ".join(d[5:] for d in closed if d[:4] == year) for year in sorted({d[:4] for d in closed})
+        }
+        head = [
+            f"# {name}: weekdays without a session, from pandas_market_calendars {version} by scripts/freeze_calendars.py"
+        ]
         head += [f"first {first}", f"known {known}", f"last {last}"]
-        files.write_text(FOLDER / f"{name}.txt", "\n".join(head + [f"{y} {d}" for y, d in years.items()]) + "\n")
+        files.write_text(
+            FOLDER / f"{name}.txt", "\n".join(head + [f"{y} {d}" for y, d in years.items()]) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Checks on a GPU: its tests, both stages in every precision, speed, memory, generation. Data are generated here.
+"""Checks on a GPU: its tests, both stages in every precision, speed, memory, generation. Data are generated
+here.
 
-Each check is a process of its own with a time limit, so that one that fails is named and the others still run. A JSON line per
-figure, then a table. --cpu: the same checks, small, on a processor.
+Each check is a process of its own with a time limit, so that one that fails is named and the others still
+run. A JSON line per figure, then a table. --cpu: the same checks, small, on a processor.
 """
 
 import argparse
@@ -41,7 +42,9 @@ class Check:
     name: str
     command: list[str]
     kind: str = "json"
-    """json: its last line is an object of figures; tests: pytest's own words; stage: a summary.json is left"""
+    """json: its last line is an object of figures; tests: pytest's own words; stage: a summary.json is
+    left
+    """
     summary: Path | None = None
 
 
@@ -60,14 +63,31 @@ def checks(cpu: bool, folder: Path) -> Iterator[Check]:
     yield from stages(cpu, folder)
     train, generate = (str(ROOT / "scripts" / name) for name in ("bench_train.py", "bench_generate.py"))
     if cpu:
-        small = ["--preset", "nano", "--batch", "4", "--window", "33", "--pairs", "1", "--stage", "basemodel", "--cpu"]
+        small = [
+            "--preset",
+            "nano",
+            "--batch",
+            "4",
+            "--window",
+            "33",
+            "--pairs",
+            "1",
+            "--stage",
+            "basemodel",
+            "--cpu",
+        ]
         yield Check("memory, nano", [train, *small, "--memory"])
-        yield Check("generation, nano", [generate, "--preset", "nano", "--series", "2", "--paths", "2", "--scenario", "33+4"])
+        yield Check(
+            "generation, nano",
+            [generate, "--preset", "nano", "--series", "2", "--paths", "2", "--scenario", "33+4"],
+        )
         return
     yield Check("tests marked gpu", ["-m", "pytest", "-q", "-m", "gpu", str(ROOT / "tests")], "tests")
     for name in ("mini", "base"):
         yield Check(f"training speed, {name}", [train, "--preset", name, "--batch", "64"])
-        yield Check(f"training speed, {name}, compiled", [train, "--preset", name, "--batch", "64", "--compile"])
+        yield Check(
+            f"training speed, {name}, compiled", [train, "--preset", name, "--batch", "64", "--compile"]
+        )
         yield Check(f"memory, {name}", [train, "--preset", name, "--batch", "64", "--memory"])
     on = ["--preset", "base", "--device", "cuda", "--precision", "bf16"]
     long = ["--series", "1000", "--paths", "1", "--scenario", "392+120"]
@@ -75,11 +95,15 @@ def checks(cpu: bool, folder: Path) -> Iterator[Check]:
     yield Check("generation, base, 1000 x 120, CUDA graphs", [generate, *on, *long, "--cuda-graphs"])
     many = ["--series", "5000", "--paths", "100", "--scenario", "256+30"]
     yield Check("generation, base, 5000 x 30 x 100", [generate, *on, *many])
-    yield Check("probabilities, base, 5000", [generate, *on, "--only-many", "--many", "5000", "--measured", "5000"])
+    yield Check(
+        "probabilities, base, 5000", [generate, *on, "--only-many", "--many", "5000", "--measured", "5000"]
+    )
 
 
 def stages(cpu: bool, folder: Path) -> Iterator[Check]:
-    """Both stages in every precision, from a store and a resolved configuration made here, through accelerate's launcher."""
+    """Both stages in every precision, from a store and a resolved configuration made here, through
+    accelerate's launcher.
+    """
     write_store(folder / "store", tickers=8 if cpu else 100)
     precisions: list[Precision] = ["no", "bf16"] if cpu else ["no", "bf16", "fp16"]
     for precision in precisions:
@@ -87,8 +111,17 @@ def stages(cpu: bool, folder: Path) -> Iterator[Check]:
         for stage in ("tokenizer", "basemodel"):
             launch = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
             launch += ["--mixed_precision", "no", "--dynamo_backend", "no", *(["--cpu"] if cpu else [])]
-            command = [*launch, str(ROOT / "kaggle" / "train_stage.py"), "--config", str(path), "--stage", stage]
-            yield Check(f"{stage}, {precision}", command, "stage", folder / precision / stage / "summary.json")
+            command = [
+                *launch,
+                str(ROOT / "kaggle" / "train_stage.py"),
+                "--config",
+                str(path),
+                "--stage",
+                stage,
+            ]
+            yield Check(
+                f"{stage}, {precision}", command, "stage", folder / precision / stage / "summary.json"
+            )
 
 
 def write_store(path: Path, tickers: int, days: int = 400) -> None:
@@ -109,15 +142,23 @@ def write_config(folder: Path, precision: Precision, cpu: bool) -> Path:
     c, run = Config(), folder / precision
     steps = 4 if cpu else 200
     training = replace(c.training, max_steps=steps, batch_size=4 if cpu else 64, num_workers=0, trackers=[])
-    training = replace(training, mixed_precision=precision, validation_samples=32, tokenizer_learning_rate=1e-3)
-    paths = replace(c.model_paths, base_save_path=str(run), finetuned_tokenizer=str(run / "tokenizer" / "best_model"))
-    data = replace(c.data, store=str(folder / "store"), data_path="unused", lookback_window=32, predict_window=4)
+    training = replace(
+        training, mixed_precision=precision, validation_samples=32, tokenizer_learning_rate=1e-3
+    )
+    paths = replace(
+        c.model_paths, base_save_path=str(run), finetuned_tokenizer=str(run / "tokenizer" / "best_model")
+    )
+    data = replace(
+        c.data, store=str(folder / "store"), data_path="unused", lookback_window=32, predict_window=4
+    )
     config = replace(
         c,
         training=training,
         model_paths=paths,
         data=replace(data, train_ratio=0.8, val_ratio=0.2),
-        experiment=replace(c.experiment, pre_trained=False, preset="nano" if cpu else "mini", name="gpu-check"),
+        experiment=replace(
+            c.experiment, pre_trained=False, preset="nano" if cpu else "mini", name="gpu-check"
+        ),
         device=replace(c.device, use_cuda=not cpu),
     )
     run.mkdir(parents=True, exist_ok=True)
@@ -126,12 +167,14 @@ def write_config(folder: Path, precision: Precision, cpu: bool) -> Path:
     return path
 
 
-# -- running -----------------------------------------------------------------------------------------------------------
+# -- running -------------------------------------------------------------------------------------------------
 def run(check: Check) -> Found:
     """Run one check and read what it says."""
     started = time.monotonic()
     try:
-        done = subprocess.run([sys.executable, *check.command], capture_output=True, text=True, timeout=LIMIT, cwd=ROOT)
+        done = subprocess.run(
+            [sys.executable, *check.command], capture_output=True, text=True, timeout=LIMIT, cwd=ROOT
+        )
         words = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["no output"]
         error = "" if done.returncode == 0 else f"exit code {done.returncode}: {words[-1][:200]}"
         figures = {} if error else read_figures(check, done.stdout)
@@ -149,7 +192,9 @@ def read_figures(check: Check, output: str) -> dict[str, Any]:
     tree = read_json(check.summary) if check.summary else json.loads(output.strip().splitlines()[-1])
     figures = dict(flat(tree))
     if check.summary:
-        figures = {name: value for name, value in figures.items() if name.startswith("best.") or name == "step"}
+        figures = {
+            name: value for name, value in figures.items() if name.startswith("best.") or name == "step"
+        }
     if not figures:
         raise ValueError("the last line holds none")
     return figures
@@ -176,7 +221,11 @@ def far_losses(found: list[Found]) -> Iterator[Found]:
             if pair[0] is None or pair[1] is None:
                 continue
             away = abs(pair[1] - pair[0]) / max(abs(pair[0]), 1e-9)
-            error = f"expected a loss within {NOISE:.0%} of float32's {pair[0]:.4f}, found {pair[1]:.4f}" if away > NOISE else ""
+            error = (
+                f"expected a loss within {NOISE:.0%} of float32's {pair[0]:.4f}, found {pair[1]:.4f}"
+                if away > NOISE
+                else ""
+            )
             yield Found(f"{stage}, {precision} against float32", 0.0, {"difference": round(away, 5)}, error)
 
 
@@ -189,7 +238,9 @@ def say(found: Found) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cpu", action="store_true", help="small, on a processor")
     parser.add_argument("--only", default="", help="only the checks whose name holds this text")
     args = parser.parse_args()

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Answer the test rows and write a submission file with its manifest.
 
-Who answers: --answer auto (default) takes what the evidence of `run_backtest.py --save` prefers, --answer NAME one by name
-(network, boosting, "all rise", ...), --answer blend:A+B the mean of the ranks of two.
+Who answers: --answer auto (default) takes what the evidence of `run_backtest.py --save` prefers, --answer
+NAME one by name (network, boosting, "all rise", ...), --answer blend:A+B the mean of the ranks of two.
 The file goes to submissions/EXP_NAME-TIME.csv unless --output names it; the line that submits it is printed.
-Under `accelerate launch --multi_gpu --num_processes N` N processes (or GPUs) share the rows; the file stays the same.
+Under `accelerate launch --multi_gpu --num_processes N` N processes (or GPUs) share the rows; the file stays
+the same.
 """
 
 import logging
@@ -20,9 +21,15 @@ from kronos import cli
 def main() -> None:
     arguments = cli.parser(__doc__ or "")
     arguments.add_argument("--output", metavar="PATH", help="write this .csv file, replacing it if it exists")
-    arguments.add_argument("--horizon", metavar="N", help="trading days from the last known bar; sets inference.horizon")
-    arguments.add_argument("--answer", metavar="NAME", help="auto, a name or blend:A+B; sets inference.answer")
-    arguments.add_argument("--allow-incomplete", action="store_true", help="use networks whose training has not ended")
+    arguments.add_argument(
+        "--horizon", metavar="N", help="trading days from the last known bar; sets inference.horizon"
+    )
+    arguments.add_argument(
+        "--answer", metavar="NAME", help="auto, a name or blend:A+B; sets inference.answer"
+    )
+    arguments.add_argument(
+        "--allow-incomplete", action="store_true", help="use networks whose training has not ended"
+    )
     args = arguments.parse_args()
     cli.setup_logging()
     if os.environ.get("RANK", "0") != "0":

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Package a run's networks as a versioned folder: --run RUN --output models writes models/NAME/vX.Y.Z and moves `latest`.
+"""Package a run's networks as a versioned folder: --run RUN --output models writes models/NAME/vX.Y.Z and
+moves `latest`.
 
-Without --run: --check FOLDER tests a packaged folder, --rollback FOLDER lets models/NAME/latest point one version back,
---push OWNER/NAME alone with --folder FOLDER uploads one that exists.
+Without --run: --check FOLDER tests a packaged folder, --rollback FOLDER lets models/NAME/latest point one
+version back, --push OWNER/NAME alone with --folder FOLDER uploads one that exists.
 """
 
 import argparse
@@ -20,19 +21,33 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     arguments.add_argument("--run", metavar="RUN", help="a run folder, e.g. runs/demo")
-    arguments.add_argument("--output", default="models", metavar="DIR", help="where models lie (default: models)")
+    arguments.add_argument(
+        "--output", default="models", metavar="DIR", help="where models lie (default: models)"
+    )
     arguments.add_argument("--name", help="the model's name (default: the run's)")
     arguments.add_argument("--version", metavar="vX.Y.Z", help="default: the next patch version")
-    arguments.add_argument("--licence", default="mit", help="licence of the weights, as the hub names it (default: mit)")
+    arguments.add_argument(
+        "--licence", default="mit", help="licence of the weights, as the hub names it (default: mit)"
+    )
     arguments.add_argument("--push", metavar="OWNER/NAME", help="upload to this private hub repository")
-    arguments.add_argument("--allow-public", action="store_true", help="with --push: also to a public repository")
-    arguments.add_argument("--replace-others", action="store_true", help="with --push: delete files there that are no package's")
+    arguments.add_argument(
+        "--allow-public", action="store_true", help="with --push: also to a public repository"
+    )
+    arguments.add_argument(
+        "--replace-others", action="store_true", help="with --push: delete files there that are no package's"
+    )
     arguments.add_argument("--folder", metavar="FOLDER", help="a packaged folder to upload, instead of a run")
     arguments.add_argument("--check", metavar="FOLDER", help="check a packaged folder and end")
-    arguments.add_argument("--rollback", metavar="FOLDER", help="let FOLDER/latest point one version back and end")
+    arguments.add_argument(
+        "--rollback", metavar="FOLDER", help="let FOLDER/latest point one version back and end"
+    )
     args = arguments.parse_args()
-    if sum(map(bool, (args.run, args.folder, args.check, args.rollback))) != 1 or (args.folder and not args.push):
-        raise KitError("expected exactly one of --run, --check, --rollback, or --folder with --push; see --help")
+    if sum(map(bool, (args.run, args.folder, args.check, args.rollback))) != 1 or (
+        args.folder and not args.push
+    ):
+        raise KitError(
+            "expected exactly one of --run, --check, --rollback, or --folder with --push; see --help"
+        )
 
     from kronos.delivery import hub_push, package
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Before a run: parameters, memory by part, the largest batch that fits, time per epoch and stage.
 
-Memory is computed from the networks. Time is measured with two steps of each stage when the device is this machine's (auto),
-and estimated from a table of devices otherwise. Ends with 2 and one line when the configured batch cannot fit.
+Memory is computed from the networks. Time is measured with two steps of each stage when the device is this
+machine's (auto), and estimated from a table of devices otherwise. Ends with 2 and one line when the
+configured batch cannot fit.
 """
 
 import sys
@@ -15,9 +16,15 @@ from kronos import cli
 
 def main() -> None:
     arguments = cli.parser(__doc__ or "")
-    arguments.add_argument("--device", default="auto", help="auto (this machine), T4, P100, A100 (40 GB) or H100; default: auto")
-    arguments.add_argument("--num-gpus", type=int, metavar="N", help="processes, one per GPU; default: distributed.num_processes")
-    arguments.add_argument("--no-probe", action="store_true", help="run no steps, also on this machine: estimate the time")
+    arguments.add_argument(
+        "--device", default="auto", help="auto (this machine), T4, P100, A100 (40 GB) or H100; default: auto"
+    )
+    arguments.add_argument(
+        "--num-gpus", type=int, metavar="N", help="processes, one per GPU; default: distributed.num_processes"
+    )
+    arguments.add_argument(
+        "--no-probe", action="store_true", help="run no steps, also on this machine: estimate the time"
+    )
     args = arguments.parse_args()
 
     from kronos import configfile

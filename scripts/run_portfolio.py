@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What a signal would have earned, after costs, beside a benchmark and a band of luck.
 
-The signal is a file (--signal-file CSV with date, ticker, score, known in the evening of the date) or what the backtest of this
-configuration's run left (--answer NAME, --signal NAME). Writes portfolio.html, .json, .csv and orders.csv to RUN/portfolio.
-docs/portfolio.md explains every figure.
+The signal is a file (--signal-file CSV with date, ticker, score, known in the evening of the date) or what
+the backtest of this configuration's run left (--answer NAME, --signal NAME). Writes portfolio.html, .json,
+.csv and orders.csv to RUN/portfolio. docs/portfolio.md explains every figure.
 """
 
 import sys
@@ -16,26 +16,52 @@ from kronos import cli
 
 def main() -> None:
     arguments = cli.parser(__doc__ or "")
-    arguments.add_argument("--signal-file", default="", metavar="CSV", help="date, ticker, score; needs only the prepared prices")
+    arguments.add_argument(
+        "--signal-file", default="", metavar="CSV", help="date, ticker, score; needs only the prepared prices"
+    )
     arguments.add_argument("--answer", default="", metavar="NAME", help="one answer of the run's backtest")
-    arguments.add_argument("--signal", action="append", default=[], metavar="NAME", help="one of its signals; may be repeated")
+    arguments.add_argument(
+        "--signal", action="append", default=[], metavar="NAME", help="one of its signals; may be repeated"
+    )
     arguments.add_argument("--topk", type=int, default=50, help="stocks that are held (default: 50)")
     arguments.add_argument("--drop", type=int, default=5, help="stocks exchanged a day at most (default: 5)")
-    arguments.add_argument("--hold", type=int, default=5, help="days that a stock is held at least (default: 5)")
-    arguments.add_argument("--every", type=int, default=1, metavar="N", help="use every n-th day with scores (default: 1)")
-    arguments.add_argument("--market", default="none", metavar="NAME", help="rules: CN, US, qlib or none (default: none)")
-    arguments.add_argument("--cost-bp", type=float, metavar="BP", help="basis points a side, in place of the market's costs")
-    arguments.add_argument("--deal", default="open", choices=["open", "close", "vwap"], help="price of a deal (default: open)")
-    arguments.add_argument("--benchmark", default="equal", metavar="NAME", help="equal, a ticker, or a CSV (default: equal)")
+    arguments.add_argument(
+        "--hold", type=int, default=5, help="days that a stock is held at least (default: 5)"
+    )
+    arguments.add_argument(
+        "--every", type=int, default=1, metavar="N", help="use every n-th day with scores (default: 1)"
+    )
+    arguments.add_argument(
+        "--market", default="none", metavar="NAME", help="rules: CN, US, qlib or none (default: none)"
+    )
+    arguments.add_argument(
+        "--cost-bp", type=float, metavar="BP", help="basis points a side, in place of the market's costs"
+    )
+    arguments.add_argument(
+        "--deal", default="open", choices=["open", "close", "vwap"], help="price of a deal (default: open)"
+    )
+    arguments.add_argument(
+        "--benchmark", default="equal", metavar="NAME", help="equal, a ticker, or a CSV (default: equal)"
+    )
     arguments.add_argument("--start", default="", metavar="D", help="first day, e.g. 2020-01-31")
     arguments.add_argument("--end", default="", metavar="D", help="last day")
     arguments.add_argument("--account", type=float, default=1e8, help="money at the start (default: 1e8)")
-    arguments.add_argument("--pool", default="", metavar="CSV", help="membership: ticker, first, last (default: data.pool_path)")
-    arguments.add_argument("--least-price", type=float, default=0.0, metavar="P", help="smallest close of a stock")
     arguments.add_argument(
-        "--least-amount", type=float, default=0.0, metavar="M", help="least money dealt a day, mean of 20 days"
+        "--pool", default="", metavar="CSV", help="membership: ticker, first, last (default: data.pool_path)"
     )
-    arguments.add_argument("--output", default="", metavar="DIR", help="folder of the report (default: RUN/portfolio)")
+    arguments.add_argument(
+        "--least-price", type=float, default=0.0, metavar="P", help="smallest close of a stock"
+    )
+    arguments.add_argument(
+        "--least-amount",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="least money dealt a day, mean of 20 days",
+    )
+    arguments.add_argument(
+        "--output", default="", metavar="DIR", help="folder of the report (default: RUN/portfolio)"
+    )
     args = arguments.parse_args()
     cli.setup_logging()
 
@@ -63,7 +89,17 @@ def main() -> None:
     )
     folder = Path(args.output) if args.output else config.run_dir / "portfolio"
     report = run_portfolio(open_store(config), request, folder)
-    print("\n".join([report.table(), "", *report.lines, "", f"Report: {folder / 'portfolio.html'}, portfolio.csv, orders.csv"]))
+    print(
+        "\n".join(
+            [
+                report.table(),
+                "",
+                *report.lines,
+                "",
+                f"Report: {folder / 'portfolio.html'}, portfolio.csv, orders.csv",
+            ]
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Score a submission against known answers (data.solution_path), beside the baselines that any model has to beat."""
+"""Score a submission against known answers (data.solution_path), beside the baselines that any model has to
+beat.
+"""
 
 import sys
 from pathlib import Path

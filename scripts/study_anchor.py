@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Should a forecast start from the true last close, or from the tokenizer's rendering of it (inference.anchor)?
+"""Should a forecast start from the true last close, or from the tokenizer's rendering of it
+(inference.anchor)?
 
     python scripts/study_anchor.py --config runs/demo/pipeline_config.json
 
-Forecasts dates of the test part twice with a trained run, the same tokens drawn, and prints for both: accuracy, accuracy against
-the date's median, Brier score after 1 and after --horizon days, the slope of the drift on the normalised level of the last close,
-and how far the mean next close is from the true one, as a share of the price (beside the last price as a forecast). Errors are
-clustered by date; `gain` is the paired difference. One JSON line last. docs/findings.md says what came out.
+Forecasts dates of the test part twice with a trained run, the same tokens drawn, and prints for both:
+accuracy, accuracy against the date's median, Brier score after 1 and after --horizon days, the slope of the
+drift on the normalised level of the last close, and how far the mean next close is from the true one, as a
+share of the price (beside the last price as a forecast). Errors are clustered by date; `gain` is the paired
+difference. One JSON line last. docs/findings.md says what came out.
 """
 
 import json
@@ -30,7 +32,9 @@ from kronos.forecasting.pair import find_pair, load_forecaster
 
 def main() -> None:
     parser = cli.parser(__doc__ or "", "configs/demo.yaml")
-    parser.add_argument("--horizon", type=int, default=5, metavar="H", help="days ahead (default: %(default)s)")
+    parser.add_argument(
+        "--horizon", type=int, default=5, metavar="H", help="days ahead (default: %(default)s)"
+    )
     parser.add_argument("--every", type=int, metavar="N", help="days between two dates (default: H)")
     parser.add_argument("--tickers", type=int, metavar="N", help="only the first N tickers")
     arguments = parser.parse_args()
@@ -57,13 +61,17 @@ def report(origins: Origins, anchored: Belief, plain: Belief) -> None:
     rows = {}
     for name, values in ours.items():
         estimates = [study.mean(v, origins.date) for v in (values, theirs[name], values - theirs[name])]
-        rows[name] = {k: [e.value, e.error] for k, e in zip(("last_close", "none", "gain"), estimates, strict=True)}
+        rows[name] = {
+            k: [e.value, e.error] for k, e in zip(("last_close", "none", "gain"), estimates, strict=True)
+        }
     for key, belief in (("last_close", anchored), ("none", plain)):
         for step in (0, -1):
             drift = study.slope(belief.drift[:, step], origins.level, origins.date)
             rows.setdefault(f"slope_{'1' if step == 0 else 'h'}", {})[key] = [drift.value, drift.error]
     for name, row in rows.items():
-        print(f"{name:<12}" + "".join(f"  {k} {value:9.5f} +- {error:.5f}" for k, (value, error) in row.items()))
+        print(
+            f"{name:<12}" + "".join(f"  {k} {value:9.5f} +- {error:.5f}" for k, (value, error) in row.items())
+        )
     print(json.dumps({"origins": len(origins), "dates": dates, "rows": rows}))
 
 

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """What are answers without a network worth, and does a network add to them?
 
-    python scripts/study_answers.py --data prices.parquet --work runs/answers [--scores runs/answers/head.npz ...]
+    python scripts/study_answers.py --data prices.parquet --work runs/answers [--scores runs/answers/head.npz
+    ...]
 
-Every date without overlap from --from on, --horizon trading days ahead. Fits learn from labels that ended before the dates they
-answer, on every 5th and on every 30th trading day, and are fitted again every --refit dates. A row of the table: accuracy within
-dates in per cent and rank IC (each the mean over dates with one standard error, t in brackets), and the accuracy of the decision,
-whose level is the base rate of all history and whose slope was fitted on earlier dates, beside "all rise".
---scores: more answers, each an .npz with date (n,), ticker (n,) and score (n,); they are scored alone and blended with the
-features, on the rows that have a score. A blend is the mean of normal scores within the date. docs/findings.md says what came
-out.
+Every date without overlap from --from on, --horizon trading days ahead. Fits learn from labels that ended
+before the dates they answer, on every 5th and on every 30th trading day, and are fitted again every --refit
+dates. A row of the table: accuracy within dates in per cent and rank IC (each the mean over dates with one
+standard error, t in brackets), and the accuracy of the decision, whose level is the base rate of all history
+and whose slope was fitted on earlier dates, beside "all rise". --scores: more answers, each an .npz with date
+(n,), ticker (n,) and score (n,); they are scored alone and blended with the features, on the rows that have a
+score. A blend is the mean of normal scores within the date. docs/findings.md says what came out.
 """
 
 import argparse
@@ -54,18 +55,30 @@ WARM_UP = "1994-01-01"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, metavar="F", help="daily prices: CSV, Parquet or a folder of them")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", required=True, metavar="F", help="daily prices: CSV, Parquet or a folder of them"
+    )
     parser.add_argument("--work", required=True, metavar="F", help="folder for the prepared data")
-    parser.add_argument("--from", dest="first", default="2000-01-01", metavar="DATE", help="(default: %(default)s)")
-    parser.add_argument("--horizon", type=int, default=30, metavar="H", help="trading days ahead (default: %(default)s)")
-    parser.add_argument("--refit", type=int, default=26, metavar="N", help="dates between two fits (default: %(default)s)")
+    parser.add_argument(
+        "--from", dest="first", default="2000-01-01", metavar="DATE", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--horizon", type=int, default=30, metavar="H", help="trading days ahead (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--refit", type=int, default=26, metavar="N", help="dates between two fits (default: %(default)s)"
+    )
     parser.add_argument("--scores", nargs="*", default=[], metavar="F", help=".npz files of more answers")
     arguments = parser.parse_args()
     cli.setup_logging()
     logging.getLogger("kronos").setLevel(logging.WARNING)
     config = Config()
-    store = prepare(replace(config, data=replace(config.data, data_path=arguments.data, store=f"{arguments.work}/store")))
+    store = prepare(
+        replace(config, data=replace(config.data, data_path=arguments.data, store=f"{arguments.work}/store"))
+    )
     dates = Dates.of(store, arguments.first, arguments.horizon)
     print(dates.describe())
     answers = simple_answers(dates)
@@ -97,8 +110,13 @@ class Dates:
     @classmethod
     def of(cls, store: BarStore, first: str, horizon: int) -> "Dates":
         """Raises KitError where there is no date."""
-        start, scored = (int(np.searchsorted(store.sessions, np.datetime64(day, "s"))) for day in (min(WARM_UP, first), first))
-        sessions = np.arange(scored - (scored - start) // horizon * horizon, len(store.sessions) - horizon, horizon)
+        start, scored = (
+            int(np.searchsorted(store.sessions, np.datetime64(day, "s")))
+            for day in (min(WARM_UP, first), first)
+        )
+        sessions = np.arange(
+            scored - (scored - start) // horizon * horizon, len(store.sessions) - horizon, horizon
+        )
         if len(sessions) <= (scored - start) // horizon:
             raise KitError(
                 f"--from {first}: expected a date with {horizon} trading days behind it, found none; name an earlier one"
@@ -106,7 +124,10 @@ class Dates:
         row, date = fitted.bars_on(store, sessions)
         later, later_date = fitted.bars_on(store, sessions + horizon)
         tickers = np.repeat(np.arange(len(store.tickers)), np.diff(store.offsets))
-        key, later_key = date * len(store.tickers) + tickers[row], later_date * len(store.tickers) + tickers[later]
+        key, later_key = (
+            date * len(store.tickers) + tickers[row],
+            later_date * len(store.tickers) + tickers[later],
+        )
         place = np.minimum(np.searchsorted(later_key, key), len(later_key) - 1)
         known = later_key[place] == key
         close = store.bars[:, CLOSE]
@@ -135,7 +156,7 @@ class Dates:
         )
 
 
-# -- answers ---------------------------------------------------------------------------------------------------------------
+# -- answers -------------------------------------------------------------------------------------------------
 def simple_answers(dates: Dates) -> dict[str, Array]:
     """Scores (n,) of rules; NaN where history is too short."""
     raw = fitted.known_figures(dates.store, dates.rows.last, dates.rows.asof)
@@ -158,7 +179,10 @@ def fitted_answers(dates: Dates, every: int, refit: int) -> dict[str, Array]:
         except fitted.TooLittle as error:
             print(f"{len(block)} dates without an answer of fits: {error}")
             continue
-        print(f"fitted up to {model.recipe.last_label}: {model.recipe.samples:,} samples, boosting {seconds:.0f} s", flush=True)
+        print(
+            f"fitted up to {model.recipe.last_label}: {model.recipe.samples:,} samples, boosting {seconds:.0f} s",
+            flush=True,
+        )
     for members in (("ridge", "boosting"), ("ridge", "logistic", "boosting")):
         names = [f"{member}, every {every}" for member in members]
         scores[f"{' + '.join(members)}, every {every}"] = blend(dates, [scores[name] for name in names])
@@ -171,9 +195,11 @@ def blend(dates: Dates, scores: list[Array], weights: tuple[float, ...] = ()) ->
     return np.average(orders, axis=0, weights=weights or None)
 
 
-# -- figures ---------------------------------------------------------------------------------------------------------------
+# -- figures -------------------------------------------------------------------------------------------------
 def figures(dates: Dates, score: Array) -> Array:
-    """Accuracy within dates in per cent and rank IC of the table's dates, (D, 2). What has no score stands in the middle."""
+    """Accuracy within dates in per cent and rank IC of the table's dates, (D, 2). What has no score stands in
+    the middle.
+    """
     found = []
     z = np.nan_to_num(z_of(Answer(score), dates.date))
     ranks = z_of(Answer(dates.gain), dates.date)
@@ -190,7 +216,9 @@ def spearman(a: Array, b: Array) -> float:
 
 
 def decided(dates: Dates, score: Array, refit: int) -> Array:
-    """Accuracy of the answers in per cent on the table's dates, (D,): decisions fitted on earlier dates only."""
+    """Accuracy of the answers in per cent on the table's dates, (D,): decisions fitted on earlier dates
+    only.
+    """
     z = z_of(Answer(score), dates.date)
     ties = tie_shares(dates.store, dates.rows)
     rise, moved = dates.gain > 0, dates.gain != 0
@@ -198,9 +226,12 @@ def decided(dates: Dates, score: Array, refit: int) -> Array:
     level = logit(np.clip(history, EDGE, 1 - EDGE))[dates.date]
     right = np.zeros(len(rise), bool)
     for block in dates.blocks(refit):
-        # the label of the date before ended on the block's first day: it is known when that day's answer is given
+        # the label of the date before ended on the block's first day: it is known when that day's answer is
+        # given
         past, own = dates.date < block[0], np.flatnonzero(np.isin(dates.date, block))
-        samples = Samples(z[past], dates.date[past], dates.sessions[: block[0]], rise[past], moved[past], order=True)
+        samples = Samples(
+            z[past], dates.date[past], dates.sessions[: block[0]], rise[past], moved[past], order=True
+        )
         decision = fit_decision(samples, float(history[block[0]]), dates.horizon, PRIOR_SLOPE)
         prob = decision.prob(z[own], dates.date[own], ties[own], level=level[own])
         right[own] = decision.answers(prob) == rise[own]
@@ -208,11 +239,13 @@ def decided(dates: Dates, score: Array, refit: int) -> Array:
 
 
 def auto(dates: Dates, answers: dict[str, Array]) -> Array:
-    """On each date the answer with the highest lower end of its rank IC on the dates before it, if that is above 0 after
-    Bonferroni's correction; else none."""
+    """On each date the answer with the highest lower end of its rank IC on the dates before it, if that is
+    above 0 after Bonferroni's correction; else none."""
     names = list(answers)
     whole = replace(dates, first=0)
-    ic = np.nan_to_num(np.array([figures(whole, answers[name])[:, 1] for name in names]))  # no answers: no evidence
+    ic = np.nan_to_num(
+        np.array([figures(whole, answers[name])[:, 1] for name in names])
+    )  # no answers: no evidence
     score = np.zeros(len(dates.rows))
     chosen: dict[str, int] = {}
     for place, part in enumerate(dates.parts()):
@@ -241,7 +274,9 @@ def table(dates: Dates, answers: dict[str, Array], refit: int) -> None:
     """A line of Markdown for each answer."""
     rises = np.array([100 * np.mean(dates.gain[part] > 0) for part in dates.parts()[dates.first :]])
     print("\n| answer | within date | rank IC (t) | decision | less all rise |\n|---|---|---|---|---|")
-    print(f"| all rise | 50 | 0 | {shown(rises)} | 0 |\n| all fall | 50 | 0 | {shown(100 - rises)} | {shown(100 - 2 * rises)} |")
+    print(
+        f"| all rise | 50 | 0 | {shown(rises)} | 0 |\n| all fall | 50 | 0 | {shown(100 - rises)} | {shown(100 - 2 * rises)} |"
+    )
     for name, score in answers.items():
         print(line(dates, name, score, rises, refit), flush=True)
     print(line(dates, "auto, by earlier dates", auto(dates, answers), rises, refit))
@@ -255,9 +290,11 @@ def line(dates: Dates, name: str, score: Array, rises: Array, refit: int) -> str
     )
 
 
-# -- more answers ----------------------------------------------------------------------------------------------------------
+# -- more answers --------------------------------------------------------------------------------------------
 def added(dates: Dates, features: Array, path: str) -> None:
-    """What the scores in a file are worth alone, and what they add to the features, on the rows that have one."""
+    """What the scores in a file are worth alone, and what they add to the features, on the rows that have
+    one.
+    """
     score = scores_of(dates, Path(path))
     known = np.isfinite(score) & np.isfinite(features)
     kept = np.unique(dates.date[known])
@@ -276,13 +313,16 @@ def added(dates: Dates, features: Array, path: str) -> None:
     base = figures(own, features[known])
     rows = {"features": features[known], "alone": score[known]}
     rows |= {
-        f"features, {share:g} of it": blend(own, [features[known], score[known]], (1 - share, share)) for share in (0.25, 0.5)
+        f"features, {share:g} of it": blend(own, [features[known], score[known]], (1 - share, share))
+        for share in (0.25, 0.5)
     }
     for name, values in rows.items():
         found = figures(own, values)
         gain = found - base
         text = f"| {name} | {shown(found[:, 0])} | {found[:, 1].mean():.4f} ({t_value(found[:, 1]):.1f})"
-        print(f"{text} | {shown(gain[:, 0], 2)} | {interval(gain[:, 1])} |" if gain.any() else f"{text} | | |")
+        print(
+            f"{text} | {shown(gain[:, 0], 2)} | {interval(gain[:, 1])} |" if gain.any() else f"{text} | | |"
+        )
 
 
 def interval(values: Array) -> str:
@@ -292,7 +332,9 @@ def interval(values: Array) -> str:
 
 
 def scores_of(dates: Dates, path: Path) -> Array:
-    """The file's score of each row, (n,); NaN where it has none. Raises KitError where the file is another."""
+    """The file's score of each row, (n,); NaN where it has none. Raises KitError where the file is
+    another.
+    """
     try:
         with np.load(path) as file:
             day, ticker, score = (
@@ -301,9 +343,13 @@ def scores_of(dates: Dates, path: Path) -> Array:
                 file["score"].astype(np.float64),
             )
     except (OSError, KeyError, ValueError) as error:
-        raise KitError(f"{path}: expected an .npz file with date, ticker and score, found another ({error})") from error
+        raise KitError(
+            f"{path}: expected an .npz file with date, ticker and score, found another ({error})"
+        ) from error
     if not len(day) == len(ticker) == len(score):
-        raise KitError(f"{path}: expected as many dates as tickers and scores, found {len(day)}, {len(ticker)}, {len(score)}")
+        raise KitError(
+            f"{path}: expected as many dates as tickers and scores, found {len(day)}, {len(ticker)}, {len(score)}"
+        )
     store = dates.store
     days = store.sessions.astype("datetime64[D]")
     session = np.searchsorted(days, day)

@@ -3,8 +3,9 @@
 
     python scripts/study_enumeration.py --config runs/real/pipeline_config.json
 
-For origins after the training part, evenly spread: the likeliest values of the next bar are listed up to --most, and P(rise) from
-the first N of them is compared with that of the whole list. One JSON line last. docs/findings.md says what came out.
+For origins after the training part, evenly spread: the likeliest values of the next bar are listed up to
+--most, and P(rise) from the first N of them is compared with that of the whole list. One JSON line last.
+docs/findings.md says what came out.
 """
 
 import json
@@ -35,19 +36,33 @@ TIMED = 64
 
 def main() -> None:
     parser = cli.parser(__doc__ or "", "configs/demo.yaml")
-    parser.add_argument("--origins", type=int, default=400, metavar="N", help="evenly spread (default: %(default)s)")
-    parser.add_argument("--most", type=int, default=1 << 14, metavar="N", help="longest list (default: %(default)s, all of nano)")
+    parser.add_argument(
+        "--origins", type=int, default=400, metavar="N", help="evenly spread (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--most",
+        type=int,
+        default=1 << 14,
+        metavar="N",
+        help="longest list (default: %(default)s, all of nano)",
+    )
     arguments = parser.parse_args()
     cli.setup_logging()
     logging.getLogger("kronos").setLevel(logging.WARNING)
     config = configfile.load(arguments.config, arguments.overrides)
     forecaster = load_forecaster(config, find_pair(config))
     bars, stamps = origins(config, arguments.origins)
-    parts = [mass_and_rises(forecaster, bars[i : i + 4], stamps[i : i + 4], arguments.most) for i in range(0, len(bars), 4)]
+    parts = [
+        mass_and_rises(forecaster, bars[i : i + 4], stamps[i : i + 4], arguments.most)
+        for i in range(0, len(bars), 4)
+    ]
     mass, rises = (np.concatenate(column) for column in zip(*parts, strict=True))
     whole = rises[:, -1] / mass[:, -1]
     row = {"origins": len(bars), "most": arguments.most, "least_mass": float(mass[:, -1].min())}
-    row |= {f"values_for_{share}": np.percentile((mass < share).sum(axis=1) + 1, [50, 90, 100]).tolist() for share in MASSES}
+    row |= {
+        f"values_for_{share}": np.percentile((mass < share).sum(axis=1) + 1, [50, 90, 100]).tolist()
+        for share in MASSES
+    }
     for count in (n for n in LISTED if n < mass.shape[1]):
         found = rises[:, count - 1] / mass[:, count - 1]
         off, flips = np.abs(found - whole), ((found > 0.5) != (whole > 0.5)).mean()
@@ -67,12 +82,18 @@ def origins(config: Config, count: int) -> tuple[NDArray, NDArray]:
     """Known bars (n, L, 6) and their stamps (n, L, 5) of windows after the training part."""
     store, lookback = open_store(config), config.data.lookback_window
     index = WindowIndex.build(store, lookback, 1, study.unseen_part(config, store))
-    where = index.rows(np.linspace(0, len(index) - 1, min(count, len(index))).astype(np.int64))[:, None] + np.arange(lookback)
+    where = index.rows(np.linspace(0, len(index) - 1, min(count, len(index))).astype(np.int64))[
+        :, None
+    ] + np.arange(lookback)
     return store.bars[where], calendar_stamps(store.dates(where))
 
 
-def mass_and_rises(forecaster: Forecaster, bars: NDArray, stamps: NDArray, most: int) -> tuple[NDArray, NDArray]:
-    """Probability of the first N values and of those among them that rise, for every N; each (B, most) float64."""
+def mass_and_rises(
+    forecaster: Forecaster, bars: NDArray, stamps: NDArray, most: int
+) -> tuple[NDArray, NDArray]:
+    """Probability of the first N values and of those among them that rise, for every N; each (B, most)
+    float64.
+    """
     pairs, up, finite = listed(forecaster, bars, stamps, Enumeration(1.0, most))
     assert finite.all(), "the networks gave something that is not finite"
     wide = pairs.probability.double().cpu()

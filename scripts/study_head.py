@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """What is a trained head worth alone, and what does it add to features?
 
-    python scripts/study_head.py --config runs/panel/pipeline_config.json --heads runs/a/head runs/b/head --from 2006-10-01
+    python scripts/study_head.py --config runs/panel/pipeline_config.json --heads runs/a/head runs/b/head
+    --from 2006-10-01
 
-Every date without overlap, --horizon days ahead. Ridge and boosting learn the return's rank from the ranked features, on
-every --every-th trading day whose label ended before, once before the first date ("once") and again every 26 dates. A row:
-accuracy within dates in per cent and rank IC, each with one standard error over dates, and the gain over the features fitted
-in the same way. Blends are means of within-date ranks. --out: scores of every head as FOLDER/NAME.npz with date (n,), ticker
-(n,) and score (n,), for other blends. docs/findings.md says what came out.
+Every date without overlap, --horizon days ahead. Ridge and boosting learn the return's rank from the ranked
+features, on every --every-th trading day whose label ended before, once before the first date ("once") and
+again every 26 dates. A row: accuracy within dates in per cent and rank IC, each with one standard error over
+dates, and the gain over the features fitted in the same way. Blends are means of within-date ranks. --out:
+scores of every head as FOLDER/NAME.npz with date (n,), ticker (n,) and score (n,), for other blends.
+docs/findings.md says what came out.
 """
 
 import itertools
@@ -38,9 +40,15 @@ TREES = {"max_iter": 150, "learning_rate": 0.05, "max_leaf_nodes": 15, "min_samp
 def main() -> None:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--heads", nargs="+", required=True, metavar="F", help="folders of head stages")
-    parser.add_argument("--from", dest="first", required=True, metavar="DATE", help="first date that is scored")
-    parser.add_argument("--horizon", type=int, default=30, metavar="H", help="trading days ahead (default: %(default)s)")
-    parser.add_argument("--every", type=int, default=5, metavar="N", help="days between fit dates (default: %(default)s)")
+    parser.add_argument(
+        "--from", dest="first", required=True, metavar="DATE", help="first date that is scored"
+    )
+    parser.add_argument(
+        "--horizon", type=int, default=30, metavar="H", help="trading days ahead (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--every", type=int, default=5, metavar="N", help="days between fit dates (default: %(default)s)"
+    )
     parser.add_argument("--out", default="", metavar="F", help="folder for the scores (default: none)")
     arguments = parser.parse_args()
     cli.setup_logging()
@@ -49,7 +57,9 @@ def main() -> None:
     first = int(np.searchsorted(store.sessions, np.datetime64(arguments.first, "s")))
     test = Samples(store, np.arange(first, len(store.sessions) - h, h), h)
     print(f"{len(test.sessions)} dates, {len(test.row):,} samples, {h} trading days ahead; {test.rises()}")
-    heads = {folder: test.ranks(head_scores(store, folder, test, h, arguments.out)) for folder in arguments.heads}
+    heads = {
+        folder: test.ranks(head_scores(store, folder, test, h, arguments.out)) for folder in arguments.heads
+    }
     if len(heads) > 1:
         heads["mean of the heads"] = test.ranks(np.mean(list(heads.values()), axis=0))
     for name, score in heads.items():
@@ -125,7 +135,15 @@ def head_scores(store: BarStore, folder: str, test: Samples, horizon: int, out: 
     n = len(test.row)
     ticker = np.searchsorted(store.offsets, test.row, side="right") - 1
     session = store.session[test.row].astype(np.int64)
-    rows = Rows(ticker, test.row, session, np.full(n, horizon), np.full(n, "", "<U1"), store.sessions[session], [""] * n)
+    rows = Rows(
+        ticker,
+        test.row,
+        session,
+        np.full(n, horizon),
+        np.full(n, "", "<U1"),
+        store.sessions[session],
+        [""] * n,
+    )
     answer = HeadAnswerer.open(Path(folder) / "best_model", torch.device("cpu")).answer(store, rows)
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Which weight should bars inside the lookback have in the predictor's loss, and how many bars should a window predict?
+"""Which weight should bars inside the lookback have in the predictor's loss, and how many bars should a
+window predict?
 
     python scripts/study_history_loss.py --folder runs/study-history --settings 1:1 0.1:8 --seeds 1 2 3
 
-Trains the predictor of --config once per setting WEIGHT:PREDICT_WINDOW, signal and seed, each seed on a market of its own, all
-settings of a market on one tokenizer, and forecasts dates after the training. A row: the forecast's mean drift over --horizon
-days regressed on the normalised level of the last close (in a market with signal 0 the truth is 0) with its t, accuracy after
-1 and after H days beside the best attainable, Brier score, cross entropy of the next bars on windows common to all settings.
-Errors are clustered by date; those of the summary are over independent markets. A finished training is not repeated. One JSON
-line last. docs/findings.md says what came out.
+Trains the predictor of --config once per setting WEIGHT:PREDICT_WINDOW, signal and seed, each seed on a
+market of its own, all settings of a market on one tokenizer, and forecasts dates after the training. A row:
+the forecast's mean drift over --horizon days regressed on the normalised level of the last close (in a market
+with signal 0 the truth is 0) with its t, accuracy after 1 and after H days beside the best attainable, Brier
+score, cross entropy of the next bars on windows common to all settings. Errors are clustered by date; those
+of the summary are over independent markets. A finished training is not repeated. One JSON line last.
+docs/findings.md says what came out.
 """
 
 import json
@@ -28,18 +30,43 @@ from kronos.data.store import BarStore
 from kronos.evaluation import study
 from kronos.forecasting.pair import find_pair, load_forecaster
 
-COLUMNS = ("signal", "weight", "predict", "seed", "slope", "t", "hit_1", "hit_h", "best_1", "best_h", "brier_h", "loss")
+COLUMNS = (
+    "signal",
+    "weight",
+    "predict",
+    "seed",
+    "slope",
+    "t",
+    "hit_1",
+    "hit_h",
+    "best_1",
+    "best_h",
+    "brier_h",
+    "loss",
+)
 
 
 def main() -> None:
     parser = cli.parser(__doc__ or "", "configs/demo.yaml")
-    parser.add_argument("--folder", default="runs/study-history", help="where markets and runs go (default: %(default)s)")
     parser.add_argument(
-        "--settings", nargs="+", default=["1:1", "0.1:8"], metavar="WEIGHT:PREDICT", help="(default: %(default)s)"
+        "--folder", default="runs/study-history", help="where markets and runs go (default: %(default)s)"
     )
-    parser.add_argument("--signals", nargs="+", type=float, default=[0.0, 0.4], metavar="S", help="(default: %(default)s)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1], metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--horizon", type=int, default=5, metavar="H", help="days ahead (default: %(default)s)")
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        default=["1:1", "0.1:8"],
+        metavar="WEIGHT:PREDICT",
+        help="(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--signals", nargs="+", type=float, default=[0.0, 0.4], metavar="S", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[1], metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--horizon", type=int, default=5, metavar="H", help="days ahead (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     cli.setup_logging()
     logging.getLogger("kronos").setLevel(logging.WARNING)
@@ -109,7 +136,10 @@ def summary(rows: list[dict[str, float]]) -> list[str]:
             values = np.array([r[name] for r in same])
             error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
             told.append(f"{name} {values.mean():.4f} +- {error:.4f}")
-        lines.append(f"signal {key[0]:g} weight {key[1]:g} predict {key[2]:g} over {len(same)} seeds: " + ", ".join(told))
+        lines.append(
+            f"signal {key[0]:g} weight {key[1]:g} predict {key[2]:g} over {len(same)} seeds: "
+            + ", ".join(told)
+        )
     return lines
 
 

@@ -1,8 +1,10 @@
-"""Whether this Python has what the kit needs, in the versions that pyproject.toml allows: status 0, or a line that says why not.
+"""Whether this Python has what the kit needs, in the versions that pyproject.toml allows: status 0, or a line
+that says why not.
 
     python scripts/versions.py runtime|tools
 
-runtime: what training and forecasting need; tools: also what the checks need. Standard library only; scripts/env.sh asks it.
+runtime: what training and forecasting need; tools: also what the checks need. Standard library only;
+scripts/env.sh asks it.
 """
 
 import sys
@@ -22,11 +24,17 @@ MOST_SHOWN = 3
 
 
 def main() -> int:
-    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads(
+        (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    )["project"]
     wanted = list(project["dependencies"])
     optional: tuple[str, ...] = OPTIONAL
     if sys.argv[1:] == ["tools"]:
-        wanted += [text for text in project["optional-dependencies"]["dev"] if not text.startswith(("types-", "pandas-stubs"))]
+        wanted += [
+            text
+            for text in project["optional-dependencies"]["dev"]
+            if not text.startswith(("types-", "pandas-stubs"))
+        ]
         optional = ()
     problems = [found for text in wanted if (found := problem(text, optional))]
     more = f" and {len(problems) - MOST_SHOWN} more" if len(problems) > MOST_SHOWN else ""

@@ -16,18 +16,31 @@ DAYS, TRAIN_END = 260, 99
 
 
 def finished_run(config: Config, store: BarStore, seed: int = 0, train_end: int = TRAIN_END) -> Config:
-    """Networks of random weights in the configuration's run folder, with the summaries of a finished training."""
+    """Networks of random weights in the configuration's run folder, with the summaries of a finished
+    training.
+    """
     torch.manual_seed(seed)
     tokenizer = KronosTokenizer(**TOKENIZER)
     with torch.no_grad():
-        tokenizer.head.weight *= 8  # untrained, all tokens mean nearly the same bar: spread them, so that paths differ
+        tokenizer.head.weight *= (
+            8  # untrained, all tokens mean nearly the same bar: spread them, so that paths differ
+        )
     tokenizer.save_pretrained(config.tokenizer_dir / "best_model")
     Kronos(**PREDICTOR).save_pretrained(config.basemodel_dir / "best_model")
     end = str(store.sessions[train_end].astype("datetime64[D]"))
     digest = files.folder_digest(config.tokenizer_dir / "best_model")
     for stage in ("tokenizer", "basemodel"):
-        summary: dict[str, Any] = {"status": "complete", "stage": stage, "step": 9, "total_steps": 9, "config": to_dict(config)}
-        summary |= {"tokenizer_digest": digest, "model_digest": files.folder_digest(config.run_dir / stage / "best_model")}
+        summary: dict[str, Any] = {
+            "status": "complete",
+            "stage": stage,
+            "step": 9,
+            "total_steps": 9,
+            "config": to_dict(config),
+        }
+        summary |= {
+            "tokenizer_digest": digest,
+            "model_digest": files.folder_digest(config.run_dir / stage / "best_model"),
+        }
         summary |= {"train_end": end, "train_end_session": train_end, "data_digest": store.digest}
         files.write_json(config.run_dir / stage / "summary.json", summary)
     files.write_json(config.resolved_path, to_dict(config))

@@ -18,7 +18,9 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real prices beside the checkout (KIT_SHARED_DATA, or ../shared/data): not part of the project, so absent for most users."""
+    """Real prices beside the checkout (KIT_SHARED_DATA, or ../shared/data): not part of the project, so
+    absent for most users.
+    """
     path = Path(os.environ.get("KIT_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if not path.is_dir():
         pytest.skip("no real prices here (KIT_SHARED_DATA)")
@@ -27,7 +29,8 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    """A Kaggle on loopback that this process and its children talk to, from an empty working folder tmp_path/work.
+    """A Kaggle on loopback that this process and its children talk to, from an empty working folder
+    tmp_path/work.
 
     In the end nothing that was written under tmp_path may hold a token, a key or a signed link.
     """

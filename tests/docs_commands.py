@@ -1,7 +1,8 @@
 """The commands that the documents show, as bash reads them.
 
-In: Markdown pages. Out: the words of every command, found by running each page's `bash` blocks (one shell a page, so that
-variables hold) and its inline commands with programs of the same names that only note how they were called.
+In: Markdown pages. Out: the words of every command, found by running each page's `bash` blocks (one shell a
+page, so that variables hold) and its inline commands with programs of the same names that only note how they
+were called.
 """
 
 import re
@@ -21,7 +22,9 @@ INLINE = re.compile(
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a page. synopsis: it shows optional parts in brackets, so its words are flags to know, not a line to run."""
+    """One command of a page. synopsis: it shows optional parts in brackets, so its words are flags to know,
+    not a line to run.
+    """
 
     page: str
     words: tuple[str, ...]
@@ -39,7 +42,11 @@ class Command:
 
 def pages(root: Path) -> list[Path]:
     """Every document that shows commands."""
-    return [*sorted(root.glob("README*.md")), *sorted((root / "docs").glob("*.md")), root / "submissions" / "README.md"]
+    return [
+        *sorted(root.glob("README*.md")),
+        *sorted((root / "docs").glob("*.md")),
+        root / "submissions" / "README.md",
+    ]
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -59,7 +66,9 @@ def commands(page: Path, root: Path, folder: Path) -> list[Command]:
         for synopsis in (False, True):
             lines = _joined(source)
             kept = [line for line in lines if ("[" in line) == synopsis]
-            found += [Command(name, words, synopsis) for words in _called("\n".join(map(_plain, kept)), folder)]
+            found += [
+                Command(name, words, synopsis) for words in _called("\n".join(map(_plain, kept)), folder)
+            ]
     return found
 
 
@@ -67,7 +76,9 @@ def _joined(source: str) -> list[str]:
     """Lines; those that go on (indented, or ending in a backslash, or within quotes) as one."""
     lines: list[str] = []
     for line in source.splitlines():
-        if lines and (lines[-1].endswith("\\") or lines[-1].count('"') % 2 or (line.startswith("   ") and "[" in line)):
+        if lines and (
+            lines[-1].endswith("\\") or lines[-1].count('"') % 2 or (line.startswith("   ") and "[" in line)
+        ):
             lines[-1] = f"{lines[-1].removesuffix(chr(92))} {line.strip()}"
         else:
             lines.append(line)

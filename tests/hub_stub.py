@@ -1,7 +1,7 @@
 """A stand-in for the Hugging Face hub on loopback: what the real client asks for when a folder is uploaded.
 
-Keeps what it is given: `tags` (name to commit), `files` by repository. `public` names repositories that everybody sees.
-`refuse` makes one route answer with an error.
+Keeps what it is given: `tags` (name to commit), `files` by repository. `public` names repositories that
+everybody sees. `refuse` makes one route answer with an error.
 """
 
 import base64
@@ -58,11 +58,18 @@ class _Handler(BaseHTTPRequestHandler):
             kept = self.server.files.get(f"{owner}/{name}", {})
             if path.endswith("/refs"):
                 tags = self.server.tags.get(f"{owner}/{name}", {}).items()
-                listed = [{"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": commit} for tag, commit in tags]
+                listed = [
+                    {"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": commit} for tag, commit in tags
+                ]
                 return self._answer({"branches": [], "converts": [], "tags": listed})
             if "/tree/" in path:
-                return self._answer([{"type": "file", "path": p, "size": len(b), "oid": "0"} for p, b in kept.items()])
-            facts = {"private": f"{owner}/{name}" not in self.server.public, "siblings": [{"rfilename": p} for p in kept]}
+                return self._answer(
+                    [{"type": "file", "path": p, "size": len(b), "oid": "0"} for p, b in kept.items()]
+                )
+            facts = {
+                "private": f"{owner}/{name}" not in self.server.public,
+                "siblings": [{"rfilename": p} for p in kept],
+            }
             return self._answer({"id": f"{owner}/{name}", "sha": "0" * 40, **facts})
         self._answer({"error": f"no route {self.path}"}, 404)
 
@@ -77,7 +84,11 @@ class _Handler(BaseHTTPRequestHandler):
         repository = "/".join(parts[2:4])
         if self.path == "/api/repos/create":
             wanted = json.loads(body)
-            name = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else f"me/{wanted['name']}"
+            name = (
+                f"{wanted['organization']}/{wanted['name']}"
+                if wanted.get("organization")
+                else f"me/{wanted['name']}"
+            )
             assert wanted.get("private") or wanted.get("visibility") == "private", wanted
             self.server.files.setdefault(name, {})
             return self._answer({"url": f"{self.server.url}/{name}", "name": name})
@@ -96,13 +107,17 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             return self._answer({"files": modes})
         if self.path.endswith("/info/lfs/objects/batch"):
-            return self._answer({"transfer": "basic", "objects": [self._upload(o) for o in json.loads(body)["objects"]]})
+            return self._answer(
+                {"transfer": "basic", "objects": [self._upload(o) for o in json.loads(body)["objects"]]}
+            )
         if "commit" in parts:
             self._commit(repository, body)
             self.server.commits += 1
             commit = str(self.server.commits) * 40
             address = f"{self.server.url}/{repository}/commit/{commit}"
-            return self._answer({"commitUrl": address, "commitOid": commit, "pullRequestUrl": None, "success": True})
+            return self._answer(
+                {"commitUrl": address, "commitOid": commit, "pullRequestUrl": None, "success": True}
+            )
         if "tag" in parts:
             tags, wanted = self.server.tags.setdefault(repository, {}), json.loads(body)["tag"]
             if wanted in tags:
@@ -117,7 +132,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer({})
 
     def _upload(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        return {**wanted, "actions": {"upload": {"href": f"{self.server.url}/blob/{wanted['oid']}", "header": {}}}}
+        return {
+            **wanted,
+            "actions": {"upload": {"href": f"{self.server.url}/blob/{wanted['oid']}", "header": {}}},
+        }
 
     def _commit(self, repository: str, body: bytes) -> None:
         kept = self.server.files[repository]

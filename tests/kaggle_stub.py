@@ -1,8 +1,11 @@
-"""A Kaggle of our own on loopback, which the real client talks to (routes: kaggle 2.2.4 and 2.2.5, tried in November 2026).
+"""A Kaggle of our own on loopback, which the real client talks to (routes: kaggle 2.2.4 and 2.2.5, tried in
+November 2026).
 
-`Stub` serves one competition from memory; its attributes are the knobs of a test. `environment` is what a process needs to
-reach it and nothing else: KAGGLE_API_ENVIRONMENT=LOCALHOST sends the client to http://localhost, http_proxy brings that here,
-https_proxy leads nowhere, so that a slip cannot reach the real site, and home and configuration are private.
+`Stub` serves one competition from memory; its attributes are the knobs of a test. `environment` is what a
+process needs to
+reach it and nothing else: KAGGLE_API_ENVIRONMENT=LOCALHOST sends the client to http://localhost, http_proxy
+brings that here, https_proxy leads nowhere, so that a slip cannot reach the real site, and home and
+configuration are private.
 """
 
 import email.utils
@@ -41,7 +44,9 @@ class Stub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[tuple[str, str]] = []
         self.errors: dict[str, tuple[int, str | None]] = {}
-        """Route -> status and message; "*" for all but the token check. The message None: a body that is no JSON."""
+        """Route -> status and message; "*" for all but the token check. The message None: a body that is no
+        JSON.
+        """
         self.silent: set[str] = set()
         """Routes (and "PUT", "GET") that never answer."""
         self.files: dict[str, bytes] = {}
@@ -79,7 +84,11 @@ class Stub(ThreadingHTTPServer):
         return sum(name == route for name, _ in self.requests)
 
     def environment(self, home: Path, token: str | None = TOKEN, **more: str) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("KAGGLE") and not k.lower().endswith("_proxy")}
+        kept = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith("KAGGLE") and not k.lower().endswith("_proxy")
+        }
         own = {
             "HOME": str(home),
             "XDG_CONFIG_HOME": str(home / ".config"),
@@ -138,7 +147,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._hang()
         return self._file(self.server.archive)
 
-    # -- routes --------------------------------------------------------------------------------------------------------
+    # -- routes ----------------------------------------------------------------------------------------------
     def IntrospectToken(self, body: dict[str, Any]) -> None:
         good = body.get("token") == TOKEN
         self._json({"active": good, "username": "stubuser"} if good else {"active": False})
@@ -148,7 +157,9 @@ class Handler(BaseHTTPRequestHandler):
         start, most = int(body.get("pageToken") or 0), 2  # pages of two, whatever is asked
         page = names[start : start + most]
         sizes = {name: self.server.listed.get(name, len(self.server.files[name])) for name in page}
-        listed = [{"name": n, "totalBytes": sizes[n], "creationDate": "2024-11-04T00:00:00.000Z"} for n in page]
+        listed = [
+            {"name": n, "totalBytes": sizes[n], "creationDate": "2024-11-04T00:00:00.000Z"} for n in page
+        ]
         following = {"nextPageToken": str(start + most)} if start + most < len(names) else {}
         self._json({"files": listed} | following)
 
@@ -174,7 +185,9 @@ class Handler(BaseHTTPRequestHandler):
         if server.lose_answer:
             self.close_connection = True
             return self.connection.shutdown(socket.SHUT_RDWR)
-        return self._json({"message": f"Successfully submitted to {body['competitionName']}", "ref": new["ref"]})
+        return self._json(
+            {"message": f"Successfully submitted to {body['competitionName']}", "ref": new["ref"]}
+        )
 
     def GetSubmissionLimits(self, body: dict[str, Any]) -> None:
         made = len(self.server.submissions)
@@ -192,7 +205,7 @@ class Handler(BaseHTTPRequestHandler):
             return shown | {"status": "ERROR", "errorDescription": self.server.fails_with}
         return shown | {"status": "COMPLETE", "publicScore": self.server.score}
 
-    # -- answers -------------------------------------------------------------------------------------------------------
+    # -- answers ---------------------------------------------------------------------------------------------
     def _bearer(self) -> str:
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
@@ -205,11 +218,15 @@ class Handler(BaseHTTPRequestHandler):
     def _error(self, status: int, message: str | None) -> None:
         if message is None:
             return self._send(status, b"<html>a page for people</html>", content_type="text/html")
-        return self._send(status, json.dumps({"code": status, "message": message}).encode(), content_type="application/json")
+        return self._send(
+            status, json.dumps({"code": status, "message": message}).encode(), content_type="application/json"
+        )
 
     def _send(self, status: int, body: bytes, content_type: str = "text/plain", **headers: str) -> None:
         self.send_response(status)
-        for name, value in ({"Content-Type": content_type, "Content-Length": str(len(body))} | headers).items():
+        for name, value in (
+            {"Content-Type": content_type, "Content-Length": str(len(body))} | headers
+        ).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)

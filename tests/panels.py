@@ -1,4 +1,6 @@
-"""Small random stores for the tests of windows, order and loading: tickers of unequal history, gaps, cut segments."""
+"""Small random stores for the tests of windows, order and loading: tickers of unequal history, gaps, cut
+segments.
+"""
 
 import itertools
 from pathlib import Path
@@ -16,7 +18,9 @@ WEEKDAYS = WEEKDAYS[np.is_busday(WEEKDAYS)]
 
 
 def random_series(rng: np.random.Generator, tickers: int, days: int) -> Series:
-    """{name: (dates, bars)} of random walks that begin and end on random days and miss some days in between."""
+    """{name: (dates, bars)} of random walks that begin and end on random days and miss some days in
+    between.
+    """
     result = {}
     for k in range(tickers):
         first, last = np.sort(rng.integers(0, days, 2))
@@ -51,7 +55,9 @@ def arrays_of(series: Series) -> dict[str, Any]:
 
 def store_in_memory(series: Series) -> BarStore:
     """A BarStore over plain arrays, for tests that need thousands of them."""
-    return BarStore(path=Path("nowhere"), manifest={"frequency": "daily", "digest": "in memory"}, **arrays_of(series))
+    return BarStore(
+        path=Path("nowhere"), manifest={"frequency": "daily", "digest": "in memory"}, **arrays_of(series)
+    )
 
 
 def cut_segments(rng: np.random.Generator, arrays: dict[str, Any]) -> np.ndarray:
@@ -71,10 +77,17 @@ def random_store(path: Path, seed: int, tickers: int = 12, days: int = 300) -> B
 
 
 def read_windows(
-    store: BarStore, rows: np.ndarray, lookback: int, predict: int, epsilon: EpsilonKind = "absolute", first_session: int = 0
+    store: BarStore,
+    rows: np.ndarray,
+    lookback: int,
+    predict: int,
+    epsilon: EpsilonKind = "absolute",
+    first_session: int = 0,
 ) -> Windows:
     """One batch of windows that begin at rows."""
-    return WindowReader(store, lookback, predict, clip=5.0, epsilon=epsilon, first_session=first_session)(rows)
+    return WindowReader(store, lookback, predict, clip=5.0, epsilon=epsilon, first_session=first_session)(
+        rows
+    )
 
 
 def store_of(path: Path, closes: dict[str, list[float]]) -> BarStore:

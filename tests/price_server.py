@@ -1,7 +1,8 @@
 """A price service on loopback that misbehaves as asked: what the sources' tests talk to.
 
-`answers` maps a path (with its query, or without) to what it gives: bytes, or a list of steps that are taken one request after
-the other, the last one for ever. A step is bytes (200), a status, or one of the names below. `asked` lists the requests.
+`answers` maps a path (with its query, or without) to what it gives: bytes, or a list of steps that are taken
+one request after the other, the last one for ever. A step is bytes (200), a status, or one of the names
+below. `asked` lists the requests.
 """
 
 import threading
@@ -13,7 +14,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 HTML = b"<!DOCTYPE html><html><body>Please enable JavaScript</body></html>"
-CUT, CUT_SILENTLY, SLOW, ELSEWHERE, SAME_HOST, BLOCK = "cut", "cut silently", "slow", "elsewhere", "same host", "block"
+CUT, CUT_SILENTLY, SLOW, ELSEWHERE, SAME_HOST, BLOCK = (
+    "cut",
+    "cut silently",
+    "slow",
+    "elsewhere",
+    "same host",
+    "block",
+)
 Step = bytes | int | str
 
 
@@ -87,7 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.open.wait(60)
             self._send(200, body)
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, length: int | None = -1) -> None:
+    def _send(
+        self, status: int, body: bytes, headers: dict[str, str] | None = None, length: int | None = -1
+    ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)

@@ -1,4 +1,6 @@
-"""A generated market in the form of a Qlib folder: an index whose members change, suspensions, late listings, delistings."""
+"""A generated market in the form of a Qlib folder: an index whose members change, suspensions, late listings,
+delistings.
+"""
 
 from pathlib import Path
 
@@ -10,7 +12,13 @@ FIELDS = ("open", "high", "low", "close", "volume", "factor")
 
 
 def write_market(
-    folder: Path, codes: int, days: int, members: int, seed: int = 1, index: str = "csi300", exchange: str = ""
+    folder: Path,
+    codes: int,
+    days: int,
+    members: int,
+    seed: int = 1,
+    index: str = "csi300",
+    exchange: str = "",
 ) -> None:
     """Write a folder of `codes` shares over `days` weekdays (or days of an exchange) from 2015 on.
 

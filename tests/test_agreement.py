@@ -1,4 +1,6 @@
-"""What trains together belongs together: processes, data and settings, the two stages. A difference is one line at the start."""
+"""What trains together belongs together: processes, data and settings, the two stages. A difference is one
+line at the start.
+"""
 
 import os
 import subprocess
@@ -49,16 +51,24 @@ for case in CASES:
 
 @pytest.mark.slow
 def test_processes_that_differ_end_at_once_with_one_line(tmp_path: Path) -> None:
-    """Defect 4: another store ended `complete`, another rate diverged silently, another batch hung for half an hour."""
+    """Defect 4: another store ended `complete`, another rate diverged silently, another batch hung for half
+    an hour.
+    """
     tiny_store(tmp_path / "store")
     tiny_store(tmp_path / "other", seed=1)
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", UNLIKE, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", UNLIKE, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert [line.split(" ", 1)[1] for line in done.stdout.splitlines() if "[" in line] == ["[0, 2]"] * 4, done.stdout
+    assert [line.split(" ", 1)[1] for line in done.stdout.splitlines() if "[" in line] == ["[0, 2]"] * 4, (
+        done.stdout
+    )
     assert time.monotonic() - began < 100
     expected = {
         "store": "has data ",
@@ -75,11 +85,18 @@ def test_processes_that_differ_end_at_once_with_one_line(tmp_path: Path) -> None
 def remade(config: Config, store: BarStore, **settings: object) -> BarStore:
     """The store's content again, as if prepared with these settings."""
     arrays = {name: getattr(store, name) for name in ("bars", "session", "sessions", "offsets", "segments")}
-    return write_store(config.data.store, **arrays, tickers=store.tickers, manifest={"settings": settings_of(config) | settings})
+    return write_store(
+        config.data.store,
+        **arrays,
+        tickers=store.tickers,
+        manifest={"settings": settings_of(config) | settings},
+    )
 
 
 def test_a_store_of_other_settings_is_refused(tmp_path: Path) -> None:
-    """Defect 3: another run's preparation replaced the store between two stages, and the predictor trained on it."""
+    """Defect 3: another run's preparation replaced the store between two stages, and the predictor trained on
+    it.
+    """
     config = tiny_config(tmp_path)
     store = remade(config, tiny_store(tmp_path / "store"))
     assert run_stage(config, "tokenizer", store) == "complete"
@@ -89,12 +106,16 @@ def test_a_store_of_other_settings_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value) and not (config.basemodel_dir / "summary.json").exists()
 
 
-def test_the_predictor_trains_on_the_data_of_its_tokenizer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_predictor_trains_on_the_data_of_its_tokenizer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Defect 3: prices that were replaced between the two stages."""
     config = tiny_config(tmp_path)
     run_stage(config, "tokenizer", tiny_store(tmp_path / "store"))
     other = tiny_store(tmp_path / "other", seed=1)
-    with pytest.raises(KitError, match="the tokenizer was trained with other data than the predictor is: data: saved"):
+    with pytest.raises(
+        KitError, match="the tokenizer was trained with other data than the predictor is: data: saved"
+    ):
         run_stage(config, "basemodel", other)
     assert run_stage(tiny_config(tmp_path, experiment__skip_existing=True), "basemodel", other) == "complete"
     assert "the tokenizer was trained with other data" in caplog.text

@@ -42,7 +42,9 @@ def world(tmp_path: Path) -> World:
 
 
 def with_bars(store: BarStore, folder: Path, bars: np.ndarray) -> BarStore:
-    arrays = {name: getattr(store, name) for name in ("session", "sessions", "offsets", "segments", "tickers")}
+    arrays = {
+        name: getattr(store, name) for name in ("session", "sessions", "offsets", "segments", "tickers")
+    }
     return write_store(folder, bars=bars, **arrays)
 
 
@@ -55,20 +57,35 @@ def test_report_says_what_was_done(world: World) -> None:
     names = [e["name"] for e in tree["entries"]]
     assert names[:2] == [config.model_paths.exp_name, "random-init"]
     fits = {fitter.name for fitter in fitters(config.evaluation)}
-    assert {*CONSTANTS, *(rule.name for rule in RULES), *fits, "drift over volatility", "blend:network+boosting"} <= set(names)
+    assert {
+        *CONSTANTS,
+        *(rule.name for rule in RULES),
+        *fits,
+        "drift over volatility",
+        "blend:network+boosting",
+    } <= set(names)
     assert tree["verdict"]["skill"] == 0 and tree["verdict"]["headline"].startswith("No evidence of skill")
     assert (tree["dates"]["test"], tree["dates"]["effective"], tree["dates"]["horizon"]) == (24, 24, 3)
     assert tree["dates"]["parts"]["unseen"] >= 20
     assert set(tree["entries"][0]["figures"]) == set(FIGURES)
     assert set(tree["comparisons"]["accuracy"][0]) == {"baseline", "difference", "p_holm", "better", "words"}
     assert len(tree["per_date"]["origins"]) == len(tree["per_date"]["entries"][names[0]]["accuracy"]) == 24
-    assert [b["name"] for b in tree["timeline"]] == ["train", "embargo", "validation", "calibrate", "gap", "test"]
+    assert [b["name"] for b in tree["timeline"]] == [
+        "train",
+        "embargo",
+        "validation",
+        "calibrate",
+        "gap",
+        "test",
+    ]
     example = tree["examples"][0]
     assert len(example["forecast"]["quantiles"]["50"]) == len(example["future"]["close"]) == 3
     assert example["history"]["dates"][-1] == example["origin"] < example["future"]["dates"][0]
     assert config.model_paths.exp_name in done.text() and "boosting" in done.text()
     table = pl.read_parquet(done.path.with_name("predictions.parquet"))
-    assert {"date", "ticker", "horizon", names[0], f"{names[0]}.last", f"{names[0]}.prob", "boosting"} <= set(table.columns)
+    assert {"date", "ticker", "horizon", names[0], f"{names[0]}.last", f"{names[0]}.prob", "boosting"} <= set(
+        table.columns
+    )
     assert table["date"].n_unique() > tree["dates"]["test"], "calibration dates are answered, too"
     assert table.select("date", "ticker").is_duplicated().sum() == 0
 
@@ -84,7 +101,9 @@ def test_dates_of_training_are_never_scored(world: World) -> None:
 
 
 def test_later_bars_change_no_answer(world: World, tmp_path: Path) -> None:
-    """Everything an origin is answered with, networks and baselines alike, is bit-identical whatever came later."""
+    """Everything an origin is answered with, networks and baselines alike, is bit-identical whatever came
+    later.
+    """
     config, store = world
     middle = 200
     bars = np.array(store.bars)
@@ -115,22 +134,30 @@ def test_later_bars_change_no_answer(world: World, tmp_path: Path) -> None:
 
 
 def test_a_backtest_asks_what_a_submission_of_the_next_day_would(world: World, tmp_path: Path) -> None:
-    """A backtest of another pipeline than the one that submits measures nothing: rows, P(rise) and answers, bit by bit."""
+    """A backtest of another pipeline than the one that submits measures nothing: rows, P(rise) and answers,
+    bit by bit.
+    """
     config, store = world
     run_backtest(config, Options(save=True))
     last = len(store.sessions) - 1
     asked, _ = ask_on(store, np.array([last]), 3)
     date = store.sessions[last].astype("datetime64[D]")
     for name in ("network", "boosting", "30-day momentum", "blend:network+boosting", "majority in training"):
-        own = changed(config, inference__answer=name, inference__horizon=3, data__test_path=str(tmp_path / "test.csv"))
-        (tmp_path / "test.csv").write_text("ID,Date\n" + "".join(f"{t},{date + 1}\n" for t in reversed(store.tickers)))
+        own = changed(
+            config, inference__answer=name, inference__horizon=3, data__test_path=str(tmp_path / "test.csv")
+        )
+        (tmp_path / "test.csv").write_text(
+            "ID,Date\n" + "".join(f"{t},{date + 1}\n" for t in reversed(store.tickers))
+        )
         made = make_submission(own, tmp_path / "out.csv")
         prob = np.loadtxt(tmp_path / "out-prob.csv", delimiter=",", skiprows=1, usecols=2)[::-1]
         rows = replace(asked, ids=list(store.tickers))
         picked = pick(own, store, rows, Team())
         answer = picked.answerer.answer(store, rows)
         mine = decide(store, rows, picked.answerer, answer, picked.decision_for(own, store, rows, answer))
-        assert made.manifest["decision"]["used"] is (name != "majority in training") and picked.no_decision == ""
+        assert (
+            made.manifest["decision"]["used"] is (name != "majority in training") and picked.no_decision == ""
+        )
         assert mine.prob.tobytes() == prob.tobytes(), name
         pred = np.loadtxt(tmp_path / "out.csv", delimiter=",", skiprows=1, usecols=1).astype(int)[::-1]
         assert mine.pred.tolist() == pred.tolist(), name
@@ -138,7 +165,9 @@ def test_a_backtest_asks_what_a_submission_of_the_next_day_would(world: World, t
 
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_one_step_ahead_outcomes_are_listed(world: World, horizon: int) -> None:
-    """One step ahead the submission lists outcomes: a backtest of sampled shares would score, and decide, another answer."""
+    """One step ahead the submission lists outcomes: a backtest of sampled shares would score, and decide,
+    another answer.
+    """
     config, store = world
     network = replace(load_network(config, horizon), paths=True)
     rows, _ = ask_on(store, np.array([180]), horizon)
@@ -157,7 +186,9 @@ def test_one_step_ahead_outcomes_are_listed(world: World, horizon: int) -> None:
 
 
 def test_an_interrupted_backtest_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hours of forecasts must not be lost to a closed laptop; nor may another model's, or older code's, be taken for them."""
+    """Hours of forecasts must not be lost to a closed laptop; nor may another model's, or older code's, be
+    taken for them.
+    """
     config, store = world
     network = replace(load_network(config, 3), cache=config.run_dir / "cache")
     rows, _ = ask_on(store, np.array([150, 160]), 3)
@@ -176,7 +207,9 @@ def test_an_interrupted_backtest_goes_on(world: World, monkeypatch: pytest.Monke
 
 
 def test_a_backtest_ends_in_time(world: World) -> None:
-    """It follows hours of training: one that outlasts a session of Kaggle's takes the models and the submission with it."""
+    """It follows hours of training: one that outlasts a session of Kaggle's takes the models and the
+    submission with it.
+    """
     config, _ = world
     with pytest.raises(KitError, match=r"within evaluation\.time_limit, found 0 of .* rows done"):
         run_backtest(changed(config, evaluation__time_limit=1e-9))
@@ -185,7 +218,9 @@ def test_a_backtest_ends_in_time(world: World) -> None:
 
 
 def test_negative_controls_find_nothing(world: World) -> None:
-    """What shows skill without any information has seen an answer; and forecasts must not move with the future."""
+    """What shows skill without any information has seen an answer; and forecasts must not move with the
+    future.
+    """
     config, _ = world
     for control in ("shuffle-labels", "future-noise"):
         done = run_backtest(config, Options(control=control, save=True))
@@ -203,7 +238,9 @@ def test_future_noise_compares_what_is_rounded_alike(world: World) -> None:
     assert done.tree["changed_forecasts"] == 0 and not done.failed_control
 
 
-def test_future_noise_catches_a_forecaster_that_looks_ahead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_future_noise_catches_a_forecaster_that_looks_ahead(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The control can fail: a plan that reads one day too many is found out."""
     config, _ = world
     honest = NetworkAnswerer.plan
@@ -218,10 +255,14 @@ def test_future_noise_catches_a_forecaster_that_looks_ahead(world: World, monkey
 
 
 def test_ensembles_stand_beside_their_members(world: World, tmp_path: Path) -> None:
-    """Runs of different lookbacks, trained until different days: all are scored on dates that none of them has seen."""
+    """Runs of different lookbacks, trained until different days: all are scored on dates that none of them
+    has seen.
+    """
     config, store = world
     second = changed(config, model_paths__base_save_path=str(tmp_path / "second"), data__lookback_window=20)
-    second = changed(second, model_paths__finetuned_tokenizer=str(tmp_path / "second" / "tokenizer" / "best_model"))
+    second = changed(
+        second, model_paths__finetuned_tokenizer=str(tmp_path / "second" / "tokenizer" / "best_model")
+    )
     finished_run(second, store, seed=5, train_end=119)
     done = run_backtest(config, Options(models=(str(config.run_dir), str(tmp_path / "second"))))
     kinds = [(e.name, e.kind) for e in done.results.entries[:3]]
@@ -244,20 +285,35 @@ def test_a_pretrained_pair_is_scored_as_published(world: World, tmp_path: Path) 
         "model_paths__pretrained_tokenizer": str(config.tokenizer_dir / "best_model"),
         "model_paths__pretrained_predictor": str(config.basemodel_dir / "best_model"),
     }
-    zero = changed(config, experiment__train_basemodel=False, model_paths__base_save_path=str(tmp_path / "zero"), **folders)
+    zero = changed(
+        config,
+        experiment__train_basemodel=False,
+        model_paths__base_save_path=str(tmp_path / "zero"),
+        **folders,
+    )
     done = run_backtest(changed(zero, evaluation__every=40, evaluation__fitted_baselines=False))
     assert not done.tree["models"][0]["trained"] and done.tree["timeline"][0]["name"] != "train"
     assert done.tree["dates"]["before_pretraining_end"] == done.tree["dates"]["test"]
     assert any("not out of sample" in line for line in done.tree["verdict"]["lines"])
-    started = changed(config, experiment__pre_trained=True, evaluation__every=40, evaluation__fitted_baselines=False, **folders)
+    started = changed(
+        config,
+        experiment__pre_trained=True,
+        evaluation__every=40,
+        evaluation__fitted_baselines=False,
+        **folders,
+    )
     beside = run_backtest(started).results
-    one, other = (next(e for e in beside.entries if e.name == name) for name in (beside.main.name, "pretrained"))
+    one, other = (
+        next(e for e in beside.entries if e.name == name) for name in (beside.main.name, "pretrained")
+    )
     middles = (np.median(e.closes, axis=1) for e in (one, other))  # decisions widen bands about the median
     assert next(middles) == pytest.approx(next(middles), rel=1e-5), "the same weights under both names"
 
 
 def test_short_histories_get_the_base_rate(world: World, tmp_path: Path) -> None:
-    """As in the submission: a ticker with too few bars is answered by the share of rises known then, and counted."""
+    """As in the submission: a ticker with too few bars is answered by the share of rises known then, and
+    counted.
+    """
     config, store = world
     short = store.session[: store.offsets[1]] >= 195  # ticker 0 begins on day 195
     kept = np.concatenate([np.flatnonzero(short), np.arange(store.offsets[1], len(store))])
@@ -269,19 +325,31 @@ def test_short_histories_get_the_base_rate(world: World, tmp_path: Path) -> None
     network = load_network(config, 3)
     rows, _ = ask_on(young, np.array([200, 230]), 3)
     given = network.answer(young, rows)
-    assert np.isnan(given.closes[0]).all() and np.isfinite(given.closes[1:]).all() and np.isnan(given.score[0])
+    assert (
+        np.isnan(given.closes[0]).all() and np.isfinite(given.closes[1:]).all() and np.isnan(given.score[0])
+    )
     made = decide(young, rows, network, given, None)
-    past = [young.bars[a:b][young.session[a:b] <= 200, CLOSE] for a, b in zip(young.offsets[:-1], young.offsets[1:], strict=True)]
-    days = [young.session[a:b][young.session[a:b] <= 200][3:] for a, b in zip(young.offsets[:-1], young.offsets[1:], strict=True)]
+    past = [
+        young.bars[a:b][young.session[a:b] <= 200, CLOSE]
+        for a, b in zip(young.offsets[:-1], young.offsets[1:], strict=True)
+    ]
+    days = [
+        young.session[a:b][young.session[a:b] <= 200][3:]
+        for a, b in zip(young.offsets[:-1], young.offsets[1:], strict=True)
+    ]
     rises, day = np.concatenate([p[3:] > p[:-3] for p in past]), np.concatenate(days)
     by_day = [rises[day == d].mean() for d in np.unique(day)]
     tie = tie_shares(young, rows)[0]
     assert made.fallback == 1 and made.prob[0] == pytest.approx(np.mean(by_day) * (1 - tie))
-    assert base_rates(young, np.array([200]), 3)[0] == pytest.approx(np.mean(by_day)), "every day counts alike"
+    assert base_rates(young, np.array([200]), 3)[0] == pytest.approx(np.mean(by_day)), (
+        "every day counts alike"
+    )
 
 
 def test_a_share_that_hardly_trades_is_a_fall(world: World, tmp_path: Path) -> None:
-    """Networks make a coin flip of it, though its likeliest end, a tie, is no rise; nor may its ties pull at the slope."""
+    """Networks make a coin flip of it, though its likeliest end, a tie, is no rise; nor may its ties pull at
+    the slope.
+    """
     config, store = world
     bars = store.bars.copy()
     traded = np.arange(store.offsets[1]) % 12 == 0
@@ -306,15 +374,23 @@ def test_a_share_that_hardly_trades_is_a_fall(world: World, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_refit_trains_before_each_fold(tmp_path: Path) -> None:
-    """A walk-forward of one network trained once says nothing about training again; a fold must not have seen its dates."""
-    config, store = small_world(tmp_path, evaluation__origins=12, training__max_steps=3, evaluation__random_init=False)
+    """A walk-forward of one network trained once says nothing about training again; a fold must not have seen
+    its dates.
+    """
+    config, store = small_world(
+        tmp_path, evaluation__origins=12, training__max_steps=3, evaluation__random_init=False
+    )
     config = changed(config, data__train_ratio=0.4, data__val_ratio=0.1)
     done = run_backtest(config, Options(refit=True))
     first = {}
     for number, part in enumerate(folds(12, 2)):
-        summary = json.loads((config.run_dir / "folds" / str(number) / "basemodel" / "summary.json").read_text())
+        summary = json.loads(
+            (config.run_dir / "folds" / str(number) / "basemodel" / "summary.json").read_text()
+        )
         data = summary["config"]["data"]
-        ended = split_sessions(len(store.sessions), data["train_ratio"], data["val_ratio"], 0.0, config.embargo).validation.last
+        ended = split_sessions(
+            len(store.sessions), data["train_ratio"], data["val_ratio"], 0.0, config.embargo
+        ).validation.last
         first[number] = int(done.results.panel.sessions[part.start])
         assert summary["status"] == "complete" and ended + config.embargo <= first[number]
         assert ended > first[number] - 8, "all that had ended is used"
@@ -325,14 +401,30 @@ def test_refit_trains_before_each_fold(tmp_path: Path) -> None:
     )
     stamps = [p.stat().st_mtime_ns for p in sorted((config.run_dir / "folds").rglob("model.safetensors"))]
     run_backtest(config, Options(refit=True))
-    assert stamps == [p.stat().st_mtime_ns for p in sorted((config.run_dir / "folds").rglob("model.safetensors"))]
+    assert stamps == [
+        p.stat().st_mtime_ns for p in sorted((config.run_dir / "folds").rglob("model.safetensors"))
+    ]
 
 
 def test_script_prints_and_exits(world: World, root: Path, tmp_path: Path) -> None:
     """The command of the README, from another directory, with a space in a path."""
     config, _ = world
-    command = [sys.executable, str(root / "scripts" / "run_backtest.py"), "--config", str(config.resolved_path)]
-    more = ["--every", "9", "--horizon", "2", "--output", str(tmp_path / "a report"), "--set", "evaluation.random_init=false"]
+    command = [
+        sys.executable,
+        str(root / "scripts" / "run_backtest.py"),
+        "--config",
+        str(config.resolved_path),
+    ]
+    more = [
+        "--every",
+        "9",
+        "--horizon",
+        "2",
+        "--output",
+        str(tmp_path / "a report"),
+        "--set",
+        "evaluation.random_init=false",
+    ]
     done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "accuracy" in done.stdout and "all rise" in done.stdout

@@ -1,4 +1,6 @@
-"""The page of a backtest: verdict first, every number from report.json, safe, and fit for a laptop and for paper."""
+"""The page of a backtest: verdict first, every number from report.json, safe, and fit for a laptop and for
+paper.
+"""
 
 import json
 import re
@@ -37,7 +39,10 @@ def html(folder: Path) -> str:
 def test_the_verdict_comes_first_and_nothing_is_missing(html: str, tree: dict[str, Any]) -> None:
     """A page that shows the model without what it has to be compared with persuades anyone of anything."""
     text = " ".join(" ".join(Elements(html).text).split())
-    places = [text.index(words) for words in (tree["verdict"]["headline"], "Model and baselines", "Over time", "Examples")]
+    places = [
+        text.index(words)
+        for words in (tree["verdict"]["headline"], "Model and baselines", "Over time", "Examples")
+    ]
     assert places == sorted(places)
     for entry in tree["entries"]:
         assert entry["name"] in text
@@ -93,14 +98,25 @@ def test_a_browser_shows_it_whole(html: str, tmp_path: Path) -> None:
     """On a laptop's width nothing is cut off, and printing gives pages with text on them."""
     measure = "<script>document.documentElement.dataset.width = document.documentElement.scrollWidth</script></body>"
     (tmp_path / "page.html").write_text(html.replace("</body>", measure))
-    chromium = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    chromium = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
     address = (tmp_path / "page.html").as_uri()
     shown = subprocess.run(
-        [*chromium, "--window-size=1366,900", "--dump-dom", address], capture_output=True, text=True, timeout=120
+        [*chromium, "--window-size=1366,900", "--dump-dom", address],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     width = re.search(r'data-width="(\d+)"', shown.stdout)
     assert width is not None, shown.stderr
     assert int(width[1]) <= 1366
     pdf = tmp_path / "page.pdf"
-    subprocess.run([*chromium, f"--print-to-pdf={pdf}", address], capture_output=True, timeout=120, check=True)
+    subprocess.run(
+        [*chromium, f"--print-to-pdf={pdf}", address], capture_output=True, timeout=120, check=True
+    )
     assert pdf.read_bytes().count(b"/Type /Page\n") >= 2 or pdf.stat().st_size > 50_000

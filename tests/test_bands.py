@@ -7,13 +7,17 @@ from kronos.answers.bands import fit_width, widened
 
 
 def test_bands_are_widened_to_what_happened() -> None:
-    """A 90 % band that held 25 % was the finding about sampled paths: paths a third as wide as the truth get a factor of 3."""
+    """A 90 % band that held 25 % was the finding about sampled paths: paths a third as wide as the truth get
+    a factor of 3.
+    """
     rng = np.random.default_rng(0)
     closes = (100 * np.exp(0.02 * rng.standard_normal((3000, 33)))).astype(np.float32)
     future = 100 * np.exp(0.06 * rng.standard_normal(3000))
     weight = np.full(3000, 1 / 3000)
     assert fit_width(closes, future, weight) == pytest.approx(3, rel=0.1)
-    assert fit_width(closes, 100 * np.exp(0.02 * rng.standard_normal(3000)), weight) == pytest.approx(1, rel=0.1)
+    assert fit_width(closes, 100 * np.exp(0.02 * rng.standard_normal(3000)), weight) == pytest.approx(
+        1, rel=0.1
+    )
     wide = widened(closes, 3.0)
     assert np.median(wide, axis=1) == pytest.approx(np.median(closes, axis=1), rel=1e-5)
     assert np.log(wide).std() == pytest.approx(3 * np.log(closes).std(), rel=0.05)

@@ -23,7 +23,8 @@ def test_a_missing_date_has_no_stamp() -> None:
 
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_golden_windows(root: Path, case: str) -> None:
-    """The published loader's normalisation, with a clipped spike and a window where the absolute epsilon matters.
+    """The published loader's normalisation, with a clipped spike and a window where the absolute epsilon
+    matters.
 
     It computes in float32; true statistics are off from its own by as much as its rounding.
     """

@@ -60,7 +60,9 @@ def test_drift_over_volatility_is_the_formula() -> None:
     row = np.array([399])
     change = np.diff(store.bars[147:400, 3].astype(float)) / store.bars[147:399, 3]
     mu, sigma = change.mean(), change.std(ddof=1)
-    assert drift_probability(store, row, 10) == pytest.approx([norm.cdf((mu - sigma**2 / 2) * np.sqrt(10) / sigma)], rel=1e-5)
+    assert drift_probability(store, row, 10) == pytest.approx(
+        [norm.cdf((mu - sigma**2 / 2) * np.sqrt(10) / sigma)], rel=1e-5
+    )
     assert np.isnan(drift_probability(store, np.array([20]), 10)).all()
 
 
@@ -83,7 +85,7 @@ def test_simple_answers_share_the_panel() -> None:
     assert base_rates(store, np.array([-1, 4]), 5).tolist() == [0.5, 0.5], "nothing is known yet"
 
 
-# -- purge and embargo -------------------------------------------------------------------------------------------------
+# -- purge and embargo ---------------------------------------------------------------------------------------
 @given(dates=st.integers(1, 80), count=st.integers(1, 10))
 def test_folds_cover_the_dates(dates: int, count: int) -> None:
     """A date in no fold would silently be answered 0.5."""
@@ -91,13 +93,17 @@ def test_folds_cover_the_dates(dates: int, count: int) -> None:
     assert np.concatenate(parts).tolist() == list(range(dates)) and all(len(p) for p in parts)
 
 
-def answers_of(store: BarStore, fitter: Fitter, sessions: np.ndarray, own: EvaluationConfig = CONFIG) -> np.ndarray:
+def answers_of(
+    store: BarStore, fitter: Fitter, sessions: np.ndarray, own: EvaluationConfig = CONFIG
+) -> np.ndarray:
     """Scores of every row asked on the sessions."""
     return contest(setup_of(store, sessions, 5, own), fitter).given.score
 
 
 def test_fitted_baselines_never_see_the_future() -> None:
-    """Labels, features and ranks before a date, bit for bit, whatever its future; and no sample's label reaches into a fold."""
+    """Labels, features and ranks before a date, bit for bit, whatever its future; and no sample's label
+    reaches into a fold.
+    """
     store, sessions = walks(), np.arange(300, 480, 20)
     bars = np.array(store.bars)
     bars[store.session >= 400] *= 7
@@ -111,11 +117,17 @@ def test_fitted_baselines_never_see_the_future() -> None:
 
 @pytest.mark.parametrize("drawn", [None, 9])
 def test_a_share_that_ends_stays_among_the_ranks(drawn: int | None) -> None:
-    """Ranked among the shares that will still trade on the target date, a baseline would know which of them will."""
+    """Ranked among the shares that will still trade on the target date, a baseline would know which of them
+    will.
+    """
     store, sessions = walks(), np.array([300, 350])
     panel = build_panel(store, sessions, 5, drawn)
-    gone = (store.session > 350) & (np.searchsorted(store.offsets, np.arange(len(store)), side="right") - 1 == panel.ticker[-1])
-    offsets = np.concatenate([[0], np.cumsum([(~gone)[a:b].sum() for a, b in itertools.pairwise(store.offsets)])])
+    gone = (store.session > 350) & (
+        np.searchsorted(store.offsets, np.arange(len(store)), side="right") - 1 == panel.ticker[-1]
+    )
+    offsets = np.concatenate(
+        [[0], np.cumsum([(~gone)[a:b].sum() for a, b in itertools.pairwise(store.offsets)])]
+    )
     kept = {"bars": store.bars[~gone], "session": store.session[~gone], "offsets": offsets}
     ended = BarStore(**{**vars(store), **kept, "segments": np.stack([offsets[:-1], offsets[1:]], axis=1)})
     shorter = build_panel(ended, sessions, 5, drawn)
@@ -145,7 +157,7 @@ def test_boosting_and_regression_find_a_planted_pattern() -> None:
         assert (found.pred == setup.panel.label).mean() > 0.75, fitter.name
 
 
-# -- negative controls -------------------------------------------------------------------------------------------------
+# -- negative controls ---------------------------------------------------------------------------------------
 def test_shuffled_labels_keep_neither_day_nor_share() -> None:
     """Returns dealt out within their own date would leave a model that times the market its skill."""
     store = store_in_memory(random_series(np.random.default_rng(3), 20, 300))
@@ -154,12 +166,18 @@ def test_shuffled_labels_keep_neither_day_nor_share() -> None:
     assert mixed.last_close.tolist() == panel.last_close.tolist()
     known = {round(float(r), 9) for r in panel.ret}
     assert {round(float(r), 9) for r in mixed.ret} <= known
-    same = [np.isin(mixed.ret[p].round(9), panel.ret[p].round(9)).all() for p in panel.slices() if p.stop - p.start > 3]
+    same = [
+        np.isin(mixed.ret[p].round(9), panel.ret[p].round(9)).all()
+        for p in panel.slices()
+        if p.stop - p.start > 3
+    ]
     assert sum(same) <= 2, "a date hardly keeps its own returns"
 
 
 def test_noise_begins_after_the_origin() -> None:
-    """Noise that reached the past would change forecasts for the wrong reason; noise that stopped early would hide a leak."""
+    """Noise that reached the past would change forecasts for the wrong reason; noise that stopped early would
+    hide a leak.
+    """
     store = store_in_memory(random_series(np.random.default_rng(4), 15, 200))
     sessions = np.array([60, 100, 140])
     panel = build_panel(store, sessions, 5)

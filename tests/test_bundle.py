@@ -1,4 +1,6 @@
-"""The offline bundle: complete for its target, whole or absent, and enough on its own where there is no network."""
+"""The offline bundle: complete for its target, whole or absent, and enough on its own where there is no
+network.
+"""
 
 import importlib.metadata
 import json
@@ -36,9 +38,20 @@ def closure(names: frozenset[str]) -> set[str]:
 
 
 def test_what_kaggle_lacks_is_complete_and_light() -> None:
-    """One package forgotten, and the run ends in its first second where nothing can be fetched; torch again would be 2 GB."""
+    """One package forgotten, and the run ends in its first second where nothing can be fetched; torch again
+    would be 2 GB.
+    """
     pins = {line.split("==")[0] for line in bundle.missing(bundle.KAGGLE)}
-    assert {"pydantic", "pydantic-core", "safetensors", "huggingface-hub", "jinja2", "markupsafe", "pyyaml", "tqdm"} <= pins
+    assert {
+        "pydantic",
+        "pydantic-core",
+        "safetensors",
+        "huggingface-hub",
+        "jinja2",
+        "markupsafe",
+        "pyyaml",
+        "tqdm",
+    } <= pins
     assert not pins & {"torch", "numpy", "kaggle", "six", "scipy", "matplotlib"}
     needed = closure(frozenset(r.name for r in bundle.runtime_requirements()))
     assert needed <= pins | closure(bundle.KAGGLE_HAS)
@@ -73,7 +86,14 @@ def bundled(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     """For this Python on a machine that has what Kaggle's image has."""
     folder = tmp_path_factory.mktemp("bundle") / "kit set"
     has = [part for name in sorted(bundle.KAGGLE_HAS) for part in ("--has", name)]
-    command = [sys.executable, root / "scripts" / "bundle_offline.py", "--here", *has, "--id", "me/kronos-kit"]
+    command = [
+        sys.executable,
+        root / "scripts" / "bundle_offline.py",
+        "--here",
+        *has,
+        "--id",
+        "me/kronos-kit",
+    ]
     command += ["--output", folder, "--config", root / "configs" / "demo.yaml"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     if "expected pip to fetch" in done.stderr:
@@ -88,26 +108,39 @@ def test_a_bundle_holds_the_kit_and_nothing_else(bundled: Path) -> None:
     assert len((bundled / "SHA256SUMS").read_text().splitlines()) > 100
     tops = {p.name for p in bundled.iterdir()}
     assert tops == {"kit", "wheels", "configs", "install.sh", "dataset-metadata.json", "SHA256SUMS"}
-    assert (bundled / "kit" / "train_kaggle.sh").stat().st_mode & 0o100 or (bundled / "kit" / "train_kaggle.sh").is_file()
+    assert (bundled / "kit" / "train_kaggle.sh").stat().st_mode & 0o100 or (
+        bundled / "kit" / "train_kaggle.sh"
+    ).is_file()
     assert not {".venv", "runs", ".git", "models"} & {p.name for p in (bundled / "kit").iterdir()}
     assert json.loads((bundled / "dataset-metadata.json").read_text())["id"] == "me/kronos-kit"
 
 
 @pytest.mark.slow
 def test_a_clean_machine_without_network_installs_and_runs_it(bundled: Path, tmp_path: Path) -> None:
-    """A clean virtual environment that has Kaggle's big packages and no index: install, load a network, plan a launch."""
+    """A clean virtual environment that has Kaggle's big packages and no index: install, load a network, plan
+    a launch.
+    """
     machine = tmp_path / "machine"
     venv.create(machine, with_pip=True)
     python = machine / "bin" / "python"
     lend(closure(bundle.KAGGLE_HAS) - bundled_names(bundled), machine)
     where = tmp_path / "input"
     shutil.copytree(bundled, where)
-    offline = {"PATH": f"{machine / 'bin'}:/usr/bin:/bin", "HOME": str(tmp_path), "PIP_NO_INDEX": "1", "PYTHON": str(python)}
-    assert subprocess.run([python, "-c", "import pydantic"], capture_output=True).returncode != 0, "the machine has too much"
+    offline = {
+        "PATH": f"{machine / 'bin'}:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "PIP_NO_INDEX": "1",
+        "PYTHON": str(python),
+    }
+    assert subprocess.run([python, "-c", "import pydantic"], capture_output=True).returncode != 0, (
+        "the machine has too much"
+    )
     done = subprocess.run(["bash", where / "install.sh"], capture_output=True, text=True, env=offline)
     assert done.returncode == 0, done.stderr
     code = "from kronos import Kronos, KronosTokenizer; from kronos.networks import preset; print(len(preset('nano')))"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, env=offline, cwd=where / "kit")
+    done = subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, env=offline, cwd=where / "kit"
+    )
     assert done.stdout == "2\n", done.stderr
     launch = ["bash", "train_kaggle.sh", "--config", "configs/demo.yaml", "--dry-run"]
     done = subprocess.run(launch, capture_output=True, text=True, env=offline, cwd=where / "kit")
@@ -127,11 +160,13 @@ def test_a_damaged_bundle_does_not_install(bundled: Path, tmp_path: Path) -> Non
     (where / "kit" / "kronos" / "bars.py").write_text("")
     (where / "configs" / "demo.yaml").unlink()
     done = subprocess.run(install, env=surroundings, capture_output=True, text=True)
-    assert done.returncode == 2 and "kit/kronos/bars.py" in done.stdout and "configs/demo.yaml" in done.stdout, done.stdout
+    assert (
+        done.returncode == 2 and "kit/kronos/bars.py" in done.stdout and "configs/demo.yaml" in done.stdout
+    ), done.stdout
     assert "copy the bundle again" in done.stderr
 
 
-# -- which files are the kit's -----------------------------------------------------------------------------------------
+# -- which files are the kit's -------------------------------------------------------------------------------
 def git(*arguments: str | Path) -> str:
     return subprocess.run(["git", *map(str, arguments)], check=True, capture_output=True, text=True).stdout
 
@@ -143,8 +178,15 @@ def tracked(root: Path) -> set[str]:
 def listed(kit: Path, **surroundings: str) -> set[str]:
     """What a bundle made from another place would hold."""
     code = "from kronos.delivery import bundle; print('\\n'.join(bundle.kit_files()))"
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(kit), "PYTHONDONTWRITEBYTECODE": "1", **surroundings}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=kit, env=environment)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(kit),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **surroundings,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=kit, env=environment
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split("\n")) - {""}
 
@@ -157,7 +199,13 @@ def downloaded(root: Path, tmp_path: Path) -> Path:
         (kit / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, kit / name)
     secrets = [".git.old/config", ".env", "kaggle.json", "kaggle/kaggle.json"]
-    results = [".venv/x.py", "runs/kaggle/a.json", "data/train.csv", "models/m/v1.0.0/x", "submissions/mine.csv"]
+    results = [
+        ".venv/x.py",
+        "runs/kaggle/a.json",
+        "data/train.csv",
+        "models/m/v1.0.0/x",
+        "submissions/mine.csv",
+    ]
     for name in [*secrets, *results, "kaggle-dataset/kit/x", "kronos/__pycache__/x.pyc"]:
         (kit / name).parent.mkdir(parents=True, exist_ok=True)
         (kit / name).write_text("secret")
@@ -166,13 +214,17 @@ def downloaded(root: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_kit_without_version_control_is_bundled_whole(root: Path, downloaded: Path, tmp_path: Path) -> None:
-    """kronos/data was left out for its name, and a bundle that cannot import itself was uploaded; keys went along."""
+    """kronos/data was left out for its name, and a bundle that cannot import itself was uploaded; keys went
+    along.
+    """
     wanted = {name for name in tracked(root) if not any(part.startswith(".") for part in Path(name).parts)}
     assert {name.split("/")[0] for name in wanted} == bundle.TOPS
     assert listed(downloaded) == wanted, "no version control at all"
     assert listed(downloaded, PATH="/nowhere") == wanted, "nor git"
     git("init", "-q", tmp_path)
-    assert listed(downloaded) == wanted, "a repository of its owner's around it: its list knows none of the files"
+    assert listed(downloaded) == wanted, (
+        "a repository of its owner's around it: its list knows none of the files"
+    )
     shutil.move(tmp_path / ".git", downloaded / ".git")
     (downloaded / ".git" / "HEAD").write_text("x")
     assert listed(downloaded) == wanted, "a repository that git refuses"
@@ -195,7 +247,11 @@ def lend(names: set[str], machine: Path) -> None:
     target = next((machine / "lib").glob("python*/site-packages"))
     for name in names:
         package = importlib.metadata.distribution(name)
-        for top in {Path(file).parts[0] for file in package.files or [] if Path(file).parts[0] not in ("..", "__pycache__")}:
+        for top in {
+            Path(file).parts[0]
+            for file in package.files or []
+            if Path(file).parts[0] not in ("..", "__pycache__")
+        }:
             source = Path(str(package.locate_file(top)))
             if source.exists() and not (target / top).exists():
                 (target / top).symlink_to(source)

@@ -1,4 +1,5 @@
-"""Price files as people have them (tests/cases): each is read right, or refused in one line that says what to do.
+"""Price files as people have them (tests/cases): each is read right, or refused in one line that says what to
+do.
 
 The layouts are those of public reports and services; the values are random walks made for this project.
 """
@@ -30,7 +31,9 @@ def read(name: str, **settings: object) -> ingest.Panel:
 
 
 def prepared(name: str, folder: Path, **settings: object) -> BarStore:
-    data = DataConfig(data_path=str(CASES / name), store=str(folder / "store"), lookback_window=30, **settings)  # type: ignore[arg-type]
+    data = DataConfig(
+        data_path=str(CASES / name), store=str(folder / "store"), lookback_window=30, **settings
+    )  # type: ignore[arg-type]
     return prepare(Config(data=data))
 
 
@@ -58,7 +61,9 @@ SAME_WALK = [
 
 @pytest.mark.parametrize("name", SAME_WALK)
 def test_the_same_days_and_prices_come_out_of_every_writing(name: str) -> None:
-    """Keeps out: days shifted by a zone, 100,38 read as 10038, a footer taken for a bar, GBK or Chinese names refused."""
+    """Keeps out: days shifted by a zone, 100,38 read as 10038, a footer taken for a bar, GBK or Chinese names
+    refused.
+    """
     panel = read(name)
     expected = PLAIN.select(pl.col("Open", "High", "Low", "Close", "Volume").cast(pl.Float32)).to_numpy()
     np.testing.assert_array_equal(panel.values[:, :5], expected)
@@ -66,7 +71,9 @@ def test_the_same_days_and_prices_come_out_of_every_writing(name: str) -> None:
     assert panel.frequency == "daily" and len(panel.tickers) == 1
 
 
-@pytest.mark.parametrize("name", ["yfinance_three_headers/AAPL.csv", "yfinance_three_headers/user_renamed_first_cell.csv"])
+@pytest.mark.parametrize(
+    "name", ["yfinance_three_headers/AAPL.csv", "yfinance_three_headers/user_renamed_first_cell.csv"]
+)
 def test_three_lines_of_names(name: str) -> None:
     """Keeps out: yfinance's download refused, or its ticker lost."""
     panel = read(name)
@@ -123,8 +130,12 @@ def test_money_is_told_from_a_ratio(caplog: pytest.LogCaptureFixture) -> None:
     assert "amount" not in ratio.roles and "turnover" in ratio.ignored and "taken for a ratio" in caplog.text
 
 
-def test_amount_without_volume_follows_the_forecasters_rule(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Keeps out: a volume of 0 in the store where the Python interface derives one; a missing volume that nobody mentions."""
+def test_amount_without_volume_follows_the_forecasters_rule(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Keeps out: a volume of 0 in the store where the Python interface derives one; a missing volume that
+    nobody mentions.
+    """
     caplog.set_level(logging.INFO)
     store = prepared("akshare/tx_amount_is_lots.csv", tmp_path)
     mean = store.bars[:, :4].astype(np.float64).mean(axis=1)
@@ -134,9 +145,13 @@ def test_amount_without_volume_follows_the_forecasters_rule(tmp_path: Path, capl
 
 @pytest.mark.parametrize("name", ["header", "noheader", "timestamp"])
 def test_epochs_with_and_without_names(name: str) -> None:
-    """Keeps out: milliseconds refused, an archive without names refused, hours of a coin counted in the days of an exchange."""
+    """Keeps out: milliseconds refused, an archive without names refused, hours of a coin counted in the days
+    of an exchange.
+    """
     panel = read(f"binance_epoch/BTCUSDT-1h-{name}.csv")
-    assert str(panel.sessions[0]) == "2024-09-10T00:00:00" and panel.frequency == "60min" and panel.read == 300
+    assert (
+        str(panel.sessions[0]) == "2024-09-10T00:00:00" and panel.frequency == "60min" and panel.read == 300
+    )
     assert [market.calendar for market in panel.markets] == ["24/7"]
     np.testing.assert_allclose(
         panel.values[0], [100.00144886, 100.03134368, 99.9937, 100.01890713, 63983, 6399509.7346], rtol=1e-6
@@ -152,7 +167,9 @@ def test_a_title_before_the_names(name: str) -> None:
 
 
 def test_suffixes_and_thousands() -> None:
-    """Keeps out: 4,699.34 and 57.91K refused, or a volume that silently becomes 0 because it is called Vol."""
+    """Keeps out: 4,699.34 and 57.91K refused, or a volume that silently becomes 0 because it is called
+    Vol.
+    """
     panel = read("investing_com/historical_data.csv")
     np.testing.assert_allclose(panel.values[-1, :5], [4655.03, 4707.02, 4644.71, 4699.34, 57910], rtol=1e-6)
 
@@ -188,11 +205,15 @@ def test_days_in_utc_are_the_exchanges(name: str, calendar: str) -> None:
 @pytest.mark.parametrize(("name", "date", "frequency", "steps"), [
     ("monthly", "2015-03-01", "monthly", 3), ("btc_4h", "2024-03-01T04:00", "240min", 2),
 ])  # fmt: skip
-def test_odd_frequencies_have_right_horizons(name: str, date: str, frequency: str, steps: int, tmp_path: Path) -> None:
+def test_odd_frequencies_have_right_horizons(
+    name: str, date: str, frequency: str, steps: int, tmp_path: Path
+) -> None:
     """Keeps out: a horizon of 12 weeks where 3 months are asked for; 4-hour bars refused."""
     store = prepared(f"odd_frequency/{name}.csv", tmp_path)
     assert store.frequency == frequency
-    plan = plan_rows(store, [name], np.array([date], "datetime64[s]"), calendar="NYSE", lookback=30, max_context=64)
+    plan = plan_rows(
+        store, [name], np.array([date], "datetime64[s]"), calendar="NYSE", lookback=30, max_context=64
+    )
     assert plan.horizon.tolist() == [steps] and plan.reason.tolist() == [""]
 
 
@@ -202,7 +223,9 @@ def test_minutes_of_any_name() -> None:
 
 def test_a_file_a_month_is_one_ticker(tmp_path: Path) -> None:
     """Keeps out: one coin as three tickers, of which none has the name that the test file asks for."""
-    store = prepared("monthly_files/BTCUSDT-1h", tmp_path, test_path=str(CASES / "monthly_files" / "test.csv"))
+    store = prepared(
+        "monthly_files/BTCUSDT-1h", tmp_path, test_path=str(CASES / "monthly_files" / "test.csv")
+    )
     assert store.tickers == ["BTCUSDT"] and len(store) == 2184 and store.calendars("NYSE") == ["24/7"]
 
 
@@ -225,7 +248,10 @@ def test_negative_prices_halts_and_the_future(tmp_path: Path) -> None:
     halted = prepared("halted_zero_ohl/day_all.csv", tmp_path / "halted")
     assert (halted.bars[:, :4] > 0).all()
     future = prepared("yahoo_future_nan/TGT.csv", tmp_path / "future")
-    assert str(future.sessions[-1])[:10] == "2023-06-16" and future.manifest["cleaning"]["duplicate"]["dropped"] == 1
+    assert (
+        str(future.sessions[-1])[:10] == "2023-06-16"
+        and future.manifest["cleaning"]["duplicate"]["dropped"] == 1
+    )
     prepared("yahoo_future_nan/ATR.WA.csv", tmp_path / "warsaw")
 
 

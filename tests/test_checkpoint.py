@@ -16,7 +16,12 @@ from kronos.training.folder import RunLock
 
 def save(root: Path, step: int, **facts: Any) -> Path:
     weights = {"w": torch.full((4,), float(step))}
-    optimizer = {"optimizer": {"state": {0: {"exp_avg": torch.ones(4) * step}}, "param_groups": [{"lr": 0.1, "params": [0]}]}}
+    optimizer = {
+        "optimizer": {
+            "state": {0: {"exp_avg": torch.ones(4) * step}},
+            "param_groups": [{"lr": 0.1, "params": [0]}],
+        }
+    }
     return checkpoint.save(root, weights, optimizer, Progress(step=step, facts=facts))
 
 
@@ -33,7 +38,9 @@ def test_round_trip_and_rotation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer.json", "checksums.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_damaged_newest_falls_back_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str) -> None:
+def test_damaged_newest_falls_back_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
+) -> None:
     """Keeps out a resume from half a file, and a silent jump back."""
     save(tmp_path, 1)
     path = save(tmp_path, 2) / name
@@ -50,7 +57,9 @@ def test_damaged_newest_falls_back_and_says_so(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_what_was_passed_by_takes_no_place_in_the_rotation(tmp_path: Path) -> None:
-    """Keeps out a rotation that removes the good checkpoints of an earlier step and keeps the damaged ones of a later."""
+    """Keeps out a rotation that removes the good checkpoints of an earlier step and keeps the damaged ones of
+    a later.
+    """
     for step in (100, 200):
         save(tmp_path, step)
     (tmp_path / "step_000000200" / "model.safetensors").write_bytes(b"bad")
@@ -84,12 +93,16 @@ def test_leftovers_of_a_killed_save_are_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    """Keeps out the loss of everything when the disk is full: the system refuses the write in the middle of the file."""
+    """Keeps out the loss of everything when the disk is full: the system refuses the write in the middle of
+    the file.
+    """
     save(tmp_path, 1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
-        with pytest.raises(KitError, match=r"could not write the checkpoint .*step_000000001.*the same command goes on"):
+        with pytest.raises(
+            KitError, match=r"could not write the checkpoint .*step_000000001.*the same command goes on"
+        ):
             checkpoint.save(tmp_path, {"w": torch.zeros(10_000)}, {"optimizer": {}}, Progress(step=2))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,4 +1,6 @@
-"""The cleaning policy: every row is accounted for, repairs look at one row only, segments keep to what they promise."""
+"""The cleaning policy: every row is accounted for, repairs look at one row only, segments keep to what they
+promise.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +20,9 @@ ROLES = frozenset({"ticker", "date", "open", "high", "low", "close", "volume", "
 DAY = np.timedelta64(1, "D")
 
 
-def panel(*tickers: list[tuple[int, list[float]]], roles: frozenset[str] = ROLES, splits: tuple[int, ...] = ()) -> Panel:
+def panel(
+    *tickers: list[tuple[int, list[float]]], roles: frozenset[str] = ROLES, splits: tuple[int, ...] = ()
+) -> Panel:
     """Tickers as lists of (day, [open, high, low, close, volume(, amount)])."""
     rows = [row for ticker in tickers for row in ticker]
     values = np.array([[*v, np.nan][:6] for _, v in rows], dtype=np.float32).reshape(-1, 6)
@@ -41,7 +45,13 @@ def panel(*tickers: list[tuple[int, list[float]]], roles: frozenset[str] = ROLES
 
 
 def bar(close: float = 10, volume: float = 5, **other: float) -> list[float]:
-    return [other.get("open", close), other.get("high", close + 1), other.get("low", close - 1), close, volume]
+    return [
+        other.get("open", close),
+        other.get("high", close + 1),
+        other.get("low", close - 1),
+        close,
+        volume,
+    ]
 
 
 def series(closes: list[float], **other: float) -> list[tuple[int, list[float]]]:
@@ -50,7 +60,9 @@ def series(closes: list[float], **other: float) -> list[tuple[int, list[float]]]
 
 def clean(p: Panel, frequency: str = "daily", **settings_: object) -> cleaning.Cleaned:
     written: list[np.ndarray] = []
-    result = cleaning.clean(p, CleaningConfig(**settings_), frequency, lambda bars: written.append(bars.copy()))  # type: ignore[arg-type]
+    result = cleaning.clean(
+        p, CleaningConfig(**settings_), frequency, lambda bars: written.append(bars.copy())
+    )  # type: ignore[arg-type]
     np.testing.assert_array_equal(np.concatenate(written), p.values[result.keep])
     return result
 
@@ -89,7 +101,12 @@ def test_each_problem_of_one_row(name: str) -> None:
         np.testing.assert_allclose(p.values[1, :5], expected)
         assert p.values[1, AMOUNT] == pytest.approx(p.values[1, VOLUME] * np.mean(expected[:4]))
     np.testing.assert_array_equal(p.values[[0, 2], :5], [bar(10), bar(10)])
-    counted = {"found": 1, "repaired": int(expected is not None), "dropped": int(expected is None), "excluded": 0}
+    counted = {
+        "found": 1,
+        "repaired": int(expected is not None),
+        "dropped": int(expected is None),
+        "excluded": 0,
+    }
     assert c.tally.counts[problem] == counted
     assert {k for k, row in c.tally.counts.items() if row["found"]} == {problem}
 
@@ -107,7 +124,10 @@ def test_other_actions(problem: str) -> None:
 @pytest.mark.parametrize(("action", "kept"), [("last", [3]), ("first", [1]), ("drop", [])])
 def test_duplicates(action: str, kept: list[int]) -> None:
     """Keeps out: two bars of one date in a window, or the choice left to chance."""
-    rows = [[(0, bar(10)), (1, bar(11)), (1, bar(12)), (1, bar(13)), (2, bar(14))], [(2, bar(9)), (3, bar(9.5))]]
+    rows = [
+        [(0, bar(10)), (1, bar(11)), (1, bar(12)), (1, bar(13)), (2, bar(14))],
+        [(2, bar(9)), (3, bar(9.5))],
+    ]
     p = panel(*rows)
     c = clean(p, duplicate=action)
     assert p.values[c.keep, CLOSE].tolist() == [10, *[10 + k for k in kept], 14, 9, 9.5]
@@ -154,7 +174,9 @@ def test_what_is_no_split() -> None:
 
 
 def test_idle_and_stagnant_runs() -> None:
-    """Keeps out: thresholds off by one; runs counted across tickers; a default that drops idle tickers without a word."""
+    """Keeps out: thresholds off by one; runs counted across tickers; a default that drops idle tickers
+    without a word.
+    """
     volumes = [5, 0, 5, 0, 0, 5, 0, 0, 0, 5]
     rows = [(d, bar(c, volume=v)) for d, (c, v) in enumerate(zip(MOVING, volumes, strict=False))]
     p = panel(rows, [(9, bar(9, volume=0)), (10, bar(9.5))])
@@ -164,7 +186,10 @@ def test_idle_and_stagnant_runs() -> None:
     assert clean(p, illiquid="split", illiquid_run=2).segments.tolist() == [[0, 6], [9, 10], [10, 12]]
     closes = [10, 10, 10, 11, 11, 11, 11, 12, 13]
     still = clean(panel(series(closes), series([13, 13, 14])), stagnant="split", stagnant_run=3)
-    assert still.segments.tolist() == [[0, 3], [7, 9], [9, 12]] and still.tally.counts["stagnant"]["excluded"] == 4
+    assert (
+        still.segments.tolist() == [[0, 3], [7, 9], [9, 12]]
+        and still.tally.counts["stagnant"]["excluded"] == 4
+    )
     assert clean(panel(rows, roles=ROLES - {"volume"})).tally.counts["illiquid"]["found"] == 0
 
 
@@ -173,7 +198,9 @@ def test_gaps() -> None:
     rows = [(d, bar(MOVING[k])) for k, d in enumerate([0, 1, 2, 13, 14, 26, 27])]
     calendar = [(d, bar(c)) for d, c in enumerate(MOVING[:28])]
     assert clean(panel(rows, calendar)).segments.tolist() == [[0, 5], [5, 7], [7, 35]]
-    assert clean(panel(rows)).segments.tolist() == [[0, 7]], "days on which nothing traded are no trading days"
+    assert clean(panel(rows)).segments.tolist() == [[0, 7]], (
+        "days on which nothing traded are no trading days"
+    )
     assert clean(panel(rows, calendar), max_gap=11).segments.tolist() == [[0, 7], [7, 35]]
 
 
@@ -217,7 +244,9 @@ def test_the_papers_thresholds_are_the_preset() -> None:
     }
     limits = policy.Limits.of(CleaningConfig(), "5min")
     assert (limits.max_jump, limits.illiquid_run, limits.stagnant_run) == (0.15, 3, 10)
-    own = policy.Limits.of(CleaningConfig(max_jump=0.9, illiquid_run=0, stagnant_run=7, min_length=9), "weekly")
+    own = policy.Limits.of(
+        CleaningConfig(max_jump=0.9, illiquid_run=0, stagnant_run=7, min_length=9), "weekly"
+    )
     assert (own.max_jump, own.illiquid_run, own.stagnant_run, own.min_length) == (0.9, 0, 7, 9)
 
 
@@ -227,7 +256,7 @@ def test_nothing_left_is_an_error() -> None:
         clean(panel([(0, bar(0)), (1, bar(0))]))
 
 
-# -- properties --------------------------------------------------------------------------------------------------------
+# -- properties ----------------------------------------------------------------------------------------------
 price = st.sampled_from([10.0, 10.0, 10.1, 9.9, 20.0, 5.0, 31.0, 0.0, -1.0, np.nan, np.inf, 1e9])
 volume = st.sampled_from([5.0, 0.0, 0.0, -1.0, np.nan, np.inf])
 raw_bar = st.tuples(price, price, price, price, volume, volume).map(list)
@@ -285,8 +314,15 @@ def test_rows_add_up_and_what_stays_is_sound(tickers: list, chosen: dict[str, ob
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(ticker, min_size=1, max_size=3), st.lists(ticker, min_size=3, max_size=3), actions, st.integers(0, 30))
-def test_later_rows_change_no_earlier_value(tickers: list, others: list, chosen: dict[str, object], origin: int) -> None:
+@given(
+    st.lists(ticker, min_size=1, max_size=3),
+    st.lists(ticker, min_size=3, max_size=3),
+    actions,
+    st.integers(0, 30),
+)
+def test_later_rows_change_no_earlier_value(
+    tickers: list, others: list, chosen: dict[str, object], origin: int
+) -> None:
     """Keeps out: a repair, a dropped row or a calendar that looked past the origin."""
     known = [[row for row in t if row[0] <= origin] or [(0, bar())] for t in tickers]
     future = [k + [(origin + 1 + d, b) for d, b in o] for k, o in zip(known, others, strict=False)]

@@ -16,7 +16,10 @@ REAL: dict[str, tuple[Callable[[Path], object], str]] = {
     "a run in place of a file": (lambda f: files.write_text(f / "folder", "x"), "found a folder"),
     "a run below a file": (lambda f: (f / "file" / "x" / "y").mkdir(parents=True), "found a file"),
     "a new folder where a file is": (lambda f: (f / "file").mkdir(), "found a file or a broken link"),
-    "a new folder where a link leads nowhere": (lambda f: (f / "broken").mkdir(exist_ok=True), "found a file or a broken link"),
+    "a new folder where a link leads nowhere": (
+        lambda f: (f / "broken").mkdir(exist_ok=True),
+        "found a file or a broken link",
+    ),
     "a name that is too long": (lambda f: (f / ("x" * 5000)).read_text(), "shorter path"),
     "links in a circle": (lambda f: (f / "circle").read_text(), "symbolic link loop"),
 }
@@ -44,7 +47,9 @@ def raising(error: OSError) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_a_path_that_cannot_be_used_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_that_cannot_be_used_is_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Keeps out: twenty lines of traceback for a path that was mistyped."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
@@ -59,8 +64,15 @@ def test_a_path_that_cannot_be_used_is_one_line(name: str, tmp_path: Path, capsy
 @pytest.mark.parametrize("number", RARE)
 def test_a_system_that_refuses_is_one_line(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Keeps out: a traceback on a read-only mount, a failing disk or a full quota."""
-    code, line = ending(raising(OSError(number, os.strerror(number), "/data/x.csv", None, "/data/y.csv")), capsys)
-    assert code == cli.EXIT_USER_ERROR and line.count("\n") == 1 and "/data/y.csv" in line and RARE[number] in line
+    code, line = ending(
+        raising(OSError(number, os.strerror(number), "/data/x.csv", None, "/data/y.csv")), capsys
+    )
+    assert (
+        code == cli.EXIT_USER_ERROR
+        and line.count("\n") == 1
+        and "/data/y.csv" in line
+        and RARE[number] in line
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -80,7 +92,13 @@ def test_other_errors_of_the_system_keep_their_traceback(tmp_path: Path) -> None
     def closed() -> None:
         os.write(-1, b"x")
 
-    wrong = [unheard, closed, (tmp_path / "gone").read_text, raising(OSError(errno.EIO, "x")), raising(OSError("x"))]
+    wrong = [
+        unheard,
+        closed,
+        (tmp_path / "gone").read_text,
+        raising(OSError(errno.EIO, "x")),
+        raising(OSError("x")),
+    ]
     for main in [*wrong, raising(PermissionError(errno.EACCES, "x"))]:
         with pytest.raises(OSError):
             cli.run(main)  # type: ignore[arg-type]

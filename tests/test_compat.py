@@ -1,4 +1,6 @@
-"""The original's names and results: golden figures, its two examples and its two fine-tuning loops on small weights."""
+"""The original's names and results: golden figures, its two examples and its two fine-tuning loops on small
+weights.
+"""
 
 from typing import Any
 
@@ -25,7 +27,9 @@ class Case:
         return torch.from_numpy(self.expected[name])
 
     def check(self, name: str, found: torch.Tensor) -> None:
-        np.testing.assert_allclose(found.detach().numpy(), self.expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            found.detach().numpy(), self.expected[name], rtol=1e-5, atol=1e-5, err_msg=name
+        )
 
 
 @pytest.fixture(scope="module", params=["a", "b"])
@@ -37,9 +41,16 @@ def test_the_tokenizer(case: Case) -> None:
     """Indices, both reconstructions, the quantiser's loss, under the original's names."""
     x = case.tensor("x")
     (coarse, full), loss, quantized, indices = case.tokenizer(x)
-    for name, found in (("tok_train_z_pre", coarse), ("tok_train_z", full), ("tok_bsq_loss", loss), ("tok_quantized", quantized)):
+    for name, found in (
+        ("tok_train_z_pre", coarse),
+        ("tok_train_z", full),
+        ("tok_bsq_loss", loss),
+        ("tok_quantized", quantized),
+    ):
         case.check(name, found)
-    assert torch.equal(indices, case.tensor("enc_full")) and torch.equal(case.tokenizer.encode(x), case.tensor("enc_full"))
+    assert torch.equal(indices, case.tensor("enc_full")) and torch.equal(
+        case.tokenizer.encode(x), case.tensor("enc_full")
+    )
     s1, s2 = case.tokenizer.encode(x, half=True)
     assert torch.equal(s1, case.tensor("enc_s1")) and torch.equal(s2, case.tensor("enc_s2"))
     case.check("dec_full", case.tokenizer.decode(case.tensor("enc_full")))
@@ -63,7 +74,9 @@ def test_the_predictor(case: Case) -> None:
     case.check("dec_context", context)
     pick = case.tensor("dec_s1_pick").view(len(s1), 1)
     found = case.model.decode_s2(context, pick)
-    case.check("dec_s2_logits_last_original", found[:, -1].view(case.expected["dec_s2_logits_last_original"].shape))
+    case.check(
+        "dec_s2_logits_last_original", found[:, -1].view(case.expected["dec_s2_logits_last_original"].shape)
+    )
     assert torch.equal(compat.sample_from_logits(s1_logits[:, -1], temperature=1.0, top_k=1, top_p=1.0), pick)
     with pytest.raises(KitError, match="expected no padding_mask"):
         case.model.decode_s1(s1, s2, stamp, torch.ones(3, 24))
@@ -94,7 +107,9 @@ def test_the_originals_examples_run() -> None:
     given = dict(pred_len=8, T=1.0, top_k=1, top_p=0.9, sample_count=1, verbose=False)
     one = predictor.predict(df=series.loc[:15, columns], x_timestamp=known, y_timestamp=ahead, **given)  # type: ignore[arg-type]
     expected = case.expected["predict_greedy_ctx16"]
-    np.testing.assert_allclose(one / np.abs(expected).max(0), expected / np.abs(expected).max(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        one / np.abs(expected).max(0), expected / np.abs(expected).max(0), rtol=1e-5, atol=1e-5
+    )
     tables = [series.loc[:15, columns], series.loc[:15, columns[:4]]]
     many = predictor.predict_batch(
         df_list=tables,

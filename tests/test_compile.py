@@ -33,7 +33,9 @@ def trained(store: BarStore, folder: Path, compiled: bool) -> list[float]:
 
 @pytest.mark.slow
 def test_compiled_training_has_the_same_losses_names_and_checkpoints(tmp_path: Path) -> None:
-    """Keeps out checkpoints with `_orig_mod.` names, losses of another network, and a compilation for every short last batch."""
+    """Keeps out checkpoints with `_orig_mod.` names, losses of another network, and a compilation for every
+    short last batch.
+    """
     store = tiny_store(tmp_path / "store")
     plain = trained(store, tmp_path / "plain", compiled=False)
     with torch._dynamo.config.patch(error_on_recompile=True):

@@ -1,4 +1,6 @@
-"""Configuration: every problem is reported at once with the nearest right key; every profile in the tree loads."""
+"""Configuration: every problem is reported at once with the nearest right key; every profile in the tree
+loads.
+"""
 
 import functools
 import json
@@ -35,7 +37,9 @@ def problems(path: Path, *overrides: str) -> str:
 def test_every_profile_in_the_tree_loads(root: Path) -> None:
     """A profile with a key that no longer exists would fail on a user's machine only."""
     profiles = sorted((root / "configs").glob("*.yaml"))
-    assert {"demo.yaml", "kaggle.yaml", "kaggle_quick.yaml", "kaggle_refine.yaml"} <= {p.name for p in profiles}
+    assert {"demo.yaml", "kaggle.yaml", "kaggle_quick.yaml", "kaggle_refine.yaml"} <= {
+        p.name for p in profiles
+    }
     for profile in profiles:
         configfile.load(profile)
 
@@ -52,14 +56,31 @@ def test_profiles_state_only_differences(root: Path) -> None:
 def test_the_guides_defaults() -> None:
     """The guide's values are the contract with its readers."""
     c = Config()
-    assert (c.data.lookback_window, c.data.predict_window, c.data.max_context, c.data.clip) == (256, 1, 512, 5.0)
-    assert (c.data.train_ratio, c.data.val_ratio, c.training.tokenizer_epochs, c.training.basemodel_epochs) == (0.9, 0.1, 20, 15)
-    assert (c.training.batch_size, c.training.tokenizer_learning_rate, c.training.predictor_learning_rate) == (32, 2e-4, 4e-5)
+    assert (c.data.lookback_window, c.data.predict_window, c.data.max_context, c.data.clip) == (
+        256,
+        1,
+        512,
+        5.0,
+    )
+    assert (
+        c.data.train_ratio,
+        c.data.val_ratio,
+        c.training.tokenizer_epochs,
+        c.training.basemodel_epochs,
+    ) == (0.9, 0.1, 20, 15)
+    assert (
+        c.training.batch_size,
+        c.training.tokenizer_learning_rate,
+        c.training.predictor_learning_rate,
+    ) == (32, 2e-4, 4e-5)
 
 
 def test_all_problems_are_reported_together(tmp_path: Path) -> None:
     """Mending one problem per attempt wastes a user's evening."""
-    path = write(tmp_path / "c.yaml", "data: {lookback: 3, norm_epsilon: abs}\ntraining: {batch_size: lots, seed: .inf}\n")
+    path = write(
+        tmp_path / "c.yaml",
+        "data: {lookback: 3, norm_epsilon: abs}\ntraining: {batch_size: lots, seed: .inf}\n",
+    )
     text = problems(path, "trainng.epochs=3", "training.num_workers=-1")
     for part in (
         "data.lookback (did you mean data.lookback_window?)",
@@ -78,9 +99,15 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
         ("data.train_ratio=0.95", "expected at most 1"),
         ("data.val_ratio=0", "best model is chosen"),
         ("data.val_ratio=null", "data.val_ratio: expected a share, found null"),
-        ("data.train_until=2020-02-30", "data.train_until: expected a date as YYYY-MM-DD, found '2020-02-30'"),
+        (
+            "data.train_until=2020-02-30",
+            "data.train_until: expected a date as YYYY-MM-DD, found '2020-02-30'",
+        ),
         ("data.validation_days=0", "data.validation_days: expected 1 to"),
-        ("data.test_days=20", "data.test_days: expected data.validation_days or data.train_until beside it, found neither"),
+        (
+            "data.test_days=20",
+            "data.test_days: expected data.validation_days or data.train_until beside it, found neither",
+        ),
         ("data.lookback_window=600", "max_context"),
         ("data.embargo=0", "at least predict_window"),
         ("distributed.num_processes=2", "use_ddp"),
@@ -101,14 +128,28 @@ def test_impossible_settings_are_refused(empty: Path, override: str, expected: s
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        ("train_ratio: 0.9", "validation_days: 250", "data.train_ratio and data.validation_days: .* found both"),
+        (
+            "train_ratio: 0.9",
+            "validation_days: 250",
+            "data.train_ratio and data.validation_days: .* found both",
+        ),
         ("test_ratio: 0.0", "train_until: 2019-12-31", "data.test_ratio and data.train_until: .* found both"),
-        ("train_until: 2019-12-31", "validation_days: 250", "one of them to end the training part, found both"),
-        ("validation_days: 250\n  test_days: 9", "validation_until: 2019-12-31", "one of them to end the validation part"),
+        (
+            "train_until: 2019-12-31",
+            "validation_days: 250",
+            "one of them to end the training part, found both",
+        ),
+        (
+            "validation_days: 250\n  test_days: 9",
+            "validation_until: 2019-12-31",
+            "one of them to end the validation part",
+        ),
     ],
 )
 def test_two_ways_to_cut_history_are_refused(tmp_path: Path, first: str, second: str, expected: str) -> None:
-    """Whichever of the two won, the user would not learn that the other was ignored; defaults are not the user's."""
+    """Whichever of the two won, the user would not learn that the other was ignored; defaults are not the
+    user's.
+    """
     text = problems(write(tmp_path / "c.yaml", f"data:\n  {first}\n  {second}\n"), *SCRATCH)
     assert re.search(expected, text) and "\n" not in text
 
@@ -117,7 +158,11 @@ def test_parts_by_days_take_the_place_of_the_shares(tmp_path: Path) -> None:
     """A resolved configuration that still names shares would be refused when it is read again."""
     path = write(tmp_path / "c.yaml", "data:\n  train_until: 2019-12-31\n  validation_until: 2020-12-31\n")
     config = configfile.load(path, SCRATCH)
-    assert (config.data.train_until, config.data.train_ratio, config.data.val_ratio) == ("2019-12-31", None, None)
+    assert (config.data.train_until, config.data.train_ratio, config.data.val_ratio) == (
+        "2019-12-31",
+        None,
+        None,
+    )
     resolved = write(tmp_path / "pipeline_config.json", json.dumps(settings.to_dict(config)))
     assert configfile.load(resolved) == config == settings.from_dict(settings.to_dict(config))
 
@@ -139,7 +184,9 @@ def test_parts_by_days_take_the_place_of_the_shares(tmp_path: Path) -> None:
     ],
 )
 def test_absurd_values_are_refused(empty: Path, override: str) -> None:
-    """They passed a dry run and ended in tracebacks or filled the memory (accumulation 1e9: 22 GB, deaf to SIGTERM)."""
+    """They passed a dry run and ended in tracebacks or filled the memory (accumulation 1e9: 22 GB, deaf to
+    SIGTERM).
+    """
     assert f"{override.partition('=')[0]}: expected " in problems(empty, *SCRATCH, override)
 
 
@@ -175,7 +222,9 @@ def test_a_run_is_called_by_the_name_of_one_folder(empty: Path, name: str) -> No
     assert "model_paths.exp_name: expected the name of one folder" in text and "\n" not in text
 
 
-@pytest.mark.parametrize("name", ["basemodel", "BaseModel", "logs", "backtest", "pipeline_config.json", "a/b"])
+@pytest.mark.parametrize(
+    "name", ["basemodel", "BaseModel", "logs", "backtest", "pipeline_config.json", "a/b"]
+)
 def test_the_folders_of_a_run_have_names_of_their_own(empty: Path, name: str) -> None:
     """tokenizer_save_name=basemodel: the predictor wrote over the trained tokenizer."""
     assert "_save_name: expected" in problems(empty, *SCRATCH, f"model_paths.tokenizer_save_name={name}")
@@ -188,7 +237,8 @@ def test_ordinary_names_are_taken(empty: Path) -> None:
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
 
 
@@ -236,7 +286,9 @@ def test_a_missing_file_names_its_neighbours(empty: Path) -> None:
 
 def test_json_is_read_and_a_resolved_configuration_loads_again(tmp_path: Path, empty: Path) -> None:
     """A run's saved configuration must reproduce the run."""
-    first = configfile.load(empty, [*SCRATCH, "training.predictor_learning_rate=2e-5", "data.cleaning.jump=split"])
+    first = configfile.load(
+        empty, [*SCRATCH, "training.predictor_learning_rate=2e-5", "data.cleaning.jump=split"]
+    )
     saved = write(tmp_path / "saved.json", json.dumps(settings.to_dict(first)))
     assert configfile.load(saved) == first == settings.from_dict(json.loads(saved.read_text()))
     assert first.training.predictor_learning_rate == 2e-5
@@ -248,7 +300,9 @@ def test_empty_paths_are_derived(empty: Path) -> None:
     assert config.run_dir == Path("out/x")
     assert config.model_paths.finetuned_tokenizer == str(Path("out/x/tokenizer/best_model"))
     assert config.experiment.name == "x"
-    kept = configfile.derived_paths(replace(config, model_paths=replace(config.model_paths, base_save_path="own")))
+    kept = configfile.derived_paths(
+        replace(config, model_paths=replace(config.model_paths, base_save_path="own"))
+    )
     assert kept.run_dir == Path("own")
 
 
@@ -272,16 +326,30 @@ def test_every_path_setting_knows_the_home_folder(empty: Path, monkeypatch: pyte
         "begin",
         "end",
     }
-    texts = [name for name, hint in configfile._known() if hint in (str, str | list[str]) and name.split(".")[-1] not in words]
-    assert set(texts) == {f"{section}.{name}" for section, names in configfile.PATHS.items() for name in names}
+    texts = [
+        name
+        for name, hint in configfile._known()
+        if hint in (str, str | list[str]) and name.split(".")[-1] not in words
+    ]
+    assert set(texts) == {
+        f"{section}.{name}" for section, names in configfile.PATHS.items() for name in names
+    }
     for name in texts:
         reader = ["source.name=mine", "data.data_path="] if name.startswith("source.") else []
-        found = functools.reduce(getattr, name.split("."), configfile.load(empty, [*SCRATCH, *reader, f"{name}=~/x/y"]))
+        found = functools.reduce(
+            getattr, name.split("."), configfile.load(empty, [*SCRATCH, *reader, f"{name}=~/x/y"])
+        )
         assert found == "/home/me/x/y", name
-    given = configfile.load(empty, [*SCRATCH, "data.data_path=[~/a.csv, b//~c.csv]", "model_paths.base_path=~/"])
-    assert given.data.data_path == ["/home/me/a.csv", "b//~c.csv"] and given.run_dir == Path("/home/me/kronos")
+    given = configfile.load(
+        empty, [*SCRATCH, "data.data_path=[~/a.csv, b//~c.csv]", "model_paths.base_path=~/"]
+    )
+    assert given.data.data_path == ["/home/me/a.csv", "b//~c.csv"] and given.run_dir == Path(
+        "/home/me/kronos"
+    )
     assert given.data.store.startswith("/home/me/stores/")
-    assert "data.store: expected a path, found ~nobody-like-this/x" in problems(empty, *SCRATCH, "data.store=~nobody-like-this/x")
+    assert "data.store: expected a path, found ~nobody-like-this/x" in problems(
+        empty, *SCRATCH, "data.store=~nobody-like-this/x"
+    )
 
 
 def test_a_saved_configuration_of_another_version_is_refused() -> None:

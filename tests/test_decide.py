@@ -20,7 +20,9 @@ def paths_of(closes: list[list[list[float]]]) -> np.ndarray:
 
 
 def test_a_tie_is_not_a_rise() -> None:
-    """The label is 1 only when the close is greater: a path that ends where it began counted as a rise would be wrong."""
+    """The label is 1 only when the close is greater: a path that ends where it began counted as a rise would
+    be wrong.
+    """
     paths = paths_of([[[9.0], [10.0], [11.0], [10.0]]])
     assert prob_up(paths, np.array([10.0], np.float32)).tolist() == [0.25]
     assert answers(np.array([0.5, np.nextafter(0.5, 1)])).tolist() == [0, 1]
@@ -44,7 +46,9 @@ def test_a_close_that_is_no_number_is_never_a_fall(bad: float) -> None:
 
 
 def test_default_number_of_paths_has_no_even_split() -> None:
-    """With an even number of paths one coin-flip row in seven sits at exactly 0.5 and all of them become falls."""
+    """With an even number of paths one coin-flip row in seven sits at exactly 0.5 and all of them become
+    falls.
+    """
     assert InferenceConfig().sample_count % 2 == 1
 
 

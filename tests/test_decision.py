@@ -15,13 +15,17 @@ from kronos.answers.fit import Samples, fit_date_slope, fit_decision, fit_slope,
 from kronos.errors import KitError
 
 MEAN, SPREAD = 0.2, 0.78
-"""Log odds of a date's share of rises: 54.5 % rise on an average date, with a standard deviation of 18 points."""
+"""Log odds of a date's share of rises: 54.5 % rise on an average date, with a standard deviation of 18
+points.
+"""
 STRENGTH, SIZE = 0.30, 0.3
 """True slope, and standard deviation of a network's log odds within a date: about 51 % within a date."""
 HORIZON = 30
 
 
-def market(rng: np.random.Generator, dates: int, names: int, bias: float = 0.0, timing: float = 0.0) -> tuple[np.ndarray, ...]:
+def market(
+    rng: np.random.Generator, dates: int, names: int, bias: float = 0.0, timing: float = 0.0
+) -> tuple[np.ndarray, ...]:
     """z, rises and true log odds (dates, names) of a biased network on a market with a base rate."""
     level = rng.normal(MEAN, SPREAD, (dates, 1))
     away = rng.normal(0, SIZE, (dates, names))
@@ -50,9 +54,11 @@ def accuracy(decision: Decision, z: np.ndarray, odds: np.ndarray) -> float:
     return float(np.where(rise, p, 1 - p).mean())
 
 
-# -- what a decision does ----------------------------------------------------------------------------------------------
+# -- what a decision does ------------------------------------------------------------------------------------
 def test_the_level_is_not_the_networks() -> None:
-    """A network's own mean says which way it leans, and cost ten points of accuracy: a shift of all log odds does nothing."""
+    """A network's own mean says which way it leans, and cost ten points of accuracy: a shift of all log odds
+    does nothing.
+    """
     rng = np.random.default_rng(0)
     decision = Decision(horizon=5, level=0.3, slope=0.5)
     z, date = rng.normal(0, 1, 60), np.repeat(np.arange(6), 10)
@@ -68,7 +74,9 @@ def test_the_level_is_not_the_networks() -> None:
 
 
 def test_the_order_of_rows_changes_no_bit() -> None:
-    """A submission has its own order, a backtest another: sums that round by order would give another answer here and there."""
+    """A submission has its own order, a backtest another: sums that round by order would give another answer
+    here and there.
+    """
     rng = np.random.default_rng(0)
     z, date = rng.normal(0, 1, 500), rng.integers(0, 3, 500)
     z[::17] = np.nan
@@ -78,7 +86,9 @@ def test_the_order_of_rows_changes_no_bit() -> None:
         order = np.random.default_rng(seed).permutation(500)
         assert decision.prob(z[order], date[order], ties[order]).tobytes() == base[order].tobytes()
     only = date == 1
-    assert decision.prob(z[only], date[only], ties[only]).tobytes() == base[only].tobytes(), "nor do other dates"
+    assert decision.prob(z[only], date[only], ties[only]).tobytes() == base[only].tobytes(), (
+        "nor do other dates"
+    )
 
 
 def test_rows_without_an_answer_get_the_level() -> None:
@@ -100,15 +110,19 @@ def test_an_order_alone_is_standardised() -> None:
     assert sure[:3] == pytest.approx([np.log(999), -np.log(999), 0.0], abs=1e-2) and np.isnan(sure[3])
 
 
-# -- what a fit finds --------------------------------------------------------------------------------------------------
+# -- what a fit finds ----------------------------------------------------------------------------------------
 def test_slope_is_recovered_within_its_interval() -> None:
-    """A slope whose error bar is a guess makes a market timer of luck: 200 worlds, of each the interval and the truth."""
+    """A slope whose error bar is a guess makes a market timer of luck: 200 worlds, of each the interval and
+    the truth.
+    """
     held, found = 0, []
     for world in range(200):
         rng = np.random.default_rng(world)
         z, rise, _ = market(rng, 40, 150, bias=rng.uniform(-0.4, 0.4))
         samples = samples_of(z, rise)
-        slope = fit_slope(centred(samples.z, samples.date)[0], samples.date, samples.rise, samples.sessions, HORIZON)
+        slope = fit_slope(
+            centred(samples.z, samples.date)[0], samples.date, samples.rise, samples.sessions, HORIZON
+        )
         assert slope is not None
         low, high = slope.interval()
         held += low < STRENGTH < high
@@ -119,8 +133,9 @@ def test_slope_is_recovered_within_its_interval() -> None:
 
 @pytest.mark.parametrize("bias", [-0.4, -0.2, 0.0, 0.2, 0.4])
 def test_a_decision_is_as_good_as_the_best_simple_answer(bias: float) -> None:
-    """With the network's bias for the level, accuracy fell to 45 % where a constant has 54.5: within half a point of the best of
-    the constants and of the decision that knows the truth, at every bias, from 15 dates."""
+    """With the network's bias for the level, accuracy fell to 45 % where a constant has 54.5: within half a
+    point of the best of the constants and of the decision that knows the truth, at every bias, from 15
+    dates."""
     own, rise_all, best = [], [], []
     for world in range(40):
         rng = np.random.default_rng(world)
@@ -129,7 +144,9 @@ def test_a_decision_is_as_good_as_the_best_simple_answer(bias: float) -> None:
         later, _, odds = market(rng, 150, 150, bias)
         own.append(accuracy(decision, later, odds))
         rise_all.append(float(expit(odds).mean()))
-        best.append(accuracy(Decision(HORIZON, level=float(logit(np.array(0.545))), slope=STRENGTH), later, odds))
+        best.append(
+            accuracy(Decision(HORIZON, level=float(logit(np.array(0.545))), slope=STRENGTH), later, odds)
+        )
         assert decision.date_slope == 0, "15 dates prove no market timing"
     assert np.mean(own) > max(np.mean(rise_all), 1 - np.mean(rise_all), np.mean(best)) - 0.005
 
@@ -156,15 +173,18 @@ def test_probabilities_are_honest_within_a_date() -> None:
     later, truth, _ = market(rng, 400, 200)
     date = np.repeat(np.arange(400), 200)
     prob = decision.prob(3 * later.ravel(), date, np.zeros(later.size)).reshape(later.shape)
-    said, seen = (prob - prob.mean(axis=1, keepdims=True)).ravel(), (truth - truth.mean(axis=1, keepdims=True)).ravel()
+    said, seen = (
+        (prob - prob.mean(axis=1, keepdims=True)).ravel(),
+        (truth - truth.mean(axis=1, keepdims=True)).ravel(),
+    )
     order = np.argsort(said)
     bins = [(said[part].mean(), seen[part].mean()) for part in np.array_split(order, 10)]
     assert np.mean([abs(a - b) for a, b in bins]) <= 0.015
 
 
 def test_paths_bring_noise_that_a_slope_knows() -> None:
-    """33 paths blur a network's probabilities: a slope fitted on them is of the network's own log odds, whatever their number, so
-    a submission may take more paths than the backtest did."""
+    """33 paths blur a network's probabilities: a slope fitted on them is of the network's own log odds,
+    whatever their number, so a submission may take more paths than the backtest did."""
     slopes, errors = {}, {}
     for count in (33, 333):
         found, miss = [], []
@@ -185,18 +205,24 @@ def test_paths_bring_noise_that_a_slope_knows() -> None:
             said = (prob.reshape(100, 100) - prob.reshape(100, 100).mean(axis=1, keepdims=True)).ravel()
             miss.append(float(said @ within / (said @ said)))
         slopes[count], errors[count] = np.mean(found), np.mean(miss)
-    assert slopes[33] == pytest.approx(STRENGTH, abs=0.05) and slopes[333] == pytest.approx(STRENGTH, abs=0.03)
+    assert slopes[33] == pytest.approx(STRENGTH, abs=0.05) and slopes[333] == pytest.approx(
+        STRENGTH, abs=0.03
+    )
     assert errors[33] == pytest.approx(errors[333], abs=0.25)
 
 
 def test_market_timing_has_to_be_proved() -> None:
-    """A date's mean is one observation a date: a slope on it is 0 unless 60 dates say otherwise, and then it is used."""
+    """A date's mean is one observation a date: a slope on it is 0 unless 60 dates say otherwise, and then it
+    is used.
+    """
     chance = 0
     for world in range(200):
         rng = np.random.default_rng(world)
         z, rise, _ = market(rng, 60, 50, bias=0.3)
         date = np.repeat(np.arange(60), 50)
-        slope, _ = fit_date_slope(centred(z.ravel(), date)[1], date, rise.ravel(), np.arange(60) * HORIZON, HORIZON)
+        slope, _ = fit_date_slope(
+            centred(z.ravel(), date)[1], date, rise.ravel(), np.arange(60) * HORIZON, HORIZON
+        )
         chance += slope > 0
     assert chance <= 12
     rng = np.random.default_rng(0)
@@ -206,7 +232,9 @@ def test_market_timing_has_to_be_proved() -> None:
 
 
 def test_overlapping_dates_are_not_so_many() -> None:
-    """120 dates a day apart, 30 days ahead, are four observations: too few for a slope, and no reason to move the level."""
+    """120 dates a day apart, 30 days ahead, are four observations: too few for a slope, and no reason to move
+    the level.
+    """
     rng = np.random.default_rng(0)
     z, rise, _ = market(rng, 120, 30)
     close = replace(samples_of(z, rise), sessions=np.arange(120))
@@ -224,7 +252,9 @@ def test_dates_weigh_alike_and_ties_say_nothing() -> None:
     one = samples_of(z, rise)
     twice = Samples(*(np.concatenate([a, a[:40]]) for a in (one.z, one.date)), one.sessions,  # type: ignore[misc]
                     *(np.concatenate([a, a[:40]]) for a in (one.rise, one.moved)))  # fmt: skip
-    assert fit_decision(twice, 0.5, HORIZON, 1.0).slope == pytest.approx(fit_decision(one, 0.5, HORIZON, 1.0).slope, rel=0.02)
+    assert fit_decision(twice, 0.5, HORIZON, 1.0).slope == pytest.approx(
+        fit_decision(one, 0.5, HORIZON, 1.0).slope, rel=0.02
+    )
     tied = replace(one, moved=np.arange(800) % 10 > 0)
     moved = tied.moved
     less = Samples(one.z[moved], one.date[moved], one.sessions, one.rise[moved], moved[moved])
@@ -241,7 +271,7 @@ def test_a_reversed_order_is_not_turned_around() -> None:
     assert 0 < found.slope < 0.01 and "worth nothing" in found.fitted.note
 
 
-# -- kept on disk ------------------------------------------------------------------------------------------------------
+# -- kept on disk --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -1,4 +1,6 @@
-"""Exact gradients: the same whatever the batch is cut into, over micro-batches and processes, in both stages."""
+"""Exact gradients: the same whatever the batch is cut into, over micro-batches and processes, in both
+stages.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,9 @@ def pairs(whole: dict[str, Any]) -> dict[tuple[str, int], list[dict[str, Any]]]:
     jobs = []
     for (stage, k), out in cuts.items():
         out.mkdir()
-        jobs.append({"do": "record", "config": cut(whole["folder"], 4 // k, k, 2), "stage": stage, "out": out})
+        jobs.append(
+            {"do": "record", "config": cut(whole["folder"], 4 // k, k, 2), "stage": stage, "out": out}
+        )
     work(whole["folder"], jobs)
     return {name: [torch.load(out / f"rank{rank}.pt") for rank in (0, 1)] for name, out in cuts.items()}
 
@@ -53,7 +57,9 @@ def assert_same_training(ours: dict[str, Any], reference: dict[str, Any]) -> Non
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9, msg=f"gradient of step {step}")
     for name, value in ours["weights"].items():
         torch.testing.assert_close(value, reference["weights"][name], rtol=0, atol=1e-6, msg=name)
-    assert ours["rates"] == reference["rates"], "the learning rate counts optimiser steps, not micro-batches or processes"
+    assert ours["rates"] == reference["rates"], (
+        "the learning rate counts optimiser steps, not micro-batches or processes"
+    )
     assert ours["best"]["value"] == pytest.approx(reference["best"]["value"], rel=1e-7)
 
 
@@ -62,8 +68,8 @@ def assert_same_training(ours: dict[str, Any], reference: dict[str, Any]) -> Non
 def test_accumulation_equals_one_joined_batch(
     whole: dict[str, Any], tmp_path: Path, stage: str, batch: int, accumulation: int
 ) -> None:
-    """Keeps out accumulation that slices a batch, weighs micro-batches equally (the tail of 6 in 4 + 2), or takes the
-    tokenizer's codebook entropy per micro-batch."""
+    """Keeps out accumulation that slices a batch, weighs micro-batches equally (the tail of 6 in 4 + 2), or
+    takes the tokenizer's codebook entropy per micro-batch."""
     ours = record(cut(whole["folder"], batch, accumulation, 1), stage, tmp_path)
     assert ours["rows"] == whole[stage]["rows"]
     assert_same_training(ours, whole[stage])
@@ -74,10 +80,12 @@ def test_accumulation_equals_one_joined_batch(
 def test_two_processes_equal_one_on_the_joined_batch(
     whole: dict[str, Any], pairs: dict[tuple[str, int], list[dict[str, Any]]], stage: str, accumulation: int
 ) -> None:
-    """Keeps out gradients that stay on their own rank because the inner module was called, and sums scaled by the wrong
-    number of processes."""
+    """Keeps out gradients that stay on their own rank because the inner module was called, and sums scaled by
+    the wrong number of processes."""
     first, second = pairs[stage, accumulation]
-    assert all(a != b for a, b in zip(first["rows"], second["rows"], strict=True)), "both ranks saw the same windows"
+    assert all(a != b for a, b in zip(first["rows"], second["rows"], strict=True)), (
+        "both ranks saw the same windows"
+    )
     joined = [sorted(a + b) for a, b in zip(first["rows"], second["rows"], strict=True)]
     assert joined == whole[stage]["rows"]
     for a, b in zip(first["grads"], second["grads"], strict=True):
@@ -90,11 +98,13 @@ def test_two_processes_equal_one_on_the_joined_batch(
 def test_gradients_are_summed_once_a_step_however_many_micro_batches(
     pairs: dict[tuple[str, int], list[dict[str, Any]]], stage: str
 ) -> None:
-    """Without `no_sync` on all but the last micro-batch every one of them waits for the network: the same gradient, k times
-    the traffic."""
+    """Without `no_sync` on all but the last micro-batch every one of them waits for the network: the same
+    gradient, k times the traffic."""
     for rank in (0, 1):
         whole, cut_in_two = (pairs[stage, k][rank]["sums"] for k in (1, 2))
-        assert len(whole) == 6 and all(after > before for before, after in zip([0, *whole], whole, strict=False))
+        assert len(whole) == 6 and all(
+            after > before for before, after in zip([0, *whole], whole, strict=False)
+        )
         assert cut_in_two == whole, "sums over processes after each step"
 
 

@@ -1,4 +1,6 @@
-"""What the documents say can be done: every command is read by bash, parsed by its own script, and one of each kind is run."""
+"""What the documents say can be done: every command is read by bash, parsed by its own script, and one of
+each kind is run.
+"""
 
 import argparse
 import json
@@ -21,7 +23,11 @@ from kronos.errors import KitError
 from kronos.launch import arguments as launcher
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACEHOLDERS = {"F": "configs/demo.yaml", "P": "small", "B": "32"}  # what stands in a document for a file of the reader's
+PLACEHOLDERS = {
+    "F": "configs/demo.yaml",
+    "P": "small",
+    "B": "32",
+}  # what stands in a document for a file of the reader's
 MADE = ("runs/", "/")  # configurations that a run leaves
 RUN_ELSEWHERE = {
     "scripts/check.sh": "this test runs in it",
@@ -81,16 +87,21 @@ def parsed(script: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPa
     return found.value
 
 
-# -- what they say ------------------------------------------------------------------------------------------------------
+# -- what they say -------------------------------------------------------------------------------------------
 def test_commands_are_found(documented: list[Command]) -> None:
     """A test of every command is worth nothing when it finds none."""
     assert len(documented) > 50
-    assert {"README.md", "docs/kaggle.md", "docs/troubleshooting.md"} <= {command.page for command in documented}
+    assert {"README.md", "docs/kaggle.md", "docs/troubleshooting.md"} <= {
+        command.page for command in documented
+    }
     assert any(command.synopsis for command in documented)
 
 
 def test_scripts_take_what_the_documents_give_them(
-    documented: list[Command], stopped: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    documented: list[Command],
+    stopped: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A flag that was renamed, a configuration that moved, a setting that no longer exists."""
     for command in documented:
@@ -117,7 +128,9 @@ def parsed_parser(script: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Argu
 
 
 def check_configuration(config: Any, overrides: list[str], command: Command) -> None:
-    """The file is there and the overrides fit it; for one that a run leaves, the profile of the run's name stands."""
+    """The file is there and the overrides fit it; for one that a run leaves, the profile of the run's name
+    stands.
+    """
     if not isinstance(config, str):
         return
     path = ROOT / config
@@ -143,9 +156,13 @@ def test_the_launcher_takes_what_the_documents_give_it(documented: list[Command]
         except KitError as error:
             raise AssertionError(f"{command}: {error}") from error
         assert flags is not None
-        config = str(flags.config.relative_to(ROOT)) if flags.config.is_relative_to(ROOT) else str(flags.config)
+        config = (
+            str(flags.config.relative_to(ROOT)) if flags.config.is_relative_to(ROOT) else str(flags.config)
+        )
         given = [text for text in flags.overrides if f"--set {text}" in " ".join(command.arguments)]
-        given = with_flags(ROOT / "configs" / "kaggle.yaml", given, flags.data_source, flags.skip_data_process)
+        given = with_flags(
+            ROOT / "configs" / "kaggle.yaml", given, flags.data_source, flags.skip_data_process
+        )
         check_configuration(PLACEHOLDERS.get(config, config), given, command)
 
 
@@ -191,7 +208,16 @@ def anchors(page: Path) -> set[str]:
 def test_the_task_pages_are_there_and_linked() -> None:
     """One page a task, reachable from the README."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in ("data", "training", "forecasting", "evaluation", "kaggle", "troubleshooting", "findings", "architecture"):
+    for name in (
+        "data",
+        "training",
+        "forecasting",
+        "evaluation",
+        "kaggle",
+        "troubleshooting",
+        "findings",
+        "architecture",
+    ):
         assert (ROOT / "docs" / f"{name}.md").is_file() and f"(docs/{name}.md)" in readme
 
 
@@ -199,13 +225,19 @@ def test_the_task_pages_are_there_and_linked() -> None:
 def test_kaggles_own_client_takes_the_lines(documented: list[Command], stub: Stub) -> None:
     """`kaggle kernels push -p`, ...: the flags are those of the installed client."""
     lines = sorted({command.words for command in documented if command.words[0] == "kaggle"})
-    assert {words[1:3] for words in lines} == {("competitions", "submit"), ("datasets", "create"), ("kernels", "push")}
+    assert {words[1:3] for words in lines} == {
+        ("competitions", "submit"),
+        ("datasets", "create"),
+        ("kernels", "push"),
+    }
     for words in lines:
-        done = subprocess.run([sys.executable, "-c", PARSE_ONLY, *words[1:]], capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", PARSE_ONLY, *words[1:]], capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, f"{words}: {done.stderr}"
 
 
-# -- what they do -------------------------------------------------------------------------------------------------------
+# -- what they do --------------------------------------------------------------------------------------------
 def run(script: str, *arguments: object, cwd: Path = ROOT) -> str:
     program = [sys.executable] if script.endswith(".py") else ["bash"]
     command = [*program, str(ROOT / script), *map(str, arguments)]
@@ -224,7 +256,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "training.max_steps=4",
         "training.validation_samples=32",
     ]
-    small += ["training.batch_size=8", "inference.sample_count=3", "evaluation.after_training=false", "evaluation.origins=3"]
+    small += [
+        "training.batch_size=8",
+        "inference.sample_count=3",
+        "evaluation.after_training=false",
+        "evaluation.origins=3",
+    ]
     small += [
         "evaluation.every=null",
         "evaluation.random_init=false",
@@ -241,7 +278,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def executed(base: Path) -> dict[str, list[object]]:
-    """{script: the arguments of a documented command, in a size that takes seconds}. In the order of a user's day."""
+    """{script: the arguments of a documented command, in a size that takes seconds}. In the order of a user's
+    day.
+    """
     config = ["--config", base / "run.json"]
     return {
         "kaggle/prepare_data.py": [*config, "--report"],
@@ -250,10 +289,27 @@ def executed(base: Path) -> dict[str, list[object]]:
         "scripts/run_portfolio.py": [*config, "--topk", "3", "--drop", "1", "--output", base / "portfolio"],
         "scripts/make_submission.py": [*config, "--output", base / "s.csv"],
         "scripts/score_submission.py": [*config, "--file", base / "s.csv"],
-        "scripts/submit.py": [*config, "--file", base / "s.csv", "--message", "m", "--dry-run", "--ledger", base / "ledger.csv"],
+        "scripts/submit.py": [
+            *config,
+            "--file",
+            base / "s.csv",
+            "--message",
+            "m",
+            "--dry-run",
+            "--ledger",
+            base / "ledger.csv",
+        ],
         "scripts/compare_runs.py": config,
         "scripts/package_model.py": ["--run", base / "demo", "--output", base / "models"],
-        "scripts/study_enumeration.py": [*config, "--origins", "4", "--most", "300", "--set", "data.test_ratio=0.1"],
+        "scripts/study_enumeration.py": [
+            *config,
+            "--origins",
+            "4",
+            "--most",
+            "300",
+            "--set",
+            "data.test_ratio=0.1",
+        ],
         "scripts/bench_windows.py": [
             "--seconds",
             "1",
@@ -268,8 +324,27 @@ def executed(base: Path) -> dict[str, list[object]]:
             "--batch",
             "2",
         ],
-        "scripts/bench_generate.py": ["--preset", "nano", "--series", "2", "--paths", "3", "--scenario", "40+4"],
-        "scripts/bench_train.py": ["--preset", "nano", "--batch", "2", "--window", "33", "--pairs", "1", "--cpu"],
+        "scripts/bench_generate.py": [
+            "--preset",
+            "nano",
+            "--series",
+            "2",
+            "--paths",
+            "3",
+            "--scenario",
+            "40+4",
+        ],
+        "scripts/bench_train.py": [
+            "--preset",
+            "nano",
+            "--batch",
+            "2",
+            "--window",
+            "33",
+            "--pairs",
+            "1",
+            "--cpu",
+        ],
         "train_kaggle.sh": ["--config", base / "run.json", "--cpu", "--skip-existing", "--dry-run"],
     }
 
@@ -285,9 +360,19 @@ def test_every_script_of_the_documents_runs(trained: Path, documented: list[Comm
     assert (trained / "demo" / "backtest" / "report.html").is_file()
     assert (trained / "models" / "demo" / "latest" / "README.md").is_file()
     assert json.loads((trained / "s.json").read_text())["rows"] == 12
-    checked = [sys.executable, "-m", "pytest", "-q", "tests/data_checks", "--data", trained / "demo-data" / "train.csv"]
+    checked = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "tests/data_checks",
+        "--data",
+        trained / "demo-data" / "train.csv",
+    ]
     checked[-1] = json.loads((trained / "run.json").read_text())["data"]["data_path"]
-    done = subprocess.run(list(map(str, checked)), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        list(map(str, checked)), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -302,7 +387,9 @@ def test_what_runs_elsewhere_does(documented: list[Command]) -> None:
 
 @pytest.mark.slow
 def test_python_of_the_pages_runs(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's, and that of docs/data.md and docs/kaggle.md; docs/forecasting.md has a test of its own."""
+    """The README's, and that of docs/data.md and docs/kaggle.md; docs/forecasting.md has a test of its
+    own.
+    """
     monkeypatch.chdir(trained)
     (trained / "runs").mkdir(exist_ok=True)
     links = {"runs/demo": "demo", "runs/stores/NAME": "store", "models/kaggle": "models/demo"}
@@ -320,9 +407,11 @@ def test_python_of_the_pages_runs(trained: Path, monkeypatch: pytest.MonkeyPatch
     assert count >= 3
 
 
-# -- the README in Chinese ------------------------------------------------------------------------------------------------
+# -- the README in Chinese -----------------------------------------------------------------------------------
 def shape(page: Path) -> dict[str, Any]:
-    """What two languages share: levels of headings, fenced blocks, links, inline code, and the size of each table."""
+    """What two languages share: levels of headings, fenced blocks, links, inline code, and the size of each
+    table.
+    """
     text, prose = page.read_text(encoding="utf-8"), sentences(page)
     tables = re.findall(r"(?:^\|.*\n)+", prose, flags=re.MULTILINE)
     links = {target for target in re.findall(r"\]\(([^)\s]+)\)", prose) if not target.startswith("README")}

@@ -1,4 +1,6 @@
-"""scripts/download_data.py against a Kaggle on loopback: what it fetches, what it refuses, what a kill leaves."""
+"""scripts/download_data.py against a Kaggle on loopback: what it fetches, what it refuses, what a kill
+leaves.
+"""
 
 import io
 import json
@@ -49,7 +51,12 @@ def manifest() -> dict[str, Any]:
 
 def complete() -> None:
     """All files are there, as the manifest says, and nothing else."""
-    assert sorted(path.name for path in FOLDER.iterdir()) == ["download.json", "sample_submission.csv", "test.csv", "train.csv"]
+    assert sorted(path.name for path in FOLDER.iterdir()) == [
+        "download.json",
+        "sample_submission.csv",
+        "test.csv",
+        "train.csv",
+    ]
     for name, content in CSVS.items():
         path = FOLDER / name.replace("__", ".")
         assert path.read_bytes() == content
@@ -57,9 +64,11 @@ def complete() -> None:
         assert entry == {"bytes": len(content), "sha256": files.digest(path), "listed_bytes": len(content)}
 
 
-# -- fetching ----------------------------------------------------------------------------------------------------------
+# -- fetching ------------------------------------------------------------------------------------------------
 def test_files_arrive_once(full: Stub, root: Path) -> None:
-    """The command a user types: files in the configured folder, a manifest, and no second download of gigabytes."""
+    """The command a user types: files in the configured folder, a manifest, and no second download of
+    gigabytes.
+    """
     full.cut_after = [1_500_000]  # the connection breaks in the middle: the client takes it up again
     first = script(root, "download_data")
     assert first.returncode == 0, first.stderr
@@ -73,8 +82,15 @@ def test_files_arrive_once(full: Stub, root: Path) -> None:
 
 
 def start(root: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(root / "scripts" / "download_data.py"), "--config", str(root / "configs" / "kaggle.yaml")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [
+        sys.executable,
+        str(root / "scripts" / "download_data.py"),
+        "--config",
+        str(root / "configs" / "kaggle.yaml"),
+    ]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def wait_for(what: Any) -> None:
@@ -107,7 +123,9 @@ def test_killed_download_goes_on(full: Stub, config: Config, root: Path) -> None
 def test_client_that_outlives_its_command_is_waited_for(
     full: Stub, config: Config, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Killed alone, the command leaves a client that still writes: a second one beside it would mix two streams in one file."""
+    """Killed alone, the command leaves a client that still writes: a second one beside it would mix two
+    streams in one file.
+    """
     full.slow = 0.05
     first = start(root)
     wait_for(lambda: arrived() >= 2**20)
@@ -165,9 +183,13 @@ def test_changed_file_is_noticed(full: Stub, config: Config) -> None:
     complete()
 
 
-# -- what can go wrong -------------------------------------------------------------------------------------------------
+# -- what can go wrong ---------------------------------------------------------------------------------------
 REFUSALS: list[tuple[int, str | None, str]] = [
-    (401, "Unauthenticated", r"rejects the credentials of the variable KAGGLE_API_TOKEN.*kaggle.com/settings/api.*unset it"),
+    (
+        401,
+        "Unauthenticated",
+        r"rejects the credentials of the variable KAGGLE_API_TOKEN.*kaggle.com/settings/api.*unset it",
+    ),
     (
         403,
         "You must accept this competition's rules",
@@ -181,9 +203,13 @@ REFUSALS: list[tuple[int, str | None, str]] = [
 
 
 @pytest.mark.parametrize(("status", "message", "line"), REFUSALS)
-def test_refusals_are_one_line_with_a_remedy(full: Stub, config: Config, status: int, message: str | None, line: str) -> None:
+def test_refusals_are_one_line_with_a_remedy(
+    full: Stub, config: Config, status: int, message: str | None, line: str
+) -> None:
     """A traceback, or "403", leaves the user searching for what to click."""
-    route = "DownloadDataFiles" if status == 403 else "ListDataFiles"  # the list is public, the rules guard the files
+    route = (
+        "DownloadDataFiles" if status == 403 else "ListDataFiles"
+    )  # the list is public, the rules guard the files
     full.errors = {route: (status, message)}
     with pytest.raises(KaggleError, match=line) as caught:
         download_data(config)
@@ -195,17 +221,24 @@ def test_no_credentials(full: Stub, root: Path) -> None:
     """The client's own help of twenty lines, twice, hides what to do."""
     done = script(root, "download_data", KAGGLE_API_TOKEN="")
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: Kaggle needs to know who you are") and "~/.kaggle/access_token" in done.stderr
+    assert (
+        done.stderr.startswith("error: Kaggle needs to know who you are")
+        and "~/.kaggle/access_token" in done.stderr
+    )
     assert done.stderr.count("\n") == 1 and not full.requests
 
 
-def test_expired_token_is_named_although_a_good_key_is_there(full: Stub, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_token_is_named_although_a_good_key_is_there(
+    full: Stub, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An old KAGGLE_API_TOKEN beats a good kaggle.json: without being told, nobody finds it."""
     folder = Path(os.environ["KAGGLE_CONFIG_DIR"])
     folder.mkdir()
     (folder / "kaggle.json").write_text(json.dumps({"username": "stubuser", "key": KEY}))
     monkeypatch.setenv("KAGGLE_API_TOKEN", EXPIRED)
-    with pytest.raises(KaggleError, match=r"variable KAGGLE_API_TOKEN \(expired\?\).*beats a key in kaggle.json"):
+    with pytest.raises(
+        KaggleError, match=r"variable KAGGLE_API_TOKEN \(expired\?\).*beats a key in kaggle.json"
+    ):
         download_data(config)
     monkeypatch.delenv("KAGGLE_API_TOKEN")
     download_data(config)
@@ -240,7 +273,8 @@ def test_expected_file_that_the_competition_lacks(stub: Stub, config: Config) ->
     """Else the first to miss it is the preparation, which cannot know why."""
     stub.serve(train__csv=b"Ticker,Date\n", test__csv=b"ID,Date\n")
     with pytest.raises(
-        KitError, match=r"data.sample_submission_path: expected sample_submission.csv .* found test.csv, train.csv"
+        KitError,
+        match=r"data.sample_submission_path: expected sample_submission.csv .* found test.csv, train.csv",
     ):
         download_data(config)
 
@@ -248,14 +282,18 @@ def test_expected_file_that_the_competition_lacks(stub: Stub, config: Config) ->
 def test_places(config: Config, root: Path) -> None:
     """Files unpacked where the configuration does not look are downloaded in vain."""
     folder, expected = places(config)
-    assert folder == FOLDER and set(expected) == {"data.data_path", "data.test_path", "data.sample_submission_path"}
+    assert folder == FOLDER and set(expected) == {
+        "data.data_path",
+        "data.test_path",
+        "data.sample_submission_path",
+    }
     with pytest.raises(KitError, match=r"data.data_path: expected a path inside data"):
         places(configfile.load(root / "configs" / "kaggle.yaml", ["data.data_path=elsewhere/train.csv"]))
     with pytest.raises(KitError, match="makes its own data"):
         places(configfile.load(root / "configs" / "demo.yaml"))
 
 
-# -- archives ----------------------------------------------------------------------------------------------------------
+# -- archives ------------------------------------------------------------------------------------------------
 def bad_archives() -> dict[str, tuple[bytes, str]]:
     sound = zipped({"a.csv": b"x" * 5000})
     link = zipped({"good.csv": b"x", "l": b"/etc/passwd"}, modes={"l": 0o120777})
@@ -275,8 +313,14 @@ def bad_archives() -> dict[str, tuple[bytes, str]]:
         "cut": (sound[:-10], "sound zip"),
         "flipped": (sound.replace(b"a.csv", b"b.csv", 1), "sound zip"),
         "moved": (sound[:-6] + (2**32 - 2).to_bytes(4, "little") + sound[-2:], "sound zip"),
-        "version": (sound.replace(b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\xf0"), "sound zip.* version 24"),
-        "no text": (zipped({"\u00e4.csv": b"x"}).replace("\u00e4".encode(), b"\xff\xff"), "sound zip.*UnicodeDecodeError"),
+        "version": (
+            sound.replace(b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\xf0"),
+            "sound zip.* version 24",
+        ),
+        "no text": (
+            zipped({"\u00e4.csv": b"x"}).replace("\u00e4".encode(), b"\xff\xff"),
+            "sound zip.*UnicodeDecodeError",
+        ),
         "no zip": (b"<html>log in</html>", "sound zip"),
         "empty": (zipped({}), "found 0"),
     }
@@ -308,11 +352,19 @@ def test_lying_sizes(tmp_path: Path) -> None:
 
 
 def test_hostile_archive_from_kaggle(full: Stub, root: Path) -> None:
-    """The whole way: refused in one line, nothing left behind, and the bad archive is not kept for the next try."""
+    """The whole way: refused in one line, nothing left behind, and the bad archive is not kept for the next
+    try.
+    """
     full.archive = zipped({"train.csv": b"x", "../../../evil": b"x"})
     done = script(root, "download_data")
-    assert done.returncode == 2 and "a path outside the folder" in done.stderr and done.stderr.count("\n") == 1
-    assert not list(Path.cwd().parent.rglob("evil")) and not list(FOLDER.rglob("*.csv")) and not list(FOLDER.rglob("*.zip"))
+    assert (
+        done.returncode == 2 and "a path outside the folder" in done.stderr and done.stderr.count("\n") == 1
+    )
+    assert (
+        not list(Path.cwd().parent.rglob("evil"))
+        and not list(FOLDER.rglob("*.csv"))
+        and not list(FOLDER.rglob("*.zip"))
+    )
     full.serve(**CSVS)
     assert script(root, "download_data").returncode == 0
     complete()
@@ -323,7 +375,11 @@ def test_damaged_archive_is_fetched_anew(full: Stub, root: Path) -> None:
     sound = full.archive
     full.archive = bad_archives()["version"][0]
     done = script(root, "download_data")
-    assert done.returncode == 2 and "expected a sound zip archive" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert (
+        done.returncode == 2
+        and "expected a sound zip archive" in done.stderr
+        and done.stderr.count("\n") == 1
+    ), done.stderr
     full.archive = sound
     assert script(root, "download_data").returncode == 0
     complete()
@@ -341,7 +397,7 @@ def test_folder_link_is_not_followed_out(full: Stub, config: Config, tmp_path: P
     assert not list((tmp_path / "out").iterdir())
 
 
-# -- secrets -----------------------------------------------------------------------------------------------------------
+# -- secrets -------------------------------------------------------------------------------------------------
 def test_secrets_are_scrubbed(stub: Stub, tmp_path: Path) -> None:
     """Logs are pasted into forums."""
     home = tmp_path / "home" / ".kaggle"
@@ -362,14 +418,18 @@ def test_password_with_an_at_sign_is_scrubbed_whole() -> None:
 
 
 def test_long_token_stays_secret(full: Stub, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Longer than a file name may be, it was looked up as one, and the traceback showed it. The package does so, too."""
+    """Longer than a file name may be, it was looked up as one, and the traceback showed it. The package does
+    so, too.
+    """
     token = "KGAT_" + "a" * 395
     monkeypatch.setenv("KAGGLE_API_TOKEN", token)
     line = str(explain(COMPETITION, "http", 401, f"no such token {token}"))
     assert "rejects the credentials of the variable KAGGLE_API_TOKEN" in line and "aaaa" not in line
     full.errors = {"*": (401, "Unauthenticated")}
     done = script(root, "download_data", KAGGLE_API_TOKEN=token)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "aaaa" not in done.stdout + done.stderr, done.stderr
+    assert (
+        done.returncode == 2 and done.stderr.count("\n") == 1 and "aaaa" not in done.stdout + done.stderr
+    ), done.stderr
 
 
 def test_zip_helper_makes_links() -> None:

@@ -1,4 +1,6 @@
-"""Failures that torch words on thirty lines, and the user gets in one: a reader killed, no compiler, a peer that is gone."""
+"""Failures that torch words on thirty lines, and the user gets in one: a reader killed, no compiler, a peer
+that is gone.
+"""
 
 import multiprocessing
 import os
@@ -25,9 +27,11 @@ from kronos.training.stages import run_stage
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_a_reader_killed_during_a_step_is_one_line_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch notices a dead worker by a signal and raises in the middle of a forward pass, where no loader catches it; the
-    user would get its traceback, and no word of how to go on."""
+def test_a_reader_killed_during_a_step_is_one_line_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch notices a dead worker by a signal and raises in the middle of a forward pass, where no loader
+    catches it; the user would get its traceback, and no word of how to go on."""
     store = tiny_store(tmp_path / "store")
     config = tiny_config(tmp_path, training__num_workers=1)
     build, killed = stages.build_objective, []
@@ -60,32 +64,54 @@ def test_a_reader_killed_during_a_step_is_one_line_and_the_run_goes_on(tmp_path:
 
 @pytest.mark.slow
 def test_compile_without_a_compiler_is_one_line_before_anything_is_written(tmp_path: Path) -> None:
-    """Slim images have no g++: torch's own words are a traceback at the first step, after the old checkpoints are gone."""
+    """Slim images have no g++: torch's own words are a traceback at the first step, after the old checkpoints
+    are gone.
+    """
     tiny_store(tmp_path / "store")
     config = tiny_config(tmp_path, training__compile=True)
     path = files.write_json(tmp_path / "config.json", to_dict(config)) or tmp_path / "config.json"
-    environment = {"PATH": "/nowhere", "CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "HOME": str(tmp_path)}
+    environment = {
+        "PATH": "/nowhere",
+        "CXX": "/nowhere/g++",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
     done = subprocess.run(
-        [sys.executable, str(ROOT / "kaggle" / "train_stage.py"), "--config", str(path), "--stage", "tokenizer"],
+        [
+            sys.executable,
+            str(ROOT / "kaggle" / "train_stage.py"),
+            "--config",
+            str(path),
+            "--stage",
+            "tokenizer",
+        ],
         capture_output=True,
         text=True,
         timeout=200,
         env={**environment, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: training.compile: expected torch.compile to work")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith(
+        "error: training.compile: expected torch.compile to work"
+    )
     assert "install a C++ compiler" in done.stderr and "training.compile=false" in done.stderr
     assert read_summary(config.tokenizer_dir) is None
 
 
 def test_what_is_known_gets_its_line_and_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
-    """A translation that takes every RuntimeError would hide what went wrong behind an advice that does not help."""
+    """A translation that takes every RuntimeError would hide what went wrong behind an advice that does not
+    help.
+    """
     from torch._inductor.exc import InductorError  # two seconds
 
     runtime = Runtime.start(tiny_config(tmp_path))
     known: dict[str, Exception] = {
-        "--dist-backend gloo": torch.distributed.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:1\nLast error:\nno way"),
-        "training.accumulation_steps": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        "--dist-backend gloo": torch.distributed.DistBackendError(
+            "NCCL error in: ProcessGroupNCCL.cpp:1\nLast error:\nno way"
+        ),
+        "training.accumulation_steps": RuntimeError(
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+        ),
         "training.use_checkpoint": torch.OutOfMemoryError("Tried to allocate 3 GiB.\nMore words"),
         "training.compile=false": InductorError(RuntimeError("LoweringException\nMore words"), None),
         "training.num_workers": RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed."),
@@ -124,7 +150,12 @@ def test_a_process_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
     """gloo's timeout names a C++ file; what it says on the next call is another sentence."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", SILENT], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", SILENT],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     lines = done.stdout.splitlines()
     assert len(lines) == 2 and all("another process of this run did not answer" in line for line in lines), (

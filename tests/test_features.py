@@ -47,11 +47,15 @@ def test_every_figure_is_what_its_name_says() -> None:
     for row in np.random.default_rng(1).choice(rows, 300, replace=False).tolist():
         first = int(features.first_rows(store, np.array([row]))[0])
         wanted = plain(store.bars[first : row + 1])
-        np.testing.assert_allclose(found[row], wanted, rtol=1e-6, atol=1e-9, err_msg=f"{NAMES} of row {row - first}")
+        np.testing.assert_allclose(
+            found[row], wanted, rtol=1e-6, atol=1e-9, err_msg=f"{NAMES} of row {row - first}"
+        )
 
 
 def test_bits_do_not_depend_on_what_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The backtest asks for a store at once, the submission for its last rows: the same figures, or a decision fits neither."""
+    """The backtest asks for a store at once, the submission for its last rows: the same figures, or a
+    decision fits neither.
+    """
     store = store_in_memory(random_series(np.random.default_rng(2), 30, 700))
     rows = np.arange(len(store))
     whole = raw_features(store, rows)
@@ -84,4 +88,6 @@ def test_a_stock_without_a_bar_is_placed_among_the_others() -> None:
     """Its rank is that of an equal value, and in the middle of a gap."""
     known = np.array([[1.0], [2.0], [2.0], [4.0], [np.nan]])
     np.testing.assert_allclose(placed(known[:2], known), ranked(known, np.array([0, 5]))[:2])
-    np.testing.assert_allclose(placed(np.array([[3.0], [0.0], [np.nan]]), known).ravel(), [3.5 / 5 - 0.5, 0.5 / 5 - 0.5, 0])
+    np.testing.assert_allclose(
+        placed(np.array([[3.0], [0.0], [np.nan]]), known).ravel(), [3.5 / 5 - 0.5, 0.5 / 5 - 0.5, 0]
+    )

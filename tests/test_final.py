@@ -40,7 +40,11 @@ def test_every_day_trains_for_the_chosen_steps(trained: tuple[Config, BarStore])
     """A final run that stops elsewhere, or leaves the newest days out, is not what was chosen."""
     config, store = trained
     own, line = final.of_run(config)
-    assert own is not None and "every day up to" in line and "decision is that of the networks that were chosen" in line
+    assert (
+        own is not None
+        and "every day up to" in line
+        and "decision is that of the networks that were chosen" in line
+    )
     for stage in STAGES:
         first, again = summary(config, stage), summary(own, stage)
         assert again["step"] == again["total_steps"] == first["best"]["step"]
@@ -90,7 +94,9 @@ def test_what_cannot_be_repeated_is_refused(trained: tuple[Config, BarStore], tm
     plateau = replace(config, training=replace(config.training, scheduler="plateau"))
     with pytest.raises(KitError, match="found plateau"):
         final.plan(plateau)
-    nothing = replace(config, experiment=replace(config.experiment, train_tokenizer=False, train_basemodel=False))
+    nothing = replace(
+        config, experiment=replace(config.experiment, train_tokenizer=False, train_basemodel=False)
+    )
     with pytest.raises(KitError, match="expected a stage to train once more, found none"):
         final.plan(nothing)
 
@@ -99,11 +105,15 @@ def test_decisions_are_carried_over(trained: tuple[Config, BarStore]) -> None:
     """They name the networks that they were fitted for: under those names the final ones would have none."""
     config, _ = trained
     own, _ = final.of_run(config)
-    assert own is not None and own.model_paths.exp_name == config.model_paths.exp_name, "answerers keep their names"
+    assert own is not None and own.model_paths.exp_name == config.model_paths.exp_name, (
+        "answerers keep their names"
+    )
     first, again = summary(config, "basemodel")["model_digest"], summary(own, "basemodel")["model_digest"]
     path = config.run_dir / "decisions" / "horizon-3.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"answerers": [{"decision": {"slope": 0.25, "key": {"model": first, "clip": 5.0}}}]}))
+    path.write_text(
+        json.dumps({"answerers": [{"decision": {"slope": 0.25, "key": {"model": first, "clip": 5.0}}}]})
+    )
     final.carry_over(config, own)
     carried = json.loads((own.run_dir / "decisions" / "horizon-3.json").read_text())
     assert carried == {"answerers": [{"decision": {"slope": 0.25, "key": {"model": again, "clip": 5.0}}}]}
@@ -112,7 +122,9 @@ def test_decisions_are_carried_over(trained: tuple[Config, BarStore]) -> None:
     assert not list((own.run_dir / "decisions").iterdir()), "decisions of an earlier backtest are gone"
 
 
-def test_the_submission_takes_the_final_networks_where_it_is_asked(trained: tuple[Config, BarStore], tmp_path: Path) -> None:
+def test_the_submission_takes_the_final_networks_where_it_is_asked(
+    trained: tuple[Config, BarStore], tmp_path: Path
+) -> None:
     """Asked for and not there, or there and not asked for: the run's own networks answer."""
     config, _ = trained
     asked = replace(config, experiment=replace(config.experiment, final=True))

@@ -1,4 +1,6 @@
-"""The loss scaler of fp16: overflows are expected, counted and logged; a run that only skips ends with one line."""
+"""The loss scaler of fp16: overflows are expected, counted and logged; a run that only skips ends with one
+line.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,9 @@ def scaled_trainer(store: BarStore, folder: Path, scale: float, **settings: Any)
 
 
 def test_skipped_steps_move_no_weight_and_are_counted(store: BarStore, tmp_path: Path) -> None:
-    """Keeps out steps that are lost in silence: a scale far too large comes down, each skipped step is in the log."""
+    """Keeps out steps that are lost in silence: a scale far too large comes down, each skipped step is in the
+    log.
+    """
     trainer = scaled_trainer(store, tmp_path, 2.0**24)
     before = {name: value.clone() for name, value in trainer.objective.state_dict().items()}
     moved: list[bool] = []
@@ -63,18 +67,23 @@ def test_skipped_steps_move_no_weight_and_are_counted(store: BarStore, tmp_path:
     assert trainer.fit(None, Keepers(lambda: None), measure_start=False) == "complete"
     skipped = trainer.progress.skipped
     assert 0 < skipped < MOST_SKIPS and moved == [False] * skipped + [True] * (36 - skipped)
-    logged = [r["skipped_steps"] for r in read_records(tmp_path / "stage" / "metrics.jsonl") if r["kind"] == "train"]
+    logged = [
+        r["skipped_steps"] for r in read_records(tmp_path / "stage" / "metrics.jsonl") if r["kind"] == "train"
+    ]
     assert logged[-1] == skipped and logged == sorted(logged)
 
 
 def test_endless_skipping_ends_the_run(store: BarStore, tmp_path: Path) -> None:
-    """Keeps out hours in which the scale sinks to nothing and no weight moves: the loss is finite, its gradient never is."""
+    """Keeps out hours in which the scale sinks to nothing and no weight moves: the loss is finite, its
+    gradient never is.
+    """
     trainer = scaled_trainer(store, tmp_path, 2.0**16)
     network = trainer.objective.network()
     next(network.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(
-        KitError, match=rf"{MOST_SKIPS} optimiser steps in a row were skipped up to step {MOST_SKIPS - 1}: .*fp16"
+        KitError,
+        match=rf"{MOST_SKIPS} optimiser steps in a row were skipped up to step {MOST_SKIPS - 1}: .*fp16",
     ):
         trainer.fit(None, Keepers(lambda: None), measure_start=False)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -23,7 +23,9 @@ CONFIG = EvaluationConfig()
 HORIZON, BEFORE = 5, 400
 
 
-def market(signal: float = 1.0, tickers: int = 40, days: int = 480, seed: int = 0, last: int | None = None) -> BarStore:
+def market(
+    signal: float = 1.0, tickers: int = 40, days: int = 480, seed: int = 0, last: int | None = None
+) -> BarStore:
     """Stocks whose returns follow yesterday's volume; some begin late, some end early."""
     rng = np.random.default_rng(seed)
     series = {}
@@ -85,11 +87,16 @@ def test_no_label_reaches_the_first_session_that_is_not_to_be_seen() -> None:
         own = replace(CONFIG, embargo=embargo, fit_every=1)
         found = samples_before(store, BEFORE, HORIZON, own)
         assert found.session.max() == BEFORE - 1 - HORIZON - embargo
-        assert fitters(own)[0].fit(store, BEFORE, HORIZON).recipe.last_label == str(store.sessions[BEFORE - 1 - embargo])[:10]
+        assert (
+            fitters(own)[0].fit(store, BEFORE, HORIZON).recipe.last_label
+            == str(store.sessions[BEFORE - 1 - embargo])[:10]
+        )
 
 
 def test_a_fit_does_not_know_what_comes_after_it() -> None:
-    """The same fit, coefficient by coefficient and tree by tree, from a store that ends where the fit may look."""
+    """The same fit, coefficient by coefficient and tree by tree, from a store that ends where the fit may
+    look.
+    """
     whole, ended = market(), market(last=BEFORE)
     assert len(ended) < len(whole)
     for before, after in zip(fit_all(ended), fit_all(whole), strict=True):
@@ -112,7 +119,12 @@ def test_a_saved_model_answers_with_the_same_bits(tmp_path: Path, place: int) ->
     model = fit_all(store)[place]
     model.save(tmp_path / "model.json")
     read = FittedModel.load(tmp_path / "model.json")
-    assert (read.linear, read.trees, read.recipe, read.name) == (model.linear, model.trees, model.recipe, model.name)
+    assert (read.linear, read.trees, read.recipe, read.name) == (
+        model.linear,
+        model.trees,
+        model.recipe,
+        model.name,
+    )
     rows = rows_at(store, 430)
     np.testing.assert_array_equal(read.answer(store, rows).score, model.answer(store, rows).score)
     again = fit_all(store)[place]
@@ -126,7 +138,9 @@ def test_trees_are_scikit_learns_to_the_bit() -> None:
     rng = np.random.default_rng(5)
     x = np.round(rng.normal(size=(20_000, 6)), 2)
     y = rng.random(len(x)) < 1 / (1 + np.exp(-x[:, 0] * x[:, 1] - np.sin(3 * x[:, 2])))
-    model = HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=15, early_stopping=False, random_state=1).fit(x, y)
+    model = HistGradientBoostingClassifier(
+        max_iter=60, max_leaf_nodes=15, early_stopping=False, random_state=1
+    ).fit(x, y)
     trees = trees_of(model)
     assert len(trees.trees) == 60 and max(len(tree.value) for tree in trees.trees) == 15
     np.testing.assert_array_equal(trees.score(x), model.decision_function(x))
@@ -171,7 +185,9 @@ def test_answers_do_not_depend_on_which_rows_are_asked() -> None:
     whole, some = model.answer(store, rows).score, np.array([3, 11, 30])
     np.testing.assert_array_equal(model.answer(store, rows.only(some)).score, whole[some])
     stale = np.flatnonzero(store.session[np.maximum(rows.last, 0)] < rows.asof)
-    assert len(stale) and np.isfinite(whole[stale]).all(), "a stock whose history ended earlier is answered, too"
+    assert len(stale) and np.isfinite(whole[stale]).all(), (
+        "a stock whose history ended earlier is answered, too"
+    )
 
 
 def test_rows_without_history_have_a_reason() -> None:
@@ -186,12 +202,17 @@ def test_rows_without_history_have_a_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "horizon", "found"), [(60, HORIZON, "found [1-9]"), (5, HORIZON, "found 0"), (BEFORE, 470, "found 0")]
+    ("before", "horizon", "found"),
+    [(60, HORIZON, "found [1-9]"), (5, HORIZON, "found 0"), (BEFORE, 470, "found 0")],
 )
 def test_too_little_to_learn_from_is_one_line(before: int, horizon: int, found: str) -> None:
-    """A date without history, a horizon without labels, too few dates: no fit, and nothing that looks like one."""
+    """A date without history, a horizon without labels, too few dates: no fit, and nothing that looks like
+    one.
+    """
     for fitter in fitters(CONFIG):
-        with pytest.raises(TooLittle, match=rf"^{fitter.name}: expected labels {horizon} trading days ahead.*{found}") as error:
+        with pytest.raises(
+            TooLittle, match=rf"^{fitter.name}: expected labels {horizon} trading days ahead.*{found}"
+        ) as error:
             fitter.fit(market(), before, horizon)
         assert "\n" not in str(error.value)
 
@@ -234,7 +255,10 @@ def test_more_columns_are_learnt_on_their_own_dates_only(tmp_path: Path) -> None
         (lambda text: text[: len(text) // 2], "expected JSON"),
         (lambda text: text.replace('"model": "ridge"', '"model": "magic"'), "model: expected"),
         (lambda text: text.replace("12-1 momentum", "something"), "expected the columns of this version"),
-        (lambda text: text.replace('"weights": [', '"weights": [0.5, '), "expected coefficients or trees of 23 columns"),
+        (
+            lambda text: text.replace('"weights": [', '"weights": [0.5, '),
+            "expected coefficients or trees of 23 columns",
+        ),
         (lambda text: text.replace('"weights": [', '"weights": [NaN, '), "NaN"),
     ],
 )
@@ -256,7 +280,13 @@ def test_an_order_has_no_market_timing() -> None:
     days, stocks = 80, 50
     date = np.repeat(np.arange(days), stocks)
     market = np.repeat(rng.normal(size=days), stocks)
-    z = np.tile(np.linspace(-2, 2, stocks), days) + 0.05 * market  # as if the unmoved ones had been the lowest
-    samples = Samples(z, date, np.arange(days) * 5, rng.normal(size=len(z)) + 2 * market > 0, np.ones(len(z), bool))
-    assert fit_decision(samples, 0.5, 5, 0.1).date_slope > 0, "the planted drift is found where z is a probability"
+    z = (
+        np.tile(np.linspace(-2, 2, stocks), days) + 0.05 * market
+    )  # as if the unmoved ones had been the lowest
+    samples = Samples(
+        z, date, np.arange(days) * 5, rng.normal(size=len(z)) + 2 * market > 0, np.ones(len(z), bool)
+    )
+    assert fit_decision(samples, 0.5, 5, 0.1).date_slope > 0, (
+        "the planted drift is found where z is a probability"
+    )
     assert fit_decision(replace(samples, order=True), 0.5, 5, 0.1).date_slope == 0

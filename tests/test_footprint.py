@@ -1,6 +1,8 @@
-"""Predicted memory against what torch's profiler sees of real steps, within what the plan states (`footprint`).
+"""Predicted memory against what torch's profiler sees of real steps, within what the plan states
+(`footprint`).
 
-The bounds hold on every processor: which kernels it has decides about copies of bfloat16 products, not about float32.
+The bounds hold on every processor: which kernels it has decides about copies of bfloat16 products, not about
+float32.
 """
 
 from dataclasses import replace
@@ -19,7 +21,9 @@ from kronos.training.facts import Stage
 
 CPU = torch.device("cpu")
 BOUNDS = {False: (0.95, 1.10), True: (0.95, 1.25)}
-"""Predicted over measured, by mixed precision: a plan that is short promises what does not fit, one that is far above wastes."""
+"""Predicted over measured, by mixed precision: a plan that is short promises what does not fit, one that is
+far above wastes.
+"""
 # preset, windows, bars: enough that activations outweigh rounding, little enough for a test
 SIZES = [("nano", 8, 257), ("nano", 48, 41), ("mini", 3, 257), ("small", 3, 129)]
 
@@ -32,7 +36,11 @@ def stage_and_memory(stage: Stage, size: tuple[str, int, int], **changes: Any) -
     load = Load(rows, length, cpu=True, **changes)
     config = replace(Config(), training=replace(Config().training, use_checkpoint=load.recompute))
     config = replace(config, data=replace(config.data, lookback_window=length - 1, predict_window=1))
-    memory = tokenizer_memory(networks[0], load) if stage == "tokenizer" else predictor_memory(networks[1], networks[0], load)
+    memory = (
+        tokenizer_memory(networks[0], load)
+        if stage == "tokenizer"
+        else predictor_memory(networks[1], networks[0], load)
+    )
     return ProbedStage(config, stage, networks, CPU, "bf16" if load.mixed else "no"), memory
 
 
@@ -58,19 +66,23 @@ def test_a_step_of_nano(size: tuple[str, int, int], stage: Stage, recompute: boo
 @pytest.mark.parametrize("stage", ["tokenizer", "basemodel"])
 @pytest.mark.parametrize("size", SIZES[2:])
 def test_a_step_of_mini_and_small(size: tuple[str, int, int], stage: Stage, recompute: bool) -> None:
-    """The same for published sizes: with dropout, with attention dropout, with gradients as large as the activations."""
+    """The same for published sizes: with dropout, with attention dropout, with gradients as large as the
+    activations.
+    """
     check(stage, size, recompute=recompute)
 
 
 def test_the_tokenizers_narrow_stream() -> None:
-    """Its residual stream begins with a matrix product's result and is narrow, so that every norm widens it: one copy more, on
-    which a plan was 8 % short."""
+    """Its residual stream begins with a matrix product's result and is narrow, so that every norm widens it:
+    one copy more, on which a plan was 8 % short."""
     check("tokenizer", SIZES[2], mixed=True)
     check("tokenizer", SIZES[2], mixed=True, recompute=True)
 
 
 def test_heads_that_a_gpu_fills_up_are_counted() -> None:
-    """`base` has heads of 52 entries: 56 on a GPU in a half type, and the cut result beside the filled one."""
+    """`base` has heads of 52 entries: 56 on a GPU in a half type, and the cut result beside the filled
+    one.
+    """
     tokenizer, predictor = preset("base")
     networks = KronosTokenizer.config_class(**tokenizer), Kronos.config_class(**predictor)
     loads = [Load(8, 257, mixed=True), Load(8, 257)]
@@ -91,8 +103,14 @@ def test_what_stays_between_steps(stage: Stage) -> None:
     learning = {id(p) for p in run.learning}
     weights = {id(p): p.nbytes for p in run.objective.parameters()}
     frozen = sum(size for p, size in weights.items() if p not in learning)
-    moments = sum(t.nbytes for state in run.optimizer.state.values() for name, t in state.items() if name != "step")
-    assert (memory.weights, memory.frozen, memory.optimizer) == (sum(weights.values()) - frozen, frozen, moments)
+    moments = sum(
+        t.nbytes for state in run.optimizer.state.values() for name, t in state.items() if name != "step"
+    )
+    assert (memory.weights, memory.frozen, memory.optimizer) == (
+        sum(weights.values()) - frozen,
+        frozen,
+        moments,
+    )
 
 
 def test_gradients_that_stay_lie_beside_the_activations() -> None:

@@ -28,13 +28,19 @@ def tiny_networks(dropout: float = 0.0, seed: int = 0) -> tuple[Kronos, KronosTo
     predictor |= {"d_model": 16, "n_heads": 2, "ff_dim": 16, "n_layers": 1, "token_dropout_p": dropout} | drop
     networks = Kronos(**predictor), KronosTokenizer(**tokenizer)
     with torch.no_grad():
-        networks[1].head.weight *= 8  # untrained, all tokens mean nearly the same bar: spread them, so that paths differ
+        networks[
+            1
+        ].head.weight *= (
+            8  # untrained, all tokens mean nearly the same bar: spread them, so that paths differ
+        )
     return networks
 
 
 def make(sample_count: int = 6, dropout: float = 0.0, seed: int = 11, **settings: Any) -> Forecaster:
     settings = {"max_context": 64, "batch_size": 3} | settings
-    return Forecaster(*tiny_networks(dropout), sampling=Sampling(sample_count=sample_count, seed=seed), **settings)
+    return Forecaster(
+        *tiny_networks(dropout), sampling=Sampling(sample_count=sample_count, seed=seed), **settings
+    )
 
 
 def make_bars(count: int = SERIES, length: int = LENGTH, seed: int = 3) -> np.ndarray:
@@ -63,7 +69,9 @@ def some(given: dict[str, np.ndarray], rows: list[int]) -> dict[str, np.ndarray]
 
 @pytest.mark.parametrize("anchor", [True, False])
 def test_paths_are_those_of_the_slow_clear_way(anchor: bool) -> None:
-    """Tokens, decoding, de-normalising and anchoring, a series and a path at a time, without cache, batches or chunks."""
+    """Tokens, decoding, de-normalising and anchoring, a series and a path at a time, without cache, batches
+    or chunks.
+    """
     own, given = make(anchor=anchor), inputs()
     result = own.forecast(**given)
     assert result.paths.shape == (SERIES, 6, HORIZON, 6) and result.paths.dtype == np.float32
@@ -71,11 +79,18 @@ def test_paths_are_those_of_the_slow_clear_way(anchor: bool) -> None:
         bars = given["bars"][[row]]
         stats = window_stats(bars)
         s1, s2 = own.tokenizer.encode(torch.from_numpy(normalise(bars, stats, 5.0)))
-        stamps = [torch.from_numpy(np.ascontiguousarray(given[name][[row]])) for name in ("stamps", "future_stamps")]
+        stamps = [
+            torch.from_numpy(np.ascontiguousarray(given[name][[row]])) for name in ("stamps", "future_stamps")
+        ]
         keys = torch.from_numpy(given["series"][[row]])
-        future = generate_reference(own.model, s1, s2, *stamps, sampling=own.sampling, series=keys, max_context=64)
+        future = generate_reference(
+            own.model, s1, s2, *stamps, sampling=own.sampling, series=keys, max_context=64
+        )
         for path in range(6):
-            both = [torch.cat([known, drawn[:, path]], dim=1) for known, drawn in zip((s1, s2), future[:2], strict=True)]
+            both = [
+                torch.cat([known, drawn[:, path]], dim=1)
+                for known, drawn in zip((s1, s2), future[:2], strict=True)
+            ]
             with torch.no_grad():
                 decoded = denormalise(own.tokenizer.decode(*both).numpy(), stats)[0]
             expected = decoded[-HORIZON:]
@@ -86,8 +101,12 @@ def test_paths_are_those_of_the_slow_clear_way(anchor: bool) -> None:
 
 
 def test_the_tokenizers_error_on_the_last_bar_is_no_move() -> None:
-    """A forecast that says "no change" in tokens once began with a jump, and P(rise) answered the tokenizer's error."""
-    paths = np.full((1, 3, 2, 6), 98.0, np.float32)  # the tokenizer renders the last close of 100 as 98, and so all that follow
+    """A forecast that says "no change" in tokens once began with a jump, and P(rise) answered the tokenizer's
+    error.
+    """
+    paths = np.full(
+        (1, 3, 2, 6), 98.0, np.float32
+    )  # the tokenizer renders the last close of 100 as 98, and so all that follow
     moved = anchored(paths, np.array([98.0], np.float32), np.array([100.0]))
     np.testing.assert_array_equal(moved[..., : CLOSE + 1], 100.0)
     np.testing.assert_array_equal(moved[..., CLOSE + 1 :], 98.0)
@@ -114,7 +133,9 @@ def test_decoding_in_small_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_tokenizer_keeps_its_precision_in_a_callers_autocast() -> None:
-    """A token is a row of signs: in half precision one in a hundred was another, and the forecast of other bars."""
+    """A token is a row of signs: in half precision one in a hundred was another, and the forecast of other
+    bars.
+    """
     own, given = make(), inputs(count=40, length=60)
     s1, s2, stats, _ = own.encode(given["bars"])
     future, close = s1[:, None, -2:], given["bars"][:, -1, CLOSE]
@@ -145,7 +166,9 @@ def test_another_seed_gives_other_paths() -> None:
 def test_more_paths_keep_the_first_ones() -> None:
     """Paths are keyed one by one: raising sample_count refines an answer and does not redraw it."""
     given = inputs()
-    np.testing.assert_allclose(make(sample_count=9).forecast(**given).paths[:, :6], make().forecast(**given).paths, rtol=1e-4)
+    np.testing.assert_allclose(
+        make(sample_count=9).forecast(**given).paths[:, :6], make().forecast(**given).paths, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20, 1e-6, 1e6])
@@ -196,7 +219,9 @@ def watched(own: Forecaster) -> Iterator[list[int]]:
 
 
 def test_a_context_that_overflows_is_cut() -> None:
-    """Cut beforehand, the forecast is exactly that of the bars that fit: no statistic and no token of an older bar."""
+    """Cut beforehand, the forecast is exactly that of the bars that fit: no statistic and no token of an
+    older bar.
+    """
     own, given = make(max_context=40), inputs(length=60)
     found = own.forecast(**given)
     fitting = given | {name: given[name][:, -37:] for name in ("bars", "stamps")}  # 37 + 4 - 1 = 40
@@ -212,15 +237,22 @@ def test_a_context_that_overflows_is_cut() -> None:
 
 
 def test_a_window_slides_when_it_is_asked_to() -> None:
-    """All given bars are normalised and encoded, then only the last max_context tokens are seen, as in the original."""
+    """All given bars are normalised and encoded, then only the last max_context tokens are seen, as in the
+    original.
+    """
     own, given = make(max_context=12, overflow="slide", anchor=False), inputs()
     result = own.forecast(**given)
     stats = window_stats(given["bars"])
     s1, s2 = own.tokenizer.encode(torch.from_numpy(normalise(given["bars"], stats, 5.0)))
     stamps = [torch.from_numpy(np.ascontiguousarray(given[name])) for name in ("stamps", "future_stamps")]
     keys = torch.from_numpy(given["series"])
-    future = generate_reference(own.model, s1, s2, *stamps, sampling=own.sampling, series=keys, max_context=12)
-    both = [torch.cat([known, drawn[:, 2]], dim=1)[:, -12:] for known, drawn in zip((s1, s2), future[:2], strict=True)]
+    future = generate_reference(
+        own.model, s1, s2, *stamps, sampling=own.sampling, series=keys, max_context=12
+    )
+    both = [
+        torch.cat([known, drawn[:, 2]], dim=1)[:, -12:]
+        for known, drawn in zip((s1, s2), future[:2], strict=True)
+    ]
     with torch.no_grad():
         scaled = own.tokenizer.decode(*both)[:, -HORIZON:].numpy()
     np.testing.assert_allclose(result.paths[:, 2], denormalise(scaled, stats), rtol=1e-4)
@@ -265,7 +297,9 @@ SHORT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:125] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:125] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+    ),
 ]
 """What torch, cuBLAS, the driver and the processor's allocator say."""
 
@@ -282,8 +316,8 @@ def small_memory(own: Forecaster, limit: int, error: RuntimeError = SHORT_OF_MEM
 
 @pytest.mark.parametrize("error", SHORT_OF_MEMORY, ids=lambda error: str(error)[:20])
 def test_out_of_memory_halves_the_batch(error: RuntimeError, caplog: pytest.LogCaptureFixture) -> None:
-    """One batch too large for the device ended a run of an hour, a driver's own words in a traceback; the answers do not depend
-    on the batch."""
+    """One batch too large for the device ended a run of an hour, a driver's own words in a traceback; the
+    answers do not depend on the batch."""
     given = inputs(count=9)
     whole = make(batch_size=9).forecast(**given).paths
     own = make(batch_size=9)
@@ -322,7 +356,9 @@ def test_another_error_is_no_lack_of_memory() -> None:
 
 def test_cuda_graphs_without_a_gpu_are_refused() -> None:
     """A setting that is ignored leaves a user waiting for a speed that never comes."""
-    with pytest.raises(KitError, match=r"inference\.cuda_graphs: expected a GPU and overflow: cut, found a processor"):
+    with pytest.raises(
+        KitError, match=r"inference\.cuda_graphs: expected a GPU and overflow: cut, found a processor"
+    ):
         make(cuda_graphs=True)
 
 

@@ -21,7 +21,9 @@ def test_norm() -> None:
     reference = F.rms_norm(x, (24,), eps=NORM_EPSILON) * norm.weight
     torch.testing.assert_close(norm(x), reference, rtol=1e-6, atol=1e-6)
     assert "RMSNormFunction" in type(norm(x).grad_fn).__name__
-    for found, wanted in zip(gradients(norm(x), x, norm.weight), gradients(reference, x, norm.weight), strict=True):
+    for found, wanted in zip(
+        gradients(norm(x), x, norm.weight), gradients(reference, x, norm.weight), strict=True
+    ):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -86,7 +88,9 @@ def test_dropout(p: float) -> None:
 
 
 def test_dropout_follows_the_seed() -> None:
-    """A resumed run draws the masks of the uninterrupted one; two layers and two steps draw different ones."""
+    """A resumed run draws the masks of the uninterrupted one; two layers and two steps draw different
+    ones.
+    """
     x = torch.ones(50, 50)
     torch.manual_seed(3)
     first, second = fused.dropout(x, 0.5), fused.dropout(x, 0.5)

@@ -1,4 +1,6 @@
-"""Nothing after an origin may reach the inputs of that origin: rows changed, added or deleted later leave every bit alone."""
+"""Nothing after an origin may reach the inputs of that origin: rows changed, added or deleted later leave
+every bit alone.
+"""
 
 from pathlib import Path
 
@@ -18,7 +20,9 @@ LOOKBACK, PREDICT = 7, 3
 
 
 def perturbed(rng: np.random.Generator, series: Series, origin: np.datetime64) -> Series:
-    """Rows after the origin changed, added or deleted, in any ticker; sometimes a ticker that begins after it."""
+    """Rows after the origin changed, added or deleted, in any ticker; sometimes a ticker that begins after
+    it.
+    """
     result = {}
     for name, (dates, bars) in series.items():
         past = dates <= origin
@@ -33,7 +37,9 @@ def perturbed(rng: np.random.Generator, series: Series, origin: np.datetime64) -
             later_dates, later = later_dates[:0], later[:0]
         elif action == "add":
             every = np.arange(origin + 1, WEEKDAYS[DAYS] + 40)  # weekends and days that no ticker had, too
-            later_dates = np.union1d(later_dates, rng.choice(every, rng.integers(1, len(every)), replace=False))
+            later_dates = np.union1d(
+                later_dates, rng.choice(every, rng.integers(1, len(every)), replace=False)
+            )
             later = random_bars(rng, len(later_dates))
         result[name] = (np.append(dates[past], later_dates), np.vstack([bars[past], later]))
     if rng.random() < 0.3:  # sorts before, between and after the others
@@ -42,7 +48,9 @@ def perturbed(rng: np.random.Generator, series: Series, origin: np.datetime64) -
     return {name: rows for name, rows in result.items() if len(rows[0])}
 
 
-def past_windows(store: BarStore, origin: np.datetime64, epsilon: EpsilonKind) -> dict[tuple[str, str], list[bytes]]:
+def past_windows(
+    store: BarStore, origin: np.datetime64, epsilon: EpsilonKind
+) -> dict[tuple[str, str], list[bytes]]:
     """Every window whose last bar is dated at the origin or before: {(ticker, first date): its bytes}."""
     last = int(np.searchsorted(store.sessions, origin.astype("datetime64[s]"), side="right")) - 1
     index = WindowIndex.build(store, LOOKBACK, PREDICT, Part("train", 0, last, whole=True))
@@ -50,8 +58,12 @@ def past_windows(store: BarStore, origin: np.datetime64, epsilon: EpsilonKind) -
     return by_name(store, read(store, rows, PREDICT, epsilon))
 
 
-def contexts(store: BarStore, origin: np.datetime64, epsilon: EpsilonKind) -> dict[tuple[str, str], list[bytes]]:
-    """What a forecast from the origin sees: the last LOOKBACK bars of every ticker, dated at the origin or before."""
+def contexts(
+    store: BarStore, origin: np.datetime64, epsilon: EpsilonKind
+) -> dict[tuple[str, str], list[bytes]]:
+    """What a forecast from the origin sees: the last LOOKBACK bars of every ticker, dated at the origin or
+    before.
+    """
     tickers = np.arange(len(store.tickers))
     ends = store.end_before(tickers, np.full(len(tickers), origin + 1))
     enough = ends - store.offsets[:-1] >= LOOKBACK
@@ -98,13 +110,15 @@ def test_the_comparison_sees_a_leak() -> None:
     assert leaky[0] != leaky[1]
 
 
-# -- from files, through cleaning --------------------------------------------------------------------------------------
+# -- from files, through cleaning ----------------------------------------------------------------------------
 HEADER = "Ticker,Date,Open,High,Low,Close,Volume,Dividends,Stock Splits"
 DIRT = ("0", "", "inf", "-3", "nan", "1e15")
 
 
 def csv_rows(rng: np.random.Generator, series: Series, dirt: float) -> list[tuple[np.datetime64, str]]:
-    """(date, line) of every bar, sorted by date, with dirty fields, repeated rows and halted or split shares."""
+    """(date, line) of every bar, sorted by date, with dirty fields, repeated rows and halted or split
+    shares.
+    """
     lines = []
     for name, (dates, bars) in series.items():
         for date, bar in zip(dates, bars, strict=True):
@@ -122,21 +136,28 @@ def prepared(folder: Path, lines: list[tuple[np.datetime64, str]]) -> BarStore:
     folder.mkdir()
     (folder / "train.csv").write_text("\n".join([HEADER, *(text for _, text in lines)]) + "\n")
     data = DataConfig(
-        data_path=str(folder / "train.csv"), store=str(folder / "store"), lookback_window=LOOKBACK, predict_window=PREDICT
+        data_path=str(folder / "train.csv"),
+        store=str(folder / "store"),
+        lookback_window=LOOKBACK,
+        predict_window=PREDICT,
     )
     return prepare(Config(data=data))
 
 
 @pytest.mark.parametrize("block", range(4))
 def test_prepared_windows_ignore_the_future(block: int, tmp_path: Path) -> None:
-    """From the CSV on, dirty rows included: reading, cleaning and storing let nothing of the future through either."""
+    """From the CSV on, dirty rows included: reading, cleaning and storing let nothing of the future through
+    either.
+    """
     compared = 0
     for case in range(block * 15, block * 15 + 15):
         rng = np.random.default_rng(case)
         series = random_series(rng, 4, DAYS) | {"whole": (WEEKDAYS[:DAYS], random_bars(rng, DAYS))}
         origin = WEEKDAYS[rng.integers(40, DAYS)]
         before = csv_rows(rng, series, dirt=0.05)
-        future = [line for line in csv_rows(rng, perturbed(rng, series, origin), dirt=0.2) if line[0] > origin]
+        future = [
+            line for line in csv_rows(rng, perturbed(rng, series, origin), dirt=0.2) if line[0] > origin
+        ]
         after = [line for line in before if line[0] <= origin] + future
         one, other = prepared(tmp_path / f"{case}a", before), prepared(tmp_path / f"{case}b", after)
         for view in (past_windows, contexts):

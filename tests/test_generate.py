@@ -34,15 +34,17 @@ def model() -> Kronos:
     torch.manual_seed(0)
     network = Kronos(**CONFIG)
     for parameter in network.parameters():
-        # Sharper than a fresh network, so that a wrong hidden state changes tokens; at 1.5 the slow loop itself is further than
-        # 1e-5 from its own result in float64.
+        # Sharper than a fresh network, so that a wrong hidden state changes tokens; at 1.5 the slow loop
+        # itself is further than 1e-5 from its own result in float64.
         parameter.data.mul_(1.25)
     return network.eval()
 
 
 def batch(size: int = BATCH, context: int = CONTEXT, horizon: int = HORIZON) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(7)
-    stamps = torch.stack([torch.randint(0, n, (size, context + horizon), generator=g) for n in (60, 24, 7, 32, 13)], -1)
+    stamps = torch.stack(
+        [torch.randint(0, n, (size, context + horizon), generator=g) for n in (60, 24, 7, 32, 13)], -1
+    )
     return {
         "s1": torch.randint(0, 32, (size, context), generator=g),
         "s2": torch.randint(0, 8, (size, context), generator=g),
@@ -80,16 +82,22 @@ def test_cache_equals_the_slow_loop(model: Kronos, sampling: Sampling) -> None:
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("visible", [1, 4, 64])
 def test_replayed_steps_are_the_same(model: Kronos, sampling: Sampling, visible: int) -> None:
-    """A recorded step counts on the device and masks what is not filled yet: one off, and it attends to stale memory."""
+    """A recorded step counts on the device and masks what is not filled yet: one off, and it attends to stale
+    memory.
+    """
     inputs = batch()
     expected = generate(model, **inputs, sampling=sampling, max_context=64)
     with torch.inference_mode():
         keys = horizon_keys(sampling.seed, inputs["series"], sampling.sample_count, HORIZON)
         context = (inputs["s1"], inputs["s2"], inputs["stamp"])
-        state = model.prefill(*context, paths=sampling.sample_count, steps=HORIZON, decode_rope=sampling.decode_rope)
+        state = model.prefill(
+            *context, paths=sampling.sample_count, steps=HORIZON, decode_rope=sampling.decode_rope
+        )
         for cache in (*state.blocks, state.dependency):
             cache.own.fill_(torch.nan)  # as memory that nobody wrote may be
-        found = ReplayedSteps(model, state, model.time_emb(inputs["future_stamp"]), sampling, keys).run(visible)
+        found = ReplayedSteps(model, state, model.time_emb(inputs["future_stamp"]), sampling, keys).run(
+            visible
+        )
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
@@ -97,7 +105,11 @@ def test_replayed_steps_are_the_same(model: Kronos, sampling: Sampling, visible:
 def test_generation_by_replayed_steps(model: Kronos, at_once: int | None) -> None:
     """Paths in several passes start from a clean state; one step has nothing to replay."""
     for horizon in (1, HORIZON):
-        settings: dict[str, Any] = {**batch(horizon=horizon), "sampling": Sampling(sample_count=5), "max_context": 64}
+        settings: dict[str, Any] = {
+            **batch(horizon=horizon),
+            "sampling": Sampling(sample_count=5),
+            "max_context": 64,
+        }
         expected = generate(model, **settings)
         found = generate(model, **settings, paths_at_once=at_once, replayed=True)
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
@@ -107,14 +119,16 @@ def test_generation_by_replayed_steps(model: Kronos, at_once: int | None) -> Non
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("autocast", [False, True])
 def test_recorded_steps_on_a_gpu(model: Kronos, monkeypatch: pytest.MonkeyPatch, autocast: bool) -> None:
-    """A recording that misses an operation repeats the first bar for ever. Beside the same steps without a recording, which
-    round alike; in float32 also beside `generate`."""
+    """A recording that misses an operation repeats the first bar for ever. Beside the same steps without a
+    recording, which round alike; in float32 also beside `generate`."""
     network = copy.deepcopy(model).cuda()
     given: dict[str, Any] = {name: value.cuda() for name, value in batch(horizon=40).items()}
     given |= {"sampling": Sampling(sample_count=3), "max_context": 64}
     with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
         recorded = torch.stack(generate(network, **given, replayed=True)[:2])
-        monkeypatch.setattr("kronos.forecasting.replay.repeat", lambda action, times, _: [action() for _ in range(times)])
+        monkeypatch.setattr(
+            "kronos.forecasting.replay.repeat", lambda action, times, _: [action() for _ in range(times)]
+        )
         called = torch.stack(generate(network, **given, replayed=True)[:2])
         plain = torch.stack(generate(network, **given)[:2])
     assert (recorded == called).float().mean() > 0.99
@@ -131,7 +145,9 @@ def test_tokens_have_the_promised_shape(model: Kronos) -> None:
 
 
 def test_a_series_does_not_depend_on_its_batch(model: Kronos) -> None:
-    """Order, batch mates, batch size and the number of paths used to change the random numbers of a series."""
+    """Order, batch mates, batch size and the number of paths used to change the random numbers of a
+    series.
+    """
     inputs, sampling = batch(), Sampling(sample_count=4, seed=3)
     s1, s2, _ = generate(model, **inputs, sampling=sampling, max_context=64)
     back = generate(model, **rows(inputs, [3, 1, 0, 2]), sampling=sampling, max_context=64)
@@ -153,7 +169,9 @@ def test_paths_and_seeds_differ(model: Kronos) -> None:
 
 
 def test_dropout_is_off_and_the_mode_is_kept(model: Kronos) -> None:
-    """Dropout left on made every forecast differ; a network left in evaluation mode would train without it."""
+    """Dropout left on made every forecast differ; a network left in evaluation mode would train without
+    it.
+    """
     inputs, sampling = batch(), Sampling(sample_count=2)
     expected = generate(model, **inputs, sampling=sampling, max_context=64)
     model.train()
@@ -165,7 +183,9 @@ def test_dropout_is_off_and_the_mode_is_kept(model: Kronos) -> None:
 
 
 def test_a_window_that_must_slide_is_refused(model: Kronos) -> None:
-    """Past max_context a cache gives other hidden states than the published networks: refuse before any work."""
+    """Past max_context a cache gives other hidden states than the published networks: refuse before any
+    work.
+    """
     inputs = batch()
     generate(model, **inputs, sampling=Sampling(), max_context=CONTEXT + HORIZON - 1)
     calls: list[object] = []
@@ -185,7 +205,12 @@ def test_the_slow_loop_slides_as_the_original_does(model: Kronos) -> None:
     known1, known2 = torch.cat((inputs["s1"], s1[:, 0]), 1), torch.cat((inputs["s2"], s2[:, 0]), 1)
     for step in range(HORIZON):
         window = slice(CONTEXT + step - limit, CONTEXT + step)
-        one = {"s1": known1[:, window], "s2": known2[:, window], "stamp": stamps[:, window], "series": inputs["series"]}
+        one = {
+            "s1": known1[:, window],
+            "s2": known2[:, window],
+            "stamp": stamps[:, window],
+            "series": inputs["series"],
+        }
         future = stamps[:, CONTEXT + step : CONTEXT + step + 1]
         next1, next2, _ = generate(model, **one, future_stamp=future, sampling=sampling, max_context=limit)
         assert torch.equal(next1[:, 0, 0], s1[:, 0, step]) and torch.equal(next2[:, 0, 0], s2[:, 0, step])
@@ -227,8 +252,8 @@ def test_bfloat16_autocast_generates(model: Kronos) -> None:
 
 @pytest.mark.parametrize("at_once", [1, 3, 4, 99])
 def test_paths_in_passes_are_the_paths_of_one(model: Kronos, at_once: int) -> None:
-    """What fits into memory at a time must not decide which future is sampled; a pass that read the cache of the one before
-    it would change the tokens of the second."""
+    """What fits into memory at a time must not decide which future is sampled; a pass that read the cache of
+    the one before it would change the tokens of the second."""
     settings: dict[str, Any] = {"sampling": Sampling(sample_count=7, seed=3), "max_context": 32}
     expected = generate(model, **batch(), **settings)
     found = generate(model, **batch(), **settings, paths_at_once=at_once)
@@ -237,20 +262,28 @@ def test_paths_in_passes_are_the_paths_of_one(model: Kronos, at_once: int) -> No
 
 @pytest.mark.parametrize("rope", ["trained", "original"])
 def test_many_tokens_at_once_are_a_longer_context(model: Kronos, rope: Any) -> None:
-    """Known bars fed into a cache, in pieces, must leave what a prefill of the joined context leaves: its logits of both
-    tokens, also for paths that go different ways."""
+    """Known bars fed into a cache, in pieces, must leave what a prefill of the joined context leaves: its
+    logits of both tokens, also for paths that go different ways."""
     paths, known = 3, batch()
     g = torch.Generator().manual_seed(1)
     new1, new2 = (torch.randint(0, n, (BATCH, paths, HORIZON), generator=g) for n in (32, 8))
     future, next1 = known["future_stamp"], new1[..., 0]
-    state = model.prefill(known["s1"], known["s2"], known["stamp"], paths=paths, steps=HORIZON, decode_rope=rope)
-    parts = [model.decode_many(state, new1[..., p], new2[..., p], future[:, p]) for p in (slice(0, 4), slice(4, HORIZON))]
+    state = model.prefill(
+        known["s1"], known["s2"], known["stamp"], paths=paths, steps=HORIZON, decode_rope=rope
+    )
+    parts = [
+        model.decode_many(state, new1[..., p], new2[..., p], future[:, p])
+        for p in (slice(0, 4), slice(4, HORIZON))
+    ]
     for path in range(paths):
         joined = [torch.cat((known[name], new[:, path]), dim=1) for name, new in (("s1", new1), ("s2", new2))]
         stamps = torch.cat((known["stamp"], future), dim=1)
         whole = model.prefill(*joined, stamps, paths=1, steps=0, decode_rope=rope)
         assert_close(model.s1_logits(state.hidden[:, path]), model.s1_logits(whole.hidden[:, 0]))
-        assert_close(model.decode_s2_logits(state, next1)[:, path], model.decode_s2_logits(whole, next1[:, path, None])[:, 0])
+        assert_close(
+            model.decode_s2_logits(state, next1)[:, path],
+            model.decode_s2_logits(whole, next1[:, path, None])[:, 0],
+        )
         assert_close(torch.cat(parts, dim=2)[:, path], model.context(*joined, stamps)[:, CONTEXT:])
 
 

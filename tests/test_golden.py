@@ -143,7 +143,9 @@ def test_predictor_loss(case: Case) -> None:
 
 
 def test_predictor_decodes_the_last_position(case: Case) -> None:
-    """Context, s1 logits, and s2 logits of the last position in both ways of rotating, with and without a cache."""
+    """Context, s1 logits, and s2 logits of the last position in both ways of rotating, with and without a
+    cache.
+    """
     s1, s2, stamp = case.tensor("enc_s1"), case.tensor("enc_s2"), case.tensor("stamp")[:, :24]
     h = case.predictor.context(s1, s2, stamp)
     case.check("dec_context", h)
@@ -163,14 +165,18 @@ def test_predictor_decodes_the_last_position(case: Case) -> None:
 @pytest.mark.parametrize("rope", ["original", "trained"])
 @pytest.mark.parametrize("way", [decode, decode_reference])
 def test_greedy_generation(case: Case, way: Any, rope: Any) -> None:
-    """Tokens and logits of eight greedy steps: published forecasts come out of the cache and of the slow loop alike."""
+    """Tokens and logits of eight greedy steps: published forecasts come out of the cache and of the slow loop
+    alike.
+    """
     s1, s2 = case.tensor(f"gen_{rope}_s1")[:, :CONTEXT], case.tensor(f"gen_{rope}_s2")[:, :CONTEXT]
     stamp = case.tensor("stamp")
     extra = {"max_context": CONTEXT + STEPS} if way is decode_reference else {}
     sampling = Sampling(temperature=0, sample_count=2, decode_rope=rope)
     series = torch.arange(3)
     future = stamp[:, CONTEXT : CONTEXT + STEPS]
-    steps = list(way(case.predictor, s1, s2, stamp[:, :CONTEXT], future, sampling=sampling, series=series, **extra))
+    steps = list(
+        way(case.predictor, s1, s2, stamp[:, :CONTEXT], future, sampling=sampling, series=series, **extra)
+    )
     for path in (0, 1):
         check_path(case, steps, rope, path)
 
@@ -179,7 +185,10 @@ def check_path(case: Case, steps: list[Step], rope: str, path: int) -> None:
     for kind in ("s1", "s2"):
         tokens = torch.stack([getattr(step, kind)[:, path] for step in steps], dim=1)
         np.testing.assert_array_equal(tokens.numpy(), case.expected[f"gen_{rope}_{kind}"][:, CONTEXT:])
-        case.check(f"gen_{rope}_{kind}_logits", torch.stack([getattr(s, f"{kind}_logits")[:, path] for s in steps], dim=1))
+        case.check(
+            f"gen_{rope}_{kind}_logits",
+            torch.stack([getattr(s, f"{kind}_logits")[:, path] for s in steps], dim=1),
+        )
 
 
 def test_filters(case: Case) -> None:

@@ -1,4 +1,6 @@
-"""scripts/gpu_check.sh, small and on a processor: figures, a table, and a failure that is named while the others still run."""
+"""scripts/gpu_check.sh, small and on a processor: figures, a table, and a failure that is named while the
+others still run.
+"""
 
 import json
 import os
@@ -24,7 +26,9 @@ def test_a_stage_and_a_benchmark_on_a_processor(root: Path) -> None:
     figures = [json.loads(line) for line in lines if line.startswith("{")]
     steps = {one["check"]: one["value"] for one in figures if one["figure"] == "step"}
     assert steps == {"tokenizer, no": 4, "tokenizer, bf16": 4}
-    assert any(one["figure"] == "difference" for one in figures), "half precision's loss is compared with float32's"
+    assert any(one["figure"] == "difference" for one in figures), (
+        "half precision's loss is compared with float32's"
+    )
     assert [line.split("  ")[0].strip() for line in lines[-3:]] == [
         "tokenizer, no",
         "tokenizer, bf16",
@@ -43,7 +47,9 @@ def test_every_way_to_fail_is_named() -> None:
     for code, expected in words.items():
         found = gpu_check.run(gpu_check.Check("it", ["-c", code]))
         assert found.error.startswith(expected) and not found.figures
-    sound = gpu_check.run(gpu_check.Check("it", ["-c", 'print(\'text\'); print(\'{"a": [1, {"b": 2.5}], "c": true}\')']))
+    sound = gpu_check.run(
+        gpu_check.Check("it", ["-c", 'print(\'text\'); print(\'{"a": [1, {"b": 2.5}], "c": true}\')'])
+    )
     assert (sound.error, sound.figures) == ("", {"a.0": 1, "a.1.b": 2.5})
 
 
@@ -59,5 +65,11 @@ def test_the_checks_of_a_gpu_are_listed(tmp_path: Path) -> None:
     """All that the documents promise, in every precision."""
     names = [check.name for check in gpu_check.checks(False, tmp_path)]
     assert len(names) == len(set(names))
-    for wanted in ("tests marked gpu", "basemodel, fp16", "training speed, base, compiled", "memory, mini", "5000 x 30 x 100"):
+    for wanted in (
+        "tests marked gpu",
+        "basemodel, fp16",
+        "training speed, base, compiled",
+        "memory, mini",
+        "5000 x 30 x 100",
+    ):
         assert any(wanted in name for name in names), wanted

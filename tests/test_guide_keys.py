@@ -1,4 +1,6 @@
-"""Configurations with the guide's flat keys: every key has its place, or a word; nothing is taken over silently."""
+"""Configurations with the guide's flat keys: every key has its place, or a word; nothing is taken over
+silently.
+"""
 
 import json
 import logging
@@ -51,13 +53,34 @@ def test_the_whole_guide_is_read(path: Path, caplog: pytest.LogCaptureFixture) -
     assert (config.source.name, config.source.path, config.source.pool) == ("qlib", "/q/cn_data", "csi300")
     assert (config.source.begin, config.source.end) == ("2011-01-01", "2025-06-05")
     assert (data.train_until, data.validation_until, data.train_ratio) == ("2022-12-31", "2024-06-30", None)
-    assert (data.lookback_window, data.predict_window, data.store) == (90, 10, "./data/processed_datasets/qlib")
+    assert (data.lookback_window, data.predict_window, data.store) == (
+        90,
+        10,
+        "./data/processed_datasets/qlib",
+    )
     assert (training.tokenizer_epochs, training.basemodel_epochs, training.batch_size) == (30, 30, 50)
-    assert (training.samples_per_epoch, training.validation_samples, training.seed, inference.seed) == (100000, 20000, 100, 100)
+    assert (training.samples_per_epoch, training.validation_samples, training.seed, inference.seed) == (
+        100000,
+        20000,
+        100,
+        100,
+    )
     assert training.trackers == ["tensorboard", "comet_ml"] and config.experiment.name == "named"
-    assert (config.tokenizer_dir, config.basemodel_dir) == (Path("outputs/models/tok"), Path("outputs/models/pred"))
-    assert (paths.pretrained_tokenizer, paths.pretrained_predictor, paths.finetuned_tokenizer) == ("T", "P", "F")
-    assert (inference.temperature, inference.top_p, inference.sample_count, inference.batch_size) == (0.6, 0.9, 5, 1000)
+    assert (config.tokenizer_dir, config.basemodel_dir) == (
+        Path("outputs/models/tok"),
+        Path("outputs/models/pred"),
+    )
+    assert (paths.pretrained_tokenizer, paths.pretrained_predictor, paths.finetuned_tokenizer) == (
+        "T",
+        "P",
+        "F",
+    )
+    assert (inference.temperature, inference.top_p, inference.sample_count, inference.batch_size) == (
+        0.6,
+        0.9,
+        5,
+        1000,
+    )
     said = "\n".join(record.getMessage() for record in caplog.records)
     for name in GUIDE:
         key = guide_keys.BY_NAME[name]

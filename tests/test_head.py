@@ -1,4 +1,6 @@
-"""The head: batches of whole dates, channels, what it learns, and that it is causal, purged, resumable and exact."""
+"""The head: batches of whole dates, channels, what it learns, and that it is causal, purged, resumable and
+exact.
+"""
 
 import dataclasses
 import shutil
@@ -33,7 +35,9 @@ from kronos.training.stages import run_stage
 HORIZONS = [1, 3]
 
 
-def planted_store(path: Path, tickers: int = 40, days: int = 160, signal: float = 0.4, seed: int = 0) -> BarStore:
+def planted_store(
+    path: Path, tickers: int = 40, days: int = 160, signal: float = 0.4, seed: int = 0
+) -> BarStore:
     """A market in which today's volume tells tomorrow's return, and the market moves all stocks together."""
     rng = np.random.default_rng(seed)
     dates = WEEKDAYS[:days].astype("datetime64[s]")
@@ -42,7 +46,9 @@ def planted_store(path: Path, tickers: int = 40, days: int = 160, signal: float 
     change[1:] += 0.02 * signal * heavy[:-1]
     close = 50 * np.exp(np.cumsum(change, axis=0))
     volume = np.exp(10 + 0.6 * heavy + 0.05 * rng.normal(size=(days, tickers)))
-    bars = np.stack([close, close * 1.01, close * 0.99, close, volume, volume * close], axis=2).astype(np.float32)
+    bars = np.stack([close, close * 1.01, close * 0.99, close, volume, volume * close], axis=2).astype(
+        np.float32
+    )
     return store_from_dict(path, {f"T{k:03d}": (dates, bars[:, k]) for k in range(tickers)})
 
 
@@ -106,7 +112,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> BarStore:
     return planted_store(tmp_path_factory.mktemp("planted") / "store")
 
 
-# -- channels and labels -----------------------------------------------------------------------------------------------
+# -- channels and labels -------------------------------------------------------------------------------------
 def test_channels_say_what_they_are_called(store: BarStore) -> None:
     """Against the plain formulas, for one row in the middle of a ticker."""
     lookback, row = 12, int(store.offsets[3]) + 60
@@ -120,7 +126,9 @@ def test_channels_say_what_they_are_called(store: BarStore) -> None:
         market.append(np.log(store.bars[rows, 3] / store.bars[rows - 1, 3].astype(np.float64)).mean())
     np.testing.assert_allclose(found.series[0, :, 3], change / change.std(), rtol=1e-4)
     np.testing.assert_allclose(found.series[0, :, 4], (change - market) / change.std(), rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(found.series[0, :, 1], np.log(past[1:, 1] / past[:-1, 3]) / change.std(), rtol=1e-4)
+    np.testing.assert_allclose(
+        found.series[0, :, 1], np.log(past[1:, 1] / past[:-1, 3]) / change.std(), rtol=1e-4
+    )
     volume = np.log1p(past[1:, 4])
     np.testing.assert_allclose(found.series[0, :, 5], volume - volume.mean(), atol=1e-5)
     assert (found.series[0, :, 7] == 1).all() and found.figures[0, 2] == 1
@@ -141,12 +149,16 @@ def test_channels_are_marked_where_history_is_short(store: BarStore) -> None:
     row = int(store.offsets[2]) + 4
     found = ChannelReader(store, 12)(np.array([row]))
     assert (found.series[0, :7] == 0).all() and found.series[0, 7:, 7].tolist() == [1] * 5
-    assert found.series[0, 7, 3] == 0, "the first bar of a ticker has no return, whatever the bar before it in the store"
+    assert found.series[0, 7, 3] == 0, (
+        "the first bar of a ticker has no return, whatever the bar before it in the store"
+    )
     assert found.figures[0, 2] == pytest.approx(5 / 12)
 
 
 def test_labels_are_the_returns_of_the_trading_day_asked_for() -> None:
-    """With halts and tickers that end: only a bar on the very day counts, and only inside one unbroken run of bars."""
+    """With halts and tickers that end: only a bar on the very day counts, and only inside one unbroken run of
+    bars.
+    """
     for case in range(30):
         rng = np.random.default_rng(case)
         store = store_in_memory(random_series(rng, 4, 80))
@@ -160,33 +172,49 @@ def test_labels_are_the_returns_of_the_trading_day_asked_for() -> None:
                 expected = np.log(store.bars[target, 3].astype(float) / float(store.bars[row, 3]))
                 assert found[row, k] == pytest.approx(expected[0]) if len(target) else np.isnan(found[row, k])
     broken = dataclasses.replace(store, segments=np.array([[0, 3], [3, len(store)]]))
-    assert np.isnan(future_returns(broken, np.array([2]), [1])).all(), "a label must not cross what cleaning cut"
+    assert np.isnan(future_returns(broken, np.array([2]), [1])).all(), (
+        "a label must not cross what cleaning cut"
+    )
 
 
 def test_ranks_share_ties_and_leave_out_what_is_unknown() -> None:
     assert rank_within(np.array([3.0, np.nan, 1.0, 3.0, 2.0])).tolist()[1:] != []
-    np.testing.assert_allclose(rank_within(np.array([3.0, np.nan, 1.0, 3.0, 2.0])), [0.25, np.nan, -0.375, 0.25, -0.125])
+    np.testing.assert_allclose(
+        rank_within(np.array([3.0, np.nan, 1.0, 3.0, 2.0])), [0.25, np.nan, -0.375, 0.25, -0.125]
+    )
     assert np.isnan(rank_within(np.array([np.nan]))).all()
 
 
-def test_no_label_of_training_ends_on_or_after_the_first_validation_day(store: BarStore, tmp_path: Path) -> None:
+def test_no_label_of_training_ends_on_or_after_the_first_validation_day(
+    store: BarStore, tmp_path: Path
+) -> None:
     """The purge, for the longest horizon; and validation's labels end in the validation part."""
     config = head_config(tmp_path, head__horizons=[1, 20], head__every=1, data__embargo=3)
     data = HeadData.of(config, store)
     first = data.splits.validation.first
     assert max(all_horizons(config)) == 20
     assert data.train.sessions.max() + 20 < first, "a label of training ends inside the validation part"
-    assert data.train.sessions.max() + 20 == data.splits.train.last, "the newest labelled date of training is used"
-    assert data.validation.sessions.min() >= first and data.validation.sessions.max() + 20 <= data.splits.validation.last
+    assert data.train.sessions.max() + 20 == data.splits.train.last, (
+        "the newest labelled date of training is used"
+    )
+    assert (
+        data.validation.sessions.min() >= first
+        and data.validation.sessions.max() + 20 <= data.splits.validation.last
+    )
 
 
 def test_a_part_without_a_date_is_refused(store: BarStore) -> None:
-    with pytest.raises(KitError, match=r"expected a date with at least 8 stocks .* lower head\.bar_lookback or head\.horizons"):
+    with pytest.raises(
+        KitError,
+        match=r"expected a date with at least 8 stocks .* lower head\.bar_lookback or head\.horizons",
+    ):
         DateIndex.build(store, Part("validation", 100, 110), [30], 1, 12)
 
 
 def test_batches_are_whole_dates_and_a_function_of_seed_and_step(store: BarStore, tmp_path: Path) -> None:
-    """A micro-batch is one date; another visit draws other stocks; the ranks are those among all stocks of the date."""
+    """A micro-batch is one date; another visit draws other stocks; the ranks are those among all stocks of
+    the date.
+    """
     config = head_config(tmp_path, head__dates_per_epoch=None)
     data = HeadData.of(config, store)
 
@@ -205,9 +233,11 @@ def test_batches_are_whole_dates_and_a_function_of_seed_and_step(store: BarStore
     assert data.plan.accumulation == 4 and len(made()) == 4 * data.plan.total_steps
 
 
-# -- the loss ----------------------------------------------------------------------------------------------------------
+# -- the loss ------------------------------------------------------------------------------------------------
 def test_the_loss_knows_nothing_of_the_level_of_a_date() -> None:
-    """Scores and logits moved by a constant on a date change neither loss within it: the market's luck teaches nothing."""
+    """Scores and logits moved by a constant on a date change neither loss within it: the market's luck
+    teaches nothing.
+    """
     generator = torch.Generator().manual_seed(0)
     score, rank = torch.randn(2, 3, 20, 2, generator=generator)
     weight = (torch.rand(3, 20, 2, generator=generator) > 0.2).float()
@@ -219,11 +249,15 @@ def test_the_loss_knows_nothing_of_the_level_of_a_date() -> None:
     a, b = score.clone().requires_grad_(), moved.clone().requires_grad_()
     sign_entropy(a, rise, weight).sum().backward()
     sign_entropy(b, rise, weight).sum().backward()
-    within = [t.grad - t.grad.sum(1, keepdim=True) / weight.sum(1, keepdim=True) for t in (a, b) if t.grad is not None]
+    within = [
+        t.grad - t.grad.sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        for t in (a, b)
+        if t.grad is not None
+    ]
     torch.testing.assert_close(within[0] * weight, within[1] * weight, rtol=1e-4, atol=1e-6)
 
 
-# -- the network -------------------------------------------------------------------------------------------------------
+# -- the network ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("inputs", ["tokens", "bars", "both"])
 def test_a_saved_head_answers_as_before(inputs: str, tmp_path: Path, store: BarStore) -> None:
     """With everything it reads in one folder: the tokenizer and the predictor too."""
@@ -241,7 +275,9 @@ def test_the_state_is_the_predictors_last_one() -> None:
     x, stamp = torch.randn(4, 12, 6), torch.ones(4, 12, 5)
     s1, s2 = head.tokenizer.encode(x)
     with torch.no_grad():
-        torch.testing.assert_close(head.state(x, stamp), head.trunk.context(s1, s2, stamp)[:, -1], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            head.state(x, stamp), head.trunk.context(s1, s2, stamp)[:, -1], rtol=1e-5, atol=1e-6
+        )
 
 
 def test_a_bad_head_is_refused(tmp_path: Path) -> None:
@@ -253,7 +289,7 @@ def test_a_bad_head_is_refused(tmp_path: Path) -> None:
         Head.on(Kronos(**PREDICTOR), None)
 
 
-# -- the answerer ------------------------------------------------------------------------------------------------------
+# -- the answerer --------------------------------------------------------------------------------------------
 def answerer(head: Head, **settings: Any) -> HeadAnswerer:
     return HeadAnswerer(head, torch.device("cpu"), **settings)
 
@@ -265,7 +301,9 @@ def asked(store: BarStore, session: int, horizon: int = 3) -> Any:
 
 
 def compared_with_another_future(head: HeadAnswerer, case: int) -> int:
-    """Answers of one random market as of one date, with its future and with another one, bit for bit; how many there were."""
+    """Answers of one random market as of one date, with its future and with another one, bit for bit; how
+    many there were.
+    """
     rng = np.random.default_rng(case)
     series = random_series(rng, 6, 120)
     origin = WEEKDAYS[int(rng.integers(60, 118))]
@@ -301,7 +339,9 @@ def test_a_thousand_futures_change_no_bit_of_an_answer() -> None:
     assert sum(compared_with_another_future(head, case) for case in range(1000)) > 2000
 
 
-def test_rows_that_cannot_be_answered_have_a_reason(store: BarStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_that_cannot_be_answered_have_a_reason(
+    store: BarStore, caplog: pytest.LogCaptureFixture
+) -> None:
     """An unknown ticker, too few bars; and another horizon than the trained ones is said."""
     rows = ask(store, ["T000", "nobody", "T001"], store.sessions[[100, 100, 20]], "NYSE", 2)
     answer = answerer(new_head()).answer(store, rows)
@@ -339,7 +379,9 @@ def test_a_run_without_a_finished_head_is_refused(tmp_path: Path) -> None:
         HeadAnswerer.of_run(config, torch.device("cpu"))
 
 
-def test_too_little_memory_halves_the_batch(store: BarStore, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+def test_too_little_memory_halves_the_batch(
+    store: BarStore, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
     """And the answers stay the same; where one sample does not fit, it is said."""
     rows, head = asked(store, 100), answerer(new_head("bars"))
     expected, whole, room = head.answer(store, rows).score, head._pass, 12
@@ -357,7 +399,7 @@ def test_too_little_memory_halves_the_batch(store: BarStore, monkeypatch: pytest
         head.answer(store, rows)
 
 
-# -- the stage ---------------------------------------------------------------------------------------------------------
+# -- the stage -----------------------------------------------------------------------------------------------
 def trained(config: Config) -> dict[str, Any]:
     """Weights and summary of a finished stage."""
     summary = read_summary(config.head_dir)
@@ -376,7 +418,9 @@ def pair(config: Config) -> None:
     files.write_json(config.tokenizer_dir / "summary.json", {"status": "complete"})
     Kronos(**PREDICTOR).save_pretrained(config.basemodel_dir / "best_model")
     digest = network_digest(tokenizer, config.model_paths.finetuned_tokenizer)
-    files.write_json(config.basemodel_dir / "summary.json", {"status": "complete", "tokenizer_digest": digest})
+    files.write_json(
+        config.basemodel_dir / "summary.json", {"status": "complete", "tokenizer_digest": digest}
+    )
 
 
 def stopped_at(step: int) -> Any:
@@ -406,7 +450,9 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
                 assert run_stage(config, "head", store) == "interrupted"
         assert run_stage(config, "head", store) == "complete"
         results.append(trained(config))
-    assert all(torch.equal(value, results[1]["weights"][name]) for name, value in results[0]["weights"].items())
+    assert all(
+        torch.equal(value, results[1]["weights"][name]) for name, value in results[0]["weights"].items()
+    )
     assert results[0]["summary"]["best"] == results[1]["summary"]["best"]
     assert {"rank_ic_1", "rank_ic_3", "within_date_3"} <= set(results[0]["summary"]["best"]["values"])
 
@@ -414,7 +460,9 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 def test_the_trunk_learns_unless_it_is_frozen_and_its_states_are_kept(
     store: BarStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Frozen: states are computed once, used again, and thrown away with the network, the data or the settings."""
+    """Frozen: states are computed once, used again, and thrown away with the network, the data or the
+    settings.
+    """
     caplog.set_level("INFO")
     config = head_config(tmp_path, data__store=str(store.path), head__inputs="tokens", head__frozen=True)
     pair(config)
@@ -433,13 +481,17 @@ def test_the_trunk_learns_unless_it_is_frozen_and_its_states_are_kept(
     again = dataclasses.replace(config, head=dataclasses.replace(config.head, token_lookback=10))
     shutil.rmtree(config.head_dir)
     run_stage(again, "head", store)
-    assert [p.name for p in (config.run_dir / "states").iterdir()] != [folder.name], "another lookback, the same states"
+    assert [p.name for p in (config.run_dir / "states").iterdir()] != [folder.name], (
+        "another lookback, the same states"
+    )
     shutil.rmtree(config.head_dir)
     whole = dataclasses.replace(config, head=dataclasses.replace(config.head, frozen=False))
     run_stage(whole, "head", store)
     moved = trained(config)["weights"]
     assert not torch.equal(moved["trunk.embedding.emb_s1.weight"], start["embedding.emb_s1.weight"])
-    assert all(torch.equal(v, weights[n]) for n, v in moved.items() if n.startswith("tokenizer.")), "the tokenizer never learns"
+    assert all(torch.equal(v, weights[n]) for n, v in moved.items() if n.startswith("tokenizer.")), (
+        "the tokenizer never learns"
+    )
 
 
 def test_a_head_needs_the_predictor_that_it_is_to_read(store: BarStore, tmp_path: Path) -> None:
@@ -447,10 +499,16 @@ def test_a_head_needs_the_predictor_that_it_is_to_read(store: BarStore, tmp_path
     with pytest.raises(KitError, match="expected the tokenizer"):
         run_stage(config, "head", store)
     pair(config)
-    (config.basemodel_dir / "summary.json").write_text('{"status": "interrupted", "step": 3, "total_steps": 9}')
-    with pytest.raises(KitError, match="expected a complete predictor stage, found it interrupted at step 3 of 9"):
+    (config.basemodel_dir / "summary.json").write_text(
+        '{"status": "interrupted", "step": 3, "total_steps": 9}'
+    )
+    with pytest.raises(
+        KitError, match="expected a complete predictor stage, found it interrupted at step 3 of 9"
+    ):
         run_stage(config, "head", store)
-    (config.basemodel_dir / "summary.json").write_text('{"status": "complete", "tokenizer_digest": "another"}')
+    (config.basemodel_dir / "summary.json").write_text(
+        '{"status": "complete", "tokenizer_digest": "another"}'
+    )
     with pytest.raises(KitError, match="predictor of the present tokenizer"):
         run_stage(config, "head", store)
 
@@ -473,9 +531,15 @@ def test_pretrained_weights_need_no_stage_before(store: BarStore, tmp_path: Path
     assert trained(config)["summary"]["best"]["values"]["rank_ic_3"] is not None
 
 
-def test_a_predictor_trained_again_outdates_its_head(store: BarStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_predictor_trained_again_outdates_its_head(
+    store: BarStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = head_config(
-        tmp_path, data__store=str(store.path), head__inputs="tokens", head__frozen=True, experiment__skip_existing=True
+        tmp_path,
+        data__store=str(store.path),
+        head__inputs="tokens",
+        head__frozen=True,
+        experiment__skip_existing=True,
     )
     pair(config)
     run_stage(config, "head", store)
@@ -485,12 +549,19 @@ def test_a_predictor_trained_again_outdates_its_head(store: BarStore, tmp_path: 
     run_stage(config, "head", store)
     assert "trained again since" in caplog.text
     assert not torch.equal(trained(config)["weights"]["trunk.norm.weight"], first["score.weight"])
-    assert not torch.equal(trained(config)["weights"]["trunk.embedding.emb_s1.weight"], first["trunk.embedding.emb_s1.weight"])
+    assert not torch.equal(
+        trained(config)["weights"]["trunk.embedding.emb_s1.weight"], first["trunk.embedding.emb_s1.weight"]
+    )
 
 
 def test_the_backtest_scores_the_head_on_days_it_has_not_seen(store: BarStore, tmp_path: Path) -> None:
     """Also without a predictor; and the head's own training says where the scored days begin."""
-    settings = {"head__horizons": [1], "inference__horizon": 1, "evaluation__every": 1, "data__train_ratio": 0.5}
+    settings = {
+        "head__horizons": [1],
+        "inference__horizon": 1,
+        "evaluation__every": 1,
+        "data__train_ratio": 0.5,
+    }
     settings |= {"data__val_ratio": 0.1, "evaluation__draws": 50, "evaluation__fitted_baselines": False}
     config = head_config(tmp_path, data__store=str(store.path), **settings)
     run_stage(config, "head", store)
@@ -510,11 +581,21 @@ def test_two_processes_equal_one(store: BarStore, tmp_path: Path) -> None:
     out = tmp_path / "two"
     out.mkdir()
     work(
-        tmp_path, [{"do": "record", "config": head_config(tmp_path, 2, data__store=str(store.path)), "stage": "head", "out": out}]
+        tmp_path,
+        [
+            {
+                "do": "record",
+                "config": head_config(tmp_path, 2, data__store=str(store.path)),
+                "stage": "head",
+                "out": out,
+            }
+        ],
     )
     first, second = (torch.load(out / f"rank{rank}.pt") for rank in (0, 1))
     assert [sorted(a + b) for a, b in zip(first["rows"], second["rows"], strict=True)] == one["rows"]
-    assert len(one["grads"]) == 6 and one["rows"][2] and len(one["rows"][2]) < len(one["rows"][0]), "the last step is shorter"
+    assert len(one["grads"]) == 6 and one["rows"][2] and len(one["rows"][2]) < len(one["rows"][0]), (
+        "the last step is shorter"
+    )
     for step, (grads, expected) in enumerate(zip(first["grads"], one["grads"], strict=True)):
         for a, b in zip(grads, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9, msg=f"gradient of step {step}")
@@ -527,12 +608,24 @@ def test_two_processes_equal_one(store: BarStore, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_finds_what_logistic_regression_finds(tmp_path: Path) -> None:
-    """At least 90 % of that edge, one day ahead, on days that neither has seen: volume tells, the market's day does not."""
+    """At least 90 % of that edge, one day ahead, on days that neither has seen: volume tells, the market's
+    day does not.
+    """
     from sklearn.linear_model import LogisticRegression
 
     store = planted_store(tmp_path / "store", tickers=80, days=400)
-    settings = {"head__horizons": [1], "inference__horizon": 1, "head__every": 1, "head__dates_per_epoch": 240}
-    settings |= {"training__head_epochs": 3, "head__learning_rate": 3e-3, "head__stocks_per_date": 80, "data__val_ratio": 0.1}
+    settings = {
+        "head__horizons": [1],
+        "inference__horizon": 1,
+        "head__every": 1,
+        "head__dates_per_epoch": 240,
+    }
+    settings |= {
+        "training__head_epochs": 3,
+        "head__learning_rate": 3e-3,
+        "head__stocks_per_date": 80,
+        "data__val_ratio": 0.1,
+    }
     config = head_config(tmp_path, data__store=str(store.path), **settings)
     assert run_stage(config, "head", store) == "complete"
     data = HeadData.of(config, store)
@@ -558,4 +651,6 @@ def test_the_trunk_learns_at_a_rate_of_its_own() -> None:
     shares = {name: objective.rate_share(name) for name, p in objective.named_parameters() if p.requires_grad}
     assert {share for name, share in shares.items() if ".trunk." in name} == {0.1}
     assert {share for name, share in shares.items() if ".trunk." not in name} == {1.0}
-    assert not any("dep_layer" in name or "tokenizer" in name for name in shares), "what is never read gets no gradient"
+    assert not any("dep_layer" in name or "tokenizer" in name for name in shares), (
+        "what is never read gets no gradient"
+    )

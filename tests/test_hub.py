@@ -1,4 +1,6 @@
-"""Checkpoints: the published form both ways, one clear error for everything that is wrong, no network for a folder."""
+"""Checkpoints: the published form both ways, one clear error for everything that is wrong, no network for a
+folder.
+"""
 
 import json
 import os
@@ -38,7 +40,7 @@ def copied(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any]:
     return Path(shutil.copytree(GOLDEN / "b" / name, tmp_path / name)), kind
 
 
-# -- the form ----------------------------------------------------------------------------------------------------------
+# -- the form ------------------------------------------------------------------------------------------------
 def test_saving_writes_what_was_published(published: tuple[Path, Any], tmp_path: Path) -> None:
     """A key, name, type or shape that differs makes a checkpoint that only we can read."""
     folder, kind = published
@@ -60,7 +62,9 @@ def test_a_fresh_network_has_the_published_names(published: tuple[Path, Any]) ->
     folder, kind = published
     fresh = kind(**json.loads((folder / "config.json").read_text())).state_dict()
     theirs = load_file(folder / "model.safetensors")
-    assert {n: (t.shape, t.dtype) for n, t in fresh.items()} == {n: (t.shape, t.dtype) for n, t in theirs.items()}
+    assert {n: (t.shape, t.dtype) for n, t in fresh.items()} == {
+        n: (t.shape, t.dtype) for n, t in theirs.items()
+    }
     for name in theirs:
         if name.endswith(("basis", "inv_freq")):
             torch.testing.assert_close(fresh[name], theirs[name])
@@ -114,8 +118,8 @@ def test_saving_again_replaces_the_files_and_nothing_else(tmp_path: Path) -> Non
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
-    """A full disk in the middle of a save used to destroy the best model, and to be a traceback: the system refuses the write in
-    the middle of the file."""
+    """A full disk in the middle of a save used to destroy the best model, and to be a traceback: the system
+    refuses the write in the middle of the file."""
     network = Kronos.from_pretrained(GOLDEN / "b" / "predictor")
     network.save_pretrained(tmp_path / "best")
     before = {p.name: p.read_bytes() for p in (tmp_path / "best").iterdir()}
@@ -123,7 +127,9 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
     try:
-        with pytest.raises(KitError, match=r"best: could not write the network \(File too large\); free some space"):
+        with pytest.raises(
+            KitError, match=r"best: could not write the network \(File too large\); free some space"
+        ):
             network.save_pretrained(tmp_path / "best")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -135,7 +141,10 @@ def test_half_precision_files_load(copied: tuple[Path, Any]) -> None:
     """Weights stored in bfloat16 are common; their rounded frequencies must not become ours."""
     folder, kind = copied
     weights = read_weights(folder)
-    save_file({n: t.bfloat16() if t.is_floating_point() else t for n, t in weights.items()}, folder / "model.safetensors")
+    save_file(
+        {n: t.bfloat16() if t.is_floating_point() else t for n, t in weights.items()},
+        folder / "model.safetensors",
+    )
     network = kind.from_pretrained(folder)
     for name, tensor in network.state_dict().items():
         assert tensor.dtype == weights[name].dtype
@@ -143,7 +152,7 @@ def test_half_precision_files_load(copied: tuple[Path, Any]) -> None:
             assert torch.equal(tensor, weights[name])
 
 
-# -- what may be wrong -------------------------------------------------------------------------------------------------
+# -- what may be wrong ---------------------------------------------------------------------------------------
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Copies: what `load_file` gives may lie in the file itself, which a test overwrites."""
     return {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
@@ -179,7 +188,18 @@ def test_wrong_configurations(copied: tuple[Path, Any], changes: dict[str, Any],
     assert "\n" not in str(error.value)
 
 
-ABSURD = ["{", "[1, 2]", "", "null", "3", "NaN", "[" * 100_000, '{"d_model": NaN}', '{"a": ' * 5000, '"' + "x" * (2 << 20) + '"']
+ABSURD = [
+    "{",
+    "[1, 2]",
+    "",
+    "null",
+    "3",
+    "NaN",
+    "[" * 100_000,
+    '{"d_model": NaN}',
+    '{"a": ' * 5000,
+    '"' + "x" * (2 << 20) + '"',
+]
 
 
 @pytest.mark.parametrize("text", ABSURD, ids=range(len(ABSURD)))
@@ -203,9 +223,11 @@ def test_an_absurd_size_is_refused_before_it_is_built(copied: tuple[Path, Any], 
     assert time.process_time() - started < 1
 
 
-# -- how it is loaded --------------------------------------------------------------------------------------------------
+# -- how it is loaded ----------------------------------------------------------------------------------------
 def test_loading_draws_no_random_weights(published: tuple[Path, Any]) -> None:
-    """Weights that are thrown away took three quarters of the time to load `base`, and moved the caller's random numbers."""
+    """Weights that are thrown away took three quarters of the time to load `base`, and moved the caller's
+    random numbers.
+    """
     folder, kind = published
     before = torch.get_rng_state()
     network = kind.from_pretrained(folder)
@@ -224,14 +246,18 @@ def test_a_type_can_be_asked_for(published: tuple[Path, Any], dtype: Any) -> Non
     wanted = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype.removeprefix("torch."))
     assert {p.dtype for p in kind.from_pretrained(folder, torch_dtype=dtype).parameters()} == {wanted}
     for wrong in ("int8", "bf17", torch.int64, 16):
-        with pytest.raises(KitError, match=r"torch_dtype: expected a floating-point type such as torch\.bfloat16"):
+        with pytest.raises(
+            KitError, match=r"torch_dtype: expected a floating-point type such as torch\.bfloat16"
+        ):
             kind.from_pretrained(folder, torch_dtype=wrong)
 
 
 def test_a_folder_has_no_revision(published: tuple[Path, Any]) -> None:
     """A pin that is silently ignored is worse than none."""
     folder, kind = published
-    with pytest.raises(KitError, match=r"expected no revision of a folder, found 'v1\.0'; leave it out, or name a hub id"):
+    with pytest.raises(
+        KitError, match=r"expected no revision of a folder, found 'v1\.0'; leave it out, or name a hub id"
+    ):
         kind.from_pretrained(folder, revision="v1.0")
     assert kind.from_pretrained(folder, cache_dir="unused", local_files_only=True).commit is None
 
@@ -261,7 +287,9 @@ def test_damaged_weights(copied: tuple[Path, Any], length: int) -> None:
     folder, kind = copied
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(KitError, match=r"model\.safetensors: expected a safetensors file, found a damaged one"):
+    with pytest.raises(
+        KitError, match=r"model\.safetensors: expected a safetensors file, found a damaged one"
+    ):
         kind.from_pretrained(folder)
 
 
@@ -276,9 +304,13 @@ def test_missing_files_are_named(copied: tuple[Path, Any], name: str) -> None:
 
 def test_the_other_kind_of_network() -> None:
     """The two folders stand side by side and are easily swapped."""
-    with pytest.raises(KitError, match=r"expected the configuration of a Kronos, found that of a KronosTokenizer; swap"):
+    with pytest.raises(
+        KitError, match=r"expected the configuration of a Kronos, found that of a KronosTokenizer; swap"
+    ):
         Kronos.from_pretrained(GOLDEN / "a" / "tokenizer")
-    with pytest.raises(KitError, match=r"expected the configuration of a KronosTokenizer, found that of a Kronos; swap"):
+    with pytest.raises(
+        KitError, match=r"expected the configuration of a KronosTokenizer, found that of a Kronos; swap"
+    ):
         KronosTokenizer.from_pretrained(GOLDEN / "a" / "predictor")
 
 
@@ -291,7 +323,7 @@ def test_pairs_that_do_not_fit() -> None:
         check_pair(b, predictor.from_pretrained(GOLDEN / "a" / "predictor"))
 
 
-# -- the network -------------------------------------------------------------------------------------------------------
+# -- the network ---------------------------------------------------------------------------------------------
 NO_SOCKETS = """
     import socket, sys
     def refuse(*_args, **_kwargs):
@@ -381,13 +413,18 @@ HUB = """
     ("how", "words"),
     [
         ("whole", "loaded False 2"),
-        ("nothing", "KitError: owner/name: expected a folder, or a hub repository with config.json of a Kronos"),
+        (
+            "nothing",
+            "KitError: owner/name: expected a folder, or a hub repository with config.json of a Kronos",
+        ),
         ("broken", "KitError: owner/name: expected a folder"),
         ("offline", "KitError: owner/name: expected a folder"),
     ],
 )
 def test_the_hub(how: str, words: str, tmp_path: Path) -> None:
-    """A hub that has the repository, lacks it, breaks off in mid-file, or may not be asked: a network or one line."""
+    """A hub that has the repository, lacks it, breaks off in mid-file, or may not be asked: a network or one
+    line.
+    """
     done = python(HUB, how, str(GOLDEN / "b" / "predictor"), HF_HOME=str(tmp_path), HF_HUB_DISABLE_XET="1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(words)
@@ -445,7 +482,9 @@ MOVING = """
 
 
 def test_revisions_of_a_hub_repository(tmp_path: Path) -> None:
-    """A revision could not be named. A tag that moved is followed; both files are of one commit, which the network knows."""
+    """A revision could not be named. A tag that moved is followed; both files are of one commit, which the
+    network knows.
+    """
     for number in range(2):
         network = Kronos.from_pretrained(GOLDEN / "b" / "predictor")
         network.norm.weight.data.fill_(1.0 + number)

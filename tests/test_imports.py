@@ -72,11 +72,15 @@ def test_imports_point_downwards(root: Path) -> None:
         own = path.relative_to(root / "kronos").parts[0].removesuffix(".py")
         if own == "__init__":
             continue
-        assert own in ROOMS, f"{path.name}: say in tests/test_imports.py and docs/architecture.md where the room {own} stands"
+        assert own in ROOMS, (
+            f"{path.name}: say in tests/test_imports.py and docs/architecture.md where the room {own} stands"
+        )
         for name in imported(path):
             other = room(name)
             if other in ROOMS:
-                assert ROOMS.index(other) >= ROOMS.index(own), f"{path}: imports {name}, which stands above it"
+                assert ROOMS.index(other) >= ROOMS.index(own), (
+                    f"{path}: imports {name}, which stands above it"
+                )
 
 
 def test_every_room_is_in_the_plan(root: Path) -> None:
@@ -86,7 +90,9 @@ def test_every_room_is_in_the_plan(root: Path) -> None:
         if path.is_dir() and any(path.glob("*.py")):
             assert f"`kronos/{path.name}/`" in plan
             for module in path.glob("[!_]*.py"):
-                assert f"`{module.stem}`" in plan, f"docs/architecture.md does not name {path.name}/{module.name}"
+                assert f"`{module.stem}`" in plan, (
+                    f"docs/architecture.md does not name {path.name}/{module.name}"
+                )
         elif path.suffix == ".py" and path.stem != "__init__":
             assert f"{path.name}`" in plan, f"docs/architecture.md does not name {path.name}"
 
@@ -114,7 +120,9 @@ def test_light_rooms_load_without_torch(module: str) -> None:
 
 @pytest.mark.parametrize("module", ON_A_GPU_MACHINE)
 def test_a_gpu_machine_needs_no_table_library(module: str) -> None:
-    """Rented GPU machines often hold torch and little else: these rooms must load where the others are not installed."""
+    """Rented GPU machines often hold torch and little else: these rooms must load where the others are not
+    installed.
+    """
     code = f"import sys; sys.modules.update(dict.fromkeys({sorted(ABSENT)})); import {module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

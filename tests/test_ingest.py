@@ -1,4 +1,6 @@
-"""Reading price files: every export of the same shape gives the same store, and preparing twice gives the same bytes."""
+"""Reading price files: every export of the same shape gives the same store, and preparing twice gives the
+same bytes.
+"""
 
 import contextlib
 import gzip
@@ -40,16 +42,22 @@ def market(tickers: int = 4, days: int = 30, seed: int = 0) -> pl.DataFrame:
             if k or day >= 9:
                 low, a, b, high = np.sort(rng.lognormal(2, 0.1, 4))
                 date = str(np.datetime64("2020-02-20") + day)
-                rows.append([f"ticker_{k + 1}", date, a, high, low, b, float(rng.integers(0, 10**9)), 0.0, 0.0])
+                rows.append(
+                    [f"ticker_{k + 1}", date, a, high, low, b, float(rng.integers(0, 10**9)), 0.0, 0.0]
+                )
     return pl.DataFrame(rows, schema=COLUMNS, orient="row")
 
 
 FRAME = market()
 
 
-def configuration(folder: Path, data: Path | list[Path], name: str = "store", **data_settings: object) -> Config:
+def configuration(
+    folder: Path, data: Path | list[Path], name: str = "store", **data_settings: object
+) -> Config:
     path = [str(p) for p in data] if isinstance(data, list) else str(data)
-    return Config(data=DataConfig(data_path=path, store=str(folder / name), lookback_window=7, **data_settings))  # type: ignore[arg-type]
+    return Config(
+        data=DataConfig(data_path=path, store=str(folder / name), lookback_window=7, **data_settings)
+    )  # type: ignore[arg-type]
 
 
 def csv_of(frame: pl.DataFrame = FRAME, **options: object) -> bytes:
@@ -84,7 +92,9 @@ def one_file_per_ticker(folder: Path, suffix: str = ".csv", header: Callable[[st
         if suffix == ".parquet":
             plain.write_parquet(folder / "many" / f"{name}.parquet")
         else:
-            (folder / "many" / f"{name}{suffix}").write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+            (folder / "many" / f"{name}{suffix}").write_bytes(
+                gzip.compress(content) if suffix.endswith("gz") else content
+            )
     (folder / "many" / "notes.txt").write_text("not prices")
     return folder / "many"
 
@@ -151,25 +161,36 @@ def test_all_exports_of_the_same_prices_give_the_same_store(name: str, tmp_path:
     store = prepare(configuration(tmp_path, EXPORTS[name](tmp_path)))
     assert store.manifest["rows"] == {"read": len(FRAME), "kept": len(FRAME), "dropped": 0}
     assert store.digest == expected.digest
-    assert store.tickers == ["ticker_1", "ticker_2", "ticker_3", "ticker_4"] and store.sessions[0] == np.datetime64("2020-02-20")
+    assert store.tickers == ["ticker_1", "ticker_2", "ticker_3", "ticker_4"] and store.sessions[
+        0
+    ] == np.datetime64("2020-02-20")
 
 
 def test_the_store_equals_a_plain_sort(tmp_path: Path) -> None:
-    """Keeps out: the counting sort putting one row in another's place. The slow clear version is three lines of polars."""
+    """Keeps out: the counting sort putting one row in another's place. The slow clear version is three lines
+    of polars.
+    """
     (tmp_path / "train.csv").write_bytes(csv_of())
     store = prepare(configuration(tmp_path, tmp_path / "train.csv"))
     plain = FRAME.sort("Ticker", "Date")
-    expected = plain.select(pl.col(name).cast(pl.Float32) for name in ("Open", "High", "Low", "Close", "Volume")).to_numpy()
+    expected = plain.select(
+        pl.col(name).cast(pl.Float32) for name in ("Open", "High", "Low", "Close", "Volume")
+    ).to_numpy()
     np.testing.assert_array_equal(store.bars[:, :5], expected)
     np.testing.assert_allclose(store.bars[:, 5], expected[:, 4] * expected[:, :4].mean(axis=1), rtol=1e-6)
     names = np.repeat(store.tickers, np.diff(store.offsets)).tolist()
     assert names == plain["Ticker"].to_list()
-    assert store.dates(np.arange(len(store))).astype("datetime64[D]").astype(str).tolist() == plain["Date"].to_list()
+    assert (
+        store.dates(np.arange(len(store))).astype("datetime64[D]").astype(str).tolist()
+        == plain["Date"].to_list()
+    )
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(40, 3000), st.booleans(), st.integers(0, 5))
-def test_the_size_of_pieces_does_not_matter(tmp_path_factory: pytest.TempPathFactory, size: int, mixed: bool, seed: int) -> None:
+def test_the_size_of_pieces_does_not_matter(
+    tmp_path_factory: pytest.TempPathFactory, size: int, mixed: bool, seed: int
+) -> None:
     """Keeps out: a row lost, doubled or cut where one piece of the file ends and the next begins."""
     folder = tmp_path_factory.mktemp("pieces")
     frame = shuffled(market(seed=seed)) if mixed else market(seed=seed)
@@ -183,7 +204,8 @@ def test_the_size_of_pieces_does_not_matter(tmp_path_factory: pytest.TempPathFac
     np.testing.assert_array_equal(panel.values[:, 3], plain["Close"].cast(pl.Float32).to_numpy())
     assert (
         panel.read == len(frame)
-        and panel.sessions[panel.session].astype("datetime64[D]").astype(str).tolist() == plain["Date"].to_list()
+        and panel.sessions[panel.session].astype("datetime64[D]").astype(str).tolist()
+        == plain["Date"].to_list()
     )
     falling = frame.with_columns(f=pl.col("Date").shift(1).over("Ticker") > pl.col("Date"))["f"].sum()
     assert panel.unsorted == falling
@@ -209,7 +231,11 @@ def test_missing_words_and_infinities_are_values_for_the_policy(tmp_path: Path) 
     (tmp_path / "train.csv").write_bytes(csv_of(frame))
     store = prepare(configuration(tmp_path, tmp_path / "train.csv"))
     assert store.manifest["cleaning"]["missing_price"]["dropped"] == len(words)
-    assert store.manifest["rows"] == {"read": len(FRAME), "kept": len(FRAME) - len(words), "dropped": len(words)}
+    assert store.manifest["rows"] == {
+        "read": len(FRAME),
+        "kept": len(FRAME) - len(words),
+        "dropped": len(words),
+    }
 
 
 def test_rows_without_ticker_or_date_are_counted(tmp_path: Path) -> None:
@@ -228,16 +254,23 @@ def test_names_of_tickers_are_text(tmp_path: Path) -> None:
     """Keeps out: 000001 read as 1, the ticker NA read as missing, names beyond ASCII refused or mixed up."""
     names = ["000001", "1", "NA", "nan", "株式", "ü", "A B", "brk.b", "BRK.B"]
     frame = pl.concat(
-        [FRAME.filter(Ticker="ticker_2").with_columns(Ticker=pl.lit(n), Close=pl.lit(8.0 + k)) for k, n in enumerate(names)]
+        [
+            FRAME.filter(Ticker="ticker_2").with_columns(Ticker=pl.lit(n), Close=pl.lit(8.0 + k))
+            for k, n in enumerate(names)
+        ]
     )
     (tmp_path / "train.csv").write_bytes(csv_of(frame))
     store = prepare(configuration(tmp_path, tmp_path / "train.csv"))
     assert store.tickers == sorted(names)
-    assert store.bars[store.offsets[store.index_of(names)], 3].tolist() == [8.0 + k for k in range(len(names))]
+    assert store.bars[store.offsets[store.index_of(names)], 3].tolist() == [
+        8.0 + k for k in range(len(names))
+    ]
 
 
 def test_the_guides_layout_and_intraday_bars(tmp_path: Path) -> None:
-    """Keeps out: a file without a ticker column refused; times cut to days; an amount recomputed although it is there."""
+    """Keeps out: a file without a ticker column refused; times cut to days; an amount recomputed although it
+    is there.
+    """
     stamps = np.datetime64("2020-03-02T09:30") + np.arange(78) * np.timedelta64(5, "m")
     frame = pl.DataFrame(
         {
@@ -255,7 +288,11 @@ def test_the_guides_layout_and_intraday_bars(tmp_path: Path) -> None:
     assert store.tickers == ["XSHG_600977"] and store.frequency == "5min"
     np.testing.assert_array_equal(store.sessions, stamps.astype("datetime64[s]"))
     assert (store.bars[:, 5] == 7.5).all() and store.manifest["limits"]["max_jump"] == 0.15
-    bare = prepare(configuration(tmp_path, saved("x.csv", lambda: csv_of(frame.drop("volume", "amount")))(tmp_path), "bare"))
+    bare = prepare(
+        configuration(
+            tmp_path, saved("x.csv", lambda: csv_of(frame.drop("volume", "amount")))(tmp_path), "bare"
+        )
+    )
     assert not bare.bars[:, 4:].any()
 
 
@@ -272,22 +309,28 @@ def test_many_tickers(tmp_path: Path) -> None:
     """Keeps out: codes of 16 bits that overflow beyond 32,767 tickers."""
     names = [f"t{k:05d}" for k in range(40_000)]
     days = [f"2020-01-{d:02d}" for d in range(1, 4)]
-    frame = pl.DataFrame({"Ticker": names * 3, "Date": np.repeat(days, len(names)), "Close": np.arange(3 * len(names)) + 1.0})
+    frame = pl.DataFrame(
+        {"Ticker": names * 3, "Date": np.repeat(days, len(names)), "Close": np.arange(3 * len(names)) + 1.0}
+    )
     frame = shuffled(frame.with_columns(Open=pl.col("Close"), High=pl.col("Close"), Low=pl.col("Close")))
     (tmp_path / "train.csv").write_bytes(csv_of(frame))
     config = configuration(tmp_path, tmp_path / "train.csv")
     store = prepare(replace(config, data=replace(config.data, lookback_window=2)))
     assert store.tickers == names
-    np.testing.assert_array_equal(store.bars[:, 3].reshape(-1, 3), np.arange(3 * len(names)).reshape(3, -1).T + 1)
+    np.testing.assert_array_equal(
+        store.bars[:, 3].reshape(-1, 3), np.arange(3 * len(names)).reshape(3, -1).T + 1
+    )
 
 
-# -- reuse -------------------------------------------------------------------------------------------------------------
+# -- reuse ---------------------------------------------------------------------------------------------------
 def stamp(store: BarStore) -> int:
     return (store.path / "manifest.json").stat().st_mtime_ns
 
 
 def test_a_store_is_reused_until_something_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Keeps out: stale data after the file changed, minutes lost where nothing did, and a rebuild for another lookback."""
+    """Keeps out: stale data after the file changed, minutes lost where nothing did, and a rebuild for another
+    lookback.
+    """
     caplog.set_level(logging.INFO)
     source = saved("train.csv", csv_of)(tmp_path)
     config = configuration(tmp_path, source)
@@ -319,7 +362,9 @@ def test_a_damaged_store_is_prepared_again(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_read_only_store_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps out: a store attached read-only (as Kaggle's inputs are) that fails because no lock can be written beside it."""
+    """Keeps out: a store attached read-only (as Kaggle's inputs are) that fails because no lock can be
+    written beside it.
+    """
     config = configuration(tmp_path, saved("train.csv", csv_of)(tmp_path))
     digest = prepare(config).digest
 
@@ -354,13 +399,19 @@ def test_two_preparations_at_once(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "stores").iterdir()] == ["store"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)]
+)
 def test_a_stopped_preparation_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """Keeps out: half a store, a traceback, or a lock after Ctrl-C, SIGTERM or a kill in the middle of reading."""
+    """Keeps out: half a store, a traceback, or a lock after Ctrl-C, SIGTERM or a kill in the middle of
+    reading.
+    """
     source = tmp_path / "train.csv"
     os.mkfifo(source)  # a file whose end does not come: the preparation is in the middle of reading it
     config = config_file(tmp_path, source)
-    process = subprocess.Popen([*SCRIPT, str(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*SCRIPT, str(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     with source.open("wb") as pipe:
         pipe.write(csv_of()[:400])
         pipe.flush()
@@ -368,7 +419,9 @@ def test_a_stopped_preparation_leaves_nothing(tmp_path: Path, number: signal.Sig
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
-    while process.poll() is None:  # whoever opens the pipe only now waits for a writer: a plain file would not
+    while (
+        process.poll() is None
+    ):  # whoever opens the pipe only now waits for a writer: a plain file would not
         with contextlib.suppress(OSError):
             os.close(os.open(source, os.O_WRONLY | os.O_NONBLOCK))
         time.sleep(0.01)
@@ -382,10 +435,12 @@ def test_a_stopped_preparation_leaves_nothing(tmp_path: Path, number: signal.Sig
     assert [p.name for p in (tmp_path / "stores").iterdir()] == ["store"]
 
 
-# -- the competition's other files -------------------------------------------------------------------------------------
+# -- the competition's other files ---------------------------------------------------------------------------
 def test_test_and_sample_files(tmp_path: Path) -> None:
     """Keeps out: IDs read as numbers, another order than the file's, a date that moves with its zone."""
-    (tmp_path / "test.csv").write_text("\ufeffid,Date,More\n007,2024-11-04 00:00:00-05:00,x\nA,2024-11-04 00:00:00-05:00,y\n")
+    (tmp_path / "test.csv").write_text(
+        "\ufeffid,Date,More\n007,2024-11-04 00:00:00-05:00,x\nA,2024-11-04 00:00:00-05:00,y\n"
+    )
     frame = competition.read_test(tmp_path / "test.csv")
     assert frame["ID"].to_list() == ["007", "A"] and frame.columns == ["ID", "Date"]
     assert (frame["Date"].to_numpy() == np.datetime64("2024-11-04")).all()
@@ -393,10 +448,12 @@ def test_test_and_sample_files(tmp_path: Path) -> None:
     assert competition.read_sample(tmp_path / "sample.csv").rows() == [("B", "0"), ("A", "1")]
 
 
-# -- real prices -------------------------------------------------------------------------------------------------------
+# -- real prices ---------------------------------------------------------------------------------------------
 def test_real_dirty_prices_are_accounted_for(shared_data: Path, tmp_path: Path) -> None:
     """Keeps out: rows of the ugliest real file lost without a count."""
-    config = configuration(tmp_path, shared_data / "dirty" / "train.csv", test_path=str(shared_data / "dirty" / "test.csv"))
+    config = configuration(
+        tmp_path, shared_data / "dirty" / "train.csv", test_path=str(shared_data / "dirty" / "test.csv")
+    )
     store = prepare(config)
     raw = pl.read_csv(shared_data / "dirty" / "train.csv", infer_schema_length=None)
     rows, counts = store.manifest["rows"], store.manifest["cleaning"]

@@ -24,7 +24,9 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
 
 def readme_line(root: Path, start: str) -> str:
     """The README's own line, as it stands there."""
-    match = re.search(rf"^ *({re.escape(start)} .*)$", (root / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    match = re.search(
+        rf"^ *({re.escape(start)} .*)$", (root / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert match, f"the README shows no line with {start!r}"
     return match[1]
 
@@ -39,7 +41,9 @@ def file(stub: Stub) -> Path:
 def test_readmes_submit_line(stub: Stub, file: Path, root: Path) -> None:
     """The line that users copy."""
     done = shell(readme_line(root, "kaggle competitions submit"))
-    assert done.returncode == 0 and f"Successfully submitted to {COMPETITION}" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and f"Successfully submitted to {COMPETITION}" in done.stdout, (
+        done.stdout + done.stderr
+    )
     assert list(stub.uploads.values()) == [file.read_bytes()]
     assert stub.submissions[0]["fileName"] == "NAME.csv"
     listed = shell(f"kaggle competitions submissions -c {COMPETITION} -v")
@@ -54,12 +58,17 @@ def test_printed_submit_line(stub: Stub, file: Path, root: Path) -> None:
     config = configfile.load(root / "configs" / "kaggle.yaml", ["model_paths.exp_name=a $HOME `id` run"])
     done = shell(submit_command(config, odd, {"share_of_rises": 0.5}))
     assert done.returncode == 0, done.stderr
-    assert (stub.submissions[0]["fileName"], stub.submissions[0]["description"]) == ("it's.csv", "a HOME id run: 50.0% rises")
+    assert (stub.submissions[0]["fileName"], stub.submissions[0]["description"]) == (
+        "it's.csv",
+        "a HOME id run: 50.0% rises",
+    )
 
 
 @pytest.mark.parametrize("status", [403, 503])
 def test_failed_upload(stub: Stub, file: Path, status: int) -> None:
-    """What the plain client does with a failed upload: it says so, and may still exit with 0 (2.2.4 does, 2.2.5 does not)."""
+    """What the plain client does with a failed upload: it says so, and may still exit with 0 (2.2.4 does,
+    2.2.5 does not).
+    """
     stub.upload_status = status
     done = shell(f"kaggle competitions submit -c {COMPETITION} -f {file} -m m")
     assert "Could not submit to competition" in done.stdout + done.stderr and not stub.submissions

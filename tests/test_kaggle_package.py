@@ -18,7 +18,11 @@ def test_the_folder_is_no_package(root: Path) -> None:
 def test_import_kaggle_is_pypis(root: Path, folder: str) -> None:
     """From wherever a user stands, and with the root on the search path as the launcher puts it."""
     done = subprocess.run(
-        [sys.executable, "-c", FIND], cwd=root / folder, env={"PYTHONPATH": str(root), "PATH": ""}, capture_output=True, text=True
+        [sys.executable, "-c", FIND],
+        cwd=root / folder,
+        env={"PYTHONPATH": str(root), "PATH": ""},
+        capture_output=True,
+        text=True,
     )
     assert "site-packages" in done.stdout, done.stdout + done.stderr
 
@@ -32,7 +36,9 @@ def test_import_kaggle_under_pytest() -> None:
 
 
 def test_the_clients_command_line_starts(root: Path, tmp_path: Path) -> None:
-    """kaggle imports six without declaring it: a fresh environment without it cannot even print the version."""
+    """kaggle imports six without declaring it: a fresh environment without it cannot even print the
+    version.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "kaggle", "--version"],
         cwd=root,

@@ -1,4 +1,6 @@
-"""The launcher: its arguments become overrides, its plan is explicit, and a mistake is one clear line before anything runs."""
+"""The launcher: its arguments become overrides, its plan is explicit, and a mistake is one clear line before
+anything runs.
+"""
 
 import json
 import os
@@ -34,7 +36,9 @@ def config(tmp_path: Path) -> str:
     return str(tmp_path / "c.yaml")
 
 
-def plan(config: str, *overrides: str, gpus: int = 0, wanted: int | None = None, **flags: bool) -> launch.LaunchPlan:
+def plan(
+    config: str, *overrides: str, gpus: int = 0, wanted: int | None = None, **flags: bool
+) -> launch.LaunchPlan:
     options = {"fast": False, "write": False} | flags
     return launch.plan_launch(config, [*MARKET, *overrides], wanted=wanted, gpus=gpus, now=0, **options)
 
@@ -57,13 +61,21 @@ def test_a_cpu_run_takes_no_gpu(config: str) -> None:
 
 
 @pytest.mark.parametrize("overrides", [[], ["device.device_id=1"]])
-def test_the_launcher_keeps_the_users_choice_of_gpus(config: str, tmp_path: Path, overrides: list[str]) -> None:
-    """accelerate puts its --gpu_ids in the place of CUDA_VISIBLE_DEVICES: two runs started with 0 and 1 met on GPU 0, and with
-    device_id 1 the trainer had GPUs 0 and 1 where the steps beside it had one."""
+def test_the_launcher_keeps_the_users_choice_of_gpus(
+    config: str, tmp_path: Path, overrides: list[str]
+) -> None:
+    """accelerate puts its --gpu_ids in the place of CUDA_VISIBLE_DEVICES: two runs started with 0 and 1 met
+    on GPU 0, and with device_id 1 the trainer had GPUs 0 and 1 where the steps beside it had one."""
     child = tmp_path / "child.py"
     child.write_text("import os; print('sees', os.environ['CUDA_VISIBLE_DEVICES'])")
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *plan(config, *overrides, gpus=2).accelerate, str(child)],
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            *plan(config, *overrides, gpus=2).accelerate,
+            str(child),
+        ],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "GPU-11aa,GPU-22bb", "HF_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -75,7 +87,11 @@ def test_the_launcher_keeps_the_users_choice_of_gpus(config: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("overrides", "gpus", "expected"),
     [
-        (["distributed.use_ddp=true", "distributed.num_processes=8"], 2, "expected 8 GPUs on this machine, found 2"),
+        (
+            ["distributed.use_ddp=true", "distributed.num_processes=8"],
+            2,
+            "expected 8 GPUs on this machine, found 2",
+        ),
         (["distributed.use_ddp=true", "distributed.num_processes=2"], 0, "found 0"),
         (["device.device_id=3"], 2, "device_id"),
         (["market.generate=false"], 0, "train.csv"),
@@ -112,8 +128,14 @@ def test_all_gpus(config: str) -> None:
 
 
 def test_gpus_are_counted_on_every_machine(config: str) -> None:
-    """--multi-gpu 4 on two machines trained on two GPUs of each, and --num-gpus 1 without a GPU on the processor."""
-    machines = ["distributed.num_machines=2", 'distributed.main_process_ip="10.0.0.1"', "distributed.main_process_port=29500"]
+    """--multi-gpu 4 on two machines trained on two GPUs of each, and --num-gpus 1 without a GPU on the
+    processor.
+    """
+    machines = [
+        "distributed.num_machines=2",
+        'distributed.main_process_ip="10.0.0.1"',
+        "distributed.main_process_port=29500",
+    ]
     found = plan(config, *machines, gpus=4, wanted=4)
     assert argument(found.accelerate, "--num_processes") == "8" and found.config.distributed.use_ddp
     assert argument(plan(config, gpus=4, wanted=1).accelerate, "--num_processes") == "1"
@@ -138,11 +160,13 @@ def test_the_resolved_configuration_is_saved_for_the_launch(config: str) -> None
     assert json.loads(found.config_path.read_text())["model_paths"]["exp_name"] == "kronos"
 
 
-# -- the shell script itself ------------------------------------------------------------------------------------------------
+# -- the shell script itself ---------------------------------------------------------------------------------
 def shell(root: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
     command = ["bash", str(root / "train_kaggle.sh"), *arguments]
-    return subprocess.run(command, cwd=cwd or root, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=cwd or root, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,7 +179,10 @@ def shell(root: Path, *arguments: str, cwd: Path | None = None) -> subprocess.Co
         (["--cpu", "--multi-gpu", "2"], "exclude each other"),
         (["--multi-gpu", "--num-processes", "2"], "exclude each other"),
         (["--config", "absent.yaml"], "absent.yaml"),
-        (["--config", "configs/demo.yaml", "--set", "training.batchsize=3"], "did you mean training.batch_size"),
+        (
+            ["--config", "configs/demo.yaml", "--set", "training.batchsize=3"],
+            "did you mean training.batch_size",
+        ),
         (["--config", "configs/demo.yaml", "--multi-gpu", "512"], "expected 512 GPUs"),
         (
             [
@@ -182,7 +209,9 @@ def test_a_mistake_is_one_clear_line(root: Path, tmp_path: Path, arguments: list
 
 
 def test_a_run_goes_on_or_is_refused_before_anything_is_written(config: str, tmp_path: Path) -> None:
-    """The names of runs and outputs are looked at, and the same command with other settings never trains over a run."""
+    """The names of runs and outputs are looked at, and the same command with other settings never trains over
+    a run.
+    """
     (tmp_path / "runs").write_text("a file\n")
     with pytest.raises(KitError, match=r"runs: expected a folder .*, found a file"):
         plan(config, write=True)
@@ -203,7 +232,9 @@ def test_outputs_that_cannot_be_used_are_said_before_training(config: str, tmp_p
         launch.plan_launch(config, MARKET, wanted=None, gpus=0, fast=False, write=False, submit=True)
 
 
-def test_submissions_that_cannot_be_written_are_said_before_training(config: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_submissions_that_cannot_be_written_are_said_before_training(
+    config: str, tmp_path: Path, monkeypatch: Any
+) -> None:
     """The folder of the submission is the kit's own."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "submissions").write_text("a file\n")
@@ -220,14 +251,30 @@ def test_a_missing_file_is_said_with_the_name_that_is_there(config: str, tmp_pat
             plan(config, f"data.data_path={tmp_path / 'trian.csv'}", f"market.generate={generate}")
 
 
-# -- the environment ----------------------------------------------------------------------------------------------------------
+# -- the environment -----------------------------------------------------------------------------------------
 def test_another_launchers_variables_are_taken_out() -> None:
-    """RANK and WORLD_SIZE of a Slurm or torchrun shell: nothing was trained, and a script's traceback was all that was said."""
-    stale = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "MASTER_ADDR": "x", "ACCELERATE_USE_FSDP": "true"}
-    kept = {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", "SLURM_JOB_ID": "7", "NCCL_DEBUG": "INFO", "MY_RANK": "1"}
+    """RANK and WORLD_SIZE of a Slurm or torchrun shell: nothing was trained, and a script's traceback was all
+    that was said.
+    """
+    stale = {
+        "RANK": "3",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "3",
+        "MASTER_ADDR": "x",
+        "ACCELERATE_USE_FSDP": "true",
+    }
+    kept = {
+        "PATH": "/bin",
+        "CUDA_VISIBLE_DEVICES": "1",
+        "SLURM_JOB_ID": "7",
+        "NCCL_DEBUG": "INFO",
+        "MY_RANK": "1",
+    }
     mixed = stale | kept
     line = environment.said(environment.clean(mixed))
-    assert mixed == kept and all(f"{name}={value}" in line for name, value in stale.items()) and "\n" not in line
+    assert (
+        mixed == kept and all(f"{name}={value}" in line for name, value in stale.items()) and "\n" not in line
+    )
     assert environment.said(environment.clean(mixed)) == ""
     steps = environment.for_steps(mixed, uses_gpu=False, on_terminal=False)
     assert steps["ACCELERATE_USE_CPU"] == "true" and steps["KIT_LAUNCHED"].isdigit()
@@ -247,18 +294,30 @@ def older_python(tmp_path: Path) -> Path:
 
 
 def test_a_python_with_packages_outside_the_bounds_is_not_used(root: Path, older_python: Path) -> None:
-    """polars 1.9.0 in the active environment ended in a TypeError; only the names of packages were looked at."""
+    """polars 1.9.0 in the active environment ended in a TypeError; only the names of packages were looked
+    at.
+    """
     done = subprocess.run(
-        [older_python / "python", root / "scripts" / "versions.py", "runtime"], capture_output=True, text=True, timeout=60
+        [older_python / "python", root / "scripts" / "versions.py", "runtime"],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 1 and done.stdout == "polars 1.9.0 (expected >=1.35,<3)\n"
-    assert subprocess.run([sys.executable, root / "scripts" / "versions.py", "tools"], timeout=60).returncode == 0
+    assert (
+        subprocess.run([sys.executable, root / "scripts" / "versions.py", "tools"], timeout=60).returncode
+        == 0
+    )
 
 
-def test_the_line_says_which_package_and_a_fitting_environment_is_made(copied: Path, older_python: Path) -> None:
+def test_the_line_says_which_package_and_a_fitting_environment_is_made(
+    copied: Path, older_python: Path
+) -> None:
     """.venv is made from the lock file; a stand-in for it is there already."""
     lock = copied / "requirements.lock"
-    words = subprocess.run(["cksum"], stdin=lock.open(), capture_output=True, text=True, check=True).stdout.split()
+    words = subprocess.run(
+        ["cksum"], stdin=lock.open(), capture_output=True, text=True, check=True
+    ).stdout.split()
     venv = copied / ".venv"
     (venv / "bin").mkdir(parents=True)
     (venv / f"requirements.lock.{'-'.join(words)}").touch()
@@ -280,7 +339,7 @@ def test_the_shell_script_is_short(root: Path) -> None:
     assert len((root / "train_kaggle.sh").read_text().splitlines()) <= 60
 
 
-# -- running steps ---------------------------------------------------------------------------------------------------------------
+# -- running steps -------------------------------------------------------------------------------------------
 def step(code: str, **more: Any) -> launch.Step:
     return launch.Step("the trial", "", (sys.executable, "-c", code), **more)
 
@@ -305,7 +364,9 @@ def test_a_step_is_logged_without_colours_and_bars(runner: Runner, tmp_path: Pat
     assert (tmp_path / "log.txt").read_text() == "bold\ndone\nlast, no newline\n"
 
 
-@pytest.mark.parametrize(("code", "expected"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", 137)])
+@pytest.mark.parametrize(
+    ("code", "expected"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", 137)]
+)
 def test_a_steps_exit_code(runner: Runner, code: str, expected: int) -> None:
     """A process that the system killed is not one that failed."""
     assert runner.run(step(code)) == expected
@@ -348,7 +409,11 @@ def test_the_first_signal_is_passed_on_once(runner: Runner, tmp_path: Path, numb
     passed = signal.SIGTERM if number == signal.SIGHUP else number
     assert stopped.value.signal == passed
     text = (tmp_path / "log.txt").read_text()
-    assert text.count("saved after") == 1 and f"saved after {passed.name}" in text and "saving a resumable state" in text
+    assert (
+        text.count("saved after") == 1
+        and f"saved after {passed.name}" in text
+        and "saving a resumable state" in text
+    )
 
 
 def test_the_second_signal_kills(runner: Runner, tmp_path: Path) -> None:
@@ -378,7 +443,9 @@ def signal_when(log: Path, words: str, number: signal.Signals) -> None:
 def copied(root: Path, tmp_path: Path) -> Path:
     """The checkout's tracked files in a folder with a space in its name."""
     kit = tmp_path / "the kit"
-    names = subprocess.run(["git", "-C", root, "ls-files", "-z"], capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        ["git", "-C", root, "ls-files", "-z"], capture_output=True, text=True, check=True
+    ).stdout
     for name in filter(None, names.split("\0")):
         (kit / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, kit / name)
@@ -390,13 +457,17 @@ def test_help_fits_one_screen_and_names_every_flag(root: Path) -> None:
     done = shell(root, "-h")
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and lines[0] == "NAME" and len(lines) <= 45 and max(map(len, lines)) <= 110
-    flags = {flag for action in arguments.parser()._actions for flag in action.option_strings} - {"--config-path"}
+    flags = {flag for action in arguments.parser()._actions for flag in action.option_strings} - {
+        "--config-path"
+    }
     assert len(flags) > 15 and flags == set(
         re.findall(r"(?<![\w-])--?[a-z][a-z-]*", re.sub(r"EXAMPLES.*", "", done.stdout, flags=re.S))
     )
 
 
-@pytest.mark.parametrize(("settings", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+@pytest.mark.parametrize(
+    ("settings", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
 def test_colours_are_for_terminals(root: Path, settings: dict[str, str], coloured: bool) -> None:
     """Escape codes in a log or a pipe are noise; NO_COLOR is a user's wish."""
     reader, writer = pty.openpty()
@@ -429,7 +500,7 @@ def test_dry_run_prints_the_commands_and_writes_nothing(copied: Path, tmp_path: 
     assert not base.exists() and not (copied / "runs").exists()
 
 
-# -- the end -----------------------------------------------------------------------------------------------------------------
+# -- the end -------------------------------------------------------------------------------------------------
 def test_only_the_competitions_answers_are_offered_to_kaggle(tmp_path: Path) -> None:
     """A `submit` line for a synthetic market or for rows of one's own costs a submission of the day."""
     folder = tmp_path / "mine"
@@ -445,7 +516,9 @@ def test_only_the_competitions_answers_are_offered_to_kaggle(tmp_path: Path) -> 
     assert not ending.is_competition(replace(own, data=replace(data, test_path="")))
 
 
-def test_a_printed_command_names_the_python_that_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_printed_command_names_the_python_that_runs(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`python` on the PATH may be one without the packages: the kit's .venv is then named."""
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert ending.python(root) in ("python", "python3")
@@ -461,8 +534,12 @@ def test_why_a_process_is_gone() -> None:
 
 
 @pytest.mark.parametrize(("saved", "kept"), [({}, True), ({"threshold": 0.6}, False)])
-def test_a_submission_of_the_same_settings_is_known(tmp_path: Path, monkeypatch: Any, saved: dict[str, Any], kept: bool) -> None:
-    """The same command writes a second file only where an answer could be another one; a changed file is none of the kit's."""
+def test_a_submission_of_the_same_settings_is_known(
+    tmp_path: Path, monkeypatch: Any, saved: dict[str, Any], kept: bool
+) -> None:
+    """The same command writes a second file only where an answer could be another one; a changed file is none
+    of the kit's.
+    """
     monkeypatch.chdir(tmp_path)
     config = Config()
     tree = to_dict(config)

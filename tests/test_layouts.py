@@ -42,18 +42,29 @@ def encoded(encoding: str, *names: str) -> Layout:
 def numbers(change: Callable[[str], str], separator: str = ",") -> Layout:
     def write(frame: pl.DataFrame, folder: Path) -> None:
         text = {name: [change(f"{value:.4f}") for value in frame[name]] for name in NAMES[2:]}
-        plain(frame.with_columns(pl.Series(name, values) for name, values in text.items()), folder, separator=separator)
+        plain(
+            frame.with_columns(pl.Series(name, values) for name, values in text.items()),
+            folder,
+            separator=separator,
+        )
 
     return write
 
 
 def in_utc(frame: pl.DataFrame, folder: Path) -> None:
     local = pl.col("Date").str.to_datetime("%Y-%m-%d", time_zone="America/New_York").dt.offset_by("9h30m")
-    plain(frame.with_columns(local.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%dT%H:%M:%SZ").alias("Date")), folder)
+    plain(
+        frame.with_columns(local.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%dT%H:%M:%SZ").alias("Date")),
+        folder,
+    )
 
 
 def epoch(factor: int) -> Layout:
-    local = pl.col("Date").str.to_datetime("%Y-%m-%d", time_unit="us", time_zone="America/New_York").dt.offset_by("16h")
+    local = (
+        pl.col("Date")
+        .str.to_datetime("%Y-%m-%d", time_unit="us", time_zone="America/New_York")
+        .dt.offset_by("16h")
+    )
     return lambda frame, folder: plain(frame.with_columns(Date=local.dt.epoch("s") * factor), folder)
 
 
@@ -80,13 +91,21 @@ def with_footer(frame: pl.DataFrame, folder: Path) -> None:
 
 
 def side_by_side(frame: pl.DataFrame, folder: Path) -> None:
-    parts = [part.drop("Ticker").rename({n: f"{k}|{n}" for n in NAMES[2:]}) for (k,), part in frame.group_by("Ticker")]
+    parts = [
+        part.drop("Ticker").rename({n: f"{k}|{n}" for n in NAMES[2:]})
+        for (k,), part in frame.group_by("Ticker")
+    ]
     wide = parts[0]
     for part in parts[1:]:
         wide = wide.join(part, on="Date", how="full", coalesce=True)
     columns = wide.columns[1:]
-    head = ["Ticker," + ",".join(c.split("|")[0] for c in columns), "Price," + ",".join(c.split("|")[1] for c in columns)]
-    (folder / "a.csv").write_text("\n".join([*head, "Date" + "," * len(columns), wide.write_csv(include_header=False)]))
+    head = [
+        "Ticker," + ",".join(c.split("|")[0] for c in columns),
+        "Price," + ",".join(c.split("|")[1] for c in columns),
+    ]
+    (folder / "a.csv").write_text(
+        "\n".join([*head, "Date" + "," * len(columns), wide.write_csv(include_header=False)])
+    )
 
 
 def parquet(frame: pl.DataFrame, folder: Path) -> None:
@@ -146,7 +165,9 @@ def panel(seed: int, tickers: int, days: int) -> pl.DataFrame:
     parts = []
     for k in range(tickers):
         first = int(rng.integers(0, days // 3))
-        prices = np.round(np.sort(rng.lognormal(rng.uniform(0, 8), 0.05, (days - first, 4)), axis=1), 4) + 0.0001
+        prices = (
+            np.round(np.sort(rng.lognormal(rng.uniform(0, 8), 0.05, (days - first, 4)), axis=1), 4) + 0.0001
+        )
         columns = {"Open": prices[:, 1], "High": prices[:, 3], "Low": prices[:, 0], "Close": prices[:, 2]}
         volume = rng.integers(1, 10**7, days - first) + 0.25
         parts.append(pl.DataFrame({"Ticker": f"T{k}", "Date": dates[first:], **columns, "Volume": volume}))
@@ -163,8 +184,13 @@ def is_read_back(frame: pl.DataFrame, folder: Path, columns: dict[str, str]) -> 
     expected = frame.sort("Ticker", "Date")
     names = np.repeat(found.tickers, np.diff(found.offsets)).tolist()
     assert names == expected["Ticker"].to_list()
-    assert found.sessions[found.session].astype("datetime64[D]").astype(str).tolist() == expected["Date"].to_list()
-    np.testing.assert_array_equal(found.values[:, :5], expected.select(pl.col(NAMES[2:]).cast(pl.Float32)).to_numpy())
+    assert (
+        found.sessions[found.session].astype("datetime64[D]").astype(str).tolist()
+        == expected["Date"].to_list()
+    )
+    np.testing.assert_array_equal(
+        found.values[:, :5], expected.select(pl.col(NAMES[2:]).cast(pl.Float32)).to_numpy()
+    )
     return True
 
 
@@ -174,12 +200,18 @@ def one_case(folder: Path, name: str, seed: int, tickers: int, days: int) -> Non
     is_read_back(frame, folder, {})
 
 
-CASES = {"name": st.sampled_from(sorted(LAYOUTS)), "seed": st.integers(0, 10**6), "tickers": st.integers(1, 4)}
+CASES = {
+    "name": st.sampled_from(sorted(LAYOUTS)),
+    "seed": st.integers(0, 10**6),
+    "tickers": st.integers(1, 4),
+}
 
 
 @settings(max_examples=100, deadline=None)
 @given(**CASES, days=st.integers(3, 60))
-def test_read_back_or_refused(tmp_path_factory: pytest.TempPathFactory, name: str, seed: int, tickers: int, days: int) -> None:
+def test_read_back_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, name: str, seed: int, tickers: int, days: int
+) -> None:
     one_case(tmp_path_factory.mktemp("layout"), name, seed, tickers, days)
 
 

@@ -34,7 +34,12 @@ def pair(root: Path, worker: Path, how: str) -> list[tuple[str, str, int]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    shared = os.environ | {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+    }
     running = [
         subprocess.Popen(
             [sys.executable, str(worker), str(root), how],
@@ -50,7 +55,8 @@ def pair(root: Path, worker: Path, how: str) -> list[tuple[str, str, int]]:
 
 @pytest.mark.slow
 def test_a_process_of_several_ends_with_its_own_exit_code(root: Path, tmp_path: Path) -> None:
-    """One process in eight used to abort in the interpreter's teardown (-6): a complete run that the launcher called failed.
+    """One process in eight used to abort in the interpreter's teardown (-6): a complete run that the launcher
+    called failed.
 
     Ten pairs: without the remedy, nine trials in ten see it.
     """

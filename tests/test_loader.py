@@ -1,4 +1,6 @@
-"""The loader: the plan's windows for any number of workers and processes, resumable, and without side effects."""
+"""The loader: the plan's windows for any number of workers and processes, resumable, and without side
+effects.
+"""
 
 import multiprocessing
 import os
@@ -37,23 +39,31 @@ def index(store: BarStore) -> WindowIndex:
     return WindowIndex.build(store, LOOKBACK, PREDICT, Part("train", 0, len(store.sessions) - 15, whole=True))
 
 
-def plan_of(index: WindowIndex, batch: int, accumulation: int = 1, processes: int = 1, epochs: int = 1) -> BatchPlan:
+def plan_of(
+    index: WindowIndex, batch: int, accumulation: int = 1, processes: int = 1, epochs: int = 1
+) -> BatchPlan:
     return BatchPlan(len(index), batch, accumulation, processes, epochs, seed=9)
 
 
-def loaded(store: BarStore, index: WindowIndex, plan: BatchPlan, rank: int = 0, start: int = 0, workers: int = 0) -> list[Batch]:
+def loaded(
+    store: BarStore, index: WindowIndex, plan: BatchPlan, rank: int = 0, start: int = 0, workers: int = 0
+) -> list[Batch]:
     return list(window_loader(store, index, plan, rank, start, workers=workers, **READ))
 
 
 def same(one: Batch, other: Batch) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) and one[k].dtype == other[k].dtype for k in one)
+    return one.keys() == other.keys() and all(
+        torch.equal(one[k], other[k]) and one[k].dtype == other[k].dtype for k in one
+    )
 
 
-# -- the order ---------------------------------------------------------------------------------------------------------
+# -- the order -----------------------------------------------------------------------------------------------
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 @pytest.mark.parametrize("processes", [1, 2, 8])
 @pytest.mark.parametrize("workers", [0, 2, 4])
-def test_every_window_once_per_epoch(store: BarStore, index: WindowIndex, workers: int, processes: int) -> None:
+def test_every_window_once_per_epoch(
+    store: BarStore, index: WindowIndex, workers: int, processes: int
+) -> None:
     """A dataset that ignores its index: workers or ranks draw the same windows, others never come."""
     plan = plan_of(index, batch=5, accumulation=2, processes=processes)
     seen: Counter[int] = Counter()
@@ -87,18 +97,32 @@ def test_global_random_state_is_untouched(store: BarStore, index: WindowIndex, w
     torch.manual_seed(1)
     before = torch.get_rng_state()
     loaded(store, index, plan_of(index, batch=64), workers=workers)
-    next(iter(validation_loader(store, index, batch_size=4, samples=9, rank=0, processes=1, workers=workers, **READ)))
+    next(
+        iter(
+            validation_loader(
+                store, index, batch_size=4, samples=9, rank=0, processes=1, workers=workers, **READ
+            )
+        )
+    )
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# -- the batch ---------------------------------------------------------------------------------------------------------
+# -- the batch -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_is_what_was_read(store: BarStore, index: WindowIndex, workers: int) -> None:
     """Shapes and types that the networks rely on, and values that survive the way out of a worker."""
     batch = loaded(store, index, plan_of(index, batch=6), workers=workers)[0]
     length = LOOKBACK + PREDICT
-    shapes = {"x": (6, length, 6), "stamp": (6, length, 5), "weight": (6, length), "mean": (6, 6), "scale": (6, 6)}
-    assert {k: tuple(batch[k].shape) for k in shapes} == shapes and all(batch[k].dtype == torch.float32 for k in shapes)
+    shapes = {
+        "x": (6, length, 6),
+        "stamp": (6, length, 5),
+        "weight": (6, length),
+        "mean": (6, 6),
+        "scale": (6, 6),
+    }
+    assert {k: tuple(batch[k].shape) for k in shapes} == shapes and all(
+        batch[k].dtype == torch.float32 for k in shapes
+    )
     assert batch["ticker"].dtype == batch["row"].dtype == torch.int64 and batch["real"].dtype == torch.bool
     assert type(batch) is dict and set(batch) == {*shapes, "ticker", "row", "real"}
     windows = read_windows(store, batch["row"].numpy(), LOOKBACK, PREDICT)
@@ -118,9 +142,11 @@ def test_padding_has_no_weight(store: BarStore, index: WindowIndex) -> None:
         assert torch.isfinite(batch["x"]).all()
 
 
-# -- validation --------------------------------------------------------------------------------------------------------
+# -- validation ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("samples", [None, 1, 37])
-def test_validation_does_not_depend_on_the_division(store: BarStore, index: WindowIndex, samples: int | None) -> None:
+def test_validation_does_not_depend_on_the_division(
+    store: BarStore, index: WindowIndex, samples: int | None
+) -> None:
     """A mean of batch means over a sampler's padding: another batch size, another best checkpoint."""
     seen = set()
     for batch_size, processes, workers in [(1, 1, 0), (8, 1, 0), (8, 2, 2), (5, 3, 0), (64, 8, 0)]:
@@ -128,7 +154,14 @@ def test_validation_does_not_depend_on_the_division(store: BarStore, index: Wind
         for rank in range(processes):
             batches = list(
                 validation_loader(
-                    store, index, batch_size=batch_size, samples=samples, rank=rank, processes=processes, workers=workers, **READ
+                    store,
+                    index,
+                    batch_size=batch_size,
+                    samples=samples,
+                    rank=rank,
+                    processes=processes,
+                    workers=workers,
+                    **READ,
                 )
             )
             lengths.add(len(batches))
@@ -139,7 +172,9 @@ def test_validation_does_not_depend_on_the_division(store: BarStore, index: Wind
 
 
 def test_validation_can_be_repeated(store: BarStore, index: WindowIndex) -> None:
-    """The list is fixed: every validation of a run, and every run, scores the same windows; the workers are kept."""
+    """The list is fixed: every validation of a run, and every run, scores the same windows; the workers are
+    kept.
+    """
     loader = validation_loader(store, index, batch_size=8, samples=30, rank=0, processes=1, workers=2, **READ)
     first, second = list(loader), list(loader)
     assert len(first) == 4 and all(map(same, first, second))
@@ -147,13 +182,15 @@ def test_validation_can_be_repeated(store: BarStore, index: WindowIndex) -> None
     assert len(tickers) > np.count_nonzero(index.ticker_windows) / 2, "evenly spread over the tickers"
 
 
-# -- what travels to a worker ------------------------------------------------------------------------------------------
+# -- what travels to a worker --------------------------------------------------------------------------------
 def test_a_worker_gets_a_path_and_not_the_bars(tmp_path: Path) -> None:
     """A pickled memory map is a copy of every row: on spawn each worker would hold the whole market."""
     sizes = []
     for tickers in (2, 20):
         bars = random_bars(np.random.default_rng(0), 1500)
-        store = store_from_dict(tmp_path / str(tickers), {f"t{k:02d}": (WEEKDAYS[:1500], bars) for k in range(tickers)})
+        store = store_from_dict(
+            tmp_path / str(tickers), {f"t{k:02d}": (WEEKDAYS[:1500], bars) for k in range(tickers)}
+        )
         index = WindowIndex.build(store, 64, 1, Part("train", 0, 1400, whole=True))
         data = MicroBatches(store, index, plan_of(index, 32), rank=0, clip=5.0, epsilon="absolute")
         sizes.append(len(pickle.dumps(data)))
@@ -172,10 +209,12 @@ def test_spawned_workers(store: BarStore, index: WindowIndex) -> None:
     assert len(batches) == len(plain) and all(map(same, plain, batches))
 
 
-# -- slots -------------------------------------------------------------------------------------------------------------
+# -- slots ---------------------------------------------------------------------------------------------------
 def test_an_epoch_left_early(store: BarStore, index: WindowIndex) -> None:
     """Batches of an iteration that was given up, in slots of the next one."""
-    loader = validation_loader(store, index, batch_size=8, samples=300, rank=0, processes=1, workers=2, **READ)
+    loader = validation_loader(
+        store, index, batch_size=8, samples=300, rank=0, processes=1, workers=2, **READ
+    )
     whole = list(loader)
     for left in (0, 1, 5, 20):
         batches = iter(loader)
@@ -205,7 +244,9 @@ def test_a_slot_that_was_written_over_is_an_error() -> None:
     for number in range(4):
         found = slots.read(number)
         assert found.keys() == batches[number].keys()
-        assert all(np.array_equal(found[k], v) and found[k].dtype == v.dtype for k, v in batches[number].items())
+        assert all(
+            np.array_equal(found[k], v) and found[k].dtype == v.dtype for k, v in batches[number].items()
+        )
     kept = slots.read(0)
     slots.write(4, batches[4])
     assert np.array_equal(kept["x"], batches[0]["x"]) and np.array_equal(slots.read(4)["x"], batches[4]["x"])
@@ -265,12 +306,16 @@ for _ in range(2):
 
 
 def test_without_semaphores_windows_are_read_without_workers(store: BarStore) -> None:
-    """Keeps out: the interpreter's traceback in a container without /dev/shm; a fallback unsaid, or said by every loader."""
+    """Keeps out: the interpreter's traceback in a container without /dev/shm; a fallback unsaid, or said by
+    every loader.
+    """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", WITHOUT_SEMAPHORES, str(store.path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 1 and "training.num_workers" in done.stdout and "/dev/shm" in done.stdout
+    assert (
+        done.stdout.count("\n") == 1 and "training.num_workers" in done.stdout and "/dev/shm" in done.stdout
+    )
 
 
 TRAINER = """

@@ -1,6 +1,7 @@
 """Malformed inputs end in one line that names the file, a non-zero exit, and stores as they were before.
 
-Every case runs `kaggle/prepare_data.py` itself: in this process through its `main`, a handful as real processes.
+Every case runs `kaggle/prepare_data.py` itself: in this process through its `main`, a handful as real
+processes.
 """
 
 import gzip
@@ -24,7 +25,9 @@ SCRIPT = ROOT / "kaggle" / "prepare_data.py"
 HEADER = "Ticker,Date,Open,High,Low,Close,Volume,Dividends,Stock Splits\n"
 
 
-def row(day: int, ticker: str = "A", close: str = "10.5", date: str = "2020-01-{:02d}", volume: str = "100.0") -> str:
+def row(
+    day: int, ticker: str = "A", close: str = "10.5", date: str = "2020-01-{:02d}", volume: str = "100.0"
+) -> str:
     return f"{ticker},{date.format(day)},10.0,11.0,9.0,{close},{volume},0.0,0.0\n"
 
 
@@ -89,7 +92,11 @@ def guide(body: str) -> str:
 
 
 FRAME = pl.DataFrame(
-    {"Ticker": ["A"] * 9, "Date": [f"2020-01-0{d}" for d in range(1, 10)], **dict.fromkeys(["Open", "High", "Low", "Close"], 1.0)}
+    {
+        "Ticker": ["A"] * 9,
+        "Date": [f"2020-01-0{d}" for d in range(1, 10)],
+        **dict.fromkeys(["Open", "High", "Low", "Close"], 1.0),
+    }
 )
 
 WHOLE = (GOOD + row(30, close='"1,234"')).replace(".0,", ",").replace(".0\n", "\n").replace("10.5", "10")
@@ -188,7 +195,10 @@ def arguments(folder: Path, data: Path, *extra: str) -> list[str]:
     config = folder / "config.json"
     config.write_text(
         json.dumps(
-            {"data": {"lookback_window": 7, "store": str(folder / "stores" / "store")}, "experiment": {"pre_trained": False}}
+            {
+                "data": {"lookback_window": 7, "store": str(folder / "stores" / "store")},
+                "experiment": {"pre_trained": False},
+            }
         )
     )
     return ["--config", str(config), "--set", f"data.data_path={json.dumps(str(data))}", *extra]
@@ -214,9 +224,15 @@ def assert_one_line(stderr: str, path: Path, words: list[str]) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_malformed_input_is_one_clear_line(
-    name: str, tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Keeps out: a traceback, a wrong store written from half a file, and the loss of the store that was there."""
+    """Keeps out: a traceback, a wrong store written from half a file, and the loss of the store that was
+    there.
+    """
     make, words = CASES[name]
     good = text(GOOD, "good.csv")(tmp_path)
     assert run(script, monkeypatch, *arguments(tmp_path, good)) == 0
@@ -230,13 +246,19 @@ def test_malformed_input_is_one_clear_line(
     BarStore.open(tmp_path / "stores" / "store", verify=True)
 
 
-@pytest.mark.parametrize("name", ["truncated row", "truncated gzip", "binary", "folder in place of a file", "line without end"])
+@pytest.mark.parametrize(
+    "name", ["truncated row", "truncated gzip", "binary", "folder in place of a file", "line without end"]
+)
 def test_malformed_input_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
     """Keeps out: a clear line in the library, but a traceback, noise or exit code 0 at the command itself."""
     make, words = CASES[name]
     path = make(tmp_path)
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments(tmp_path, path)], capture_output=True, text=True, cwd="/", check=False
+        [sys.executable, str(SCRIPT), *arguments(tmp_path, path)],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        check=False,
     )
     assert done.returncode == cli.EXIT_USER_ERROR
     assert_one_line(done.stderr, path, words)
@@ -272,7 +294,11 @@ def test_no_permission(
 
 @pytest.mark.parametrize("store", ["a file", "another folder", "below a file"])
 def test_a_store_never_replaces_something_else(
-    store: str, tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    store: str,
+    tmp_path: Path,
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Keeps out: data.store set to a folder of the user's own files, which are then gone."""
     target = tmp_path / "stores" / "store"
@@ -318,6 +344,9 @@ def test_stop_names_the_row(
 ) -> None:
     """Keeps out: an action 'stop' that leaves the user searching for the row."""
     path = text(GOOD + row(30, close="-1.0"))(tmp_path)
-    assert run(script, monkeypatch, *arguments(tmp_path, path, "--set", "data.cleaning.non_positive_price=stop")) == 2
+    assert (
+        run(script, monkeypatch, *arguments(tmp_path, path, "--set", "data.cleaning.non_positive_price=stop"))
+        == 2
+    )
     line = capfd.readouterr().err
     assert line.count("\n") == 1 and "A on 2020-01-30" in line and "non_positive_price" in line

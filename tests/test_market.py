@@ -38,14 +38,26 @@ def large() -> market.Market:
     return market.simulate(LARGE)
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
+# -- files ---------------------------------------------------------------------------------------------------
 def test_files_have_the_competitions_layout(tmp_path: Path) -> None:
-    """Keeps out: a demo that exercises another layout than the one users bring (columns, order of rows, order of IDs)."""
+    """Keeps out: a demo that exercises another layout than the one users bring (columns, order of rows, order
+    of IDs).
+    """
     data = paths(tmp_path)
     truth = market.write_market(SMALL, data)
     train = pl.read_csv(data.data_path)
     names = [f"ticker_{i}" for i in range(1, 13)]
-    assert train.columns == ["Ticker", "Date", "Open", "High", "Low", "Close", "Volume", "Dividends", "Stock Splits"]
+    assert train.columns == [
+        "Ticker",
+        "Date",
+        "Open",
+        "High",
+        "Low",
+        "Close",
+        "Volume",
+        "Dividends",
+        "Stock Splits",
+    ]
     assert train.height == 12 * 60
     assert train["Date"].is_sorted() and train["Date"].str.contains(r"^\d{4}-\d\d-\d\d$").all()
     assert train["Volume"].dtype == pl.Float64
@@ -70,7 +82,11 @@ def test_solution_holds_the_labels_of_the_test_day(tmp_path: Path) -> None:
     world = market.simulate(SMALL)
     solution = dict(pl.read_csv(data.solution_path).iter_rows())
     last_close = dict(
-        pl.read_csv(data.data_path).group_by("Ticker", maintain_order=True).last().select("Ticker", "Close").iter_rows()
+        pl.read_csv(data.data_path)
+        .group_by("Ticker", maintain_order=True)
+        .last()
+        .select("Ticker", "Close")
+        .iter_rows()
     )
     for i, name in enumerate(world.tickers):
         assert last_close[name] == world.close[SMALL.days - 1, i]
@@ -78,11 +94,15 @@ def test_solution_holds_the_labels_of_the_test_day(tmp_path: Path) -> None:
 
 
 def test_test_day_is_horizon_trading_days_after_the_last_one() -> None:
-    """Keeps out: a test Date that the submission would bridge with another number of steps than the truth is stated for."""
+    """Keeps out: a test Date that the submission would bridge with another number of steps than the truth is
+    stated for.
+    """
     world = market.simulate(replace(SMALL, horizon=5))
     assert len(world.sessions) == SMALL.days + 5
     days = world.sessions.astype("datetime64[D]")
-    assert np.array_equal(days, open_days("NYSE", days[0], days[-1])), "every trading day once, holidays left out"
+    assert np.array_equal(days, open_days("NYSE", days[0], days[-1])), (
+        "every trading day once, holidays left out"
+    )
 
 
 def test_more_days_than_the_calendar_knows_is_the_users_error() -> None:
@@ -92,7 +112,9 @@ def test_more_days_than_the_calendar_knows_is_the_users_error() -> None:
 
 
 def test_bars_are_possible_candles(large: market.Market) -> None:
-    """Keeps out: High below Close, negative volume, or fractions of a share, which cleaning would then have to repair."""
+    """Keeps out: High below Close, negative volume, or fractions of a share, which cleaning would then have
+    to repair.
+    """
     assert (large.high >= np.maximum(large.open, large.close)).all()
     assert (large.low <= np.minimum(large.open, large.close)).all()
     assert (large.low > 0).all()
@@ -135,7 +157,9 @@ def test_other_settings_rewrite_the_market_but_never_a_users_file(tmp_path: Path
 @pytest.mark.parametrize("role", market.ROLES)
 @pytest.mark.parametrize("generated", [False, True])
 def test_a_users_file_is_never_written_over(tmp_path: Path, role: str, generated: bool) -> None:
-    """A mistyped data_path wrote a synthetic market over the user's test.csv and sample_submission.csv and went on."""
+    """A mistyped data_path wrote a synthetic market over the user's test.csv and sample_submission.csv and
+    went on.
+    """
     data = paths(tmp_path)
     if generated:
         market.ensure_market(SMALL, data)
@@ -144,7 +168,9 @@ def test_a_users_file_is_never_written_over(tmp_path: Path, role: str, generated
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for settings in (SMALL, replace(SMALL, days=50)):
         for act in (market.ensure_market, market.check_market):
-            with pytest.raises(KitError, match=rf"data\.{role}: .*{own.name}: expected .* found another") as caught:
+            with pytest.raises(
+                KitError, match=rf"data\.{role}: .*{own.name}: expected .* found another"
+            ) as caught:
                 act(settings, data)
             assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -160,7 +186,9 @@ def test_a_mistyped_price_path_is_said_with_the_name_that_is_there(tmp_path: Pat
 
 
 def test_a_record_of_before_knows_its_files(tmp_path: Path) -> None:
-    """Markets that were generated before the record held four digests are the kit's own; a changed file among them is not."""
+    """Markets that were generated before the record held four digests are the kit's own; a changed file among
+    them is not.
+    """
     data = paths(tmp_path)
     truth = market.ensure_market(SMALL, data)
     record = tmp_path / "market.json"
@@ -211,9 +239,11 @@ market.ensure_market(replace(SMALL, days=50), paths(Path(sys.argv[3])))
 
 @pytest.mark.parametrize("writes", [2, 4, 5, 6])
 def test_a_killed_writer_leaves_no_mixture(writes: int, root: Path, tmp_path: Path) -> None:
-    """Keeps out: old prices beside the truth of new ones, which every later start takes for a user's own file.
+    """Keeps out: old prices beside the truth of new ones, which every later start takes for a user's own
+    file.
 
-    The process dies as its n-th file takes its place: the test file's, the solution's, the prices', the final record's.
+    The process dies as its n-th file takes its place: the test file's, the solution's, the prices', the final
+    record's.
     """
     data = paths(tmp_path / "market")
     market.ensure_market(SMALL, data)
@@ -257,7 +287,7 @@ def test_several_data_files_cannot_be_generated() -> None:
             market.write_market(SMALL, DataConfig(data_path=path))
 
 
-# -- the truth ---------------------------------------------------------------------------------------------------------
+# -- the truth -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("horizon", [1, 2, 4])
 def test_rise_probability_equals_the_sum_over_all_paths(horizon: int) -> None:
     """Keeps out: an error in the inversion formula. The slow clear version adds up every path of (s, v)."""
@@ -280,7 +310,8 @@ def test_rise_probability_equals_the_sum_over_all_paths(horizon: int) -> None:
 
 
 def test_stated_probabilities_are_met_by_the_simulation(large: market.Market) -> None:
-    """Keeps out: a stated truth that the prices do not follow (a drift applied a day late, a state read a day early).
+    """Keeps out: a stated truth that the prices do not follow (a drift applied a day late, a state read a day
+    early).
 
     Dates are the independent unit, since the factor is shared; origins `horizon` apart do not overlap.
     """
@@ -293,18 +324,24 @@ def test_stated_probabilities_are_met_by_the_simulation(large: market.Market) ->
     right = ((large.state[: -LARGE.horizon : LARGE.horizon] > 0) == labels).mean(axis=1)
     stated = market.attainable(prob)
     assert 0.65 < stated < 0.75
-    assert abs(right.mean() - stated) < 4 * right.std() / np.sqrt(len(right)), "the oracle scores what is stated"
+    assert abs(right.mean() - stated) < 4 * right.std() / np.sqrt(len(right)), (
+        "the oracle scores what is stated"
+    )
     assert abs(labels.mean() - 0.5) < 0.02, "a constant scores a half"
 
 
 def test_volume_alone_reveals_the_signal(large: market.Market) -> None:
-    """Keeps out: a signal that is hidden from a model which sees bars only: the attainable accuracy would be a fiction."""
+    """Keeps out: a signal that is hidden from a model which sees bars only: the attainable accuracy would be
+    a fiction.
+    """
     middle = (large.volume.max(axis=0) * large.volume.min(axis=0)) ** 0.5
     assert np.array_equal(large.volume > middle, large.state > 0)
 
 
 def test_no_past_return_beats_the_stated_accuracy(large: market.Market) -> None:
-    """Keeps out: an easier rule than the planted one, such as yesterday's sign, that would make the truth too low."""
+    """Keeps out: an easier rule than the planted one, such as yesterday's sign, that would make the truth too
+    low.
+    """
     horizon = LARGE.horizon
     stated = market.attainable(large.prob_up)
     log_close = np.log(large.close)
@@ -325,7 +362,9 @@ def test_within_date_accuracy_is_met_by_the_oracle(large: market.Market) -> None
 
 
 def test_signal_zero_is_a_coin() -> None:
-    """Keeps out: a null market with something in it, on which a leak test would pass or fail for the wrong reason."""
+    """Keeps out: a null market with something in it, on which a leak test would pass or fail for the wrong
+    reason.
+    """
     config = replace(LARGE, signal=0.0)
     world = market.simulate(config)
     assert np.allclose(world.prob_up, 0.5, atol=1e-12)
@@ -345,4 +384,6 @@ def test_returns_look_like_a_market(large: market.Market) -> None:
     clustering = np.corrcoef(np.abs(scaled[:-1]).ravel(), np.abs(scaled[1:]).ravel())[0, 1]
     assert clustering > 0.05
     rising = (daily > 0).mean(axis=1)
-    assert rising.std() > 1.2 * np.sqrt(0.25 / LARGE.tickers), "shares rise and fall together, more than coins would"
+    assert rising.std() > 1.2 * np.sqrt(0.25 / LARGE.tickers), (
+        "shares rise and fall together, more than coins would"
+    )

@@ -16,20 +16,30 @@ from kronos.evaluation.panel import build_panel
 from kronos.forecasting.rows import plan_rows
 
 FIRST, LAST = "2023-01-03", "2023-06-16"
-"""The 16th of June 2023 is a Friday; Monday the 19th is a holiday in New York, so the tests ask about other weeks."""
+"""The 16th of June 2023 is a Friday; Monday the 19th is a holiday in New York, so the tests ask about other
+weeks.
+"""
 ZONES = {"NYSE": "America/New_York", "XSHG": "Asia/Shanghai", "XHKG": "Asia/Hong_Kong"}
 
 
 def bars(ticker: str, days: np.ndarray, seed: int) -> pl.DataFrame:
     close = 100 * np.exp(np.cumsum(np.random.default_rng(seed).normal(0, 0.01, len(days))))
-    prices = {"Open": close, "High": close + 1, "Low": close - 1, "Close": close, "Volume": np.arange(len(days)) + 100.0}
+    prices = {
+        "Open": close,
+        "High": close + 1,
+        "Low": close - 1,
+        "Close": close,
+        "Volume": np.arange(len(days)) + 100.0,
+    }
     return pl.DataFrame({"Ticker": [ticker] * len(days), "Date": days.astype(str), **prices})
 
 
 def prepared(frame: pl.DataFrame, folder: Path, **settings: object) -> BarStore:
     folder.mkdir(exist_ok=True)
     frame.write_csv(folder / "train.csv")
-    data = DataConfig(data_path=str(folder / "train.csv"), store=str(folder / "store"), lookback_window=30, **settings)  # type: ignore[arg-type]
+    data = DataConfig(
+        data_path=str(folder / "train.csv"), store=str(folder / "store"), lookback_window=30, **settings
+    )  # type: ignore[arg-type]
     return prepare(Config(data=data))
 
 
@@ -46,14 +56,23 @@ def test_friday_to_tuesday_is_two_sessions_of_a_share_and_four_of_a_coin(mixed: 
     asked = np.array(["2023-06-13"] * 2, "datetime64[s]")
     plan = plan_rows(mixed, ["AAPL", "BTC"], asked, calendar="NYSE", lookback=30, max_context=64)
     assert plan.horizon.tolist() == [2, 4]
-    again = np.array(["2023-05-02"] * 2, "datetime64[s]")  # inside the data: Monday's close of the share is known then
-    assert plan_rows(mixed, ["AAPL", "BTC"], again, calendar="NYSE", lookback=30, max_context=64).horizon.tolist() == [1, 1]
+    again = np.array(
+        ["2023-05-02"] * 2, "datetime64[s]"
+    )  # inside the data: Monday's close of the share is known then
+    assert plan_rows(
+        mixed, ["AAPL", "BTC"], again, calendar="NYSE", lookback=30, max_context=64
+    ).horizon.tolist() == [1, 1]
 
 
 def test_a_store_says_its_markets_and_weekends_are_no_gap_of_a_share(mixed: BarStore, tmp_path: Path) -> None:
-    """Keeps out: a window of shares cut at weekends, where only the coin trades; an embargo of fewer own sessions than asked."""
+    """Keeps out: a window of shares cut at weekends, where only the coin trades; an embargo of fewer own
+    sessions than asked.
+    """
     assert mixed.calendars("NYSE") == ["NYSE", "24/7"] and mixed.market is not None
-    assert {entry["calendar"]: entry["tickers"] for entry in mixed.manifest["markets"]} == {"NYSE": 1, "24/7": 1}
+    assert {entry["calendar"]: entry["tickers"] for entry in mixed.manifest["markets"]} == {
+        "NYSE": 1,
+        "24/7": 1,
+    }
     frame = pl.read_csv(mixed.path.parent / "train.csv")
     from kronos.config import CleaningConfig
 
@@ -61,7 +80,10 @@ def test_a_store_says_its_markets_and_weekends_are_no_gap_of_a_share(mixed: BarS
     assert len(strict.segments) == 2, "no session of its own market is missing in either ticker"
     assert mixed.span_of(5) >= 8 and mixed.span_of(0) == 0
     ahead = BarStore.open(mixed.path)
-    assert ahead.sessions_of(0).tolist() == open_days("NYSE", FIRST, "2023-06-09").astype("datetime64[s]").tolist()
+    assert (
+        ahead.sessions_of(0).tolist()
+        == open_days("NYSE", FIRST, "2023-06-09").astype("datetime64[s]").tolist()
+    )
 
 
 def exchanges(zone: bool) -> pl.DataFrame:
@@ -72,13 +94,17 @@ def exchanges(zone: bool) -> pl.DataFrame:
         part = bars(f"{calendar}.{number}", days, number)
         if zone:
             local = pl.col("Date").str.to_datetime("%Y-%m-%d", time_zone=name)
-            part = part.with_columns(local.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%d %H:%M:%S+00:00").alias("Date"))
+            part = part.with_columns(
+                local.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%d %H:%M:%S+00:00").alias("Date")
+            )
         parts.append(part)
     return pl.concat(parts).sort("Date")
 
 
 def test_three_exchanges_in_utc_are_their_twin_with_dates(tmp_path: Path) -> None:
-    """Keeps out: 120 days that become 360 because three midnights differ in UTC; Chinese dates a day early."""
+    """Keeps out: 120 days that become 360 because three midnights differ in UTC; Chinese dates a day
+    early.
+    """
     markets = {"XSHG.*": "XSHG", "XHKG.*": "XHKG"}
     twin = prepared(exchanges(zone=False), tmp_path / "twin", markets=markets)
     utc = prepared(exchanges(zone=True), tmp_path / "utc", markets=markets)
@@ -87,13 +113,21 @@ def test_three_exchanges_in_utc_are_their_twin_with_dates(tmp_path: Path) -> Non
     asked = np.array(["2023-06-21"] * 3, "datetime64[s]")
     for store in (twin, utc):
         plan = plan_rows(store, store.tickers, asked, calendar="NYSE", lookback=30, max_context=64)
-        assert dict(zip(store.tickers, plan.horizon.tolist(), strict=True)) == {"NYSE.0": 2, "XHKG.2": 3, "XSHG.1": 3}
+        assert dict(zip(store.tickers, plan.horizon.tolist(), strict=True)) == {
+            "NYSE.0": 2,
+            "XHKG.2": 3,
+            "XSHG.1": 3,
+        }
 
 
 def test_markets_are_found_or_the_run_stops(tmp_path: Path) -> None:
     """Keeps out: three exchanges of one file counted in the days of the first, without a word."""
     found = prepared(exchanges(zone=False), tmp_path / "found")
-    assert {m["calendar"]: m["tickers"] for m in found.manifest["markets"]} == {"NYSE": 1, "XHKG": 1, "XSHG": 1}
+    assert {m["calendar"]: m["tickers"] for m in found.manifest["markets"]} == {
+        "NYSE": 1,
+        "XHKG": 1,
+        "XSHG": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -111,7 +145,9 @@ def test_wrong_settings_are_one_line(settings: dict[str, object], words: str, tm
 
 
 def test_a_column_names_the_market(tmp_path: Path) -> None:
-    frame = exchanges(zone=False).with_columns(exchange=pl.col("Ticker").str.slice(0, 4).replace({"NYSE": "New York"}))
+    frame = exchanges(zone=False).with_columns(
+        exchange=pl.col("Ticker").str.slice(0, 4).replace({"NYSE": "New York"})
+    )
     settings = {"columns": {"market": "exchange"}, "markets": {"New York": "NYSE"}}
     store = prepared(frame, tmp_path, **settings)
     assert store.calendars("NYSE") == ["NYSE", "XHKG", "XSHG"]

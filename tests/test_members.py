@@ -22,7 +22,9 @@ def pool(path: Path, *rows: str) -> Path:
 
 
 def test_the_file_becomes_intervals_of_sessions(tmp_path: Path) -> None:
-    """Touching and overlapping intervals are one; days without a session lie between; names without prices are counted."""
+    """Touching and overlapping intervals are one; days without a session lie between; names without prices
+    are counted.
+    """
     path = pool(
         tmp_path / "pool.csv",
         "B,2023-01-01,2024-01-03",
@@ -70,7 +72,9 @@ def random_members(rng: np.random.Generator, store: BarStore) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_windows_are_asked_on_member_days_only(tmp_path: Path, seed: int) -> None:
-    """Against a loop over all rows. The lookback may begin before the membership, the predicted bars may lie after it."""
+    """Against a loop over all rows. The lookback may begin before the membership, the predicted bars may lie
+    after it.
+    """
     rng = np.random.default_rng(seed)
     arrays = arrays_of(random_series(rng, 12, 120))
     arrays["segments"] = cut_segments(rng, arrays)
@@ -97,7 +101,9 @@ def test_a_backtest_asks_about_members_only(tmp_path: Path) -> None:
     plain = store_of(tmp_path / "plain", closes)
     names = ("bars", "session", "sessions", "offsets", "tickers", "segments")
     store = write_store(
-        tmp_path / "store", **{name: getattr(plain, name) for name in names}, members=np.array([[0, 5, 8], [1, 0, 19]])
+        tmp_path / "store",
+        **{name: getattr(plain, name) for name in names},
+        members=np.array([[0, 5, 8], [1, 0, 19]]),
     )
     panel = build_panel(store, np.array([3, 7, 12]), 2)
     assert [(store.tickers[t], int(panel.sessions[o])) for t, o in zip(panel.ticker, panel.origin, strict=True)] == [

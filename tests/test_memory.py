@@ -1,4 +1,6 @@
-"""A batch that does not fit into the memory: cut into pieces, or computed twice. What is learnt stays the same."""
+"""A batch that does not fit into the memory: cut into pieces, or computed twice. What is learnt stays the
+same.
+"""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -37,18 +39,30 @@ def roomy(folder: Path) -> dict[str, Any]:
 def test_out_of_memory_halves_the_batch_and_keeps_the_gradient(
     folder: Path, roomy: dict[str, Any], tmp_path: Path, stage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Keeps out a run that dies of a batch size, and one that silently goes on with another effective batch."""
+    """Keeps out a run that dies of a batch size, and one that silently goes on with another effective
+    batch.
+    """
     ours = record(cut(folder, 8, 1, 1), stage, tmp_path, room=3)
     assert ours["pieces"] == 4 and ours["rows"] == roomy[stage]["rows"]
     assert_same_training(ours, roomy[stage])
     said = [line for line in caplog.text.splitlines() if f"{stage}: out of memory" in line]
-    assert len(said) == 2 and "micro-batches of 8 windows are now computed in 4 pieces of at most 2" in said[-1], said
+    assert (
+        len(said) == 2 and "micro-batches of 8 windows are now computed in 4 pieces of at most 2" in said[-1]
+    ), said
 
 
 def test_all_processes_halve_when_one_is_out_of_memory(folder: Path, roomy: dict[str, Any]) -> None:
-    """Keeps out processes that wait for ever in a sum over gradients for the one that ran out of memory before it."""
+    """Keeps out processes that wait for ever in a sum over gradients for the one that ran out of memory
+    before it.
+    """
     jobs = [
-        {"do": "record", "config": cut(folder, 4, 1, 2), "stage": stage, "out": folder / f"two-{stage}", "rooms": {"1": 2}}
+        {
+            "do": "record",
+            "config": cut(folder, 4, 1, 2),
+            "stage": stage,
+            "out": folder / f"two-{stage}",
+            "rooms": {"1": 2},
+        }
         for stage in STAGES
     ]
     for job in jobs:
@@ -61,8 +75,12 @@ def test_all_processes_halve_when_one_is_out_of_memory(folder: Path, roomy: dict
         assert_same_training(second, roomy[job["stage"]])
 
 
-def test_the_rehearsal_meets_the_gradients_of_an_earlier_micro_batch(folder: Path, roomy: dict[str, Any]) -> None:
-    """Keeps out a run that rehearses without gradients and then dies in its first real step of several micro-batches."""
+def test_the_rehearsal_meets_the_gradients_of_an_earlier_micro_batch(
+    folder: Path, roomy: dict[str, Any]
+) -> None:
+    """Keeps out a run that rehearses without gradients and then dies in its first real step of several
+    micro-batches.
+    """
     job = {"do": "record", "config": cut(folder, 2, 2, 2), "stage": "basemodel", "out": folder / "beside"}
     job["out"].mkdir()  # type: ignore[attr-defined]
     work(folder, [{**job, "rooms": {"0": 9, "1": 9}, "beside": {"1": 1}}])
@@ -75,15 +93,27 @@ def test_the_rehearsal_meets_the_gradients_of_an_earlier_micro_batch(folder: Pat
 def test_an_error_of_all_processes_is_said_once(folder: Path) -> None:
     """Keeps out a page that says the same as often as there are GPUs."""
     narrow = cut(folder, 4, 1, 2, data__lookback_window=200)
-    jobs: list[dict[str, Any]] = [{"do": "refused", "config": narrow, "stage": "tokenizer", "out": folder / "short"}]
-    jobs += [{"do": "refused", "config": cut(folder, 4, 1, 2), "stage": "tokenizer", "out": folder / "full", "room": 0}]
+    jobs: list[dict[str, Any]] = [
+        {"do": "refused", "config": narrow, "stage": "tokenizer", "out": folder / "short"}
+    ]
+    jobs += [
+        {
+            "do": "refused",
+            "config": cut(folder, 4, 1, 2),
+            "stage": "tokenizer",
+            "out": folder / "full",
+            "room": 0,
+        }
+    ]
     work(folder, jobs)
     for job, words in zip(jobs, ("expected", "one window does not fit into the GPU's memory"), strict=True):
         lines = [line for line in job["out"].read_text().splitlines() if line.startswith("error: ")]
         assert len(lines) == 1 and words in lines[0], job["out"].read_text()
 
 
-def test_a_resumed_run_goes_on_in_the_pieces_that_fitted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_goes_on_in_the_pieces_that_fitted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keeps out a resumed run with other dropout masks, or one that has to run out of memory again first."""
     store = BarStore.open(folder / "store")
     real = stages.build_objective
@@ -121,16 +151,22 @@ def test_one_window_that_does_not_fit_is_one_clear_error(folder: Path, tmp_path:
         record(cut(folder, 8, 1, 1), "basemodel", tmp_path, room=0)
 
 
-@pytest.mark.parametrize(("windows", "pieces", "sizes"), [(5, 4, [2, 1, 1, 1]), (3, 8, [1, 1, 1]), (4, 1, [4])])
+@pytest.mark.parametrize(
+    ("windows", "pieces", "sizes"), [(5, 4, [2, 1, 1, 1]), (3, 8, [1, 1, 1]), (4, 1, [4])]
+)
 def test_pieces_hold_every_window_once(windows: int, pieces: int, sizes: list[int]) -> None:
     """Keeps out windows that are lost where a batch cannot be halved evenly."""
-    batch = {"x": torch.arange(windows), "weight": torch.ones(windows, 2), "real": torch.ones(windows, dtype=torch.bool)}
+    batch = {
+        "x": torch.arange(windows),
+        "weight": torch.ones(windows, 2),
+        "real": torch.ones(windows, dtype=torch.bool),
+    }
     found = memory.cut([batch], pieces)
     assert [len(piece["x"]) for piece in found] == sizes
     assert torch.equal(torch.cat([piece["x"] for piece in found]), batch["x"])
 
 
-# -- computing blocks again ----------------------------------------------------------------------------------------------
+# -- computing blocks again ----------------------------------------------------------------------------------
 def tiny_batch(windows: int = 5, bars: int = 14) -> dict[str, torch.Tensor]:
     torch.manual_seed(2)
     stamp = torch.stack([torch.randint(0, size, (windows, bars)) for size in (60, 24, 7, 31, 12)], -1).float()
@@ -148,8 +184,12 @@ def gradients(stage: str, recompute: bool) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_gradient_checkpointing_changes_no_bit_of_a_gradient(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps out blocks that are computed again with other dropout masks than the loss has seen; and a switch without effect."""
+def test_gradient_checkpointing_changes_no_bit_of_a_gradient(
+    stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keeps out blocks that are computed again with other dropout masks than the loss has seen; and a switch
+    without effect.
+    """
     from kronos.networks import layers
 
     calls = []

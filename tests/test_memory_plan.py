@@ -43,7 +43,14 @@ print(json.dumps([peak() - before, own.memory_plan(256, 20).bytes]))
 
 
 def plan(**settings: Any) -> Any:
-    given: dict[str, Any] = {"context": 392, "horizon": 120, "paths": 100, "element": 2, "kind": "cuda", "free": 80 * 10**9}
+    given: dict[str, Any] = {
+        "context": 392,
+        "horizon": 120,
+        "paths": 100,
+        "element": 2,
+        "kind": "cuda",
+        "free": 80 * 10**9,
+    }
     return plan_memory(*NETWORKS, **given | settings)
 
 
@@ -59,7 +66,9 @@ def test_it_fits_and_more_would_not(free: int, paths: int) -> None:
         twice = found.bytes + found.series * found.series_bytes
         assert twice > free * SHARE["cuda"] or found.series == 1024
         assert found.series.bit_count() == 1, "a little more free memory gives the same batches, bit for bit"
-    assert found.paths == paths or found.series == 1, "paths are split only where one series does not fit whole"
+    assert found.paths == paths or found.series == 1, (
+        "paths are split only where one series does not fit whole"
+    )
 
 
 def test_what_was_asked_for_is_kept_and_said() -> None:
@@ -71,7 +80,9 @@ def test_what_was_asked_for_is_kept_and_said() -> None:
 
 @pytest.mark.slow
 def test_it_counts_from_above(root: Path) -> None:
-    """A plan that forgets a tensor lets the run die; one that is ten times too careful makes it slow. A real process's peak."""
+    """A plan that forgets a tensor lets the run die; one that is ten times too careful makes it slow. A real
+    process's peak.
+    """
     arguments = [sys.executable, "-c", PEAK, str(root), str(root / "scripts")]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
@@ -82,12 +93,16 @@ def test_it_counts_from_above(root: Path) -> None:
 @pytest.mark.parametrize("overflow", ["cut", "slide"])
 def test_little_memory_changes_no_path(monkeypatch: pytest.MonkeyPatch, overflow: str) -> None:
     """Paths in several passes are the paths of one, also where the window slides."""
-    settings: dict[str, Any] = {"batch_size": None, "overflow": overflow} | ({"max_context": 26} if overflow == "slide" else {})
+    settings: dict[str, Any] = {"batch_size": None, "overflow": overflow} | (
+        {"max_context": 26} if overflow == "slide" else {}
+    )
     own, seen = make(**settings), list[int]()
     whole = own.forecast(**inputs()).paths
     horizon, context = whole.shape[2], inputs()["bars"].shape[1]
     large = own.memory_plan(context, horizon)
-    monkeypatch.setattr(module, "free_memory", lambda *_: int((large.fixed_bytes + large.series_bytes * 0.6) / SHARE["cpu"]))
+    monkeypatch.setattr(
+        module, "free_memory", lambda *_: int((large.fixed_bytes + large.series_bytes * 0.6) / SHARE["cpu"])
+    )
     small = own.memory_plan(context, horizon)
     assert small.series == 1 and small.paths < large.paths == whole.shape[1]
     found = own.forecast(**inputs(), progress=seen.append).paths

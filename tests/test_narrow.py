@@ -1,4 +1,6 @@
-"""Markets that hardly are one, through the whole launcher: train, backtest, page, submission, without a traceback."""
+"""Markets that hardly are one, through the whole launcher: train, backtest, page, submission, without a
+traceback.
+"""
 
 import json
 import os
@@ -16,7 +18,12 @@ CASES: dict[str, dict[str, object]] = {
     "two tickers": {"tickers": 2, "days": 400},
     "one date": {"tickers": 8, "days": 400, "evaluation.origins": 1, "evaluation.every": None},
     "equal closes": {"tickers": 6, "days": 400, "still": True},
-    "validation of predict_window days": {"tickers": 8, "days": 400, "data.val_ratio": 16 / 400, "data.embargo": 8},
+    "validation of predict_window days": {
+        "tickers": 8,
+        "days": 400,
+        "data.val_ratio": 16 / 400,
+        "data.embargo": 8,
+    },
     "one day more than the shortest market": {"tickers": 8, "days": 160},
 }
 
@@ -30,16 +37,22 @@ def write_market(folder: Path, tickers: int, days: int, still: bool) -> None:
     for k in range(tickers):
         close = np.full(days, 10.0 + k) if still else 50 * np.exp(np.cumsum(rng.normal(0, 0.02, days)))
         for date, price in zip(dates, close, strict=False):
-            lines.append(f"T{k},{date},{price:.4f},{price * 1.01:.4f},{price * 0.99:.4f},{price:.4f},1000,0,0")
+            lines.append(
+                f"T{k},{date},{price:.4f},{price * 1.01:.4f},{price * 0.99:.4f},{price:.4f},1000,0,0"
+            )
     (folder / "train.csv").write_text("\n".join(lines) + "\n")
     (folder / "test.csv").write_text("ID,Date\n" + "".join(f"T{k},{dates[-1]}\n" for k in range(tickers)))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_narrow_market_ends_in_a_page_and_a_submission(case: str, root: Path, tmp_path: Path) -> None:
-    """One series is what most users have: figures that are not defined are shown as such, and nothing ends in a traceback."""
+    """One series is what most users have: figures that are not defined are shown as such, and nothing ends in
+    a traceback.
+    """
     own = dict(CASES[case])
-    write_market(tmp_path, int(str(own.pop("tickers"))), int(str(own.pop("days"))), bool(own.pop("still", False)))
+    write_market(
+        tmp_path, int(str(own.pop("tickers"))), int(str(own.pop("days"))), bool(own.pop("still", False))
+    )
     settings: dict[str, object] = {
         "data.data_path": tmp_path / "train.csv",
         "data.test_path": tmp_path / "test.csv",
@@ -58,8 +71,20 @@ def test_a_narrow_market_ends_in_a_page_and_a_submission(case: str, root: Path, 
         "evaluation.random_init": "false",
         **own,
     }
-    words = [part for key, value in settings.items() for part in ("--set", f"{key}={'null' if value is None else value}")]
-    command = ["bash", str(root / "train_kaggle.sh"), "--cpu", "--config", "configs/demo.yaml", *words, "--submit"]
+    words = [
+        part
+        for key, value in settings.items()
+        for part in ("--set", f"{key}={'null' if value is None else value}")
+    ]
+    command = [
+        "bash",
+        str(root / "train_kaggle.sh"),
+        "--cpu",
+        "--config",
+        "configs/demo.yaml",
+        *words,
+        "--submit",
+    ]
     kept = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "KIT_PROGRESS"}}
     kept["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(command, env=kept, capture_output=True, text=True, timeout=500)

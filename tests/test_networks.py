@@ -73,7 +73,7 @@ def tokens() -> tuple[Tensor, Tensor, Tensor]:
     return torch.randint(0, 32, (B, T), generator=g), torch.randint(0, 8, (B, T), generator=g), stamp
 
 
-# -- sizes -------------------------------------------------------------------------------------------------------------
+# -- sizes ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("name", "tokenizer_count", "predictor_count"),
     [("mini", 3_958_042, 4_108_032), ("small", 3_958_042, 24_741_376), ("base", 3_958_042, 102_310_592)],
@@ -81,7 +81,9 @@ def tokens() -> tuple[Tensor, Tensor, Tensor]:
 def test_published_parameter_counts(name: str, tokenizer_count: int, predictor_count: int) -> None:
     """One layer, bias or embedding row too many, and a published checkpoint does not fit."""
     with torch.device("meta"):
-        networks = [kind(**settings) for kind, settings in zip((KronosTokenizer, Kronos), preset(name), strict=True)]
+        networks = [
+            kind(**settings) for kind, settings in zip((KronosTokenizer, Kronos), preset(name), strict=True)
+        ]
     counts = [sum(p.numel() for p in network.parameters()) for network in networks]
     assert counts == [tokenizer_count, predictor_count]
 
@@ -122,7 +124,7 @@ def test_impossible_predictor() -> None:
         Kronos(**(PREDICTOR | {"d_model": 20, "n_heads": 2}))
 
 
-# -- causality ---------------------------------------------------------------------------------------------------------
+# -- causality -----------------------------------------------------------------------------------------------
 def first_changed(before: Tensor, after: Tensor) -> int:
     """The first of the T positions at which two (B, T, ...) results differ."""
     differs = (before != after).flatten(2).any(-1).any(0) if before.ndim > 2 else (before != after).any(0)
@@ -149,7 +151,9 @@ def test_tokenizer_is_causal(tokenizer: KronosTokenizer, training: bool, t: int)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("t", [0, 5, T - 1])
 def test_predictor_is_causal(predictor: Kronos, training: bool, t: int) -> None:
-    """In evaluation mode the original's dependency layer sees the future, so its validation loss is too good."""
+    """In evaluation mode the original's dependency layer sees the future, so its validation loss is too
+    good.
+    """
     predictor.train(training)
     s1, s2, stamp = tokens()
     query = torch.roll(s1, -1, 1)
@@ -164,7 +168,9 @@ def test_predictor_is_causal(predictor: Kronos, training: bool, t: int) -> None:
     after = predictor(s1, s2, stamp, late_query)
     changed = (before[1] != after[1]).flatten(2).any(-1).any(0).nonzero().flatten().tolist()
     assert torch.equal(before[0], after[0])
-    assert changed == ([t] if t else []), "a query counts for its own position; with one key there is nothing to choose"
+    assert changed == ([t] if t else []), (
+        "a query counts for its own position; with one key there is nothing to choose"
+    )
 
 
 def test_cached_decoding_equals_the_training_forward(predictor: Kronos) -> None:
@@ -175,12 +181,17 @@ def test_cached_decoding_equals_the_training_forward(predictor: Kronos) -> None:
     logits1, logits2 = predictor(s1, s2, stamp, query)
     state = predictor.prefill(s1[:, :first], s2[:, :first], stamp[:, :first], paths=2, steps=T - first)
     for t in range(first, T + 1):
-        both = predictor.s1_logits(state.hidden), predictor.decode_s2_logits(state, query[:, t - 1, None].expand(-1, 2))
+        both = (
+            predictor.s1_logits(state.hidden),
+            predictor.decode_s2_logits(state, query[:, t - 1, None].expand(-1, 2)),
+        )
         for path in (0, 1):
             torch.testing.assert_close(both[0][:, path], logits1[:, t - 1], rtol=0, atol=2e-6)
             torch.testing.assert_close(both[1][:, path], logits2[:, t - 1], rtol=0, atol=2e-6)
         if t < T:
-            predictor.decode_one(state, s1[:, t, None].expand(-1, 2), s2[:, t, None].expand(-1, 2), stamp[:, t])
+            predictor.decode_one(
+                state, s1[:, t, None].expand(-1, 2), s2[:, t, None].expand(-1, 2), stamp[:, t]
+            )
 
 
 def test_paths_do_not_see_each_other(predictor: Kronos) -> None:
@@ -198,14 +209,17 @@ def test_paths_do_not_see_each_other(predictor: Kronos) -> None:
     assert not torch.equal(hidden[0][:, 1], hidden[1][:, 1])
 
 
-# -- tokens ------------------------------------------------------------------------------------------------------------
+# -- tokens --------------------------------------------------------------------------------------------------
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**31))
 @settings(max_examples=50, deadline=None)
 def test_codes_and_indices_are_inverse(s1_bits: int, s2_bits: int, seed: int) -> None:
     """Unequal splits used to be cut in the middle."""
     q = BinarySphericalQuantizer(s1_bits, s2_bits, beta=1.0, gamma0=1.0, gamma=1.0, zeta=1.0, group_size=1)
     g = torch.Generator().manual_seed(seed)
-    s1, s2 = torch.randint(0, 2**s1_bits, (2, 5), generator=g), torch.randint(0, 2**s2_bits, (2, 5), generator=g)
+    s1, s2 = (
+        torch.randint(0, 2**s1_bits, (2, 5), generator=g),
+        torch.randint(0, 2**s2_bits, (2, 5), generator=g),
+    )
     codes = q.codes(s1, s2)
     assert torch.allclose(codes.norm(dim=-1), torch.ones(2, 5))
     found = q.indices(codes)
@@ -229,7 +243,7 @@ def test_straight_through_gradient(tokenizer: KronosTokenizer) -> None:
     assert torch.allclose(gradient, torch.full_like(gradient, 8**-0.5))
 
 
-# -- the quantiser loss in parts ---------------------------------------------------------------------------------------
+# -- the quantiser loss in parts -----------------------------------------------------------------------------
 def plain_quantizer_loss(q: BinarySphericalQuantizer, z: Tensor, code: Tensor, weight: Tensor) -> Tensor:
     """The loss written down once more, over weighted positions."""
     share = weight / weight.sum()
@@ -244,7 +258,9 @@ def plain_quantizer_loss(q: BinarySphericalQuantizer, z: Tensor, code: Tensor, w
 
 
 def test_quantizer_loss_adds_up_over_micro_batches(tokenizer: KronosTokenizer) -> None:
-    """The codebook entropy is that of a mean: summing it per micro-batch would train something else, silently."""
+    """The codebook entropy is that of a mean: summing it per micro-batch would train something else,
+    silently.
+    """
     q = tokenizer.quantizer
     x = torch.randn(5, T, 8, dtype=torch.float32, generator=torch.Generator().manual_seed(3))
     weight = torch.rand(5, T, generator=torch.Generator().manual_seed(4))
@@ -275,23 +291,27 @@ def test_rows_without_weight_do_not_train(tokenizer: KronosTokenizer) -> None:
     torch.testing.assert_close(q.loss(q.terms(*q(x), weight)), q.loss(q.terms(*q(x[:2]))))
 
 
-# -- precision ---------------------------------------------------------------------------------------------------------
+# -- precision -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("causal", "scale"), [(True, None), (False, None), (True, 1.0)])
 def test_heads_filled_up_for_a_gpu_attend_alike(causal: bool, scale: float | None) -> None:
-    """A T4 has no attention kernel for the 52 entries of `base`'s heads. Filled to 56, scores keep the scale of 52, and values
-    and gradients their size. The kernels themselves were never run here."""
+    """A T4 has no attention kernel for the 52 entries of `base`'s heads. Filled to 56, scores keep the scale
+    of 52, and values and gradients their size. The kernels themselves were never run here."""
     given = [torch.randn(2, 3, 11, 52, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     filled = attend_in_eights(*given, scale=scale, dropout_p=0.0, is_causal=causal)
     plain = attend(*given, scale=scale, dropout_p=0.0, is_causal=causal)
     torch.testing.assert_close(filled, plain)
     for ours, theirs in zip(
-        torch.autograd.grad(filled.sin().sum(), given), torch.autograd.grad(plain.sin().sum(), given), strict=True
+        torch.autograd.grad(filled.sin().sum(), given),
+        torch.autograd.grad(plain.sin().sum(), given),
+        strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
 
 
 def test_rotary_tables_stay_float32() -> None:
-    """bfloat16 has 8 bits: positions above 256 would share their angles, and long contexts lose their order."""
+    """bfloat16 has 8 bits: positions above 256 would share their angles, and long contexts lose their
+    order.
+    """
     expected = RotaryEmbedding(16).table(600)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         autocast = RotaryEmbedding(16).table(600)
@@ -300,7 +320,10 @@ def test_rotary_tables_stay_float32() -> None:
         assert found.cos.dtype == torch.float32
         assert torch.equal(found.cos, expected.cos) and torch.equal(found.sin, expected.sin)
     position, frequency = 599, 10000.0 ** (-2 / 16)
-    assert abs(float(expected.sin[position, 1]) - float(torch.tensor(position * frequency).double().sin())) < 1e-4
+    assert (
+        abs(float(expected.sin[position, 1]) - float(torch.tensor(position * frequency).double().sin()))
+        < 1e-4
+    )
 
 
 def test_norm_is_computed_in_float32() -> None:
@@ -330,9 +353,11 @@ def test_bfloat16_is_close_to_float32(how: str, tokenizer: KronosTokenizer, pred
         assert abs(predictor.loss(s1, s2, stamp).total - loss) < 0.02
 
 
-# -- training details --------------------------------------------------------------------------------------------------
+# -- training details ----------------------------------------------------------------------------------------
 def test_initialisation_of_the_predictor() -> None:
-    """PyTorch's default embeddings have deviation 1: sqrt(D) times too large here, and training from scratch stalls."""
+    """PyTorch's default embeddings have deviation 1: sqrt(D) times too large here, and training from scratch
+    stalls.
+    """
     torch.manual_seed(0)
     model = Kronos(**(PREDICTOR | {"d_model": 128, "s1_bits": 9}))
     for name, module in model.named_modules():
@@ -367,7 +392,9 @@ def test_sampled_query_has_no_gradient_and_obeys_its_generator(predictor: Kronos
 
 
 def test_sampled_query_follows_its_softmax() -> None:
-    """Chi-square, 7 degrees of freedom: a fair sampler exceeds 29.9 once in 10,000 seeds; the seed is fixed."""
+    """Chi-square, 7 degrees of freedom: a fair sampler exceeds 29.9 once in 10,000 seeds; the seed is
+    fixed.
+    """
     logits = torch.randn(8, generator=torch.Generator().manual_seed(1))
     drawn = sample_categorical(logits.expand(100_000, -1), torch.Generator().manual_seed(0))
     expected = logits.softmax(0) * 100_000

@@ -1,4 +1,6 @@
-"""P(rise) of the next bar by enumeration: against every pair there is, against many samples, within its bounds."""
+"""P(rise) of the next bar by enumeration: against every pair there is, against many samples, within its
+bounds.
+"""
 
 from typing import Any
 
@@ -29,9 +31,17 @@ def sharp_networks() -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def make(enumeration: Enumeration = ALL, probability: Any = "auto", anchor: bool = True, **sampling: Any) -> Forecaster:
+def make(
+    enumeration: Enumeration = ALL, probability: Any = "auto", anchor: bool = True, **sampling: Any
+) -> Forecaster:
     networks = sharp_networks()
-    settings = {"max_context": 64, "batch_size": 3, "enumeration": enumeration, "probability": probability, "anchor": anchor}
+    settings = {
+        "max_context": 64,
+        "batch_size": 3,
+        "enumeration": enumeration,
+        "probability": probability,
+        "anchor": anchor,
+    }
     return Forecaster(*networks, sampling=Sampling(**{"seed": 5} | sampling), **settings)
 
 
@@ -41,7 +51,12 @@ def ask(own: Forecaster, count: int = SERIES) -> NextStep:
 
 @pytest.mark.parametrize(
     ("sampling", "anchor"),
-    [({}, True), ({}, False), ({"temperature": 0.7, "top_k": 20, "top_p": 0.9}, True), ({"decode_rope": "original"}, True)],
+    [
+        ({}, True),
+        ({}, False),
+        ({"temperature": 0.7, "top_k": 20, "top_p": 0.9}, True),
+        ({"decode_rope": "original"}, True),
+    ],
 )
 def test_it_is_what_twenty_thousand_paths_say(sampling: dict[str, Any], anchor: bool) -> None:
     """Another filter, rotation, anchor or context than the paths' would answer another question."""
@@ -53,13 +68,18 @@ def test_it_is_what_twenty_thousand_paths_say(sampling: dict[str, Any], anchor: 
     error = np.sqrt(np.maximum(found.prob_up * (1 - found.prob_up), 1e-4) / paths)
     assert (np.abs(found.prob_up - sampled.prob_up) < 4 * error).all()
     if anchor:  # an untrained tokenizer's own error is larger than any move
-        assert ((found.prob_up > 0.02) & (found.prob_up < 0.98)).any(), "the comparison needs an open question"
+        assert ((found.prob_up > 0.02) & (found.prob_up < 0.98)).any(), (
+            "the comparison needs an open question"
+        )
 
 
 def every_pair(model: Kronos, state: Any, row: int) -> np.ndarray:
     """p(s1, s2) of one series, (V1, V2), one s1 at a time."""
     p1 = model.s1_logits(state.hidden[:, 0]).softmax(-1)[row]
-    rows = [model.decode_s2_logits(state, torch.full((SERIES, 1), s1))[row, 0].softmax(-1) for s1 in range(len(p1))]
+    rows = [
+        model.decode_s2_logits(state, torch.full((SERIES, 1), s1))[row, 0].softmax(-1)
+        for s1 in range(len(p1))
+    ]
     return (p1[:, None] * torch.stack(rows)).numpy()
 
 
@@ -73,7 +93,9 @@ def test_the_listed_pairs_are_the_likeliest(limit: int) -> None:
         pairs = likeliest_pairs(own.model, state, own.sampling, Enumeration(1.0, limit))
         for row in range(SERIES):
             joint = every_pair(own.model, state, row)
-            np.testing.assert_allclose(pairs.probability[row], np.sort(joint.ravel())[::-1][:limit], rtol=1e-4)
+            np.testing.assert_allclose(
+                pairs.probability[row], np.sort(joint.ravel())[::-1][:limit], rtol=1e-4
+            )
             np.testing.assert_allclose(joint[pairs.s1[row], pairs.s2[row]], pairs.probability[row], rtol=1e-4)
 
 
@@ -81,7 +103,9 @@ def test_it_stops_at_the_mass_and_says_what_it_holds() -> None:
     """Decoding pairs that do not matter costs the time that the method was made to save."""
     full, enough = ask(make()), ask(make(Enumeration(0.9, 1 << 14)))
     assert (enough.mass >= 0.9).all() and (enough.pairs < full.pairs / 2).all()
-    one_less = [ask(make(Enumeration(1.0, int(count) - 1))).mass[row] for row, count in enumerate(enough.pairs)]
+    one_less = [
+        ask(make(Enumeration(1.0, int(count) - 1))).mass[row] for row, count in enumerate(enough.pairs)
+    ]
     assert max(one_less) < 0.9
     for part in (enough, ask(make(Enumeration(1.0, 30)))):
         assert (part.lower <= full.prob_up + 1e-6).all() and (full.prob_up <= part.upper + 1e-6).all()
@@ -92,7 +116,9 @@ def test_no_series_depends_on_its_mates_or_on_the_pieces(monkeypatch: pytest.Mon
     """Sorting and grouping by the number of pairs must not mix series up."""
     enumeration = Enumeration(0.8, 4000)
     whole = ask(make(enumeration))
-    alone = make(enumeration).next_step(**{name: values[[2]] for name, values in inputs(SERIES, horizon=1).items()})
+    alone = make(enumeration).next_step(
+        **{name: values[[2]] for name, values in inputs(SERIES, horizon=1).items()}
+    )
     np.testing.assert_allclose(alone.prob_up[0], whole.prob_up[2], atol=2e-4)
     monkeypatch.setattr(module, "PAIRS_AT_ONCE", 1)
     monkeypatch.setattr(module, "COARSE_AT_ONCE", 3)
@@ -111,7 +137,9 @@ def test_zero_temperature_is_one_pair() -> None:
 
 
 def test_horizon_one_is_enumerated_and_more_is_sampled() -> None:
-    """`auto` that always samples brings the noise back; one that always enumerates answers another horizon."""
+    """`auto` that always samples brings the noise back; one that always enumerates answers another
+    horizon.
+    """
     one, more = inputs(SERIES, horizon=1), inputs(SERIES, horizon=3)
     auto = make(sample_count=9)
     np.testing.assert_array_equal(auto.prob_up(**one).prob_up, ask(auto).prob_up)
@@ -126,9 +154,13 @@ def test_a_window_that_slides_is_seen_as_the_paths_see_it() -> None:
     """Enumeration that cut its context before normalising would answer for other tokens than the paths."""
     given = inputs(SERIES, length=40, horizon=1)
     for overflow in ("cut", "slide"):
-        own = Forecaster(*sharp_networks(), max_context=33, sampling=Sampling(temperature=0), overflow=overflow)
+        own = Forecaster(
+            *sharp_networks(), max_context=33, sampling=Sampling(temperature=0), overflow=overflow
+        )
         paths = own.forecast(**given)
-        np.testing.assert_array_equal(own.next_step(**given).prob_up, paths.paths[:, 0, 0, CLOSE] > paths.last_close)
+        np.testing.assert_array_equal(
+            own.next_step(**given).prob_up, paths.paths[:, 0, 0, CLOSE] > paths.last_close
+        )
 
 
 def test_what_is_not_finite_is_no_probability() -> None:

@@ -38,7 +38,11 @@ def test_it_is_saved_beside_the_network_and_read_again(tmp_path: Path) -> None:
     model, tokenizer = saved(tmp_path, RELATIVE)
     assert model.normalisation == tokenizer.normalisation == RELATIVE
     folder = tmp_path / "Kronos"
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", NORMALISATION_FILE]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        NORMALISATION_FILE,
+    ]
     assert set(json.loads((folder / "config.json").read_text())) == set(vars(model.config))
     model, _ = saved(tmp_path, None)
     assert model.normalisation is None
@@ -54,16 +58,22 @@ def test_a_cheap_coin_is_normalised_as_in_training(tmp_path: Path) -> None:
     dear, cheap = (own.forecast(frame * factor, days[:30], days[30:], 5).prob_up() for factor in (1.0, 1e-6))
     np.testing.assert_array_equal(dear, cheap)
     published = KronosPredictor(*saved(tmp_path, None), device="cpu")
-    assert published.epsilon == "absolute" and published.clip == 5 and (own.epsilon, own.clip) == ("relative", 5)
+    assert (
+        published.epsilon == "absolute" and published.clip == 5 and (own.epsilon, own.clip) == ("relative", 5)
+    )
     assert (published.forecast(frame * 1e-6, days[:30], days[30:], 5).paths != 0).any()
 
 
 @pytest.mark.parametrize("kind", [KronosPredictor, Forecaster])
-@pytest.mark.parametrize("wrong", [{"epsilon": "absolute"}, {"clip": 5.0}, {"epsilon": "absolute", "clip": 4.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"epsilon": "absolute"}, {"clip": 5.0}, {"epsilon": "absolute", "clip": 4.0}]
+)
 def test_a_contradiction_is_refused(kind: Any, wrong: dict[str, Any], tmp_path: Path) -> None:
     """Another scale than in training gives other answers and no error."""
     networks = saved(tmp_path, RELATIVE)
-    with pytest.raises(KitError, match=r"trained with \(epsilon relative, clip 4\), found epsilon .*; leave epsilon and clip"):
+    with pytest.raises(
+        KitError, match=r"trained with \(epsilon relative, clip 4\), found epsilon .*; leave epsilon and clip"
+    ):
         kind(*networks, device="cpu", **wrong)
     same = kind(*networks, device="cpu", epsilon="relative", clip=4)
     assert (same.epsilon, same.clip) == ("relative", 4.0)
@@ -75,12 +85,16 @@ def test_the_original_mode_contradicts_a_relative_epsilon(tmp_path: Path) -> Non
         KronosPredictor(*saved(tmp_path, RELATIVE), device="cpu", compatibility="original")
 
 
-@pytest.mark.parametrize("text", ['{"epsilon": "relativ", "clip": 5}', '{"epsilon": "relative", "clip": 0}', "[]", "{", "null"])
+@pytest.mark.parametrize(
+    "text", ['{"epsilon": "relativ", "clip": 5}', '{"epsilon": "relative", "clip": 0}', "[]", "{", "null"]
+)
 def test_a_wrong_file_is_one_line(text: str, tmp_path: Path) -> None:
     """A file of another shape must not count as none."""
     saved(tmp_path, RELATIVE)
     (tmp_path / "Kronos" / NORMALISATION_FILE).write_text(text)
-    with pytest.raises(KitError, match=r"normalisation\.json: .*expected .*; copy or download the network again"):
+    with pytest.raises(
+        KitError, match=r"normalisation\.json: .*expected .*; copy or download the network again"
+    ):
         Kronos.from_pretrained(tmp_path / "Kronos")
 
 
@@ -91,7 +105,9 @@ def test_training_leaves_it_beside_both_networks(tmp_path: Path) -> None:
     for stage in ("tokenizer", "basemodel"):
         assert run_stage(config, stage, store) == "complete"  # type: ignore[arg-type]
     folders = config.basemodel_dir / "best_model", config.tokenizer_dir / "best_model"
-    own = KronosPredictor(Kronos.from_pretrained(folders[0]), KronosTokenizer.from_pretrained(folders[1]), device="cpu")
+    own = KronosPredictor(
+        Kronos.from_pretrained(folders[0]), KronosTokenizer.from_pretrained(folders[1]), device="cpu"
+    )
     assert (own.epsilon, own.clip) == ("relative", 4.5)
     assert load_forecaster(config, find_pair(config)).clip == 4.5
     with pytest.raises(KitError, match=r"expected a run folder with pipeline_config\.json, found none"):
@@ -99,10 +115,18 @@ def test_training_leaves_it_beside_both_networks(tmp_path: Path) -> None:
     config.resolved_path.write_text(json.dumps(to_dict(config)))
     moved = config.run_dir.rename(tmp_path / "moved")
     whole = KronosPredictor.from_run(moved, device="cpu", seed=3)
-    assert (whole.epsilon, whole.clip, whole.max_context, whole.seed) == ("relative", 4.5, config.data.max_context, 3)
+    assert (whole.epsilon, whole.clip, whole.max_context, whole.seed) == (
+        "relative",
+        4.5,
+        config.data.max_context,
+        3,
+    )
     moved.rename(config.run_dir)
     model_paths = replace(
-        config.model_paths, pretrained_tokenizer=str(folders[1]), pretrained_predictor=str(folders[0]), base_save_path="none"
+        config.model_paths,
+        pretrained_tokenizer=str(folders[1]),
+        pretrained_predictor=str(folders[0]),
+        base_save_path="none",
     )
     other = replace(
         config,
@@ -110,7 +134,9 @@ def test_training_leaves_it_beside_both_networks(tmp_path: Path) -> None:
         data=replace(config.data, norm_epsilon="absolute"),
         experiment=replace(config.experiment, train_basemodel=False),
     )
-    assert load_forecaster(other, find_pair(other)).epsilon == "relative", "a pair from elsewhere says how it was trained"
+    assert load_forecaster(other, find_pair(other)).epsilon == "relative", (
+        "a pair from elsewhere says how it was trained"
+    )
 
 
 def test_what_is_asked_for_counts_where_nothing_is_known() -> None:

@@ -1,7 +1,8 @@
-"""No error becomes an answer: weights, logits and prices that are not finite are seen on every way to a forecast.
+"""No error becomes an answer: weights, logits and prices that are not finite are seen on every way to a
+forecast.
 
-A network with one NaN weight once drew sound-looking tokens: the maximum over NaN is a valid index. It submitted with
-"fallbacks none" and 5 to 17 % rises instead of 42.
+A network with one NaN weight once drew sound-looking tokens: the maximum over NaN is a valid index. It
+submitted with "fallbacks none" and 5 to 17 % rises instead of 42.
 """
 
 import math
@@ -31,11 +32,13 @@ def networks() -> tuple[Kronos, KronosTokenizer]:
     return model.eval(), tokenizer.eval()
 
 
-# -- loading -----------------------------------------------------------------------------------------------------------
+# -- loading -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_weight_that_is_not_finite_is_not_loaded(tmp_path: Path, kind: Any, value: float, dtype: torch.dtype) -> None:
+def test_a_weight_that_is_not_finite_is_not_loaded(
+    tmp_path: Path, kind: Any, value: float, dtype: torch.dtype
+) -> None:
     """Every tensor of both networks, also of a file in half precision."""
     networks()[NETWORKS.index(kind)].save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
@@ -62,11 +65,13 @@ def test_large_weights_whose_sum_overflows_are_loaded(tmp_path: Path) -> None:
     Kronos.from_pretrained(tmp_path)
 
 
-# -- every way to a forecast -------------------------------------------------------------------------------------------
+# -- every way to a forecast ---------------------------------------------------------------------------------
 WAYS = ["sampled", "passes", "slid", "replayed", "enumerated", "greedy", "original"]
 
 
-def forecaster(way: str, model: Kronos, tokenizer: KronosTokenizer, monkeypatch: pytest.MonkeyPatch) -> Forecaster:
+def forecaster(
+    way: str, model: Kronos, tokenizer: KronosTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> Forecaster:
     """One that answers by one of the ways."""
     settings: dict[str, Any] = {"max_context": 64, "batch_size": 3, "sampling": Sampling(sample_count=5)}
     if way == "slid":
@@ -74,12 +79,19 @@ def forecaster(way: str, model: Kronos, tokenizer: KronosTokenizer, monkeypatch:
     if way == "greedy":
         settings |= {"sampling": Sampling(temperature=0)}
     if way == "original":
-        settings |= {"sampling": Sampling(sample_count=3, decode_rope="original"), "published_statistics": True}
+        settings |= {
+            "sampling": Sampling(sample_count=3, decode_rope="original"),
+            "published_statistics": True,
+        }
     own = Forecaster(model, tokenizer, **settings)
     if way == "passes":
         own._fewer_paths = 2
     if way == "replayed":
-        monkeypatch.setattr(forecaster_module, "generate", lambda *args, **given: generate(*args, **given | {"replayed": True}))
+        monkeypatch.setattr(
+            forecaster_module,
+            "generate",
+            lambda *args, **given: generate(*args, **given | {"replayed": True}),
+        )
     return own
 
 
@@ -90,12 +102,16 @@ def answer(way: str, own: Forecaster) -> np.ndarray:
 
 def tensors() -> list[str]:
     model, tokenizer = networks()
-    return [f"model {n}" for n, _ in model.named_parameters()] + [f"tokenizer {n}" for n, _ in tokenizer.named_parameters()]
+    return [f"model {n}" for n, _ in model.named_parameters()] + [
+        f"tokenizer {n}" for n, _ in tokenizer.named_parameters()
+    ]
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_weight_that_breaks_in_memory_gives_no_answer(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever tensor is broken (all of it: a single number may lie where nothing looks, such as a token that never occurs)."""
+    """Whatever tensor is broken (all of it: a single number may lie where nothing looks, such as a token that
+    never occurs).
+    """
     model, tokenizer = networks()
     own = forecaster(way, model, tokenizer, monkeypatch)
     assert np.isfinite(answer(way, own)).all()
@@ -115,19 +131,30 @@ def test_a_weight_that_breaks_in_memory_gives_no_answer(way: str, monkeypatch: p
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("factor", [1e20, 1e30, 3e37])
-def test_finite_weights_whose_numbers_overflow_give_no_answer(way: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finite_weights_whose_numbers_overflow_give_no_answer(
+    way: str, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A norm makes 0 of what overflowed, and then the heads' biases alone make sound-looking logits."""
-    for key in ("head.proj_s1.weight", "head.proj_s2.weight", "transformer.0.ffn.w2.weight", "embedding.fusion_proj.weight"):
+    for key in (
+        "head.proj_s1.weight",
+        "head.proj_s2.weight",
+        "transformer.0.ffn.w2.weight",
+        "embedding.fusion_proj.weight",
+    ):
         model, tokenizer = networks()
         with torch.no_grad():
             weight = model.get_parameter(key)
             weight.copy_(weight.sign() * factor)
         if key.startswith("head") and factor < 1e37:
             continue  # large logits, but finite ones
-        assert np.isnan(answer(way, forecaster(way, model, tokenizer, monkeypatch))).all(), f"{key} times {factor}"
+        assert np.isnan(answer(way, forecaster(way, model, tokenizer, monkeypatch))).all(), (
+            f"{key} times {factor}"
+        )
     model, tokenizer = networks()
     with torch.no_grad():
-        tokenizer.quant_embed.weight.mul_(factor * 1e5)  # its vector's length overflows; infinite where the product is
+        tokenizer.quant_embed.weight.mul_(
+            factor * 1e5
+        )  # its vector's length overflows; infinite where the product is
     assert np.isnan(answer(way, forecaster(way, model, tokenizer, monkeypatch))).all()
 
 
@@ -159,7 +186,7 @@ def test_hidden_states_of_broken_networks_are_not_finite() -> None:
     assert np.isnan(Forecaster(model, tokenizer).hidden_states(given["bars"], given["stamps"])).all()
 
 
-# -- one series of several, and the table API --------------------------------------------------------------------------
+# -- one series of several, and the table API ----------------------------------------------------------------
 def spoilt_for_one() -> tuple[Kronos, KronosTokenizer, dict[str, np.ndarray]]:
     """Networks that break on one series of three only: its month's embedding is not finite."""
     model, tokenizer = networks()
@@ -190,14 +217,16 @@ def test_the_table_api_refuses_or_says_it(caplog: pytest.LogCaptureFixture) -> N
     own = KronosPredictor(model, tokenizer, device="cpu", max_context=64)
     frame = pd.DataFrame(make_bars(1, 20)[0], columns=list(FEATURES))
     good, bad = pd.date_range("2024-01-02", periods=25), pd.date_range("2024-09-02", periods=25)
-    with pytest.raises(KitError, match="expected finite numbers from the networks, found NaN or infinity for every series"):
+    with pytest.raises(
+        KitError, match="expected finite numbers from the networks, found NaN or infinity for every series"
+    ):
         own.predict(frame, bad[:20], bad[20:], 5, verbose=False)
     tables = own.predict_batch([frame, frame], [good[:20], bad[:20]], [good[20:], bad[20:]], 5, verbose=False)
     assert np.isfinite(tables[0].to_numpy()).all() and np.isnan(tables[1].to_numpy()).all()
     assert "1 of 2 series have no forecast" in caplog.text
 
 
-# -- drawing -----------------------------------------------------------------------------------------------------------
+# -- drawing -------------------------------------------------------------------------------------------------
 def test_soundness_is_each_distributions_own() -> None:
     """One bad number in one row; a single -inf, which a maximum would not show."""
     logits = torch.randn(2, 3, 64)

@@ -1,4 +1,6 @@
-"""The Kaggle notebook, executed cell by cell in a tree like Kaggle's: read-only inputs, an output that the next version reads."""
+"""The Kaggle notebook, executed cell by cell in a tree like Kaggle's: read-only inputs, an output that the
+next version reads.
+"""
 
 import json
 import os
@@ -47,7 +49,13 @@ def competition(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     keys = ("data_path", "test_path", "sample_submission_path", "solution_path")
     paths = {f"data.{key}": str(folder / "files" / name) for key, name in zip(keys, NAMES, strict=True)}
     values = paths | MARKET | {"data.store": str(folder / "store")}
-    command = [sys.executable, root / "kaggle" / "prepare_data.py", "--config", root / "configs" / "demo.yaml", *settings(values)]
+    command = [
+        sys.executable,
+        root / "kaggle" / "prepare_data.py",
+        "--config",
+        root / "configs" / "demo.yaml",
+        *settings(values),
+    ]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     return folder / "files"
 
@@ -61,7 +69,12 @@ def kaggle(tmp_path: Path, competition: Path, root: Path) -> Iterator[Path]:
     everything = closure(frozenset(r.name for r in bundle.runtime_requirements()))
     profile = tmp_path / "mine.yaml"
     shutil.copy(root / "configs" / "demo.yaml", profile)
-    bundle.bundle(inputs / "datasets" / "me" / "kronos-kit", "me/kronos-kit", bundle.this_python(everything), configs=[profile])
+    bundle.bundle(
+        inputs / "datasets" / "me" / "kronos-kit",
+        "me/kronos-kit",
+        bundle.this_python(everything),
+        configs=[profile],
+    )
     (top / "working").mkdir()
     rights(inputs, 0o555)
     yield top
@@ -86,7 +99,9 @@ def execute(root: Path, top: Path, **values: str) -> str:
         "KIT_SETTINGS": " ".join(settings(SMALL | values)),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    client = NotebookClient(notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(top / "working")}})
+    client = NotebookClient(
+        notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(top / "working")}}
+    )
     kept = {name: value for name, value in os.environ.items() if name != "KIT_PROGRESS"}
     client.execute(env={**kept, **surroundings})
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
@@ -96,8 +111,8 @@ def execute(root: Path, top: Path, **values: str) -> str:
 
 @pytest.mark.slow
 def test_the_notebook_goes_on_where_its_last_version_stopped(root: Path, kaggle: Path) -> None:
-    """The time limit ends the first version without a submission; the second, with its output attached, finishes. The profile
-    is one that the bundle took along, and no bar fills the page."""
+    """The time limit ends the first version without a submission; the second, with its output attached,
+    finishes. The profile is one that the bundle took along, and no bar fills the page."""
     before = digests(kaggle / "input")
     text = execute(root, kaggle, **{"training.time_limit": "0.00001"})
     assert "The training is not complete" in text, text[-3000:]
@@ -110,7 +125,9 @@ def test_the_notebook_goes_on_where_its_last_version_stopped(root: Path, kaggle:
     (kaggle / "working").mkdir()
     text = execute(root, kaggle)
     assert "run: going on with" in text and "going on from step" in text, text[-3000:]
-    wanted = (kaggle / "input" / "competitions" / "predicting-stock-trends-rise-or-fall" / "sample_submission.csv").read_text()
+    wanted = (
+        kaggle / "input" / "competitions" / "predicting-stock-trends-rise-or-fall" / "sample_submission.csv"
+    ).read_text()
     lines = (kaggle / "working" / "submission.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == [line.split(",")[0] for line in wanted.splitlines()]
     assert "<iframe srcdoc=" in text, "the report is shown at the end"
@@ -121,7 +138,9 @@ def test_a_notebook_without_its_bundle_says_so(root: Path, tmp_path: Path) -> No
     """A bare StopIteration in the first cell tells a beginner nothing."""
     (tmp_path / "input" / "other").mkdir(parents=True)
     (tmp_path / "working").mkdir()
-    with pytest.raises(CellExecutionError, match=r"expected the data set made by scripts/bundle_offline\.py.*attach it"):
+    with pytest.raises(
+        CellExecutionError, match=r"expected the data set made by scripts/bundle_offline\.py.*attach it"
+    ):
         execute(root, tmp_path)
 
 
@@ -136,10 +155,16 @@ def test_the_notebook_calls_commands_only(root: Path) -> None:
 
 
 def test_the_kernels_metadata_is_what_kaggle_takes(root: Path) -> None:
-    """Without a machine shape, two T4 become one retired GPU; with internet, the competition refuses the notebook."""
+    """Without a machine shape, two T4 become one retired GPU; with internet, the competition refuses the
+    notebook.
+    """
     tree = json.loads((root / "kaggle" / "notebook" / "kernel-metadata.json").read_text())
     assert (root / "kaggle" / "notebook" / tree["code_file"]).is_file()
-    assert tree["machine_shape"] == "NvidiaTeslaT4" and tree["enable_gpu"] is True and tree["enable_internet"] is False
+    assert (
+        tree["machine_shape"] == "NvidiaTeslaT4"
+        and tree["enable_gpu"] is True
+        and tree["enable_internet"] is False
+    )
     assert tree["id"].split("/")[1] == tree["title"].lower().replace(" ", "-") and tree["is_private"] is True
 
 
@@ -148,12 +173,18 @@ def test_the_kernels_metadata_is_what_kaggle_takes(root: Path) -> None:
     [
         (["data.test_path=other/test2.csv"], "expected a folder with train.csv, test2.csv"),
         (
-            ["experiment.pre_trained=true", "model_paths.pretrained_tokenizer=a/b", "model_paths.pretrained_predictor=a/c"],
+            [
+                "experiment.pre_trained=true",
+                "model_paths.pretrained_tokenizer=a/b",
+                "model_paths.pretrained_predictor=a/c",
+            ],
             "attach",
         ),
     ],
 )
-def test_what_is_not_attached_is_named(competition: Path, root: Path, tmp_path: Path, overrides: list[str], message: str) -> None:
+def test_what_is_not_attached_is_named(
+    competition: Path, root: Path, tmp_path: Path, overrides: list[str], message: str
+) -> None:
     """A session that finds it out after an hour is an hour of the week's thirty."""
     with pytest.raises(KitError, match=message):
         write_session(competition, tmp_path, root / "configs" / "demo.yaml", overrides, hours=1, gpus=0)
@@ -162,7 +193,9 @@ def test_what_is_not_attached_is_named(competition: Path, root: Path, tmp_path: 
 
 @pytest.fixture
 def inputs(competition: Path, root: Path, tmp_path: Path) -> Path:
-    """What the guide's user attaches: the competition, and a bundle with the whole kit, tests and tests' networks included."""
+    """What the guide's user attaches: the competition, and a bundle with the whole kit, tests and tests'
+    networks included.
+    """
     inputs = tmp_path / "input"
     shutil.copytree(competition, inputs / "data")
     for name in ("train_kaggle.sh", "tests/golden"):
@@ -193,13 +226,19 @@ def weights(tree: dict[str, Any], inputs: Path) -> tuple[str, str]:
 
 
 def test_a_session_finds_weights_and_gpus(inputs: Path, root: Path, tmp_path: Path) -> None:
-    """Two GPUs are two processes, a packaged model is the pretrained pair, and the limit leaves time for the rest."""
+    """Two GPUs are two processes, a packaged model is the pretrained pair, and the limit leaves time for the
+    rest.
+    """
     for kind in ("tokenizer", "predictor"):
         attach(root, kind, inputs / "kronos-kit" / "model" / kind)
     (inputs / "kronos-kit" / "model" / "metadata.json").write_text("{}")
     attach(root, "tokenizer", inputs / "elsewhere" / "tokenizer", "a")
     tree = session(inputs, tmp_path)
-    assert tree["distributed"]["num_processes"] == 2 and tree["distributed"]["use_ddp"] and tree["device"]["use_cuda"]
+    assert (
+        tree["distributed"]["num_processes"] == 2
+        and tree["distributed"]["use_ddp"]
+        and tree["device"]["use_cuda"]
+    )
     assert (tree["training"]["time_limit"], tree["evaluation"]["time_limit"]) == (10.5, 1.0)
     assert tree["training"]["mixed_precision"] == "auto"
     assert weights(tree, inputs) == ("kronos-kit/model/tokenizer", "kronos-kit/model/predictor")
@@ -207,17 +246,23 @@ def test_a_session_finds_weights_and_gpus(inputs: Path, root: Path, tmp_path: Pa
 
 
 def test_the_tests_networks_are_no_weights(inputs: Path, root: Path, tmp_path: Path) -> None:
-    """Forgotten weights were replaced by toys of a few thousand parameters from the kit, trained for ten hours and submitted.
-    Nor are an earlier run's own networks the pretrained ones."""
+    """Forgotten weights were replaced by toys of a few thousand parameters from the kit, trained for ten
+    hours and submitted. Nor are an earlier run's own networks the pretrained ones."""
     for kind, stage in (("tokenizer", "tokenizer"), ("predictor", "basemodel")):
         attach(root, kind, inputs / "mine" / "runs" / "kaggle" / stage / "best_model")
     (inputs / "mine" / "runs" / "kaggle" / "pipeline_config.json").write_text("{}")
-    with pytest.raises(KitError, match=r"of a tokenizer \(Kronos-Tokenizer-base\), found none; attach the weights"):
+    with pytest.raises(
+        KitError, match=r"of a tokenizer \(Kronos-Tokenizer-base\), found none; attach the weights"
+    ):
         session(inputs, tmp_path)
 
 
-def test_weights_attached_as_kaggle_models_are_told_by_content(inputs: Path, root: Path, tmp_path: Path) -> None:
-    """There the folder is called 1: which network it is says the file inside. Of two, the published name decides."""
+def test_weights_attached_as_kaggle_models_are_told_by_content(
+    inputs: Path, root: Path, tmp_path: Path
+) -> None:
+    """There the folder is called 1: which network it is says the file inside. Of two, the published name
+    decides.
+    """
     models = inputs / "models" / "somebody"
     attach(root, "predictor", models / "kronos-small" / "pytorch" / "default" / "1")
     attach(root, "tokenizer", models / "kronos-pair" / "pytorch" / "default" / "1" / "tok")
@@ -227,7 +272,9 @@ def test_weights_attached_as_kaggle_models_are_told_by_content(inputs: Path, roo
     attach(root, "predictor", models / "kronos-base" / "pytorch" / "default" / "1")
     assert weights(session(inputs, tmp_path), inputs) == found
     shutil.move(models / "kronos-small", models / "kronos-mini")
-    with pytest.raises(KitError, match=r"expected one folder .* of a predictor .*/kronos-base/.*, .*/kronos-mini/"):
+    with pytest.raises(
+        KitError, match=r"expected one folder .* of a predictor .*/kronos-base/.*, .*/kronos-mini/"
+    ):
         session(inputs, tmp_path)
 
 

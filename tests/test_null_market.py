@@ -1,7 +1,9 @@
-"""What training teaches where there is nothing to learn, and where there is something: two synthetic markets, nano networks.
+"""What training teaches where there is nothing to learn, and where there is something: two synthetic markets,
+nano networks.
 
-The null market (`market.signal: 0`) is a random walk without drift in log prices, so that every forecast of a direction is
-right half of the time and the truth about "what is high comes down" is 0. docs/findings.md has the studies behind it.
+The null market (`market.signal: 0`) is a random walk without drift in log prices, so that every forecast of a
+direction is right half of the time and the truth about "what is high comes down" is 0. docs/findings.md has
+the studies behind it.
 """
 
 from dataclasses import replace
@@ -57,10 +59,12 @@ def right(origins: Origins, belief: Belief) -> Estimate:
 
 @pytest.mark.slow
 def test_nothing_is_learned_from_a_random_walk(root: Path, tmp_path: Path) -> None:
-    """Keeps out reversion taught by bars whose normalisation saw their future, and a leak, which shows as a right direction.
+    """Keeps out reversion taught by bars whose normalisation saw their future, and a leak, which shows as a
+    right direction.
 
-    One future is drawn per origin: as many as the market itself gives, so that a slope that could not be told from the
-    market's own passes. The test can fail: changes that revert half as much as equal weights teach (docs/findings.md) do.
+    One future is drawn per origin: as many as the market itself gives, so that a slope that could not be told
+    from the market's own passes. The test can fail: changes that revert half as much as equal weights teach
+    (docs/findings.md) do.
     """
     config, store = trained(root, tmp_path, 0.0)
     config = replace(config, inference=replace(config.inference, sample_count=1))
@@ -86,15 +90,22 @@ def test_a_planted_signal_is_found(planted: tuple[Config, BarStore]) -> None:
 
 @pytest.mark.slow
 def test_a_backtest_finds_the_planted_signal(planted: tuple[Config, BarStore]) -> None:
-    """Keeps out a backtest that says 'no evidence' whatever it is shown, and one that finds skill where labels are shuffled.
+    """Keeps out a backtest that says 'no evidence' whatever it is shown, and one that finds skill where
+    labels are shuffled.
 
-    The trained network reaches at least half of the attainable edge within a date, and its interval excludes 50 %.
+    The trained network reaches at least half of the attainable edge within a date, and its interval excludes
+    50 %.
     """
     config, _ = planted
-    config = replace(config, evaluation=replace(config.evaluation, every=5, random_init=False, fitted_baselines=False, draws=500))
+    config = replace(
+        config,
+        evaluation=replace(config.evaluation, every=5, random_init=False, fitted_baselines=False, draws=500),
+    )
     done = run_backtest(config)
     within = done.results.within
-    best = attainable(rise_probability(0.4, 5))  # the market's common factor is weak: within a date it is nearly the same
+    best = attainable(
+        rise_probability(0.4, 5)
+    )  # the market's common factor is weak: within a date it is nearly the same
     assert done.results.skill == 1 and within.low is not None and within.low > 0.5
     assert 0.5 + (best - 0.5) / 2 < within.value < best + 0.02
     assert {c.better for c in done.results.comparisons["accuracy"] if c.baseline in CONSTANTS} == {1}

@@ -16,9 +16,9 @@ BATCH, LENGTH = 6, LOOKBACK + PREDICT
 def batch_of(rows: int = BATCH, seed: int = 0) -> dict[str, torch.Tensor]:
     """Random windows with real calendar fields, all counted."""
     dice = torch.Generator().manual_seed(seed)
-    stamp = torch.stack([torch.randint(0, n, (rows, LENGTH), generator=dice) for n in (60, 24, 7, 28, 12)], -1) + torch.tensor(
-        [0, 0, 0, 1, 1]
-    )
+    stamp = torch.stack(
+        [torch.randint(0, n, (rows, LENGTH), generator=dice) for n in (60, 24, 7, 28, 12)], -1
+    ) + torch.tensor([0, 0, 0, 1, 1])
     return {
         "x": torch.randn(rows, LENGTH, 6, generator=dice),
         "stamp": stamp.float(),
@@ -84,7 +84,9 @@ def test_predictor_mean_is_the_published_loss() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.25])
 def test_history_weight_counts_the_lookback_bars_and_no_others(weight: float) -> None:
-    """Keeps out an off-by-one at the border: target bar `lookback` is the first predicted one and weighs 1."""
+    """Keeps out an off-by-one at the border: target bar `lookback` is the first predicted one and weighs
+    1.
+    """
     objective, batch = predictor_objective(history_loss_weight=weight), batch_of()
     tokens = objective.tokenizer.encode(batch["x"])
     nll1, nll2 = objective.predictor.nll(*tokens, batch["stamp"])
@@ -92,7 +94,9 @@ def test_history_weight_counts_the_lookback_bars_and_no_others(weight: float) ->
     past, ahead = both[:, : LOOKBACK - 1].sum(), both[:, LOOKBACK - 1 :].sum()
     counted = BATCH * (weight * (LOOKBACK - 1) + PREDICT)
     assert objective.weight(batch) == pytest.approx(counted)
-    torch.testing.assert_close(mean_loss(objective, batch), (weight * past + ahead) / counted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        mean_loss(objective, batch), (weight * past + ahead) / counted, rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "predictor"])
@@ -119,7 +123,9 @@ def test_frozen_tokenizer_stays_in_eval_mode_and_without_gradient() -> None:
 
 
 def test_teacher_forcing_off_conditions_on_samples() -> None:
-    """Keeps out a setting that nothing reads: with sampled coarse tokens the fine loss changes from seed to seed."""
+    """Keeps out a setting that nothing reads: with sampled coarse tokens the fine loss changes from seed to
+    seed.
+    """
     batch = batch_of()
     sampled = predictor_objective(teacher_forcing=False)
     forced = predictor_objective()
@@ -155,7 +161,9 @@ def test_validation_does_not_depend_on_the_batching(kind: str) -> None:
 
 
 def test_validation_reads_the_predicted_bars_only() -> None:
-    """Keeps out the leak of a lookback loss into the choice of the best network: bars normalised with their own future."""
+    """Keeps out the leak of a lookback loss into the choice of the best network: bars normalised with their
+    own future.
+    """
     objective = predictor_objective().eval()
     batch = batch_of()
     with torch.no_grad():
@@ -170,7 +178,9 @@ def test_validation_reads_the_predicted_bars_only() -> None:
 
 
 def test_validation_of_a_bar_does_not_see_later_bars() -> None:
-    """Keeps out the eval-mode cross-attention that sees the future: a change of the last bar leaves the others' losses alone."""
+    """Keeps out the eval-mode cross-attention that sees the future: a change of the last bar leaves the
+    others' losses alone.
+    """
     objective = predictor_objective().eval()
     batch = batch_of()
     changed = {**batch, "x": batch["x"].clone()}
@@ -187,7 +197,8 @@ def test_validation_of_a_bar_does_not_see_later_bars() -> None:
 def test_direction_counts_the_first_predicted_bar() -> None:
     """Keeps out a comparison with the wrong bar, and the tokenizer's own error counted as a move.
 
-    A decoder that answers the truth, off by a constant or not, is always right; one that answers its negative, never.
+    A decoder that answers the truth, off by a constant or not, is always right; one that answers its
+    negative, never.
     """
     objective, batch = predictor_objective().eval(), batch_of()
     for sign, offset, right in ((1, 0.0, BATCH), (1, 5.0, BATCH), (-1, 5.0, 0)):

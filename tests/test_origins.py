@@ -26,24 +26,44 @@ from kronos.evaluation.significance import MIN_EFFECTIVE, DateBootstrap
     gap=st.integers(0, 10),
 )
 def test_blocks_never_overlap(
-    sessions: int, train: float, embargo: int, horizon: int, origins: int, every: int | None, share: float, gap: int
+    sessions: int,
+    train: float,
+    embargo: int,
+    horizon: int,
+    origins: int,
+    every: int | None,
+    share: float,
+    gap: int,
 ) -> None:
-    """A label that ends inside a later block has seen it: train + horizon < calibrate, calibrate + horizon < test."""
+    """A label that ends inside a later block has seen it: train + horizon < calibrate, calibrate + horizon <
+    test.
+    """
     boundary = Boundary(int(train * sessions), embargo)
     try:
         found = plan_timeline(
-            sessions, boundary, horizon, origins=origins, every=every, calibration_share=share, embargo=gap, history=5
+            sessions,
+            boundary,
+            horizon,
+            origins=origins,
+            every=every,
+            calibration_share=share,
+            embargo=gap,
+            history=5,
         )
     except KitError:
         assert boundary.first + horizon >= sessions or horizon + 5 >= sessions
         return
     assert len(found.test) and found.test[-1] + horizon < sessions, "the label is known"
     assert (np.diff(found.test) == found.stride).all()
-    assert min([found.test[0], *found.calibrate[:1]]) > boundary.train_end + embargo, "not trained on, no label overlaps"
+    assert min([found.test[0], *found.calibrate[:1]]) > boundary.train_end + embargo, (
+        "not trained on, no label overlaps"
+    )
     if len(found.calibrate):
         assert found.calibrate[-1] + horizon + gap < found.test[0]
         assert (np.diff(found.calibrate) > 0).all()
-        assert DateBootstrap(tuple(found.calibrate.tolist()), horizon).effective >= MIN_EFFECTIVE, "fewer dates are luck"
+        assert DateBootstrap(tuple(found.calibrate.tolist()), horizon).effective >= MIN_EFFECTIVE, (
+            "fewer dates are luck"
+        )
     if every:
         assert found.stride == every
     else:
@@ -53,27 +73,44 @@ def test_blocks_never_overlap(
 
 def summary_of(digest: str, **data: Any) -> dict[str, Any]:
     ratios = {"train_ratio": 0.6, "val_ratio": 0.2, "test_ratio": 0.0, "predict_window": 2, "embargo": None}
-    return {"data_digest": digest, "train_end": "2020-02-23", "train_end_session": 53, "config": {"data": ratios | data}}
+    return {
+        "data_digest": digest,
+        "train_end": "2020-02-23",
+        "train_end_session": 53,
+        "config": {"data": ratios | data},
+    }
 
 
 def test_the_boundary_is_the_runs(tmp_path: Path) -> None:
-    """The summary counts in trading days of its own data; of other data only the date still means the same."""
+    """The summary counts in trading days of its own data; of other data only the date still means the
+    same.
+    """
     store = tiny_store(tmp_path / "store", days=90)
     own = boundary_of(store, summary_of(store.digest))
     assert (own.train_end, own.first, own.validation_end) == (53, 56, 71)
     other = boundary_of(store, summary_of("other", embargo=7))
     assert (other.train_end, other.first, other.validation_end) == (53, 61, None)
     assert boundary_of(store, None).first == 0
-    days = {"train_ratio": None, "val_ratio": None, "test_ratio": None, "validation_days": 15, "test_days": 20}
+    days = {
+        "train_ratio": None,
+        "val_ratio": None,
+        "test_ratio": None,
+        "validation_days": 15,
+        "test_days": 20,
+    }
     parts = boundary_of(store, summary_of(store.digest, **days))
     assert (parts.train_end, parts.validation_end, parts.test_first) == (53, 67, 70)
     both = latest([own, other])
-    assert (both.first, both.validation_end) == (61, 71), "dates that any of the models was trained on are left out for all"
+    assert (both.first, both.validation_end) == (61, 71), (
+        "dates that any of the models was trained on are left out for all"
+    )
 
 
 def test_part_of_a_date() -> None:
     """A label that reaches into the days which chose the checkpoint is no test of it."""
-    found = plan_timeline(200, Boundary(99, 5, validation_end=149), 5, origins=200, every=1, calibration_share=0)
+    found = plan_timeline(
+        200, Boundary(99, 5, validation_end=149), 5, origins=200, every=1, calibration_share=0
+    )
     parts = {int(s): found.part_of(int(s)) for s in found.test}
     assert (min(parts), parts[148], parts[149]) == (105, "validation", "unseen")
     assert found.excluded == {
@@ -91,9 +128,15 @@ def test_no_date_left_is_an_error() -> None:
 
 
 def test_a_quick_backtest_calibrates_on_enough_dates() -> None:
-    """Two or three dates far apart would be saved as a calibration, and every submission would follow their luck."""
+    """Two or three dates far apart would be saved as a calibration, and every submission would follow their
+    luck.
+    """
     few = plan_timeline(2500, Boundary(1500, 30), 30, origins=4)
-    assert len(few.calibrate) == MIN_EFFECTIVE and len(few.test) == 4 and "calibration on 6 dates" in few.notes[0]
+    assert (
+        len(few.calibrate) == MIN_EFFECTIVE
+        and len(few.test) == 4
+        and "calibration on 6 dates" in few.notes[0]
+    )
     many = plan_timeline(2500, Boundary(1500, 30), 30, origins=20)
     assert (np.diff(many.calibrate) == many.stride).all() and not many.notes
 
@@ -103,7 +146,9 @@ def test_default_dates_do_not_overlap_while_there_is_room() -> None:
     found = plan_timeline(2500, Boundary(1300, 30), 30, origins=60)
     assert found.stride == 30 and "would overlap" in found.notes[0]
     crowded = plan_timeline(200, Boundary(99, 5), 30, origins=40, calibration_share=0)
-    assert crowded.stride == (200 - 1 - 30 - 105) // (MIN_EFFECTIVE - 1), "no room for six dates apart: closer ones"
+    assert crowded.stride == (200 - 1 - 30 - 105) // (MIN_EFFECTIVE - 1), (
+        "no room for six dates apart: closer ones"
+    )
     asked = plan_timeline(2500, Boundary(1300, 30), 30, origins=60, every=4)
     assert asked.stride == 4, "the user's distance is kept"
 

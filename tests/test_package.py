@@ -28,7 +28,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Config:
     folder = tmp_path_factory.mktemp("run")
     config = tiny_config(folder)
     store = tiny_store(Path(config.data.store))
-    assert [run_stage(config, stage, store) for stage in ("tokenizer", "basemodel")] == ["complete", "complete"]
+    assert [run_stage(config, stage, store) for stage in ("tokenizer", "basemodel")] == [
+        "complete",
+        "complete",
+    ]
     return config
 
 
@@ -46,7 +49,7 @@ def script(root: Path, *arguments: str | Path, **environment: str) -> subprocess
     )
 
 
-# -- what is written ---------------------------------------------------------------------------------------------------
+# -- what is written -----------------------------------------------------------------------------------------
 def test_a_package_says_what_it_is(packaged: Path, run: Config) -> None:
     """A model without its boundary is scored on days that it was trained on."""
     facts = json.loads((packaged / "metadata.json").read_text())
@@ -55,26 +58,46 @@ def test_a_package_says_what_it_is(packaged: Path, run: Config) -> None:
     assert facts["networks"]["predictor"]["digest"] == summary["model_digest"]
     assert facts["window"]["lookback"] == run.data.lookback_window
     card = (packaged / "README.md").read_text()
-    assert summary["train_end"] in card and "nothing is known about its skill" in card and card.startswith("---\nlibrary_name")
+    assert (
+        summary["train_end"] in card
+        and "nothing is known about its skill" in card
+        and card.startswith("---\nlibrary_name")
+    )
     assert f"{facts['networks']['predictor']['parameters']:,}" in card
 
 
-def test_figures_of_other_weights_are_left_out(run: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A retrained run keeps its old report and calibration: the card praised a network that nobody has tested."""
+def test_figures_of_other_weights_are_left_out(
+    run: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A retrained run keeps its old report and calibration: the card praised a network that nobody has
+    tested.
+    """
     copy = Path(shutil.copytree(run.run_dir, tmp_path / "run"))
     tree = json.loads((copy / "pipeline_config.json").read_text().replace(str(run.run_dir), str(copy)))
     (copy / "pipeline_config.json").write_text(json.dumps(tree))
     config = read_run(copy)
     own = {kind: files.folder_digest(copy / kind / "best_model") for kind in ("tokenizer", "basemodel")}
     for digest, there in ((own["basemodel"], True), ("of the weights before", False)):
-        add_backtest(copy, 0.53, 0.002, 1, models=[{"name": "model", "digest": digest}], verdict={"headline": "It is splendid."})
+        add_backtest(
+            copy,
+            0.53,
+            0.002,
+            1,
+            models=[{"name": "model", "digest": digest}],
+            verdict={"headline": "It is splendid."},
+        )
         key = {"model": digest, "tokenizer": own["tokenizer"]}
         main = Evidence("model", "paths", 41, Figure(0.53), decision=Decision(5, 0.1, key=key))
         made = Findings(1, 5, "now", "d", "2020-01-02", "2021-01-04", 40, 30, 0.54, 0.51, "model", [main])
         made.save(copy)
         folder = package_model(config, tmp_path / "models", "tiny")
         facts, card = json.loads((folder / "metadata.json").read_text()), (folder / "README.md").read_text()
-        assert (facts["backtest"] is not None) is (facts["decisions"] == [5]) is path_of(folder, 5).is_file() is there
+        assert (
+            (facts["backtest"] is not None)
+            is (facts["decisions"] == [5])
+            is path_of(folder, 5).is_file()
+            is there
+        )
         assert read_findings(folder, 5) == (made if there else None)
         assert ("splendid" in card) is there and ("nothing is known about its skill" in card) is not there
     assert "no backtest of these weights" in caplog.text and "of other weights; it is left out" in caplog.text
@@ -89,7 +112,9 @@ def test_a_package_loads_with_the_kit_alone(packaged: Path, root: Path, tmp_path
         "print(model.config.s1_bits == tokenizer.config.s1_bits, model.training)"
     )
     environment = {"PYTHONPATH": str(root), "PATH": "", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code, packaged], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code, packaged], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
     assert done.stdout == "True False\n", done.stderr
 
 
@@ -120,7 +145,7 @@ def test_a_failure_leaves_no_version(run: Config, tmp_path: Path, monkeypatch: p
     assert list((tmp_path / "tiny").iterdir()) == []
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- what is refused -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -163,7 +188,7 @@ def test_the_script(run: Config, root: Path, tmp_path: Path) -> None:
     assert script(root).returncode == 2 and script(root, "--run", tmp_path).returncode == 2
 
 
-# -- upload ------------------------------------------------------------------------------------------------------------
+# -- upload --------------------------------------------------------------------------------------------------
 @pytest.fixture
 def hub() -> Iterator[HubStub]:
     server = HubStub()
@@ -172,13 +197,22 @@ def hub() -> Iterator[HubStub]:
     server.server_close()
 
 
-def push(root: Path, hub: HubStub, folder: Path, home: Path, *flags: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
-    surroundings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "no_proxy": "127.0.0.1"}
+def push(
+    root: Path, hub: HubStub, folder: Path, home: Path, *flags: str, token: str = TOKEN
+) -> subprocess.CompletedProcess[str]:
+    surroundings = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "no_proxy": "127.0.0.1",
+    }
     return script(root, "--folder", folder, "--push", "me/tiny", *flags, HF_TOKEN=token, **surroundings)
 
 
 def test_a_package_is_uploaded_whole(packaged: Path, root: Path, hub: HubStub, tmp_path: Path) -> None:
-    """Through the real client: every file, one private repository, a tag with the version; nothing old stays behind."""
+    """Through the real client: every file, one private repository, a tag with the version; nothing old stays
+    behind.
+    """
     hub.files["me/tiny"] = {"old.bin": b"old", "metadata.json": b"{}", "checksums.json": b"{}"}
     done = push(root, hub, packaged, tmp_path / "home")
     assert done.returncode == 0, done.stderr
@@ -188,23 +222,33 @@ def test_a_package_is_uploaded_whole(packaged: Path, root: Path, hub: HubStub, t
     assert TOKEN not in done.stdout + done.stderr
 
 
-def test_a_version_uploaded_again_moves_its_tag(packaged: Path, root: Path, hub: HubStub, tmp_path: Path) -> None:
+def test_a_version_uploaded_again_moves_its_tag(
+    packaged: Path, root: Path, hub: HubStub, tmp_path: Path
+) -> None:
     """The tag stayed at the first upload: who loaded the version by its name got the old weights."""
     for number in "12":
         assert push(root, hub, packaged, tmp_path / "home").returncode == 0
         assert hub.tags["me/tiny"] == {"v1.0.0": number * 40}
 
 
-def test_an_upload_publishes_nothing_unasked(packaged: Path, root: Path, hub: HubStub, tmp_path: Path) -> None:
+def test_an_upload_publishes_nothing_unasked(
+    packaged: Path, root: Path, hub: HubStub, tmp_path: Path
+) -> None:
     """The hub makes nothing private that exists: weights meant for nobody would be there for everybody."""
     hub.files["me/tiny"], hub.public = {".gitattributes": b"x"}, {"me/tiny"}
     done = push(root, hub, packaged, tmp_path / "home")
-    assert done.returncode == 2 and "found a public one" in done.stderr and list(hub.files["me/tiny"]) == [".gitattributes"]
+    assert (
+        done.returncode == 2
+        and "found a public one" in done.stderr
+        and list(hub.files["me/tiny"]) == [".gitattributes"]
+    )
     assert push(root, hub, packaged, tmp_path / "home", "--allow-public").returncode == 0
     assert "predictor/model.safetensors" in hub.files["me/tiny"]
 
 
-def test_an_upload_deletes_nothing_of_others(packaged: Path, root: Path, hub: HubStub, tmp_path: Path) -> None:
+def test_an_upload_deletes_nothing_of_others(
+    packaged: Path, root: Path, hub: HubStub, tmp_path: Path
+) -> None:
     """A name typed wrong must not cost the model that lies there."""
     hub.files["me/tiny"] = {"pytorch_model.bin": b"years of work", "README.md": b"x"}
     done = push(root, hub, packaged, tmp_path / "home")
@@ -224,11 +268,19 @@ def test_an_upload_deletes_nothing_of_others(packaged: Path, root: Path, hub: Hu
     ],
 )
 def test_a_refused_upload_is_one_line(
-    packaged: Path, root: Path, hub: HubStub, tmp_path: Path, refuse: tuple[str, int, str] | None, token: str, words: str
+    packaged: Path,
+    root: Path,
+    hub: HubStub,
+    tmp_path: Path,
+    refuse: tuple[str, int, str] | None,
+    token: str,
+    words: str,
 ) -> None:
     """A traceback that ends in a web address helps nobody, and a token in it harms."""
     hub.refuse = refuse
     done = push(root, hub, packaged, tmp_path / "home", token=token)
     assert done.returncode == 2 and words in done.stderr, done.stdout + done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr  # above it: progress bars
+    assert (
+        done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
+    )  # above it: progress bars
     assert not token or token not in done.stderr

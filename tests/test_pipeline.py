@@ -1,4 +1,6 @@
-"""The main job through the real launcher: CSV files to a valid submission, stopped and resumed, on one process and on two."""
+"""The main job through the real launcher: CSV files to a valid submission, stopped and resumed, on one
+process and on two.
+"""
 
 import csv
 import fcntl
@@ -19,9 +21,27 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-TOKENIZER_KEYS = {"d_in", "d_model", "n_heads", "ff_dim", "n_enc_layers", "n_dec_layers", "ffn_dropout_p", "attn_dropout_p"}
+TOKENIZER_KEYS = {
+    "d_in",
+    "d_model",
+    "n_heads",
+    "ff_dim",
+    "n_enc_layers",
+    "n_dec_layers",
+    "ffn_dropout_p",
+    "attn_dropout_p",
+}
 TOKENIZER_KEYS |= {"resid_dropout_p", "s1_bits", "s2_bits", "beta", "gamma0", "gamma", "zeta", "group_size"}
-PREDICTOR_KEYS = {"s1_bits", "s2_bits", "n_layers", "d_model", "n_heads", "ff_dim", "ffn_dropout_p", "attn_dropout_p"}
+PREDICTOR_KEYS = {
+    "s1_bits",
+    "s2_bits",
+    "n_layers",
+    "d_model",
+    "n_heads",
+    "ff_dim",
+    "ffn_dropout_p",
+    "attn_dropout_p",
+}
 PREDICTOR_KEYS |= {"resid_dropout_p", "token_dropout_p", "learn_te"}
 
 
@@ -35,7 +55,9 @@ def command(root: Path, *arguments: str) -> list[str]:
 
 
 def launch(root: Path, *arguments: str) -> str:
-    done = subprocess.run(command(root, *arguments), env=environment(), capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        command(root, *arguments), env=environment(), capture_output=True, text=True, timeout=500
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -53,7 +75,12 @@ def demo(base: Path, *more: str) -> list[str]:
         "market.days": 400,
         "training.num_workers": 0,
     }
-    return ["--config", "configs/demo.yaml", *(part for k, v in settings.items() for part in ("--set", f"{k}={v}")), *more]
+    return [
+        "--config",
+        "configs/demo.yaml",
+        *(part for k, v in settings.items() for part in ("--set", f"{k}={v}")),
+        *more,
+    ]
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -93,7 +120,9 @@ def test_demo_market_from_nothing_to_a_scored_submission(root: Path, tmp_path: P
     assert "Everything of" in again and "nothing was trained or written" in again and "\nNext\n" in again
     assert {path: path.stat().st_mtime_ns for path in made} == made and len(made) >= 6
     other = demo(tmp_path, "--fast-mode", "--set", "training.predictor_learning_rate=1e-3")
-    refused = subprocess.run(command(root, *other), env=environment(), capture_output=True, text=True, timeout=100)
+    refused = subprocess.run(
+        command(root, *other), env=environment(), capture_output=True, text=True, timeout=100
+    )
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
     for words in ("learning_rate", "Nothing was changed", "--skip-existing", "--fresh", "exp_name"):
         assert words in refused.stderr
@@ -103,7 +132,11 @@ def test_demo_market_from_nothing_to_a_scored_submission(root: Path, tmp_path: P
 def test_real_prices_on_two_processes(root: Path, tmp_path: Path, shared_data: Path) -> None:
     """Real CSVs in the competition's layout, two real gloo ranks, a sample to match."""
     folder = shared_data / "sp500"
-    paths = {"data_path": "train.csv", "test_path": "test.csv", "sample_submission_path": "sample_submission.csv"}
+    paths = {
+        "data_path": "train.csv",
+        "test_path": "test.csv",
+        "sample_submission_path": "sample_submission.csv",
+    }
     sets = [f"data.{key}={folder / name}" for key, name in paths.items()]
     sets += [
         f"model_paths.base_path={tmp_path}",
@@ -150,7 +183,9 @@ def wait_for_steps(running: subprocess.Popen[bytes], tmp_path: Path) -> None:
 def test_a_stopped_launcher_saves_and_leaves_nothing_running(
     root: Path, tmp_path: Path, number: signal.Signals, code: int, processes: int
 ) -> None:
-    """accelerate's launcher, told to stop, leaves its trainer running; an interrupted stage was once taken for a finished one."""
+    """accelerate's launcher, told to stop, leaves its trainer running; an interrupted stage was once taken
+    for a finished one.
+    """
     sets = ["training.log_interval=1", "training.max_steps=60", "training.validation_samples=64"]
     arguments = demo(tmp_path, "--skip-existing", "--num-processes", str(processes))
     arguments += [part for text in sets for part in ("--set", text)]
@@ -162,19 +197,23 @@ def test_a_stopped_launcher_saves_and_leaves_nothing_running(
     if processes == 1:
         text = launch(root, *arguments, "--skip-basemodel")
         assert "tokenizer: going on from step" in text
-        assert json.loads((tmp_path / "demo" / "tokenizer" / "summary.json").read_text())["status"] == "complete"
+        assert (
+            json.loads((tmp_path / "demo" / "tokenizer" / "summary.json").read_text())["status"] == "complete"
+        )
 
 
 def on_a_terminal() -> None:
-    """In the child: its input becomes its terminal, whose loss it hears of also where the tests themselves run under nohup."""
+    """In the child: its input becomes its terminal, whose loss it hears of also where the tests themselves
+    run under nohup.
+    """
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("nohup", [False, True])
 def test_a_lost_terminal_saves_and_leaves_nothing_running(root: Path, tmp_path: Path, nohup: bool) -> None:
-    """An SSH connection that breaks ended the run where it was, without a save and with the trainer left behind; nohup's run
-    goes on without its terminal."""
+    """An SSH connection that breaks ended the run where it was, without a save and with the trainer left
+    behind; nohup's run goes on without its terminal."""
     steps = 60 if nohup else 100_000  # one that is to be interrupted must not end before
     settings = ["training.log_interval=1", f"training.max_steps={steps}", "training.validation_samples=64"]
     arguments = demo(tmp_path, "--skip-basemodel", *(part for text in settings for part in ("--set", text)))
@@ -213,11 +252,17 @@ def gone(base: Path) -> None:
         time.sleep(0.2)
 
 
-def test_sigint_works_where_a_script_started_the_launcher_in_the_background(root: Path, tmp_path: Path) -> None:
-    """A shell without job control ignores SIGINT for what it starts with &, and bash cannot trap what was ignored."""
+def test_sigint_works_where_a_script_started_the_launcher_in_the_background(
+    root: Path, tmp_path: Path
+) -> None:
+    """A shell without job control ignores SIGINT for what it starts with &, and bash cannot trap what was
+    ignored.
+    """
     script = tmp_path / "script.sh"
     line = shlex.join(command(root, *small(tmp_path)))
-    script.write_text(f"{line} >{tmp_path}/out.txt 2>&1 &\necho $! >{tmp_path}/pid\nwait $!\necho $? >{tmp_path}/code\n")
+    script.write_text(
+        f"{line} >{tmp_path}/out.txt 2>&1 &\necho $! >{tmp_path}/pid\nwait $!\necho $? >{tmp_path}/code\n"
+    )
     running = subprocess.Popen(["bash", script], env=environment())
     wait_for_steps(running, tmp_path)
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGINT)
@@ -227,7 +272,9 @@ def test_sigint_works_where_a_script_started_the_launcher_in_the_background(root
 
 
 def test_a_pipe_whose_reader_is_gone_does_not_end_the_run(root: Path, tmp_path: Path) -> None:
-    """Ctrl-C ends `| tee` and `| less` at once: the launcher then writes into nothing and still has to save."""
+    """Ctrl-C ends `| tee` and `| less` at once: the launcher then writes into nothing and still has to
+    save.
+    """
     running = subprocess.Popen(
         command(root, *small(tmp_path)), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -244,27 +291,49 @@ def test_a_pipe_whose_reader_is_gone_does_not_end_the_run(root: Path, tmp_path: 
     assert state(tmp_path)["status"] == "interrupted" and state(tmp_path)["step"] > before
 
 
-@pytest.mark.parametrize(("number", "words"), [(signal.SIGKILL, "main memory ran out"), (signal.SIGBUS, "were cut short")])
-def test_a_trainer_that_the_system_killed_is_said_as_such(root: Path, tmp_path: Path, number: signal.Signals, words: str) -> None:
-    """accelerate's traceback said nothing of memory, of the store, or of how to go on; the same command goes on."""
+@pytest.mark.parametrize(
+    ("number", "words"), [(signal.SIGKILL, "main memory ran out"), (signal.SIGBUS, "were cut short")]
+)
+def test_a_trainer_that_the_system_killed_is_said_as_such(
+    root: Path, tmp_path: Path, number: signal.Signals, words: str
+) -> None:
+    """accelerate's traceback said nothing of memory, of the store, or of how to go on; the same command goes
+    on.
+    """
     running = subprocess.Popen(
-        command(root, *small(tmp_path)), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(root, *small(tmp_path)),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     wait_for_steps(running, tmp_path)  # type: ignore[arg-type]
-    (trainer,) = [process for process in trainers(tmp_path) if not any("kronos.launch" in word for word in process.cmdline())]
+    (trainer,) = [
+        process
+        for process in trainers(tmp_path)
+        if not any("kronos.launch" in word for word in process.cmdline())
+    ]
     trainer.send_signal(number)
     text, _ = running.communicate(timeout=120)
     assert running.returncode == 2 and "Traceback" not in text
     line = text.strip().splitlines()[-1]
-    assert line.startswith("error: the tokenizer stage: a process ") and words in line and "the same command" in line
+    assert (
+        line.startswith("error: the tokenizer stage: a process ")
+        and words in line
+        and "the same command" in line
+    )
     assert not trainers(tmp_path)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_launcher_that_is_killed_leaves_nothing_running(root: Path, tmp_path: Path, processes: int) -> None:
-    """Its trainers would train on unseen, and refuse the run's folder to the next start, which goes on from their state."""
+    """Its trainers would train on unseen, and refuse the run's folder to the next start, which goes on from
+    their state.
+    """
     arguments = small(tmp_path, "--num-processes", str(processes))
-    running = subprocess.Popen(command(root, *arguments), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(
+        command(root, *arguments), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     wait_for_steps(running, tmp_path)
     running.kill()
     running.wait()
@@ -288,22 +357,31 @@ def test_a_second_signal_ends_at_once(root: Path, tmp_path: Path) -> None:
 
 
 def test_the_time_limit_ends_well_and_submits_nothing(root: Path, tmp_path: Path) -> None:
-    """Kaggle keeps the files only of a run that ends with 0; a network that is half trained must not be submitted in silence."""
+    """Kaggle keeps the files only of a run that ends with 0; a network that is half trained must not be
+    submitted in silence.
+    """
     arguments = demo(tmp_path, "--fast-mode", "--submit", "--set", "training.time_limit=0.0001")
     text = launch(root, *arguments)
     summary = json.loads((tmp_path / "demo-fast" / "tokenizer" / "summary.json").read_text())
     assert (summary["status"], summary["reason"]) == ("interrupted", "time limit")
     last = [line for line in text.splitlines() if line][-2:]
-    assert last[0].startswith("Time limit: the tokenizer stage is saved in") and "go on with the same command" in last[0]
+    assert (
+        last[0].startswith("Time limit: the tokenizer stage is saved in")
+        and "go on with the same command" in last[0]
+    )
     assert last[1].startswith("Not submitted") and "Submission: " not in text
     assert not (tmp_path / "demo-fast" / "basemodel").exists()
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_failing_stage_is_one_clear_line(root: Path, tmp_path: Path, processes: int) -> None:
-    """accelerate's launcher answers a trainer's exit code with its own traceback, far below the line that matters."""
+    """accelerate's launcher answers a trainer's exit code with its own traceback, far below the line that
+    matters.
+    """
     arguments = demo(tmp_path, "--skip-tokenizer", "--num-processes", str(processes))
-    done = subprocess.run(command(root, *arguments), env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command(root, *arguments), env=environment(), capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 2
     lines = [line for line in done.stdout.splitlines() if "error" in line.lower()]
     assert len(lines) == 1 and "train the tokenizer stage first" in lines[0], done.stdout

@@ -38,11 +38,15 @@ def test_predictor() -> None:
     net = objective.predictor
     plain = PlainPredictor(net, sampled=False)
     ours = gradients(net, net.loss(s1, s2, batch["stamp"]).total)
-    torch.testing.assert_close(gradients(plain, plain.loss(s1, s2, batch["stamp"])), ours, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        gradients(plain, plain.loss(s1, s2, batch["stamp"])), ours, rtol=1e-4, atol=1e-6
+    )
 
 
 def generators() -> tuple[Kronos, PlainPredictor]:
-    """Sharper than fresh networks, so that their likeliest tokens depend on what they have seen; dropout set, but off."""
+    """Sharper than fresh networks, so that their likeliest tokens depend on what they have seen; dropout set,
+    but off.
+    """
     torch.manual_seed(0)
     network = Kronos(**CONFIG)
     for parameter in network.parameters():
@@ -53,8 +57,9 @@ def generators() -> tuple[Kronos, PlainPredictor]:
 @pytest.mark.parametrize("paths", [1, 3])
 @pytest.mark.parametrize("max_context", [64, 9])
 def test_published_generation(paths: int, max_context: int) -> None:
-    """A baseline that computes something else makes a ratio meaningless: the likeliest tokens are those of the reference loop,
-    decoding as published, series by series, also where the window slides (11 tokens of context)."""
+    """A baseline that computes something else makes a ratio meaningless: the likeliest tokens are those of
+    the reference loop, decoding as published, series by series, also where the window slides (11 tokens of
+    context)."""
     network, plain = generators()
     given = batch()
     likeliest = Sampling(temperature=0, sample_count=paths, decode_rope="original")
@@ -62,7 +67,9 @@ def test_published_generation(paths: int, max_context: int) -> None:
     del given["series"]
     found = plain.generate(**given, paths=paths, temperature=0, max_context=max_context)
     assert all(torch.equal(a, b) for a, b in zip(found, (expected.s1, expected.s2), strict=True))
-    assert all(len(tokens[:, 0].unique(dim=0)) == len(tokens) for tokens in found), "all series alike would hide a mistake"
+    assert all(len(tokens[:, 0].unique(dim=0)) == len(tokens) for tokens in found), (
+        "all series alike would hide a mistake"
+    )
     cold = plain.generate(**given, paths=paths, temperature=1e-4, max_context=max_context)
     assert all(torch.equal(a, b) for a, b in zip(found, cold, strict=True))
 
@@ -72,7 +79,9 @@ def test_published_generation_draws() -> None:
     given = batch()
     del given["series"]
     torch.manual_seed(0)
-    for tokens, bits in zip(generators()[1].generate(**given, paths=5), (CONFIG["s1_bits"], CONFIG["s2_bits"]), strict=True):
+    for tokens, bits in zip(
+        generators()[1].generate(**given, paths=5), (CONFIG["s1_bits"], CONFIG["s2_bits"]), strict=True
+    ):
         assert tokens.shape == (4, 5, 6) and tokens.min() >= 0 and tokens.max() < 2**bits
         assert all(len(series.unique(dim=0)) == 5 for series in tokens)
 
@@ -89,8 +98,20 @@ def test_stages_learn() -> None:
 
 def test_the_benchmark_ends_with_one_json_line(root: Path) -> None:
     """Speed and memory of the smallest preset; the numbers are not judged here."""
-    command = [sys.executable, str(root / "scripts/bench_train.py"), "--preset", "nano", "--batch", "4", "--window", "33"]
-    for extra, key in ((["--pairs", "1", "--stage", "basemodel"], "ratio"), (["--memory", "--stage", "tokenizer"], "error")):
+    command = [
+        sys.executable,
+        str(root / "scripts/bench_train.py"),
+        "--preset",
+        "nano",
+        "--batch",
+        "4",
+        "--window",
+        "33",
+    ]
+    for extra, key in (
+        (["--pairs", "1", "--stage", "basemodel"], "ratio"),
+        (["--memory", "--stage", "tokenizer"], "error"),
+    ):
         done = subprocess.run([*command, *extra], capture_output=True, text=True, timeout=180)
         assert done.returncode == 0, done.stderr
         assert all(key in row for row in json.loads(done.stdout.splitlines()[-1])["rows"])

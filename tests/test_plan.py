@@ -55,24 +55,35 @@ def test_without_prepared_data_the_plan_says_what_it_assumes(tmp_path: Path) -> 
 
 def test_times_add_up(tmp_path: Path) -> None:
     """Steps times seconds, plus a third of them for each validated batch; max_steps shortens a stage."""
-    plan = planned(tmp_path, training__samples_per_epoch=4000, training__validation_samples=400, training__accumulation_steps=2)
+    plan = planned(
+        tmp_path,
+        training__samples_per_epoch=4000,
+        training__validation_samples=400,
+        training__accumulation_steps=2,
+    )
     stage = plan.stages[0]
     assert stage.step_seconds is not None
     assert epoch_seconds(plan.config, stage) == pytest.approx(stage.step_seconds * (1000 + 100 / 3))
     whole = stage_seconds(plan.config, stage)
     assert whole == pytest.approx(2 * stage.step_seconds * (1000 + 100 / 3))
-    short = planned(tmp_path, training__samples_per_epoch=4000, training__validation_samples=400, training__max_steps=100)
+    short = planned(
+        tmp_path, training__samples_per_epoch=4000, training__validation_samples=400, training__max_steps=100
+    )
     assert short.stages[0].order is not None and short.stages[0].order.total_steps == 100
 
 
 def test_estimates_follow_precision_and_device(tmp_path: Path) -> None:
-    """The frozen tokenizer's products run in float32 whatever the precision; checkpointing costs another forward pass."""
+    """The frozen tokenizer's products run in float32 whatever the precision; checkpointing costs another
+    forward pass.
+    """
     config = tiny_config(tmp_path)
     parts = stage_flops("basemodel", network_configs(config), 257)
     frozen = parts["frozen tokenizer"].total
     found = estimate(config, replace(T4, bandwidth=1e30), "fp16", parts, 0)
     rest = cost.total(parts).total - frozen
-    assert found == pytest.approx(config.training.batch_size * (rest / 65e12 + frozen / 8.1e12) / MATMUL_SHARE)
+    assert found == pytest.approx(
+        config.training.batch_size * (rest / 65e12 + frozen / 8.1e12) / MATMUL_SHARE
+    )
     again = replace(config, training=replace(config.training, use_checkpoint=True))
     slower = estimate(again, T4, "fp16", parts, 0)
     assert slower is not None and slower > estimate(config, T4, "fp16", parts, 0)  # type: ignore[operator]
@@ -81,7 +92,12 @@ def test_estimates_follow_precision_and_device(tmp_path: Path) -> None:
 
 def test_auto_precision_is_the_devices(tmp_path: Path) -> None:
     """T4 and P100 have no bf16: a plan with it would be half of the truth."""
-    assert [planned(tmp_path, DEVICES[d]).precision for d in ("T4", "P100", "A100", "H100")] == ["fp16", "fp16", "bf16", "bf16"]
+    assert [planned(tmp_path, DEVICES[d]).precision for d in ("T4", "P100", "A100", "H100")] == [
+        "fp16",
+        "fp16",
+        "bf16",
+        "bf16",
+    ]
     with pytest.raises(KitError, match="expected one that T4 has"):
         planned(tmp_path, training__mixed_precision="bf16")
 
@@ -89,7 +105,9 @@ def test_auto_precision_is_the_devices(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_fit_is_refused_with_one_that_can(tmp_path: Path) -> None:
     """And the remedy keeps the effective batch."""
     plan = planned(tmp_path, training__batch_size=10**7)
-    with pytest.raises(KitError, match=r"set training.batch_size=\d+ and training.accumulation_steps=\d+") as caught:
+    with pytest.raises(
+        KitError, match=r"set training.batch_size=\d+ and training.accumulation_steps=\d+"
+    ) as caught:
         check_fit(plan)
     batch, steps = map(int, re.findall(r"(?:batch_size|accumulation_steps)=(\d+)", str(caught.value)))
     assert batch * steps >= 10**7
@@ -102,7 +120,9 @@ def test_a_batch_that_cannot_fit_is_refused_with_one_that_can(tmp_path: Path) ->
 def test_a_run_longer_than_its_session_is_warned_of(tmp_path: Path) -> None:
     """The user learns it now and not after twelve hours."""
     settings: dict[str, Any] = {"training__samples_per_epoch": 10**9, "training__time_limit": 0.5}
-    assert any("exceed training.time_limit (0.5 h)" in line for line in describe(planned(tmp_path, **settings)))
+    assert any(
+        "exceed training.time_limit (0.5 h)" in line for line in describe(planned(tmp_path, **settings))
+    )
     settings["training__samples_per_epoch"] = 1000
     assert not any("WARNING" in line for line in describe(planned(tmp_path, **settings)))
 
@@ -135,12 +155,25 @@ def test_the_probe_steps_the_real_stages_here(tmp_path: Path) -> None:
 
 def test_the_script(root: Path, tmp_path: Path) -> None:
     """From any directory; 0 with a table, 2 with one line on stderr."""
-    command = [sys.executable, str(root / "scripts/plan_run.py"), "--config", str(root / "configs/kaggle.yaml"), "--device", "T4"]
-    done = subprocess.run([*command, "--num-gpus", "2"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    command = [
+        sys.executable,
+        str(root / "scripts/plan_run.py"),
+        "--config",
+        str(root / "configs/kaggle.yaml"),
+        "--device",
+        "T4",
+    ]
+    done = subprocess.run(
+        [*command, "--num-gpus", "2"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     for part in ("2 x T4", "24,741,376 parameters", "largest batch that fits", "ASSUMED", "AdamW"):
         assert part in done.stdout
     done = subprocess.run(
-        [*command, "--set", "training.batch_size=100000"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [*command, "--set", "training.batch_size=100000"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "batch_size=" in done.stderr

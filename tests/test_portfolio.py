@@ -1,4 +1,6 @@
-"""Portfolios: Qlib's figures to the last digit, a slow reference on another market, controls, true error bars, bad input."""
+"""Portfolios: Qlib's figures to the last digit, a slow reference on another market, controls, true error
+bars, bad input.
+"""
 
 import json
 import math
@@ -18,7 +20,14 @@ from kronos.portfolio.exchange import at_limits, limit_of, rules_of, stamp_duty
 from kronos.portfolio.noise import noise_like
 from kronos.portfolio.prices import PriceTable
 from kronos.portfolio.signals import align, read_signal_file
-from kronos.portfolio.strategies import TopkDropout, combined, quantile_targets, sleeve_targets, topk_dropout, weighted
+from kronos.portfolio.strategies import (
+    TopkDropout,
+    combined,
+    quantile_targets,
+    sleeve_targets,
+    topk_dropout,
+    weighted,
+)
 
 FREE = rules_of("none")
 
@@ -27,22 +36,30 @@ def golden(root: Path) -> tuple[PriceTable, dict[str, np.ndarray]]:
     found = dict(np.load(root / "tests/golden/qlib/portfolio.npz"))
     dates = found["dates"].astype("datetime64[D]").astype("datetime64[s]")
     wide = {name: found[name].astype(np.float64) for name in ("open", "close", "factor")}
-    return PriceTable(dates, found["tickers"].tolist(), wide["open"], wide["close"], wide["close"], wide["factor"]), found
+    return PriceTable(
+        dates, found["tickers"].tolist(), wide["open"], wide["close"], wide["close"], wide["factor"]
+    ), found
 
 
 def test_every_day_is_qlibs(root: Path) -> None:
-    """Recorded with pyqlib 0.9.7: suspensions, splits, delistings, limits, an index whose members all change."""
+    """Recorded with pyqlib 0.9.7: suspensions, splits, delistings, limits, an index whose members all
+    change.
+    """
     prices, found = golden(root)
     plan = TopkDropout(topk=10, drop=2, hold=1, account=1e8, deal="open")
-    made = topk_dropout("golden", found["score"], prices, rules_of("qlib"), plan, slice(*found["days"].tolist()))
+    made = topk_dropout(
+        "golden", found["score"], prices, rules_of("qlib"), plan, slice(*found["days"].tolist())
+    )
     for name, own in (("return", made.gross), ("cost", made.cost), ("turnover", made.turnover)):
         assert np.abs(own - found[name]).max() < 1e-12, name
     assert made.refused.sum() > 0, "the recorded market has limits and suspensions"
 
 
-# -- against a slow, plain reference on another market -----------------------------------------------------------------
+# -- against a slow, plain reference on another market -------------------------------------------------------
 def market(days: int = 160, count: int = 25, seed: int = 0) -> tuple[PriceTable, np.ndarray]:
-    """A market with suspensions, listings, delistings, splits and days at the limits, and a score with gaps."""
+    """A market with suspensions, listings, delistings, splits and days at the limits, and a score with
+    gaps.
+    """
     rng = np.random.default_rng(seed)
     close = 20 * np.exp(np.cumsum(np.clip(rng.normal(0, 0.05, (days, count)), -0.12, 0.12), axis=0))
     open_ = close * np.exp(rng.normal(0, 0.01, (days, count)))
@@ -58,11 +75,17 @@ def market(days: int = 160, count: int = 25, seed: int = 0) -> tuple[PriceTable,
     score[rng.random((days, count)) < 0.1] = np.nan
     score[days // 3 : days // 2, : count // 2] = np.nan
     dates = np.datetime64("2022-01-03", "s") + np.arange(days) * np.timedelta64(86400, "s")
-    return PriceTable(dates, [f"SH{600000 + k}" for k in range(count)], open_, close, close * 1e6, factor), score
+    return PriceTable(
+        dates, [f"SH{600000 + k}" for k in range(count)], open_, close, close * 1e6, factor
+    ), score
 
 
-def reference(score: np.ndarray, prices: PriceTable, topk: int, drop: int, hold: int, cash: float) -> list[tuple[float, float]]:
-    """Qlib's rules once more, with dictionaries and one stock at a time. Returns (return before cost, cost) of each day."""
+def reference(
+    score: np.ndarray, prices: PriceTable, topk: int, drop: int, hold: int, cash: float
+) -> list[tuple[float, float]]:
+    """Qlib's rules once more, with dictionaries and one stock at a time. Returns (return before cost, cost)
+    of each day.
+    """
     shares: dict[int, float] = {}
     mark: dict[int, float] = {}
     since: dict[int, int] = {}
@@ -71,10 +94,14 @@ def reference(score: np.ndarray, prices: PriceTable, topk: int, drop: int, hold:
         today, cost_today = score[day - 1], 0.0
         has = {k: today[k] for k in range(len(today)) if not math.isnan(today[k])}
         bars = {k for k in range(len(today)) if not math.isnan(prices.close[day, k])}
-        dealt = {k: prices.close[day, k] if math.isnan(prices.open[day, k]) else prices.open[day, k] for k in bars}
+        dealt = {
+            k: prices.close[day, k] if math.isnan(prices.open[day, k]) else prices.open[day, k] for k in bars
+        }
         free = {k for k in bars if not abs(prices.change[day, k]) >= 0.095}
         if has:
-            others = sorted((k for k in has if k not in shares), key=lambda k: (-has[k], k))[: max(drop + topk - len(shares), 0)]
+            others = sorted((k for k in has if k not in shares), key=lambda k: (-has[k], k))[
+                : max(drop + topk - len(shares), 0)
+            ]
             everyone = sorted([*shares, *others], key=lambda k: (k not in has, -has.get(k, 0.0), k))
             leaving = [k for k in everyone[len(everyone) - drop :] if k in shares] if drop else []
             arriving = others[: max(len(leaving) + topk - len(shares), 0)]
@@ -107,9 +134,13 @@ def reference(score: np.ndarray, prices: PriceTable, topk: int, drop: int, hold:
     return rows
 
 
-@pytest.mark.parametrize(("topk", "drop", "hold", "account"), [(8, 3, 4, 1e6), (5, 5, 1, 1e8), (12, 1, 0, 3e5), (3, 0, 2, 1e7)])
+@pytest.mark.parametrize(
+    ("topk", "drop", "hold", "account"), [(8, 3, 4, 1e6), (5, 5, 1, 1e8), (12, 1, 0, 3e5), (3, 0, 2, 1e7)]
+)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_another_market_agrees_with_a_slow_reference(topk: int, drop: int, hold: int, account: float, seed: int) -> None:
+def test_another_market_agrees_with_a_slow_reference(
+    topk: int, drop: int, hold: int, account: float, seed: int
+) -> None:
     prices, score = market(seed=seed)
     plan = TopkDropout(topk, drop, hold, account)
     made = topk_dropout("fast", score, prices, rules_of("qlib"), plan, slice(1, len(score)))
@@ -118,15 +149,28 @@ def test_another_market_agrees_with_a_slow_reference(topk: int, drop: int, hold:
     assert np.abs(made.cost - expected[:, 1]).max() < 1e-10
 
 
-# -- rules -------------------------------------------------------------------------------------------------------------
+# -- rules ---------------------------------------------------------------------------------------------------
 def test_chinese_rules_by_date_and_board() -> None:
-    assert stamp_duty(np.datetime64("2023-08-25")) == 0.001 and stamp_duty(np.datetime64("2023-08-28")) == 0.0005
-    assert limit_of("SZ300750", np.datetime64("2020-08-21")) == 0.1 and limit_of("SZ300750", np.datetime64("2020-08-24")) == 0.2
-    assert limit_of("SH688981", np.datetime64("2021-01-04")) == 0.2 and limit_of("SH600000", np.datetime64("2024-01-02")) == 0.1
-    assert at_limits(11.0, 10.0, 1.0, 0.1) == (True, False) and at_limits(9.0, 10.0, 1.0, 0.1) == (False, True)
+    assert (
+        stamp_duty(np.datetime64("2023-08-25")) == 0.001 and stamp_duty(np.datetime64("2023-08-28")) == 0.0005
+    )
+    assert (
+        limit_of("SZ300750", np.datetime64("2020-08-21")) == 0.1
+        and limit_of("SZ300750", np.datetime64("2020-08-24")) == 0.2
+    )
+    assert (
+        limit_of("SH688981", np.datetime64("2021-01-04")) == 0.2
+        and limit_of("SH600000", np.datetime64("2024-01-02")) == 0.1
+    )
+    assert at_limits(11.0, 10.0, 1.0, 0.1) == (True, False) and at_limits(9.0, 10.0, 1.0, 0.1) == (
+        False,
+        True,
+    )
     assert at_limits(10.98, 10.0, 1.0, 0.1) == (False, False)
     assert at_limits(22.0, 20.0, 2.0, 0.1) == (True, False), "limits are of the prices that were dealt"
-    assert at_limits(5.56, 5.055, 1.0, 0.1) == (True, False), "5.055 x 1.1 = 5.5605 is rounded to the tick 5.56"
+    assert at_limits(5.56, 5.055, 1.0, 0.1) == (True, False), (
+        "5.055 x 1.1 = 5.5605 is rounded to the tick 5.56"
+    )
 
 
 def test_nothing_is_bought_at_the_upper_limit_of_the_dealt_price() -> None:
@@ -137,7 +181,9 @@ def test_nothing_is_bought_at_the_upper_limit_of_the_dealt_price() -> None:
     prices = PriceTable(dates, ["SH600000", "SH600001"], open_, close, close)
     score = np.array([[2.0, 1.0]] * 3)
     made = topk_dropout("x", score, prices, rules_of("CN"), TopkDropout(2, 1, 1, 1e6), slice(1, 2))
-    assert [name for name, _ in made.last_targets] == ["SH600001"], "SH600000 opened at its limit, SH600001 only closed there"
+    assert [name for name, _ in made.last_targets] == ["SH600001"], (
+        "SH600000 opened at its limit, SH600001 only closed there"
+    )
     assert made.reasons == {"upper limit": 1}
 
 
@@ -145,7 +191,9 @@ def test_lots_and_costs() -> None:
     cn = rules_of("CN")
     assert cn.round_lot(250.0, 1.0) == 200.0 and cn.round_lot(125.0, 2.0) == 100.0
     assert cn.sale_cost(np.datetime64("2020-01-02")) == pytest.approx(0.002)
-    assert rules_of("CN", 10).sale_cost(np.datetime64("2020-01-02")) == 0.001, "basis points take the place of all costs"
+    assert rules_of("CN", 10).sale_cost(np.datetime64("2020-01-02")) == 0.001, (
+        "basis points take the place of all costs"
+    )
     for wrong in (-1, 10_000, float("nan")):
         with pytest.raises(KitError, match="--cost-bp"):
             rules_of("US", wrong)
@@ -153,7 +201,7 @@ def test_lots_and_costs() -> None:
         rules_of("JP")
 
 
-# -- weights -----------------------------------------------------------------------------------------------------------
+# -- weights -------------------------------------------------------------------------------------------------
 def test_quantiles_together_are_the_market() -> None:
     prices, score = market(days=60, seed=3)
     whole = np.where(np.isfinite(prices.close), score, np.nan)
@@ -167,7 +215,9 @@ def test_quantiles_together_are_the_market() -> None:
 
 def test_weights_that_do_not_change_cost_nothing_more() -> None:
     prices, _ = market(days=40, count=4, seed=5)
-    full = PriceTable(prices.dates, prices.tickers, np.full((40, 4), 10.0), np.full((40, 4), 10.0), prices.amount)
+    full = PriceTable(
+        prices.dates, prices.tickers, np.full((40, 4), 10.0), np.full((40, 4), 10.0), prices.amount
+    )
     target = {day: np.full(4, 0.25) for day in range(1, 40)}
     made = weighted("still", target, full, rules_of("none", 10), slice(1, 40))
     assert made.cost[0] == pytest.approx(0.001) and made.cost[1:].max() < 1e-5
@@ -182,7 +232,7 @@ def test_one_sleeve_is_the_portfolio_itself() -> None:
     assert combined("all", [alone, alone]).value[-1] == pytest.approx(alone.value[-1])
 
 
-# -- controls ----------------------------------------------------------------------------------------------------------
+# -- controls ------------------------------------------------------------------------------------------------
 def test_nothing_after_the_day_before_changes_what_is_dealt() -> None:
     """Scores and prices of later days changed: every day until then is the same to the last bit."""
     prices, score = market(days=120, seed=7)
@@ -197,7 +247,9 @@ def test_nothing_after_the_day_before_changes_what_is_dealt() -> None:
         open_[cut + 1 :] *= 2
         changed = PriceTable(prices.dates, prices.tickers, open_, close, prices.amount, prices.factor)
         second = topk_dropout("b", other, changed, rules_of("CN"), plan, slice(1, 120))
-        assert (first.gross[:cut] == second.gross[:cut]).all() and (first.cost[:cut] == second.cost[:cut]).all()
+        assert (first.gross[:cut] == second.gross[:cut]).all() and (
+            first.cost[:cut] == second.cost[:cut]
+        ).all()
         assert first.gross[cut + 2 :].tolist() != second.gross[cut + 2 :].tolist()
 
 
@@ -212,7 +264,7 @@ def test_noise_has_the_same_gaps_and_changes_as_slowly() -> None:
     assert abs(np.nanmean(made * score)) < 0.02
 
 
-# -- error bars --------------------------------------------------------------------------------------------------------
+# -- error bars ----------------------------------------------------------------------------------------------
 def process(kind: str, days: int, rng: np.random.Generator) -> np.ndarray:
     """Daily returns with a Sharpe ratio of 1 a year."""
     noise = rng.standard_t(4, days) / math.sqrt(2) if kind == "t4" else rng.normal(size=days)
@@ -242,7 +294,9 @@ def test_intervals_of_a_sharpe_ratio_cover(kind: str) -> None:
 
 @pytest.mark.slow
 def test_skill_is_found_where_it_is_and_only_there() -> None:
-    """1,260 days, 200 worlds each: an information ratio of 2 is found in at least 90 %, none is seen in more than 6 %."""
+    """1,260 days, 200 worlds each: an information ratio of 2 is found in at least 90 %, none is seen in more
+    than 6 %.
+    """
     rng = np.random.default_rng(9)
     bootstrap = performance.bootstrap_of(1260, 5, draws=400)
     seen = found = 0
@@ -268,7 +322,7 @@ def test_deflated_sharpe_falls_with_the_number_of_tries() -> None:
     assert performance.deflated_sharpe(returns, [own]) is None
 
 
-# -- the whole command -------------------------------------------------------------------------------------------------
+# -- the whole command ---------------------------------------------------------------------------------------
 def planted(folder: Path, days: int = 320, count: int = 40) -> tuple[BarStore, Path]:
     """A store, and a signal file that knows a part of the next day but one."""
     rng = np.random.default_rng(0)
@@ -277,7 +331,9 @@ def planted(folder: Path, days: int = 320, count: int = 40) -> tuple[BarStore, P
     dates = np.datetime64("2020-01-01") + np.arange(days)
     series = {}
     for k in range(count):
-        bars = np.stack([close[:, k]] * 4 + [np.full(days, 1e5), 1e5 * close[:, k]], axis=1).astype(np.float32)
+        bars = np.stack([close[:, k]] * 4 + [np.full(days, 1e5), 1e5 * close[:, k]], axis=1).astype(
+            np.float32
+        )
         series[f"T{k:02d}"] = (dates, bars)
     lines = ["date,ticker,score"]
     for day in range(days - 2):
@@ -314,8 +370,18 @@ def test_the_script_needs_only_prices_and_a_file(root: Path, tmp_path: Path) -> 
     for name, day, bar in zip(owner, store.sessions[store.session], store.bars, strict=True):
         lines.append(f"{name},{str(day)[:10]}," + ",".join(f"{value:.4f}" for value in bar[:5]))
     (tmp_path / "prices.csv").write_text("\n".join(lines))
-    command = [sys.executable, str(root / "scripts/run_portfolio.py"), "--config", str(root / "configs/small.yaml")]
-    command += ["--set", f"data.data_path={tmp_path / 'prices.csv'}", "--set", f"model_paths.base_path={tmp_path}"]
+    command = [
+        sys.executable,
+        str(root / "scripts/run_portfolio.py"),
+        "--config",
+        str(root / "configs/small.yaml"),
+    ]
+    command += [
+        "--set",
+        f"data.data_path={tmp_path / 'prices.csv'}",
+        "--set",
+        f"model_paths.base_path={tmp_path}",
+    ]
     command += ["--signal-file", str(path), "--topk", "3", "--drop", "1", "--market", "US"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -326,7 +392,7 @@ def test_the_script_needs_only_prices_and_a_file(root: Path, tmp_path: Path) -> 
     assert wrong.stderr.startswith("error: --start: expected a day such as")
 
 
-# -- bad input ---------------------------------------------------------------------------------------------------------
+# -- bad input -----------------------------------------------------------------------------------------------
 def test_scores_that_do_not_fit_are_counted(tmp_path: Path) -> None:
     prices, _ = market(days=20, count=3)
     days = [str(day)[:10] for day in prices.dates]
@@ -342,7 +408,12 @@ def test_scores_that_do_not_fit_are_counted(tmp_path: Path) -> None:
     signal = read_signal_file(path, prices)
     assert np.isfinite(signal.score).sum() == 1 and signal.score[3, 0] == 1.5
     text = "\n".join(signal.lines)
-    for part in ("1 scores are dated after the last price", "days without any price", "tickers without prices", "not numbers"):
+    for part in (
+        "1 scores are dated after the last price",
+        "days without any price",
+        "tickers without prices",
+        "not numbers",
+    ):
         assert part in text
 
 
@@ -353,7 +424,10 @@ def test_scores_that_do_not_fit_are_counted(tmp_path: Path) -> None:
         ("a,b\n1,2\n", "expected the columns date, ticker, score, found a, b"),
         ("date,ticker,score\nmonday,SH600000,1\n", "expected days such as"),
         ("date,ticker,score\n2022-01-05,SH600000,high\n", "expected numbers"),
-        ("date,ticker,score\n2022-01-05,SH600000,1\n2022-01-05,SH600000,2\n", "one score for each ticker and day"),
+        (
+            "date,ticker,score\n2022-01-05,SH600000,1\n2022-01-05,SH600000,2\n",
+            "one score for each ticker and day",
+        ),
         ("date,ticker,score\n1990-01-05,SH600000,1\n", "found none"),
         ("", "expected a CSV"),
     ],
@@ -377,7 +451,9 @@ def test_a_pool_has_days_under_either_name(tmp_path: Path) -> None:
         rows = [f"{ticker},2000-01-01,2100-01-01" for ticker in store.tickers[:5]]
         pool.write_text("\n".join([f"ticker,{names}", *rows]) + "\n")
         plan = TopkDropout(2, 1, 1, 1e6)
-        run_portfolio(store, Request(signal_file=str(path), pool=str(pool), plan=plan, noise=2), tmp_path / names)
+        run_portfolio(
+            store, Request(signal_file=str(path), pool=str(pool), plan=plan, noise=2), tmp_path / names
+        )
         orders = (tmp_path / names / "orders.csv").read_text()
         reports.append(orders)
         assert not [ticker for ticker in store.tickers[5:] if f",{ticker}," in orders]
@@ -412,7 +488,9 @@ def test_days_without_a_benchmark_are_counted_and_left_out(tmp_path: Path) -> No
     dates = [str(day)[:10] for day in store.sessions]
     given.write_text("date,return\n" + "\n".join(f"{day},0.001" for day in dates[5:40]))
     report = run_portfolio(
-        store, Request(signal_file=str(path), benchmark=str(given), plan=TopkDropout(3, 1, 1)), tmp_path / "out"
+        store,
+        Request(signal_file=str(path), benchmark=str(given), plan=TopkDropout(3, 1, 1)),
+        tmp_path / "out",
     )
     assert any("days have no value: they are left out" in line for line in report.lines)
     assert np.isnan(benchmark_returns(str(given), PriceTable.of_store(store))).sum() == 60 - 35

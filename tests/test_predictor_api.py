@@ -20,7 +20,9 @@ HORIZON = 5
 
 
 def make(dropout: float = 0.0, **settings: Any) -> KronosPredictor:
-    return KronosPredictor(*tiny_networks(dropout), device="cpu", **{"max_context": 40, "epsilon": "relative"} | settings)
+    return KronosPredictor(
+        *tiny_networks(dropout), device="cpu", **{"max_context": 40, "epsilon": "relative"} | settings
+    )
 
 
 def table(rows: int = 30, seed: int = 3) -> tuple[pd.DataFrame, pd.DatetimeIndex, pd.DatetimeIndex]:
@@ -32,7 +34,9 @@ def table(rows: int = 30, seed: int = 3) -> tuple[pd.DataFrame, pd.DatetimeIndex
 
 @pytest.fixture(scope="module")
 def published() -> tuple[Kronos, KronosTokenizer]:
-    return Kronos.from_pretrained(GOLDEN / "a" / "predictor"), KronosTokenizer.from_pretrained(GOLDEN / "a" / "tokenizer")
+    return Kronos.from_pretrained(GOLDEN / "a" / "predictor"), KronosTokenizer.from_pretrained(
+        GOLDEN / "a" / "tokenizer"
+    )
 
 
 @pytest.mark.parametrize("name", ["ctx16", "ctx27", "ctx29", "novolume"])
@@ -80,9 +84,13 @@ def test_predict_is_the_mean_of_the_forecast() -> None:
 
 
 def test_a_batch_is_its_series_in_order() -> None:
-    """Series of unequal length were refused or padded; order and names must survive the grouping by length."""
+    """Series of unequal length were refused or padded; order and names must survive the grouping by
+    length.
+    """
     lengths = (30, 22, 36, 22)
-    frames, known, ahead = (list(x) for x in zip(*(table(n, seed=i) for i, n in enumerate(lengths)), strict=True))
+    frames, known, ahead = (
+        list(x) for x in zip(*(table(n, seed=i) for i, n in enumerate(lengths)), strict=True)
+    )
     own, names = make(), ["A", "B", "C", "D"]
     whole = own.forecast(frames, known, ahead, HORIZON, sample_count=3, names=names)
     for i, name in enumerate(names):
@@ -169,11 +177,15 @@ def test_stamps_of_every_kind_give_the_same_forecast() -> None:
     for x, y in kinds:
         out = own.predict(frame, x, y, HORIZON, verbose=False)
         np.testing.assert_array_equal(out.to_numpy(), expected)
-        assert len(out.index) == HORIZON and out.index[0] == (y.iloc[0] if isinstance(y, pd.Series) else pd.DatetimeIndex(y)[0])
+        assert len(out.index) == HORIZON and out.index[0] == (
+            y.iloc[0] if isinstance(y, pd.Series) else pd.DatetimeIndex(y)[0]
+        )
 
 
 def test_a_missing_volume_or_amount(caplog: pytest.LogCaptureFixture) -> None:
-    """An amount alone was thrown away, or read as a volume; the rule that networks were trained with works both ways."""
+    """An amount alone was thrown away, or read as a volume; the rule that networks were trained with works
+    both ways.
+    """
     frame, known, ahead = table()
     frame["amount"] = frame.volume * frame[["open", "high", "low", "close"]].mean(axis=1)
     own = make()
@@ -193,7 +205,10 @@ def test_a_missing_volume_or_amount(caplog: pytest.LogCaptureFixture) -> None:
     zeros = own.predict(prices.assign(volume=0.0, amount=0.0), known, ahead, HORIZON, verbose=False)
     pd.testing.assert_frame_equal(neither, zeros)
     original = make(compatibility="original")
-    theirs = [original.predict(f, known, ahead, HORIZON, T=0, verbose=False) for f in (frame.drop(columns="volume"), prices)]
+    theirs = [
+        original.predict(f, known, ahead, HORIZON, T=0, verbose=False)
+        for f in (frame.drop(columns="volume"), prices)
+    ]
     pd.testing.assert_frame_equal(*theirs)
 
 
@@ -223,7 +238,9 @@ REFUSED = {
     r"expected one ticker, found 2 \(AAPL, MSFT\); pick one with df\.xs\('AAPL', axis=1, level=1\)": lambda f, x, y: {
         "df": pd.concat({"AAPL": f, "MSFT": f}, axis=1).swaplevel(axis=1)
     },
-    r"expected one ticker, found 2 \(A, B\); give a list of tables": lambda f, x, y: {"df": f.assign(Ticker=["A", "B"] * 15)},
+    r"expected one ticker, found 2 \(A, B\); give a list of tables": lambda f, x, y: {
+        "df": f.assign(Ticker=["A", "B"] * 15)
+    },
     "two \\(a price and a ticker\\), found 3 levels": lambda f, x, y: {
         "df": pd.concat({"A": pd.concat({"B": f}, axis=1)}, axis=1)
     },
@@ -249,29 +266,40 @@ REFUSED = {
     r"found '13/06/2024', of both orders; write them as YYYY-MM-DD": lambda f, x, y: {
         "y_timestamp": ["13/06/2024", "06/14/2024", "06/15/2024", "06/16/2024", "06/17/2024"]
     },
-    r"years of four digits, found '03/06/24'": lambda f, x, y: {"y_timestamp": [f"0{day}/06/24" for day in range(3, 8)]},
+    r"years of four digits, found '03/06/24'": lambda f, x, y: {
+        "y_timestamp": [f"0{day}/06/24" for day in range(3, 8)]
+    },
     "found no low, close; rename": lambda f, x, y: {"df": f.drop(columns=["low", "close"])},
     "every column once, found 'open' twice": lambda f, x, y: {"df": pd.concat([f, f[["open"]]], axis=1)},
     "at least 2 rows of history, found 1": lambda f, x, y: {"df": f[:1], "x_timestamp": x[:1]},
     "one x_timestamp per row, found 29 for 30": lambda f, x, y: {"x_timestamp": x[:-1]},
     "as many y_timestamp, found 5 for 4": lambda f, x, y: {"pred_len": HORIZON - 1},
     "pred_len >= 1 and as many y_timestamp, found 0": lambda f, x, y: {"pred_len": 0, "y_timestamp": y[:0]},
-    r"x_timestamp: expected rising stamps, each once, found .* in row 1$": lambda f, x, y: {"x_timestamp": x[::-1]},
-    r"x_timestamp: expected rising stamps.* in row 8$": lambda f, x, y: {"x_timestamp": x[:8].append(x[7:-1])},
+    r"x_timestamp: expected rising stamps, each once, found .* in row 1$": lambda f, x, y: {
+        "x_timestamp": x[::-1]
+    },
+    r"x_timestamp: expected rising stamps.* in row 8$": lambda f, x, y: {
+        "x_timestamp": x[:8].append(x[7:-1])
+    },
     r"y_timestamp: expected rising stamps.* in row 1$": lambda f, x, y: {"y_timestamp": y[[0, 0, 1, 2, 3]]},
     "after the last x_timestamp": lambda f, x, y: {"y_timestamp": y - pd.Timedelta("5min")},
     "a date in every row, found none in row 3": lambda f, x, y: {"x_timestamp": x.where(np.arange(30) != 3)},
     "expected dates, found integer": lambda f, x, y: {"x_timestamp": list(range(30))},
     "expected dates of one time zone, found .*soon": lambda f, x, y: {"y_timestamp": ["soon"] * HORIZON},
     "time zone on both": lambda f, x, y: {"y_timestamp": y.tz_localize("UTC")},
-    "expected a DatetimeIndex, a Series or a list of stamps, found str": lambda f, x, y: {"x_timestamp": "2024-01-02"},
+    "expected a DatetimeIndex, a Series or a list of stamps, found str": lambda f, x, y: {
+        "x_timestamp": "2024-01-02"
+    },
     "as many tables as stamps": lambda f, x, y: {"df": [f, f], "x_timestamp": [x], "y_timestamp": [y, y]},
     r"df_list\[1\]: expected the columns": lambda f, x, y: {
         "df": [f, f[["open"]]],
         "x_timestamp": [x, x],
         "y_timestamp": [y, y],
     },
-    "max_context 40": lambda f, x, y: {"y_timestamp": pd.date_range(y[0], periods=45, freq="5min"), "pred_len": 45},
+    "max_context 40": lambda f, x, y: {
+        "y_timestamp": pd.date_range(y[0], periods=45, freq="5min"),
+        "pred_len": 45,
+    },
     "temperature >= 0, found -1": lambda f, x, y: {"T": -1.0},
     "sample_count >= 1, found 0": lambda f, x, y: {"sample_count": 0},
 }
@@ -324,7 +352,7 @@ def test_the_progress_bar_shows_only_when_asked(capsys: pytest.CaptureFixture[st
     assert "1/1" in capsys.readouterr().err
 
 
-# -- tables and stamps of every kind -----------------------------------------------------------------------------------
+# -- tables and stamps of every kind -------------------------------------------------------------------------
 def yfinance_like(frame: pd.DataFrame, *, ticker_first: bool) -> pd.DataFrame:
     """Two levels, prices in capitals, a column that nobody asked for; as yfinance writes one ticker."""
     named = frame.rename(columns=str.capitalize).assign(**{"Adj Close": frame.close})
@@ -341,11 +369,23 @@ def yfinance_like(frame: pd.DataFrame, *, ticker_first: bool) -> pd.DataFrame:
         lambda f: yfinance_like(f, ticker_first=True),
         lambda f: yfinance_like(f, ticker_first=False),
         lambda f: pl.DataFrame({name: f[name].to_numpy() for name in f.columns}),
-        lambda f: pl.DataFrame({name: f[name].to_numpy() for name in f.columns}).with_columns(ticker=pl.lit("AAPL")),
+        lambda f: pl.DataFrame({name: f[name].to_numpy() for name in f.columns}).with_columns(
+            ticker=pl.lit("AAPL")
+        ),
         lambda f: f.assign(Symbol="AAPL"),
         lambda f: f.convert_dtypes(dtype_backend="pyarrow"),
     ],
-    ids=["nullable", "Float32", "capitals", "ticker first", "price first", "polars", "polars ticker", "symbol", "pyarrow"],
+    ids=[
+        "nullable",
+        "Float32",
+        "capitals",
+        "ticker first",
+        "price first",
+        "polars",
+        "polars ticker",
+        "symbol",
+        "pyarrow",
+    ],
 )
 def test_tables_of_every_kind_give_the_same_forecast(change: Any, request: pytest.FixtureRequest) -> None:
     """What most people hold: yfinance's two levels, polars, nullable columns."""
@@ -364,7 +404,9 @@ def test_stamps_lie_in_a_column_the_index_or_a_table_of_their_own() -> None:
     frame, known, ahead = table()
     own = make()
     expected = own.predict(frame, known, ahead, HORIZON, verbose=False).to_numpy()
-    polars = pl.DataFrame({name: frame[name].to_numpy() for name in frame.columns}).with_columns(at=pl.Series(known.to_list()))
+    polars = pl.DataFrame({name: frame[name].to_numpy() for name in frame.columns}).with_columns(
+        at=pl.Series(known.to_list())
+    )
     zone = polars.with_columns(at=pl.col("at").dt.replace_time_zone("America/New_York"))
     text = polars.with_columns(at=pl.col("at").dt.to_string("%Y-%m-%d %H:%M:%S"))
     cases: list[tuple[Any, Any, Any]] = [
@@ -389,7 +431,16 @@ def test_day_first_text_is_not_read_as_month_first() -> None:
     days = pd.date_range("2024-05-20", periods=30 + HORIZON)
     own = make()
     expected = own.forecast(frame, days[:30], days[30:], HORIZON)
-    forms = ["%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%Y/%m/%d", "%Y%m%d", "%d %B %Y"]
+    forms = [
+        "%d/%m/%Y",
+        "%m/%d/%Y",
+        "%d-%m-%Y",
+        "%d.%m.%Y",
+        "%d.%m.%Y %H:%M",
+        "%Y/%m/%d",
+        "%Y%m%d",
+        "%d %B %Y",
+    ]
     for form in forms:
         text = days.strftime(form)
         result = own.forecast(frame, list(text[:30]), list(text[30:]), HORIZON)
@@ -398,7 +449,9 @@ def test_day_first_text_is_not_read_as_month_first() -> None:
 
 
 def test_without_future_stamps_the_next_sessions_follow() -> None:
-    """Who forecasts tomorrow had to write down tomorrow: weekends and holidays are the calendar's business."""
+    """Who forecasts tomorrow had to write down tomorrow: weekends and holidays are the calendar's
+    business.
+    """
     frame, *_ = table()
     days = pd.bdate_range(end="2024-03-27", periods=30)  # the 29th is Good Friday
     own = make()
@@ -406,7 +459,9 @@ def test_without_future_stamps_the_next_sessions_follow() -> None:
     assert [str(day.date()) for day in found.index] == ["2024-03-28", "2024-04-01", "2024-04-02"]
     coin = make(calendar="24/7").forecast(frame, days, pred_len=3)
     assert coin.dates is not None and str(coin.dates[0, 1])[:10] == "2024-03-29"
-    zoned = own.predict_batch([frame.set_index(days.tz_localize("America/New_York"))], pred_len=1, verbose=False)[0]
+    zoned = own.predict_batch(
+        [frame.set_index(days.tz_localize("America/New_York"))], pred_len=1, verbose=False
+    )[0]
     assert str(zoned.index[0]) == "2024-03-28 00:00:00-04:00"
     minutes = pd.DatetimeIndex([day + pd.Timedelta(f"{hour}h") for day in days[-15:] for hour in (10, 15)])
     assert [str(t) for t in own.predict(frame, minutes, pred_len=2, verbose=False).index] == [
@@ -423,7 +478,9 @@ def test_swapped_networks_are_refused_at_once() -> None:
     for kind in (KronosPredictor, Forecaster):
         with pytest.raises(KitError, match="found KronosTokenizer and Kronos; swap the two"):
             kind(tokenizer, model)  # type: ignore[arg-type]
-        with pytest.raises(KitError, match=r"found str and KronosTokenizer; load them with Kronos\.from_pretrained"):
+        with pytest.raises(
+            KitError, match=r"found str and KronosTokenizer; load them with Kronos\.from_pretrained"
+        ):
             kind("NeoQuasar/Kronos-mini", tokenizer)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,6 @@
-"""A benchmark whose processes do not sum would be fast: a step of several is the step of one on the joined batch."""
+"""A benchmark whose processes do not sum would be fast: a step of several is the step of one on the joined
+batch.
+"""
 
 import json
 import os
@@ -23,21 +25,29 @@ from kronos.training.facts import STAGES, Stage
 
 
 def without_dropout() -> Networks:
-    tokenizer, predictor = ({k: 0.0 if k.endswith("dropout_p") else v for k, v in c.items()} for c in preset("nano"))
+    tokenizer, predictor = (
+        {k: 0.0 if k.endswith("dropout_p") else v for k, v in c.items()} for c in preset("nano")
+    )
     return KronosTokenizer.config_class(**tokenizer), Kronos.config_class(**predictor)
 
 
 def config_of(processes: int) -> Config:
     config = Config()
     data = replace(config.data, lookback_window=32, predict_window=1)
-    return replace(config, data=data, distributed=replace(config.distributed, num_processes=processes, use_ddp=processes > 1))
+    return replace(
+        config,
+        data=data,
+        distributed=replace(config.distributed, num_processes=processes, use_ddp=processes > 1),
+    )
 
 
 def weights_and_moments(part: Part) -> dict[str, Tensor]:
-    """After one step from nothing, Adam's first moment is a tenth of the clipped gradient: all that a wrong sum could change.
-    The weights alone would hide a wrong factor."""
+    """After one step from nothing, Adam's first moment is a tenth of the clipped gradient: all that a wrong
+    sum could change. The weights alone would hide a wrong factor."""
     names = {p: name for name, p in part.run.objective.named_parameters()}
-    moments = {f"moment of {names[p]}": state["exp_avg"].clone() for p, state in part.run.optimizer.state.items()}
+    moments = {
+        f"moment of {names[p]}": state["exp_avg"].clone() for p, state in part.run.optimizer.state.items()
+    }
     return moments | {name: p.detach().clone() for p, name in names.items()}
 
 
@@ -65,20 +75,30 @@ def joined(request: pytest.FixtureRequest) -> Iterator[tuple[Stage, dict[str, Te
         yield request.param, batch, together
 
 
-def test_a_step_of_two_processes_is_that_of_one_on_the_joined_batch(joined: tuple[Stage, dict[str, Tensor], Crew]) -> None:
-    """Keeps out gradients of a process's own windows, and bit probabilities that were not summed (the tokenizer's entropy)."""
+def test_a_step_of_two_processes_is_that_of_one_on_the_joined_batch(
+    joined: tuple[Stage, dict[str, Tensor], Crew],
+) -> None:
+    """Keeps out gradients of a process's own windows, and bit probabilities that were not summed (the
+    tokenizer's entropy).
+    """
     stage, batch, together = joined
     first, second = together.each(weights_and_moments)
     expected = alone(stage, batch)
     assert first.keys() == expected.keys()
     assert all(torch.equal(first[name], second[name]) for name in first), "the processes went apart"
     for name, value in expected.items():
-        tolerance = 1e-7 if name.startswith("moment") else 5e-6  # a step is 2e-4 or 4e-5, whatever the gradient's size
-        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=tolerance, msg=f"{name} is another one")
+        tolerance = (
+            1e-7 if name.startswith("moment") else 5e-6
+        )  # a step is 2e-4 or 4e-5, whatever the gradient's size
+        torch.testing.assert_close(
+            first[name], value, rtol=1e-4, atol=tolerance, msg=f"{name} is another one"
+        )
 
 
 def test_a_process_that_dies_ends_the_step(joined: tuple[Stage, dict[str, Tensor], Crew]) -> None:
-    """The other one waits for its gradients; a benchmark that waits for that one hangs. Last, for both are of no use then."""
+    """The other one waits for its gradients; a benchmark that waits for that one hangs. Last, for both are of
+    no use then.
+    """
     with pytest.raises(KitError, match=r"expected 2 processes to train together, found: process .: [^\n]*$"):
         joined[2].each(killed_in_the_second)
 
@@ -86,13 +106,25 @@ def test_a_process_that_dies_ends_the_step(joined: tuple[Stage, dict[str, Tensor
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     """Rounded shares would be another batch, whose windows per second are then wrong."""
     batch = random_batch(5, 33, torch.device("cpu"))
-    with pytest.raises(KitError, match="found 5"), crew(config_of(2), "tokenizer", without_dropout(), "no", batch):
+    with (
+        pytest.raises(KitError, match="found 5"),
+        crew(config_of(2), "tokenizer", without_dropout(), "no", batch),
+    ):
         pass
 
 
 def test_the_benchmark_says_how_many(root: Path) -> None:
     """In its JSON line, for whoever compares one process with two."""
-    command = [sys.executable, str(root / "scripts/bench_train.py"), "--preset", "nano", "--window", "33", "--batch", "4"]
+    command = [
+        sys.executable,
+        str(root / "scripts/bench_train.py"),
+        "--preset",
+        "nano",
+        "--window",
+        "33",
+        "--batch",
+        "4",
+    ]
     command += ["--pairs", "1", "--cpu", "--stage", "tokenizer", "--processes", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,6 @@
-"""Qlib's folder: to the last digit what pyqlib reads from it; members change; csi300 from the folder to a submission."""
+"""Qlib's folder: to the last digit what pyqlib reads from it; members change; csi300 from the folder to a
+submission.
+"""
 
 import io
 import subprocess
@@ -23,7 +25,12 @@ FIELDS = ("open", "high", "low", "close", "volume", "amount", "factor")
 
 
 def config_of(root: Path, *overrides: str) -> Config:
-    known = ("data.train_until=2022-06-30", "data.validation_until=2022-12-31", "source.end=", "source.pause=0")
+    known = (
+        "data.train_until=2022-06-30",
+        "data.validation_until=2022-12-31",
+        "source.end=",
+        "source.pause=0",
+    )
     return configfile.load(root / "configs" / "csi300.yaml", [*known, *overrides])
 
 
@@ -56,7 +63,9 @@ def test_all_members_and_days_are_what_pyqlib_reads(golden: Path) -> None:
     assert wanted["ticker"].to_list() == [codes[k] for k in code]
     assert wanted["date"].to_list() == calendar[day].astype("datetime64[D]").tolist()
     for field, column in zip(FIELDS, values, strict=True):
-        assert [f"{value:.9g}" for value in column[there]] == [f"{value:.9g}" for value in wanted[field]], field
+        assert [f"{value:.9g}" for value in column[there]] == [f"{value:.9g}" for value in wanted[field]], (
+            field
+        )
 
 
 def test_the_store_holds_them_and_all_other_bars(
@@ -71,13 +80,16 @@ def test_the_store_holds_them_and_all_other_bars(
     assert tickers.tolist() == wanted["ticker"].to_list()
     assert store.dates(rows).astype("datetime64[D]").tolist() == wanted["date"].to_list()
     for place, field in enumerate(FIELDS[:6]):
-        np.testing.assert_array_equal(store.bars[rows, place], wanted[field].to_numpy().astype(np.float32), err_msg=field)
+        np.testing.assert_array_equal(
+            store.bars[rows, place], wanted[field].to_numpy().astype(np.float32), err_msg=field
+        )
     assert len(store) == 39_024 and store.members is not None and len(store.members) == 70
     assert pl.read_csv("data/qlib/test.csv").height == 40  # today's members
     index = np.fromfile(golden / "features" / "sh000300" / "close.day.bin", "<f4")
     benchmark = pl.read_csv("data/qlib/benchmark.csv")
     assert (
-        benchmark["date"][0] == "2021-01-04" and benchmark["close"].to_numpy().astype(np.float32).tolist() == index[1:].tolist()
+        benchmark["date"][0] == "2021-01-04"
+        and benchmark["close"].to_numpy().astype(np.float32).tolist() == index[1:].tolist()
     )
 
 
@@ -99,7 +111,9 @@ def test_an_archive_of_the_folder_is_unpacked_once(
     sources.gather(config)
 
 
-def test_an_archive_that_would_write_elsewhere_is_refused(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_would_write_elsewhere_is_refused(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with tarfile.open("bad.tar.gz", "w:gz") as packed:
         entry = tarfile.TarInfo("cn_data/../../elsewhere")
@@ -116,7 +130,9 @@ def test_intervals_that_touch_are_one_and_names_of_devices_are_found(tmp_path: P
     (tmp_path / "m" / "instruments" / "p.txt").write_text(
         "SH600001\t2015-01-01\t2015-01-09\nSH600001\t2015-01-10\t2015-01-20\nSH600001\t2015-02-02\t2015-02-05\nSH600000\t2015-01-01\t2015-01-02\n"
     )
-    found = [(code, str(first), str(last)) for code, first, last in qlib.read_instruments(tmp_path / "m", "p")]
+    found = [
+        (code, str(first), str(last)) for code, first, last in qlib.read_instruments(tmp_path / "m", "p")
+    ]
     assert found == [
         ("SH600000", "2015-01-01", "2015-01-02"),
         ("SH600001", "2015-01-01", "2015-01-20"),
@@ -134,8 +150,14 @@ def test_intervals_that_touch_are_one_and_names_of_devices_are_found(tmp_path: P
         (lambda f: (f / "calendars" / "day.txt").write_text("tomorrow\n"), "a date a line"),
         (lambda f: (f / "instruments" / "csi300.txt").write_text("SH600000 then now\n"), "line 1"),
         (lambda f: (f / "instruments" / "csi300.txt").unlink(), "expected one of all"),
-        (lambda f: np.ones(90, "<f4").tofile(f / "features" / "sh600000" / "close.day.bin"), "inside the calendar"),
-        (lambda f: np.array([0.5, 1], "<f4").tofile(f / "features" / "sh600000" / "open.day.bin"), "inside the calendar"),
+        (
+            lambda f: np.ones(90, "<f4").tofile(f / "features" / "sh600000" / "close.day.bin"),
+            "inside the calendar",
+        ),
+        (
+            lambda f: np.array([0.5, 1], "<f4").tofile(f / "features" / "sh600000" / "open.day.bin"),
+            "inside the calendar",
+        ),
         (lambda f: (f / "features" / "sh600000" / "low.day.bin").unlink(), "folder is incomplete"),
     ],
 )
@@ -150,8 +172,12 @@ def test_a_damaged_folder_is_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_a_pool_that_ends_before_the_data_is_said(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The community's file never writes its last period: nobody is asked about after it, which must not be silent."""
+def test_a_pool_that_ends_before_the_data_is_said(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The community's file never writes its last period: nobody is asked about after it, which must not be
+    silent.
+    """
     monkeypatch.chdir(tmp_path)
     write_market(tmp_path / "m", codes=4, days=60, members=3)
     pool = tmp_path / "m" / "instruments" / "csi300.txt"
@@ -182,7 +208,10 @@ def test_csi300_trains_is_backtested_and_submits(root: Path, tmp_path: Path) -> 
         ["scripts/make_submission.py"],
     ):
         done = subprocess.run(
-            [sys.executable, root / command[0], *command[1:], *config], capture_output=True, text=True, cwd=tmp_path
+            [sys.executable, root / command[0], *command[1:], *config],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
         )
         assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
     answers = pl.read_csv(next((tmp_path / "submissions").glob("*.csv")))

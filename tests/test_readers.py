@@ -1,4 +1,6 @@
-"""What a user's path and a file's odd corners mean: the file that was named, whole rows, and nothing that is not in it."""
+"""What a user's path and a file's odd corners mean: the file that was named, whole rows, and nothing that is
+not in it.
+"""
 
 import gzip
 from pathlib import Path
@@ -28,10 +30,14 @@ def config(folder: Path, data: Path | str) -> Config:
     return Config(data=DataConfig(data_path=str(data), store=str(folder / "store"), lookback_window=20))
 
 
-# -- names -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["prices[1].parquet", "prices?.parquet", "p*.parquet", "{a,b}.parquet", "50% off #1.parquet"])
+# -- names ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "name", ["prices[1].parquet", "prices?.parquet", "p*.parquet", "{a,b}.parquet", "50% off #1.parquet"]
+)
 def test_a_name_is_no_pattern(name: str, tmp_path: Path) -> None:
-    """Keeps out: `prices[1].parquet` named and `prices1.parquet` read, or every file that fits the pattern, without a word."""
+    """Keeps out: `prices[1].parquet` named and `prices1.parquet` read, or every file that fits the pattern,
+    without a word.
+    """
     bars("RIGHT", seed=1).write_parquet(tmp_path / "right.parquet")
     (tmp_path / "right.parquet").rename(tmp_path / name)
     for other in ("prices1.parquet", "prices2.parquet", "pa.parquet", "a.parquet", "b.parquet"):
@@ -52,17 +58,27 @@ def test_a_folders_name_is_no_column(folder: str, tmp_path: Path) -> None:
 
 
 def test_a_stores_name_is_no_pattern(tmp_path: Path) -> None:
-    """Keeps out: what another store's writer is writing deleted, and one's own leftovers kept, for brackets in a name."""
+    """Keeps out: what another store's writer is writing deleted, and one's own leftovers kept, for brackets
+    in a name.
+    """
     bars().write_csv(tmp_path / "train.csv")
     others, own = tmp_path / ".s1.new-abc", tmp_path / ".s[1].new-abc"
     others.mkdir()
     own.mkdir()
-    prepare(Config(data=DataConfig(data_path=str(tmp_path / "train.csv"), store=str(tmp_path / "s[1]"), lookback_window=20)))
+    prepare(
+        Config(
+            data=DataConfig(
+                data_path=str(tmp_path / "train.csv"), store=str(tmp_path / "s[1]"), lookback_window=20
+            )
+        )
+    )
     assert others.is_dir() and not own.exists()
 
 
 def test_the_home_folder_means_the_same_to_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps out: a stale store taken as it is because ~/train.csv, which has changed, was looked for in a folder named ~."""
+    """Keeps out: a stale store taken as it is because ~/train.csv, which has changed, was looked for in a
+    folder named ~.
+    """
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     bars().write_csv(tmp_path / "train.csv")
@@ -72,11 +88,15 @@ def test_the_home_folder_means_the_same_to_everybody(tmp_path: Path, monkeypatch
     assert len(open_store(given)) == 90, "and looked at when it changed"
 
 
-# -- quotes ------------------------------------------------------------------------------------------------------------
+# -- quotes --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
 @pytest.mark.parametrize("size", [700, 1000, 5003])
-def test_quoted_line_breaks_across_pieces(size: int, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps out: a sound file refused because a piece ended inside a quoted field, when small ones of its kind are read."""
+def test_quoted_line_breaks_across_pieces(
+    size: int, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keeps out: a sound file refused because a piece ended inside a quoted field, when small ones of its
+    kind are read.
+    """
     monkeypatch.setattr(blocks, "PIECE_BYTES", size)
     frame = pl.concat([bars(t, seed=ord(t), Name=pl.lit('Foo\nBar "and"\r\n\nSons, Inc')) for t in "ABCD"])
     text = frame.write_csv().encode()
@@ -104,7 +124,10 @@ def test_a_stray_quote_joins_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_lines_are_counted_across_quoted_line_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps out: a line number that is off by every line break inside the quotes of the pieces before."""
     monkeypatch.setattr(blocks, "PIECE_BYTES", 1000)
-    text = bars(Name=pl.lit("x")).write_csv().replace(",x\n", ',"Foo\nBar"\n', 20) + "A,2020-05-29,1,1,1,oops,1,x\n"
+    text = (
+        bars(Name=pl.lit("x")).write_csv().replace(",x\n", ',"Foo\nBar"\n', 20)
+        + "A,2020-05-29,1,1,1,oops,1,x\n"
+    )
     (tmp_path / "train.csv").write_text(text)
     with pytest.raises(KitError, match=rf"line {text.count(chr(10))}, column Close: .*'oops'"):
         ingest.read([tmp_path / "train.csv"])
@@ -112,10 +135,15 @@ def test_lines_are_counted_across_quoted_line_breaks(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize(
     ("header", "words"),
-    [("a" * 200_000, "a very long one"), ('Ticker,Date,"Op\nen",High,Low,Close', "all column names on one line")],
+    [
+        ("a" * 200_000, "a very long one"),
+        ('Ticker,Date,"Op\nen",High,Low,Close', "all column names on one line"),
+    ],
 )
 def test_headers_that_cannot_be_read(header: str, words: str, tmp_path: Path) -> None:
-    """Keeps out: the csv module's traceback, and rows read as if the header's second line were one of them."""
+    """Keeps out: the csv module's traceback, and rows read as if the header's second line were one of
+    them.
+    """
     (tmp_path / "train.csv").write_text(f"{header}\n{bars().write_csv()}")
     with pytest.raises(KitError, match=rf"train\.csv: line 1: expected .*{words}") as error:
         blocks.open_source(tmp_path / "train.csv")
@@ -128,11 +156,13 @@ def test_a_quote_in_the_middle_of_a_column_name(tmp_path: Path) -> None:
     assert blocks.open_source(tmp_path / "train.csv").names == ("Ticker", 'Size 12"', "Date")
 
 
-# -- nothing -----------------------------------------------------------------------------------------------------------
+# -- nothing -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("word", ["nan", "NaN", "", "0.0"])
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_no_number_is_no_split(word: str, suffix: str, tmp_path: Path) -> None:
-    """Keeps out: `nan` taken for a recorded split, which lets training windows cross one that nobody adjusted."""
+    """Keeps out: `nan` taken for a recorded split, which lets training windows cross one that nobody
+    adjusted.
+    """
     frame = bars(n=90).with_columns(
         pl.when(pl.int_range(pl.len()) < 45).then(pl.col("^[OHLC].*$")).otherwise(pl.col("^[OHLC].*$") / 2)
     )
@@ -147,7 +177,9 @@ def test_no_number_is_no_split(word: str, suffix: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_number_is_no_ticker(tmp_path: Path) -> None:
-    """Keeps out: a ticker called NaN, of rows whose numeric ticker is missing (pandas writes such columns as floats)."""
+    """Keeps out: a ticker called NaN, of rows whose numeric ticker is missing (pandas writes such columns as
+    floats).
+    """
     frame = pl.concat([bars("1"), bars("2", seed=1)]).with_columns(pl.col("Ticker").cast(pl.Float64))
     frame = pl.concat([frame, frame[:3].with_columns(Ticker=pl.lit(float("nan")))])
     frame.write_parquet(tmp_path / "train.parquet")
@@ -159,7 +191,9 @@ def test_a_missing_number_is_no_ticker(tmp_path: Path) -> None:
 def test_a_row_without_a_date_adds_no_date(kind: str, tmp_path: Path) -> None:
     """Keeps out: "1970-01-01 to ...", one date too many, in the checks of a file with a missing date."""
     frame = pl.concat([bars(), bars(n=1).with_columns(Date=pl.lit(None, pl.String))])
-    frame = pl.concat([frame, bars("", n=1).with_columns(Date=pl.lit("1999-01-01"))])  # nor does one without a ticker
+    frame = pl.concat(
+        [frame, bars("", n=1).with_columns(Date=pl.lit("1999-01-01"))]
+    )  # nor does one without a ticker
     path = tmp_path / f"train.{kind.split()[0]}"
     if kind == "parquet":
         frame.with_columns(pl.col("Date").str.to_date()).write_parquet(path)
@@ -174,9 +208,13 @@ def test_a_row_without_a_date_adds_no_date(kind: str, tmp_path: Path) -> None:
 
 
 def test_no_row_has_both_ticker_and_date(tmp_path: Path) -> None:
-    """Keeps out: a traceback of the checks, or a complaint about closes, when it is the tickers that are missing."""
+    """Keeps out: a traceback of the checks, or a complaint about closes, when it is the tickers that are
+    missing.
+    """
     bars("").write_csv(tmp_path / "train.csv")
     found = {r.name: r for r in checks.run_checks(config(tmp_path, tmp_path / "train.csv"))}
     assert found["types"].status == "fail" and "rows with a ticker and a date" in found["types"].found
-    with pytest.raises(KitError, match=r"train\.csv: expected rows with a ticker and a date, found none in 60 rows"):
+    with pytest.raises(
+        KitError, match=r"train\.csv: expected rows with a ticker and a date, found none in 60 rows"
+    ):
         prepare(config(tmp_path, tmp_path / "train.csv"))

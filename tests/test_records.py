@@ -29,7 +29,13 @@ class Whole:
     free: Any = None
 
 
-RIGHT = {"status": "complete", "parts": [{"steps": 3, "loss": 0.5}], "digests": {"a": "b"}, "span": [1, 2], "free": [None, {}]}
+RIGHT = {
+    "status": "complete",
+    "parts": [{"steps": 3, "loss": 0.5}],
+    "digests": {"a": "b"},
+    "span": [1, 2],
+    "free": [None, {}],
+}
 
 
 def _file(folder: Path, text: str) -> Path:
@@ -61,7 +67,11 @@ def test_a_missing_field_takes_its_default(tmp_path: Path) -> None:
         ('{"status": "running", "parts": [{"steps": -1}]}', "parts[0].steps", ">= 0"),
         ('{"status": "running", "parts": [{"steps": true}]}', "parts[0].steps", "a whole number"),
         ('{"status": "running", "parts": [{"steps": 1.5}]}', "parts[0].steps", "a whole number"),
-        ('{"status": "running", "parts": [{"steps": 1, "loss": "x"}]}', "parts[0].loss", "a number or nothing (null)"),
+        (
+            '{"status": "running", "parts": [{"steps": 1, "loss": "x"}]}',
+            "parts[0].loss",
+            "a number or nothing (null)",
+        ),
         ('{"status": "running", "parts": [{"steps": 1, "loss": 1e999}]}', "parts[0].loss", "a finite number"),
         ('{"status": "running", "parts": [], "digests": {"a": 3}}', "digests.a", "a text"),
         ('{"status": "running", "parts": [], "span": [1]}', "span", "a list of 2"),
@@ -80,7 +90,17 @@ def test_another_shape_is_one_line(tmp_path: Path, text: str, field_name: str, e
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", '{"a": NaN}', '{"a": -Infinity}', "[" * 100_000, "[" * 200 + "]" * 200, "9" * 10_000, "\x00", '"\ud800"'],
+    [
+        "",
+        "{",
+        '{"a": NaN}',
+        '{"a": -Infinity}',
+        "[" * 100_000,
+        "[" * 200 + "]" * 200,
+        "9" * 10_000,
+        "\x00",
+        '"\ud800"',
+    ],
     ids=["empty", "cut", "nan", "infinity", "deep and cut", "deep", "long number", "nul", "surrogate"],
 )
 def test_what_is_no_json_is_one_line(tmp_path: Path, text: str) -> None:

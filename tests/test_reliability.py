@@ -24,14 +24,18 @@ def panel_of(label: np.ndarray, every: int = 5, horizon: int = 5) -> Panel:
 
 @pytest.mark.parametrize("market", [0.0, 0.8])
 def test_reliability_of_honest_and_of_loud_probabilities(market: float) -> None:
-    """The curve has to lie on the diagonal where probabilities are true, and its bands to hold it, whatever the days did."""
+    """The curve has to lie on the diagonal where probabilities are true, and its bands to hold it, whatever
+    the days did.
+    """
     rng = np.random.default_rng(0)
     for slope, worst in ((1.0, 0.03), (0.3, 1.0)):
         odds = rng.normal(0, 1.5, (60, 100))
         level = market * rng.standard_normal((60, 1))
         p = expit(odds / np.sqrt(1 + 0.35 * market**2))
         panel = panel_of((rng.random(p.shape) < expit(slope * odds + level)).astype(int))
-        bins, error = reliability(panel, p.ravel(), DateBootstrap(tuple(panel.sessions.tolist()), 5, draws=300))
+        bins, error = reliability(
+            panel, p.ravel(), DateBootstrap(tuple(panel.sessions.tolist()), 5, draws=300)
+        )
         assert sum(b.rows for b in bins) == len(panel) and len(bins) == BINS
         inside = [b.observed.low <= b.predicted <= b.observed.high for b in bins]
         assert (np.mean(inside) >= 0.8) == (slope == 1.0)

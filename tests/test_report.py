@@ -55,7 +55,9 @@ def store(config: Config) -> BarStore:
 
 @pytest.fixture(scope="module")
 def page(config: Config, store: BarStore) -> str:
-    return write_report(store, config, Path(config.data.store).parent / "report.html").read_text(encoding="utf-8")
+    return write_report(store, config, Path(config.data.store).parent / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 class Elements(HTMLParser):
@@ -86,7 +88,9 @@ class Elements(HTMLParser):
 
 
 def test_page_is_self_contained_and_well_formed(page: str) -> None:
-    """Keeps out: a page that needs a network or a folder of pictures beside it, or that a browser has to guess."""
+    """Keeps out: a page that needs a network or a folder of pictures beside it, or that a browser has to
+    guess.
+    """
     elements = Elements(page)
     assert not elements.open
     tags = [tag for tag, _ in elements.found]
@@ -104,7 +108,13 @@ def test_page_says_what_was_found(page: str, store: BarStore) -> None:
     text = " ".join(Elements(page).text)
     for name in CHECKS:
         assert name in text
-    for heading in ("Rows per year", "Share of rises per date", "History lengths", "What cleaning did", "Worst offenders"):
+    for heading in (
+        "Rows per year",
+        "Share of rises per date",
+        "History lengths",
+        "What cleaning did",
+        "Worst offenders",
+    ):
         assert heading in text
     assert f"{len(store):,}" in text and "price &lt;= 0" in page
     found = re.search(r"price &lt;= 0</td>(.*?)</tr>", page)
@@ -123,7 +133,9 @@ def test_same_data_same_page(config: Config, store: BarStore, page: str, tmp_pat
     assert write_report(store, config, tmp_path / "again.html").read_text(encoding="utf-8") == page
 
 
-def test_report_of_files_that_are_gone_still_shows_the_store(config: Config, store: BarStore, tmp_path: Path) -> None:
+def test_report_of_files_that_are_gone_still_shows_the_store(
+    config: Config, store: BarStore, tmp_path: Path
+) -> None:
     """Keeps out: a traceback when the price files were moved after preparation."""
     moved = replace(config, data=replace(config.data, data_path=str(tmp_path / "gone.csv")))
     text = write_report(store, moved, tmp_path / "report.html").read_text(encoding="utf-8")
@@ -138,13 +150,17 @@ def test_prepare_data_writes_the_report(root: Path, config: Config, store: BarSt
     settings.write_text("data:\n" + "\n".join(lines) + "\nexperiment:\n  pre_trained: false\n")
     command = [sys.executable, str(root / "kaggle" / "prepare_data.py"), "--config", str(settings)]
     done = subprocess.run(
-        [*command, "--report", str(tmp_path / "r.html")], capture_output=True, text=True, timeout=120, check=False
+        [*command, "--report", str(tmp_path / "r.html")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "r.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-# -- survey ------------------------------------------------------------------------------------------------------------
+# -- survey --------------------------------------------------------------------------------------------------
 def test_survey_equals_the_slow_clear_version(store: BarStore) -> None:
     """Keeps out: changes counted across two tickers, a tie counted as a rise, off-by-one years."""
     found = survey(store)
@@ -164,7 +180,9 @@ def test_survey_equals_the_slow_clear_version(store: BarStore) -> None:
     assert dict(zip(found.years.tolist(), found.rows_per_year.tolist(), strict=True)) == rows
     assert dict(zip(found.years.tolist(), found.changes_per_year.tolist(), strict=True)) == changes
     assert dict(zip(found.years.tolist(), found.rises_per_year.tolist(), strict=True)) == rises
-    assert np.array_equal(found.changes_per_date, per_date[0]) and np.array_equal(found.rises_per_date, per_date[1])
+    assert np.array_equal(found.changes_per_date, per_date[0]) and np.array_equal(
+        found.rises_per_date, per_date[1]
+    )
     assert found.lengths.tolist() == [300] * 20
     assert found.zero_volume[store.tickers.index("ticker_5")] == pytest.approx(30 / 300, abs=0.01)
 

@@ -1,4 +1,6 @@
-"""Starting again never destroys: what is there is looked at first, and what may not go on moves aside or is refused."""
+"""Starting again never destroys: what is there is looked at first, and what may not go on moves aside or is
+refused.
+"""
 
 import dataclasses
 import json
@@ -47,7 +49,11 @@ def complete(trained: Path, tmp_path: Path) -> Path:
 
 def contents(folder: Path) -> dict[str, str]:
     """Digest of every file under a folder, but of the lock."""
-    return {str(p.relative_to(folder)): files.digest(p) for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    return {
+        str(p.relative_to(folder)): files.digest(p)
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != ".lock"
+    }
 
 
 def flip(path: Path) -> None:
@@ -64,9 +70,11 @@ def statuses(config: Config) -> list[str]:
     return [state.status for state in states(config).values()]
 
 
-# -- what is there -----------------------------------------------------------------------------------------------------
+# -- what is there -------------------------------------------------------------------------------------------
 def test_the_same_command_on_a_complete_run_touches_nothing(complete: Path) -> None:
-    """Defect 2: the same command without --skip-existing removed checkpoints and metrics of a finished run without a word."""
+    """Defect 2: the same command without --skip-existing removed checkpoints and metrics of a finished run
+    without a word.
+    """
     config = tiny_config(complete)
     before = contents(config.run_dir)
     assert statuses(config) == ["complete", "complete"]
@@ -143,7 +151,9 @@ def test_what_changes_no_weight_may_change(complete: Path, settings: dict[str, A
 
 
 def test_the_refusal_offers_the_tokenizer_that_is_there(complete: Path) -> None:
-    """Another learning rate of the predictor needs no other tokenizer: hours are saved by a line that says so."""
+    """Another learning rate of the predictor needs no other tokenizer: hours are saved by a line that says
+    so.
+    """
     config = tiny_config(complete, training__predictor_learning_rate=1e-3)
     text = str(refusal(config, states(config)))
     tokenizer = config.tokenizer_dir / "best_model"
@@ -163,9 +173,13 @@ def test_without_prepared_data_the_settings_that_make_them_are_compared(complete
     assert [state.status for state in longer.values()] == ["complete", "other_settings"]
 
 
-# -- damage ------------------------------------------------------------------------------------------------------------
-def test_a_damaged_tokenizer_is_trained_again_and_nothing_else(complete: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Defect 7b: one changed byte in tokenizer/best_model, and the finished predictor was thrown away for the damaged one."""
+# -- damage --------------------------------------------------------------------------------------------------
+def test_a_damaged_tokenizer_is_trained_again_and_nothing_else(
+    complete: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Defect 7b: one changed byte in tokenizer/best_model, and the finished predictor was thrown away for the
+    damaged one.
+    """
     config = tiny_config(complete, experiment__skip_existing=True)
     predictor = contents(config.basemodel_dir)
     flip(config.tokenizer_dir / "best_model" / "model.safetensors")
@@ -178,7 +192,9 @@ def test_a_damaged_tokenizer_is_trained_again_and_nothing_else(complete: Path, c
     assert contents(config.basemodel_dir) == predictor
     assert [run_stage(config, stage, store) for stage in STAGES] == ["complete", "complete"]
     assert "expected the network that" in caplog.text and "moved" in caplog.text
-    assert contents(config.basemodel_dir) == predictor, "the same tokenizer again, and its predictor untouched"
+    assert contents(config.basemodel_dir) == predictor, (
+        "the same tokenizer again, and its predictor untouched"
+    )
     assert (complete / "run.old-1" / "tokenizer" / "best_model").is_dir()
 
 
@@ -199,11 +215,15 @@ def test_a_missing_or_damaged_predictor_is_trained_again(complete: Path, damage:
     assert files.folder_digest(network) == expected and contents(config.tokenizer_dir) == tokenizer
 
 
-@pytest.mark.parametrize("text", ["null", "[]", "3", "{}", '{"status": 5}', '{"status": "complete", "best": {"value": NaN}}', ""])
+@pytest.mark.parametrize(
+    "text", ["null", "[]", "3", "{}", '{"status": 5}', '{"status": "complete", "best": {"value": NaN}}', ""]
+)
 def test_a_summary_of_another_shape_never_trains_a_finished_stage_anew(
     complete: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Defect 14d: a summary `null` trained a finished stage anew without a word; other shapes were tracebacks."""
+    """Defect 14d: a summary `null` trained a finished stage anew without a word; other shapes were
+    tracebacks.
+    """
     config = tiny_config(complete)
     expected = files.folder_digest(config.tokenizer_dir / "best_model")
     (config.tokenizer_dir / "summary.json").write_text(text)
@@ -212,13 +232,17 @@ def test_a_summary_of_another_shape_never_trains_a_finished_stage_anew(
     assert run_stage(config, "tokenizer", BarStore.open(config.data.store)) == "complete"
     assert "summary.json" in caplog.text and not (complete / "run.old-1").exists()
     summary = summary_of(config.tokenizer_dir)
-    assert summary is not None and summary.model_digest == expected == files.folder_digest(config.tokenizer_dir / "best_model")
+    assert summary is not None and summary.model_digest == expected == files.folder_digest(
+        config.tokenizer_dir / "best_model"
+    )
 
 
 def test_all_checkpoints_damaged_is_said_and_moves_aside(
     store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Training begins again, but not silently, and the damaged files stay where someone may still mend them."""
+    """Training begins again, but not silently, and the damaged files stay where someone may still mend
+    them.
+    """
     config = tiny_config(tmp_path)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 8)
@@ -231,9 +255,11 @@ def test_all_checkpoints_damaged_is_said_and_moves_aside(
     assert list((tmp_path / "run.old-1" / "tokenizer" / "checkpoints").iterdir())
 
 
-# -- moving aside ------------------------------------------------------------------------------------------------------
+# -- moving aside --------------------------------------------------------------------------------------------
 def test_only_the_stages_about_to_be_trained_move(complete: Path) -> None:
-    """`--skip-tokenizer --fresh` retrains the predictor on the tokenizer that is there; the old networks stay usable."""
+    """`--skip-tokenizer --fresh` retrains the predictor on the tokenizer that is there; the old networks stay
+    usable.
+    """
     config = tiny_config(complete)
     (config.run_dir / "backtest").mkdir()
     (config.run_dir / "backtest" / "report.json").write_text("{}")
@@ -260,7 +286,9 @@ def test_only_the_stages_about_to_be_trained_move(complete: Path) -> None:
 def test_a_run_in_progress_is_not_moved(complete: Path) -> None:
     """Its trainer would write checkpoints into nowhere."""
     config = tiny_config(complete)
-    held = subprocess.Popen([sys.executable, "-c", HOLD, str(config.run_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    held = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(config.run_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert held.stdin is not None and held.stdout is not None
     assert held.stdout.readline() == b"held\n"
     with pytest.raises(KitError, match="another run is training"):
@@ -285,11 +313,15 @@ def test_difference_names_what_changed() -> None:
     assert difference({"a": 1}, {}) == ["a: saved 1, now None"]
 
 
-@pytest.mark.parametrize(("before", "processes", "accumulation"), [((4, 2, 1), 2, 1), ((2, 2, 2), 1, 4), ((2, 3, 1), 3, 1)])
+@pytest.mark.parametrize(
+    ("before", "processes", "accumulation"), [((4, 2, 1), 2, 1), ((2, 2, 2), 1, 4), ((2, 3, 1), 3, 1)]
+)
 def test_another_number_of_processes_keeps_the_windows_of_a_step(
     store: BarStore, tmp_path: Path, before: tuple[int, int, int], processes: int, accumulation: int
 ) -> None:
-    """Defect 19: another number of GPUs was refused, and the line did not say that accumulation is the way."""
+    """Defect 19: another number of GPUs was refused, and the line did not say that accumulation is the
+    way.
+    """
     begun(store, tmp_path, *before)
     config = cut(tmp_path, before[0], before[1], processes)
     assert with_saved_windows(config, "tokenizer").training.accumulation_steps == accumulation
@@ -298,7 +330,9 @@ def test_another_number_of_processes_keeps_the_windows_of_a_step(
 
 def test_windows_that_cannot_be_divided_name_what_fits(store: BarStore, tmp_path: Path) -> None:
     begun(store, tmp_path, 4, 3, 1)
-    with pytest.raises(KitError, match=r"a step of 12 windows.*set training\.batch_size=3 and training\.accumulation_steps=2"):
+    with pytest.raises(
+        KitError, match=r"a step of 12 windows.*set training\.batch_size=3 and training\.accumulation_steps=2"
+    ):
         state_of(cut(tmp_path, 4, 3, 2), "tokenizer")
     with pytest.raises(KitError, match="take a number of processes that divides 12"):
         state_of(cut(tmp_path, 4, 3, 5), "tokenizer")
@@ -316,7 +350,9 @@ def cut(folder: Path, batch: int, accumulation: int, processes: int) -> Config:
 
 
 def begun(store: BarStore, folder: Path, batch: int, accumulation: int, processes: int) -> None:
-    """A complete tokenizer of one process whose summary names these numbers; the product is what was trained."""
+    """A complete tokenizer of one process whose summary names these numbers; the product is what was
+    trained.
+    """
     config = cut(folder, batch * processes, accumulation, 1)
     assert run_stage(config, "tokenizer", store) == "complete"
     path = config.tokenizer_dir / "summary.json"

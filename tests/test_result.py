@@ -37,7 +37,9 @@ def check_possible(bars: np.ndarray) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 12), st.floats(0, 1))
 def test_every_view_of_repaired_paths_can_exist(seed: int, paths: int, q: float) -> None:
-    """Highs below the close were shown to users; repairing the mean instead of the paths would also move it."""
+    """Highs below the close were shown to users; repairing the mean instead of the paths would also move
+    it.
+    """
     fixed = sample(seed, paths=paths).repaired()
     for bars in (fixed.paths, fixed.mean(), fixed.median(), fixed.quantile(q)):
         check_possible(bars)
@@ -78,7 +80,12 @@ def test_a_table_row_is_the_bar_it_names() -> None:
     row = paths[(paths.series == "T0") & (paths.step == 2) & (paths.path == 7)]
     np.testing.assert_array_equal(row[list(FEATURES)].to_numpy()[0], own.paths[0, 7, 1])
     bare = Forecast(own.paths, own.last_close).to_frame()
-    assert list(bare.columns[:3]) == ["series", "step", "view"] and set(bare["view"]) == {"mean", "median", "q0.1", "q0.9"}
+    assert list(bare.columns[:3]) == ["series", "step", "view"] and set(bare["view"]) == {
+        "mean",
+        "median",
+        "q0.1",
+        "q0.9",
+    }
 
 
 @pytest.mark.parametrize("views", [["mode"], [1.5], [-0.1]])
@@ -108,7 +115,9 @@ def test_a_plot_shows_the_series_that_was_asked_for() -> None:
         np.testing.assert_allclose(median.get_ydata(), [50, *own.median()[1, :, CLOSE]], rtol=1e-6)
     assert own.plot("T1").axes[0].get_title().startswith("T1: 9 paths")
     assert len(axes.patches) == 10  # bodies of the candles
-    odd = replace(own, names=np.array(["$SPX_{ and $NDX^^", r"\$"])).plot(0)  # two $ began and ended a formula: ValueError
+    odd = replace(own, names=np.array(["$SPX_{ and $NDX^^", r"\$"])).plot(
+        0
+    )  # two $ began and ended a formula: ValueError
     odd.savefig(io.BytesIO(), format="png")
     for missing in ("T9", 2):
         with pytest.raises(KitError, match="expected one of 2 series"):

@@ -1,4 +1,6 @@
-"""Nothing is lost: killed at any moment, asked to stop, or damaged, a run ends with the very weights of an undisturbed one."""
+"""Nothing is lost: killed at any moment, asked to stop, or damaged, a run ends with the very weights of an
+undisturbed one.
+"""
 
 import json
 import os
@@ -60,7 +62,9 @@ def give_tokenizer(config: Config) -> None:
 def assert_kills_change_nothing(
     folder: Path, stage: str, processes: int, kills: int, seed: int, least_hits: int, epochs: int
 ) -> None:
-    """Compare an undisturbed run with one that is killed at random moments, at least `least_hits` of them after a save."""
+    """Compare an undisturbed run with one that is killed at random moments, at least `least_hits` of them
+    after a save.
+    """
     jobs: list[dict[str, Any]] = []
     for name, count in (("undisturbed", 0), ("killed", kills)):
         length = {"training__tokenizer_epochs": epochs, "training__basemodel_epochs": epochs}
@@ -68,7 +72,14 @@ def assert_kills_change_nothing(
         if stage == "basemodel":
             give_tokenizer(config)
         jobs.append(
-            {"do": "killed", "config": config, "stage": stage, "kills": count, "seed": seed, "out": folder / f"{name}.json"}
+            {
+                "do": "killed",
+                "config": config,
+                "stage": stage,
+                "kills": count,
+                "seed": seed,
+                "out": folder / f"{name}.json",
+            }
         )
     work(folder, jobs)
     seen = json.loads((folder / "killed.json").read_text())
@@ -110,17 +121,23 @@ def assert_identical(ours: dict[str, Any], reference: dict[str, Any]) -> None:
 
 CASES = [(stage, processes) for stage in STAGES for processes in (1, 2)]
 OPTIONS: dict[tuple[str, int], dict[str, Any]] = {
-    ("tokenizer", 1): {"training__scheduler": "plateau", "training__plateau_patience": 0, "training__early_stopping_patience": 5},
+    ("tokenizer", 1): {
+        "training__scheduler": "plateau",
+        "training__plateau_patience": 0,
+        "training__early_stopping_patience": 5,
+    },
     ("basemodel", 1): {"training__scheduler": "cosine", "training__use_checkpoint": True},
     ("tokenizer", 2): {"training__decay_norms_and_biases": True},
     ("basemodel", 2): {"training__scheduler": "plateau", "training__early_stopping_patience": 20},
 }
-"""Settings that are not the default, spread over the cases: a resumed run has to find the same rate and the same end."""
+"""Settings that are not the default, spread over the cases: a resumed run has to find the same rate and the
+same end.
+"""
 
 
 def test_killed_at_random_moments_ends_bit_identical(tmp_path: Path) -> None:
-    """Keeps out any state that lives only in memory: random numbers, data order, schedule, best value, log. The quick one of
-    the slow ones below."""
+    """Keeps out any state that lives only in memory: random numbers, data order, schedule, best value, log.
+    The quick one of the slow ones below."""
     tiny_store(tmp_path / "store")
     assert_kills_change_nothing(tmp_path, "basemodel", 1, kills=3, seed=1, least_hits=1, epochs=4)
 
@@ -128,13 +145,13 @@ def test_killed_at_random_moments_ends_bit_identical(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "processes"), CASES)
 def test_twenty_random_kills_end_bit_identical(tmp_path: Path, stage: str, processes: int) -> None:
-    """In both stages, alone and with two processes, with enough kills to hit the middle of saving, of validating and of writing
-    the best model."""
+    """In both stages, alone and with two processes, with enough kills to hit the middle of saving, of
+    validating and of writing the best model."""
     tiny_store(tmp_path / "store")
     assert_kills_change_nothing(tmp_path, stage, processes, kills=20, seed=7, least_hits=12, epochs=32)
 
 
-# -- asked to stop -----------------------------------------------------------------------------------------------------
+# -- asked to stop -------------------------------------------------------------------------------------------
 class Sitting:
     """One start of kaggle/train_stage.py, as train_kaggle.sh starts it: in a process group of its own."""
 
@@ -148,7 +165,12 @@ class Sitting:
         launch += ["--num_processes", str(world), "--num_machines", "1", "--main_process_port", "0"]
         launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
         script = [str(ROOT / "kaggle" / "train_stage.py"), "--config", str(path), "--stage", stage]
-        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        environment = {
+            **os.environ,
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
         self.output = config.run_dir / "output"
         self.process = subprocess.Popen(
             [sys.executable, *launch, *script],
@@ -182,18 +204,26 @@ class Sitting:
         """Processes of this run, whoever their parent is now: several trainers have sessions of their own."""
         found = []
         for process in psutil.process_iter(["cmdline", "status"]):
-            if self.config_path in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            if (
+                self.config_path in (process.info["cmdline"] or [])
+                and process.info["status"] != psutil.STATUS_ZOMBIE
+            ):
                 found.append(process.pid)
         return found
 
 
 @pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
-def test_asked_to_stop_it_saves_and_leaves_nothing_running(tmp_path: Path, processes: int, number: int) -> None:
-    """Keeps out work lost to Ctrl-C or to a session's end, ranks that wait for one that left, loader workers that die of the
-    signal and take the trainer with them, and a second run that writes into the same folder."""
+def test_asked_to_stop_it_saves_and_leaves_nothing_running(
+    tmp_path: Path, processes: int, number: int
+) -> None:
+    """Keeps out work lost to Ctrl-C or to a session's end, ranks that wait for one that left, loader workers
+    that die of the signal and take the trainer with them, and a second run that writes into the same
+    folder."""
     tiny_store(tmp_path / "store")
     long = {"training__tokenizer_epochs": 400, "training__max_steps": 1500, "training__num_workers": 1}
-    config = resumable(tmp_path / "stopped", processes, **long, training__log_interval=20, training__checkpoint_steps=20)
+    config = resumable(
+        tmp_path / "stopped", processes, **long, training__log_interval=20, training__checkpoint_steps=20
+    )
     sitting = Sitting(config, "tokenizer")
     sitting.wait_for_checkpoint()
     with pytest.raises(KitError, match="another run is training in this folder"):
@@ -216,11 +246,15 @@ def test_asked_to_stop_it_saves_and_leaves_nothing_running(tmp_path: Path, proce
 
 
 @pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGTERM), (2, signal.SIGKILL)])
-def test_trainers_of_a_launcher_that_is_gone_save_and_leave(tmp_path: Path, processes: int, number: int) -> None:
-    """Keeps out trainers that nobody sees any more and that go on for hours: the launcher dies of SIGTERM without passing
-    it on to a single trainer, and of SIGKILL whatever it has started."""
+def test_trainers_of_a_launcher_that_is_gone_save_and_leave(
+    tmp_path: Path, processes: int, number: int
+) -> None:
+    """Keeps out trainers that nobody sees any more and that go on for hours: the launcher dies of SIGTERM
+    without passing it on to a single trainer, and of SIGKILL whatever it has started."""
     tiny_store(tmp_path / "store")
-    config = resumable(tmp_path / "orphans", processes, training__tokenizer_epochs=400, training__max_steps=1500)
+    config = resumable(
+        tmp_path / "orphans", processes, training__tokenizer_epochs=400, training__max_steps=1500
+    )
     sitting = Sitting(config, "tokenizer")
     sitting.wait_for_checkpoint()
     os.kill(sitting.process.pid, number)
@@ -232,7 +266,13 @@ def test_trainers_of_a_launcher_that_is_gone_save_and_leave(tmp_path: Path, proc
 def test_an_error_with_loader_workers_running_ends_the_process(tmp_path: Path) -> None:
     """Keeps out a trainer that hangs at its exit for workers that were never told to end."""
     tiny_store(tmp_path / "store")
-    config = resumable(tmp_path / "error", 1, training__tokenizer_epochs=400, training__max_steps=1500, training__num_workers=1)
+    config = resumable(
+        tmp_path / "error",
+        1,
+        training__tokenizer_epochs=400,
+        training__max_steps=1500,
+        training__num_workers=1,
+    )
     sitting = Sitting(config, "tokenizer")
     sitting.wait_for_checkpoint()
     checkpoints = config.tokenizer_dir / "checkpoints"

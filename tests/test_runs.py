@@ -43,7 +43,11 @@ def add_backtest(run: Path, within: float, noise: float, seed: int, **more: Any)
     """backtest/report.json as docs/evaluation.md describes it, as far as it is read here."""
     market = np.random.default_rng(7).normal(0, 0.05, len(DATES))
     own = np.random.default_rng(seed).normal(0, noise, len(DATES))
-    series = {"within_date_accuracy": within + market + own, "accuracy": within + 3 * market + own, "brier": 0.25 - own}
+    series = {
+        "within_date_accuracy": within + market + own,
+        "accuracy": within + 3 * market + own,
+        "brier": 0.25 - own,
+    }
     figures = {figure: interval(float(values.mean()), 0.02 + noise) for figure, values in series.items()}
     tree = {
         "main": "model",
@@ -75,17 +79,33 @@ def test_best_first_by_what_is_sure(base: Path) -> None:
 
 def test_command_shows_what_a_choice_needs(base: Path, root: Path, tmp_path: Path) -> None:
     """Changed settings, losses, figures with intervals, time and cost in one look."""
-    command = [sys.executable, str(root / "scripts" / "compare_runs.py"), "--config", str(root / "configs" / "kaggle.yaml")]
+    command = [
+        sys.executable,
+        str(root / "scripts" / "compare_runs.py"),
+        "--config",
+        str(root / "configs" / "kaggle.yaml"),
+    ]
     command += ["--set", f"model_paths.base_path={base}"]
     done = subprocess.run([*command, "--price", "2.5"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = {line.split("|")[1].strip(): line for line in done.stdout.splitlines() if line.startswith("|")}
-    assert "training.batch_size=64" in lines["good"] and "%" in lines["good"] and f"{len(DATES)} dates" in lines["good"]
-    assert all(text in lines["untested"] for text in ("no backtest", "basemodel 1.3", "4.00", "10.00", "training.seed=1"))
+    assert (
+        "training.batch_size=64" in lines["good"]
+        and "%" in lines["good"]
+        and f"{len(DATES)} dates" in lines["good"]
+    )
+    assert all(
+        text in lines["untested"]
+        for text in ("no backtest", "basemodel 1.3", "4.00", "10.00", "training.seed=1")
+    )
     assert "| none" in lines["worse"]
-    two = subprocess.run([*command, "--against", "good", "lucky"], cwd=tmp_path, capture_output=True, text=True)
+    two = subprocess.run(
+        [*command, "--against", "good", "lucky"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert two.returncode == 0 and f"{len(DATES)} common dates" in two.stdout, two.stderr
-    missing = subprocess.run([*command, "--against", "good", "nothing"], cwd=tmp_path, capture_output=True, text=True)
+    missing = subprocess.run(
+        [*command, "--against", "good", "nothing"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1
 
 
@@ -96,7 +116,10 @@ def test_pairs_see_what_two_intervals_hide(base: Path) -> None:
     row = next(line for line in text.splitlines() if "within_date_accuracy" in line)
     assert row.split("|")[6].strip() == "good" and "+0.00" in row
     back = against(read_run(base / "steady"), read_run(base / "good"))
-    assert next(line for line in back.splitlines() if "within_date_accuracy" in line).split("|")[6].strip() == "good"
+    assert (
+        next(line for line in back.splitlines() if "within_date_accuracy" in line).split("|")[6].strip()
+        == "good"
+    )
     assert "| training.batch_size | 64" in text
 
 
@@ -106,7 +129,11 @@ def test_brier_is_better_when_it_is_smaller(base: Path) -> None:
         values = level + np.random.default_rng(len(name)).normal(0, 0.001, len(DATES))
         own = {"origins": DATES, "entries": {"model": {"brier": values.tolist()}}}
         add_backtest(make_run(base, name, 1.5), 0.5, 0.002, 3, per_date=own)
-    row = next(line for line in against(read_run(base / "low"), read_run(base / "high")).splitlines() if "brier" in line)
+    row = next(
+        line
+        for line in against(read_run(base / "low"), read_run(base / "high")).splitlines()
+        if "brier" in line
+    )
     assert row.split("|")[6].strip() == "low"
 
 
@@ -123,7 +150,13 @@ def test_what_cannot_be_compared_is_refused(base: Path) -> None:
     add_backtest(make_run(base, "far", 1.5), 0.5, 0.01, 1, dates={"horizon": 30, "stride": 5})
     with pytest.raises(KitError, match="one horizon"):
         against(one, read_run(base / "far"))
-    add_backtest(make_run(base, "apart", 1.5), 0.5, 0.01, 1, per_date={"origins": ["2020-01-02"], "entries": {"model": {}}})
+    add_backtest(
+        make_run(base, "apart", 1.5),
+        0.5,
+        0.01,
+        1,
+        per_date={"origins": ["2020-01-02"], "entries": {"model": {}}},
+    )
     with pytest.raises(KitError, match="dates in common"):
         against(one, read_run(base / "apart"))
     with pytest.raises(KitError, match=r"backtest/report\.json"):
@@ -141,18 +174,24 @@ def test_dates_outside_the_calendar(base: Path, dates: list[str]) -> None:
         values = 0.5 + np.random.default_rng(seed).normal(0, 0.01, len(dates))
         series = {"origins": dates, "entries": {"model": {"accuracy": values.tolist()}}}
         add_backtest(make_run(base, name, 1.5), 0.5, 0.01, 1, per_date=series)
-    assert f"{len(dates)} common dates ({len(dates)} without overlap)" in against(read_run(base / "one"), read_run(base / "two"))
+    assert f"{len(dates)} common dates ({len(dates)} without overlap)" in against(
+        read_run(base / "one"), read_run(base / "two")
+    )
 
 
 def test_a_run_trained_anew_has_no_backtest(base: Path) -> None:
-    """Its folder keeps the report of the weights before: the best figure of the table would belong to none of its models."""
+    """Its folder keeps the report of the weights before: the best figure of the table would belong to none of
+    its models.
+    """
     for digest in ("new", None):
         summary = {"status": "complete", "best": None, "seconds": 5.0, "model_digest": digest}
         files.write_json(base / "good" / "basemodel" / "summary.json", summary)
         assert find_runs(base)[0].folder.name == "lucky"
         line = next(line for line in runs_table(find_runs(base)).splitlines() if line.startswith("| good"))
         assert "| no backtest of these weights " in line and "%" not in line
-        with pytest.raises(KitError, match=r"of its weights, found no backtest of these weights; .*run_backtest\.py"):
+        with pytest.raises(
+            KitError, match=r"of its weights, found no backtest of these weights; .*run_backtest\.py"
+        ):
             against(read_run(base / "good"), read_run(base / "lucky"))
     (base / "good" / "basemodel" / "summary.json").unlink()
     assert read_run(base / "good").report is not None, "a run that only forecasts with the published pair"
@@ -160,6 +199,8 @@ def test_a_run_trained_anew_has_no_backtest(base: Path) -> None:
 
 def test_unfinished_runs_say_so(base: Path) -> None:
     """A loss in mid-training beside finished ones misleads."""
-    files.write_json(base / "worse" / "basemodel" / "summary.json", {"status": "interrupted", "best": None, "seconds": 5.0})
+    files.write_json(
+        base / "worse" / "basemodel" / "summary.json", {"status": "interrupted", "best": None, "seconds": 5.0}
+    )
     line = next(line for line in runs_table(find_runs(base)).splitlines() if line.startswith("| worse"))
     assert "basemodel interrupted" in line

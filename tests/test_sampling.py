@@ -1,4 +1,6 @@
-"""The order of windows: a permutation for every length, the same for any division of the work, resumable anywhere."""
+"""The order of windows: a permutation for every length, the same for any division of the work, resumable
+anywhere.
+"""
 
 import math
 from collections import Counter
@@ -29,7 +31,7 @@ def epoch_of(plan: BatchPlan | ScoringPlan, first_step: int, steps: int) -> list
     return sorted(windows)
 
 
-# -- the permutation ---------------------------------------------------------------------------------------------------
+# -- the permutation -----------------------------------------------------------------------------------------
 def test_a_permutation_for_every_length() -> None:
     """An index map that collapses for some lengths: windows drawn twice, others never."""
     for n in [*range(1, 700), 1023, 1024, 1025, 4096, 4097, 65_535, 65_537, 262_145]:
@@ -64,7 +66,9 @@ def test_many_lengths_at_once_are_the_single_ones(sizes: list[int], seed: int) -
 
 @pytest.mark.parametrize("n", [2, 3, 5, 16, 100])
 def test_every_place_is_equally_likely(n: int) -> None:
-    """Chi-square over 20,000 seeds, first and last position: a weak mixer shows some windows first in every run."""
+    """Chi-square over 20,000 seeds, first and last position: a weak mixer shows some windows first in every
+    run.
+    """
     seeds = mix(np.arange(20_000), 0)
     for place in (0, n - 1):
         counts = np.bincount(permutation(np.full(len(seeds), place), n, seeds), minlength=n)
@@ -76,7 +80,9 @@ def test_every_place_is_equally_likely(n: int) -> None:
 def test_every_order_is_equally_likely(n: int) -> None:
     """Too few rounds: some orders of a few windows never come."""
     seeds = mix(np.arange(30_000), 5)
-    orders = Counter(zip(*(permutation(np.full(len(seeds), place), n, seeds).tolist() for place in range(n)), strict=True))
+    orders = Counter(
+        zip(*(permutation(np.full(len(seeds), place), n, seeds).tolist() for place in range(n)), strict=True)
+    )
     expected = len(seeds) / math.factorial(n)
     assert len(orders) == math.factorial(n)
     assert max(abs(count - expected) for count in orders.values()) < 5 * np.sqrt(expected)
@@ -84,7 +90,9 @@ def test_every_order_is_equally_likely(n: int) -> None:
 
 @pytest.mark.parametrize("n", [97, 1000, 100_003])
 def test_neighbours_do_not_stay_together(n: int) -> None:
-    """Windows next to each other overlap in all but one bar: a batch of neighbours is one window many times."""
+    """Windows next to each other overlap in all but one bar: a batch of neighbours is one window many
+    times.
+    """
     images = order(n, 11)
     assert abs(np.corrcoef(np.arange(n), images)[0, 1]) < 4 / np.sqrt(n)
     assert abs(np.corrcoef(images[:-1], images[1:])[0, 1]) < 4 / np.sqrt(n)
@@ -101,7 +109,9 @@ def test_seeds_and_passes_differ() -> None:
 
 
 def test_the_order_is_frozen() -> None:
-    """A checkpoint holds a step, not an order: another order after an update would repeat some windows and skip others."""
+    """A checkpoint holds a step, not an order: another order after an update would repeat some windows and
+    skip others.
+    """
     assert order(12, 42).tolist() == FROZEN
     plan = BatchPlan(windows=1000, batch_size=4, seed=42)
     assert plan.windows_at(np.arange(996, 1004)).tolist() == FROZEN_PASS
@@ -121,13 +131,15 @@ def test_a_position_outside_is_refused() -> None:
             permutation(np.array([wrong]), 10, 0)
 
 
-# -- the plan ----------------------------------------------------------------------------------------------------------
+# -- the plan ------------------------------------------------------------------------------------------------
 @settings(max_examples=100, deadline=None)
 @given(
     n=st.integers(1, 300), batch=st.integers(1, 9), accumulation=st.integers(1, 4), processes=st.sampled_from([1, 2, 3, 8]),
     seed=SEEDS, epochs=st.integers(1, 3),
 )  # fmt: skip
-def test_an_epoch_is_every_window_once(n: int, batch: int, accumulation: int, processes: int, seed: int, epochs: int) -> None:
+def test_an_epoch_is_every_window_once(
+    n: int, batch: int, accumulation: int, processes: int, seed: int, epochs: int
+) -> None:
     """Dropped tails, repeats from padding, and ranks that draw the same windows."""
     plan = BatchPlan(n, batch, accumulation, processes, epochs, seed)
     assert plan.total_steps == epochs * plan.steps_per_epoch
@@ -136,8 +148,16 @@ def test_an_epoch_is_every_window_once(n: int, batch: int, accumulation: int, pr
 
 
 @settings(max_examples=60, deadline=None)
-@given(n=st.integers(1, 200), cap=st.integers(1, 300), batch=st.integers(1, 8), processes=st.sampled_from([1, 2, 8]), seed=SEEDS)
-def test_capped_epochs_go_on_through_the_data(n: int, cap: int, batch: int, processes: int, seed: int) -> None:
+@given(
+    n=st.integers(1, 200),
+    cap=st.integers(1, 300),
+    batch=st.integers(1, 8),
+    processes=st.sampled_from([1, 2, 8]),
+    seed=SEEDS,
+)
+def test_capped_epochs_go_on_through_the_data(
+    n: int, cap: int, batch: int, processes: int, seed: int
+) -> None:
     """samples_per_epoch that shows the same first windows in every epoch."""
     plan = BatchPlan(n, batch, 1, processes, epochs=5, seed=seed, samples_per_epoch=cap)
     stream = plan.windows_at(np.arange(5 * plan.epoch_samples)).tolist()
@@ -145,12 +165,18 @@ def test_capped_epochs_go_on_through_the_data(n: int, cap: int, batch: int, proc
         seen = epoch_of(plan, epoch * plan.steps_per_epoch, plan.steps_per_epoch)
         assert seen == sorted(stream[epoch * plan.epoch_samples : (epoch + 1) * plan.epoch_samples])
     assert plan.epoch_samples == min(n, cap)
-    assert max(Counter(stream).values()) - min(Counter({w: 0 for w in range(n)} | Counter(stream)).values()) <= 1
+    assert (
+        max(Counter(stream).values()) - min(Counter({w: 0 for w in range(n)} | Counter(stream)).values()) <= 1
+    )
 
 
 @settings(max_examples=60, deadline=None)
-@given(n=st.integers(1, 300), batch=st.sampled_from([1, 2, 4]), accumulation=st.sampled_from([1, 2]), seed=SEEDS)
-def test_a_step_is_the_same_for_any_number_of_processes(n: int, batch: int, accumulation: int, seed: int) -> None:
+@given(
+    n=st.integers(1, 300), batch=st.sampled_from([1, 2, 4]), accumulation=st.sampled_from([1, 2]), seed=SEEDS
+)
+def test_a_step_is_the_same_for_any_number_of_processes(
+    n: int, batch: int, accumulation: int, seed: int
+) -> None:
     """With the same global batch, 1, 2 and 8 processes take the same windows in every optimiser step."""
     plans = [BatchPlan(n, batch * 8 // p, accumulation, p, 1, seed) for p in (1, 2, 8)]
     assert len({plan.total_steps for plan in plans}) == 1
@@ -160,8 +186,16 @@ def test_a_step_is_the_same_for_any_number_of_processes(n: int, batch: int, accu
 
 
 @settings(max_examples=60, deadline=None)
-@given(n=st.integers(1, 120), batch=st.integers(1, 6), accumulation=st.integers(1, 4), processes=st.integers(1, 8), seed=SEEDS)
-def test_a_ragged_step_is_spread_evenly(n: int, batch: int, accumulation: int, processes: int, seed: int) -> None:
+@given(
+    n=st.integers(1, 120),
+    batch=st.integers(1, 6),
+    accumulation=st.integers(1, 4),
+    processes=st.integers(1, 8),
+    seed=SEEDS,
+)
+def test_a_ragged_step_is_spread_evenly(
+    n: int, batch: int, accumulation: int, processes: int, seed: int
+) -> None:
     """A rank without a batch hangs the others in their all-reduce; padding that counts changes the loss."""
     plan = BatchPlan(n, batch, accumulation, processes, 1, seed)
     last = plan.total_steps - 1
@@ -169,7 +203,9 @@ def test_a_ragged_step_is_spread_evenly(n: int, batch: int, accumulation: int, p
     counts = [int(real.sum()) for real in reals]
     assert sum(counts) == plan.step_range(last)[1] == n - last * plan.step_samples
     assert max(counts) - min(counts) <= 1
-    padded = np.concatenate([plan.positions(last, m, r)[0] for m in range(accumulation) for r in range(processes)])
+    padded = np.concatenate(
+        [plan.positions(last, m, r)[0] for m in range(accumulation) for r in range(processes)]
+    )
     assert padded.min() >= last * plan.step_samples and padded.max() < n
 
 
@@ -188,9 +224,13 @@ def test_an_impossible_plan_is_refused(wrong: dict) -> None:
         BatchPlan(**{"windows": 10, "batch_size": 2, **wrong})
 
 
-# -- equal tickers -----------------------------------------------------------------------------------------------------
+# -- equal tickers -------------------------------------------------------------------------------------------
 @settings(max_examples=60, deadline=None)
-@given(counts=st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any), seed=SEEDS, rounds=st.integers(1, 100))
+@given(
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any),
+    seed=SEEDS,
+    rounds=st.integers(1, 100),
+)
 def test_equal_weighting_goes_in_rounds(counts: list[int], seed: int, rounds: int) -> None:
     """Long histories crowd out young companies, or a ticker's windows repeat before all were used."""
     windows = np.array(counts)
@@ -216,9 +256,14 @@ def test_equal_weighting_is_a_function_of_the_position(batch: int, processes: in
     assert epoch_of(plan, plan.steps_per_epoch, plan.steps_per_epoch) == sorted(stream[71:])
 
 
-# -- validation --------------------------------------------------------------------------------------------------------
+# -- validation ----------------------------------------------------------------------------------------------
 @settings(max_examples=100, deadline=None)
-@given(n=st.integers(1, 500), samples=st.none() | st.integers(1, 600), batch=st.integers(1, 9), processes=st.integers(1, 8))
+@given(
+    n=st.integers(1, 500),
+    samples=st.none() | st.integers(1, 600),
+    batch=st.integers(1, 9),
+    processes=st.integers(1, 8),
+)
 def test_scoring_list_is_fixed(n: int, samples: int | None, batch: int, processes: int) -> None:
     """A mean that depends on batch size or process count, because of the sampler's padding."""
     plan = ScoringPlan(n, batch, processes, samples)

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kronos.errors import KitError
-from kronos.forecasting.sampling import COARSE, FINE, Sampling, draw, draw_keys, exponential, filter_logits, gumbel
+from kronos.forecasting.sampling import (
+    COARSE,
+    FINE,
+    Sampling,
+    draw,
+    draw_keys,
+    exponential,
+    filter_logits,
+    gumbel,
+)
 
 
 @st.composite
@@ -44,7 +53,9 @@ def test_filters_keep_what_they_should(logits: Tensor, top_k: int, top_p: float)
 def test_filters_are_applied_in_order(logits: Tensor, top_k: int, top_p: float) -> None:
     """`top_k > 0` used to switch top_p off: both must count, top-k first, against a slow clear version."""
     found = filter_logits(logits, top_k, top_p) > -math.inf
-    for row, kept in zip(logits.reshape(-1, logits.shape[-1]), found.reshape(-1, logits.shape[-1]), strict=True):
+    for row, kept in zip(
+        logits.reshape(-1, logits.shape[-1]), found.reshape(-1, logits.shape[-1]), strict=True
+    ):
         least = row.sort(descending=True).values[min(top_k, len(row)) - 1]
         allowed = [v for v in row.sort(descending=True, stable=True).indices.tolist() if row[v] >= least]
         p = torch.softmax(row[allowed].double(), 0)
@@ -75,7 +86,8 @@ def test_zero_temperature_is_argmax() -> None:
 
 
 def test_draws_follow_the_distribution() -> None:
-    """Chi-square over 200,000 draws: a biased hash or a wrong Gumbel would shift every probability that is reported.
+    """Chi-square over 200,000 draws: a biased hash or a wrong Gumbel would shift every probability that is
+    reported.
 
     With 15 degrees of freedom a fair sampler exceeds 44.3 once in 10,000 seeds; the seed is fixed.
     """
@@ -90,7 +102,9 @@ def test_draws_follow_the_distribution() -> None:
 
 
 def test_noise_is_independent_across_every_part_of_the_key() -> None:
-    """Correlated paths, steps or kinds of token would make the spread of the paths meaningless (|r| < 5 / sqrt(n))."""
+    """Correlated paths, steps or kinds of token would make the spread of the paths meaningless (|r| < 5 /
+    sqrt(n)).
+    """
     n, tokens = 20_000, 4
     series = torch.arange(n)
 
@@ -98,7 +112,14 @@ def test_noise_is_independent_across_every_part_of_the_key() -> None:
         return gumbel(draw_keys(seed, series + shift, path + 1, step, kind)[:, path], tokens)
 
     base = noise()
-    others = [noise(seed=1), noise(shift=1), noise(path=1), noise(step=1), noise(kind=FINE), noise().roll(1, dims=-1)]
+    others = [
+        noise(seed=1),
+        noise(shift=1),
+        noise(path=1),
+        noise(step=1),
+        noise(kind=FINE),
+        noise().roll(1, dims=-1),
+    ]
     for other in others:
         r = torch.corrcoef(torch.stack((base[:, 0], other[:, 0])))[0, 1]
         assert abs(r) < 5 / math.sqrt(n)
@@ -113,11 +134,15 @@ def test_noise_is_always_finite() -> None:
 
 
 @given(
-    st.integers(-(2**62), 2**62), st.lists(st.integers(-(2**62), 2**62), min_size=2, max_size=6, unique=True), st.integers(1, 4)
+    st.integers(-(2**62), 2**62),
+    st.lists(st.integers(-(2**62), 2**62), min_size=2, max_size=6, unique=True),
+    st.integers(1, 4),
 )
 @settings(max_examples=50, deadline=None)
 def test_keys_belong_to_a_series(seed: int, series: list[int], paths: int) -> None:
-    """Order, batch mates and the number of paths must not change what a series draws; different series must differ."""
+    """Order, batch mates and the number of paths must not change what a series draws; different series must
+    differ.
+    """
     keys = draw_keys(seed, torch.tensor(series), paths, 2, COARSE)
     backwards = draw_keys(seed, torch.tensor(series[::-1]), paths, 2, COARSE)
     alone = draw_keys(seed, torch.tensor(series[:1]), paths + 3, 2, COARSE)
@@ -128,7 +153,14 @@ def test_keys_belong_to_a_series(seed: int, series: list[int], paths: int) -> No
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"temperature": -1.0}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}, {"sample_count": 0}],
+    [
+        {"temperature": -1.0},
+        {"temperature": math.nan},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"sample_count": 0},
+    ],
 )
 def test_senseless_settings_are_refused(wrong: dict[str, float]) -> None:
     """A negative temperature turns the distribution over without a word."""

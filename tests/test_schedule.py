@@ -17,7 +17,9 @@ from kronos.training.stages import run_stage
 def test_onecycle_is_torchs(total: int, ratio: float) -> None:
     """Keeps out a schedule that differs from the published fine-tuning's."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-5, total_steps=total, pct_start=ratio, div_factor=10)
+    torchs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=4e-5, total_steps=total, pct_start=ratio, div_factor=10
+    )
     schedule = Schedule("onecycle", total, 4e-5, ratio)
     for step in range(total):
         assert schedule.rate(step, []) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9, abs=1e-15)
@@ -34,21 +36,31 @@ def test_short_runs_have_positive_rates_and_end_low(total: int) -> None:
     assert total == 1 or rates[-1] < 1e-4
 
 
-@pytest.mark.parametrize(("kind", "end"), [("onecycle", 1e-5), ("cosine", 0.1), ("constant", 1.0), ("plateau", 1.0)])
+@pytest.mark.parametrize(
+    ("kind", "end"), [("onecycle", 1e-5), ("cosine", 0.1), ("constant", 1.0), ("plateau", 1.0)]
+)
 def test_every_scheduler_warms_up_and_ends_where_it_says(kind: Any, end: float) -> None:
     """Keeps out a scheduler without warm-up: the first steps of a pretrained network at full rate undo it."""
     schedule = Schedule(kind, 200, 2.0, 0.1)
     rates = [schedule.rate(step, []) for step in range(200)]
-    assert rates[0] == pytest.approx(0.2) and rates[:20] == sorted(rates[:20]) and rates[19] == pytest.approx(2.0)
+    assert (
+        rates[0] == pytest.approx(0.2)
+        and rates[:20] == sorted(rates[:20])
+        and rates[19] == pytest.approx(2.0)
+    )
     assert rates[19:] == sorted(rates[19:], reverse=True) and rates[-1] == pytest.approx(2.0 * end)
 
 
 def test_plateau_is_torchs_and_needs_only_the_history() -> None:
-    """Keeps out a rate that a resumed run does not find again: every prefix of the history gives what torch had then."""
+    """Keeps out a rate that a resumed run does not find again: every prefix of the history gives what torch
+    had then.
+    """
     dice = random.Random(0)
     for patience in (0, 1, 3):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-        torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.3, patience=patience, threshold=0.0)
+        torchs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=0.3, patience=patience, threshold=0.0
+        )
         history: list[float] = []
         for _ in range(40):
             history.append(dice.choice([-2.0, -1.0, 0.5, 1.0]) / (1 + len(history)))
@@ -61,7 +73,8 @@ def test_early_end_counts_validations_in_a_row() -> None:
     """Keeps out an end after scattered bad validations, and one that a tie postpones for ever."""
     schedule = Schedule("constant", 100, 1.0, 0.0, early_stopping_patience=2)
     assert not any(
-        schedule.ends_early(h) for h in ([], [3.0], [3.0, 4.0], [3.0, 4.0, 2.0], [3.0, 4.0, 2.0, 5.0], [2.0, 5.0, 1.9])
+        schedule.ends_early(h)
+        for h in ([], [3.0], [3.0, 4.0], [3.0, 4.0, 2.0], [3.0, 4.0, 2.0, 5.0], [2.0, 5.0, 1.9])
     )
     assert schedule.ends_early([3.0, 4.0, 2.0, 5.0, 2.0]) and schedule.ends_early([1.0, 1.0, 1.0])
     assert not Schedule("constant", 100, 1.0, 0.0).ends_early([1.0] * 50)

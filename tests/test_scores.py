@@ -9,8 +9,25 @@ from scipy.stats import norm, rankdata, spearmanr
 
 from kronos.answers.bands import crps
 from kronos.answers.decide import Decided
-from kronos.evaluation.panel import NO_ORIGIN_BAR, NO_TARGET_BAR, NOT_DRAWN, Panel, build_panel, drawn, rows_on, within_date
-from kronos.evaluation.scores import FIGURES, correlation, coverage, path_figures, pooled, score_dates, within_accuracy
+from kronos.evaluation.panel import (
+    NO_ORIGIN_BAR,
+    NO_TARGET_BAR,
+    NOT_DRAWN,
+    Panel,
+    build_panel,
+    drawn,
+    rows_on,
+    within_date,
+)
+from kronos.evaluation.scores import (
+    FIGURES,
+    correlation,
+    coverage,
+    path_figures,
+    pooled,
+    score_dates,
+    within_accuracy,
+)
 from kronos.forecasting.rows import series_keys
 
 NAN = float("nan")
@@ -31,7 +48,9 @@ def panel(tmp_path: Path) -> Panel:
 
 
 def test_panel_holds_the_competitions_label(panel: Panel) -> None:
-    """A tie counted as a rise, or rows aligned by position instead of by date, would score other questions."""
+    """A tie counted as a rise, or rows aligned by position instead of by date, would score other
+    questions.
+    """
     names = [panel.tickers[k] for k in panel.ticker]
     assert list(zip(panel.origin.tolist(), names, strict=True)) == [
         *((0, name) for name in ("a", "b", "c", "over")),
@@ -48,7 +67,9 @@ def test_panel_holds_the_competitions_label(panel: Panel) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_panel_agrees_with_a_loop_over_tickers(seed: int) -> None:
-    """Histories with gaps, late starts and early ends: the vectorised join keeps every ticker's rows together."""
+    """Histories with gaps, late starts and early ends: the vectorised join keeps every ticker's rows
+    together.
+    """
     rng = np.random.default_rng(seed)
     store = store_in_memory(random_series(rng, 7, 60))
     horizon = int(rng.integers(1, 6))
@@ -61,17 +82,25 @@ def test_panel_agrees_with_a_loop_over_tickers(seed: int) -> None:
             if date in known and date + horizon in known:
                 expected.append((store.sessions[date], k, known[date], known[date + horizon]))
     panel = build_panel(store, sessions, horizon)
-    found = zip(panel.origins[panel.origin], panel.ticker.tolist(), panel.last_close, panel.future_close, strict=True)
+    found = zip(
+        panel.origins[panel.origin], panel.ticker.tolist(), panel.last_close, panel.future_close, strict=True
+    )
     assert list(found) == expected
 
 
 def test_some_tickers_are_drawn_alike_on_every_date() -> None:
-    """A draw that depended on who is alive later would look ahead; one that changed by date would follow no share."""
+    """A draw that depended on who is alive later would look ahead; one that changed by date would follow no
+    share.
+    """
     store = store_in_memory(random_series(np.random.default_rng(1), 30, 200))
     sessions = np.arange(20, 150, 10)
     row, key = rows_on(store, sessions)
     kept = drawn(store, key, 3)
-    assert np.bincount((key // 30)[kept]).max() == 3 and drawn(store, key, 99).all() and drawn(store, key, None).all()
+    assert (
+        np.bincount((key // 30)[kept]).max() == 3
+        and drawn(store, key, 99).all()
+        and drawn(store, key, None).all()
+    )
     order = np.argsort(series_keys(store.tickers))
     for date in range(len(sessions)):
         own = key // 30 == date
@@ -91,23 +120,33 @@ def test_scores_with_known_answers(panel: Panel) -> None:
     assert found["balanced_accuracy"] == pytest.approx([0.75, 1])
     assert found["auc"] == pytest.approx([0.5, 1])
     assert found["brier"] == pytest.approx([(0.01 + 0.16 + 0.64 + 0.16) / 4, (0.01 + 0.01 + 0.04 + 0.01) / 4])
-    assert found["log_loss"] == pytest.approx([-np.log([0.9, 0.6, 0.2, 0.6]).mean(), -np.log([0.9, 0.9, 0.8, 0.9]).mean()])
-    assert found["predicted_rises"] == pytest.approx([0.25, 0.5]) and found["true_rises"] == pytest.approx([0.5, 0.5])
+    assert found["log_loss"] == pytest.approx(
+        [-np.log([0.9, 0.6, 0.2, 0.6]).mean(), -np.log([0.9, 0.9, 0.8, 0.9]).mean()]
+    )
+    assert found["predicted_rises"] == pytest.approx([0.25, 0.5]) and found["true_rises"] == pytest.approx(
+        [0.5, 0.5]
+    )
     assert np.isnan(found["crps"]).all()
-    only_rises = score_dates(panel.only(np.array([False, True])), Decided("x", "constant", np.ones(4, int), np.ones(4)))
+    only_rises = score_dates(
+        panel.only(np.array([False, True])), Decided("x", "constant", np.ones(4, int), np.ones(4))
+    )
     assert only_rises["within_date_accuracy"] == pytest.approx([0.5]) and np.isnan(only_rises["rank_ic"][0])
 
 
 def test_a_date_of_one_class_has_no_auc(tmp_path: Path) -> None:
     """On a day on which all shares rose an AUC of 0 or 0.5 would be an invention."""
     panel = build_panel(store_of(tmp_path / "store", {"a": [1, 2], "b": [1, 3]}), np.array([0]), 1)
-    found = score_dates(panel, Decided("x", "paths", np.array([1, 0]), np.array([0.7, 0.3]), np.array([0.7, 0.3])))
+    found = score_dates(
+        panel, Decided("x", "paths", np.array([1, 0]), np.array([0.7, 0.3]), np.array([0.7, 0.3]))
+    )
     assert np.isnan(found["auc"][0]) and np.isnan(found["balanced_accuracy"][0])
     assert found["accuracy"] == pytest.approx([0.5]) and np.isfinite(found["log_loss"][0])
 
 
 def test_within_date_accuracy_takes_the_market_out() -> None:
-    """A rising market must not look like skill: a common shift of all returns, or of all scores, changes nothing."""
+    """A rising market must not look like skill: a common shift of all returns, or of all scores, changes
+    nothing.
+    """
     rng = np.random.default_rng(0)
     score, ret = rng.standard_normal(101), rng.standard_normal(101)
     assert within_accuracy(score + 5, ret - 9) == within_accuracy(score, ret)
@@ -134,14 +173,18 @@ def test_figures_of_one_date_are_scikit_learns(tmp_path: Path, seed: int) -> Non
 
 
 def test_crps_of_a_normal_forecast() -> None:
-    """The closed form for a normal law: sigma (z (2 F(z) - 1) + 2 f(z) - 1/sqrt(pi)). A biased estimate prefers narrow paths."""
+    """The closed form for a normal law: sigma (z (2 F(z) - 1) + 2 f(z) - 1/sqrt(pi)). A biased estimate
+    prefers narrow paths.
+    """
     rng = np.random.default_rng(0)
     truth = np.array([-1.0, 0.0, 2.0])
     samples = rng.standard_normal((3, 200_000))
     expected = truth * (2 * norm.cdf(truth) - 1) + 2 * norm.pdf(truth) - 1 / np.sqrt(np.pi)
     assert crps(samples, truth) == pytest.approx(expected, abs=0.005)
     few = rng.standard_normal((60_000, 5))
-    assert crps(few, np.full(60_000, 2.0)).mean() == pytest.approx(expected[2], abs=0.01), "unbiased with five paths"
+    assert crps(few, np.full(60_000, 2.0)).mean() == pytest.approx(expected[2], abs=0.01), (
+        "unbiased with five paths"
+    )
 
 
 def test_bands_cover_what_they_say() -> None:
@@ -156,6 +199,8 @@ def test_bands_cover_what_they_say() -> None:
 def test_price_error_is_that_of_the_last_price() -> None:
     """'Worse than the last price' is the complaint: paths that stay at it have a ratio of exactly 1."""
     last, future = np.array([10.0, 20.0]), np.array([11.0, 19.0])
-    assert path_figures(np.repeat(last[:, None], 5, axis=1), last, future)["price_mae_ratio"] == pytest.approx(1)
+    assert path_figures(np.repeat(last[:, None], 5, axis=1), last, future)[
+        "price_mae_ratio"
+    ] == pytest.approx(1)
     assert path_figures(np.repeat(future[:, None], 5, axis=1), last, future)["price_mae_ratio"] == 0
     assert path_figures(np.full((2, 5), np.nan), last, future) == {}

@@ -10,8 +10,12 @@ from kronos.evaluation.significance import DateBootstrap, compare, holm, skill
 HORIZON = 5
 
 
-def market(rng: np.random.Generator, days: int, shares: int, signal: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Persistent scores (days, shares); returns over HORIZON days that overlap, share a factor and drift by `signal` x score."""
+def market(
+    rng: np.random.Generator, days: int, shares: int, signal: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Persistent scores (days, shares); returns over HORIZON days that overlap, share a factor and drift by
+    `signal` x score.
+    """
     score = np.empty((days, shares))
     score[0] = rng.standard_normal(shares)
     for day in range(1, days):
@@ -24,7 +28,9 @@ def market(rng: np.random.Generator, days: int, shares: int, signal: float = 0.0
 
 def figures(score: np.ndarray, ret: np.ndarray) -> dict[str, np.ndarray]:
     """Within-date accuracy, accuracy, and the share of rises, each (days,)."""
-    above = np.sign(score - np.median(score, axis=1, keepdims=True)) * np.sign(ret - np.median(ret, axis=1, keepdims=True))
+    above = np.sign(score - np.median(score, axis=1, keepdims=True)) * np.sign(
+        ret - np.median(ret, axis=1, keepdims=True)
+    )
     rises = ret > 0
     return {
         "within": (0.5 + 0.5 * above).mean(axis=1),
@@ -37,14 +43,17 @@ def figures(score: np.ndarray, ret: np.ndarray) -> dict[str, np.ndarray]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("days", "every"), [(240, 1), (120, 5)])
 def test_intervals_cover_what_they_promise(days: int, every: int) -> None:
-    """An interval that is too short calls luck skill: 95 % intervals hold the true value in 93 to 97 % of 500 markets.
+    """An interval that is too short calls luck skill: 95 % intervals hold the true value in 93 to 97 % of 500
+    markets.
 
     Overlapping labels every day, and without overlap but with 24 dates only.
     """
     rng = np.random.default_rng(days)
     trials = [figures(*(part[::every] for part in market(rng, days, 40, signal=0.02))) for _ in range(500)]
     bootstrap = DateBootstrap(tuple(range(0, days, every)), HORIZON, draws=400)
-    truth = {name: float(np.mean([trial[name].mean() for trial in trials])) for name in ("within", "accuracy")}
+    truth = {
+        name: float(np.mean([trial[name].mean() for trial in trials])) for name in ("within", "accuracy")
+    }
     for name, true in truth.items():
         intervals = [bootstrap.interval(trial[name]) for trial in trials]
         covered = np.mean([i.low <= true <= i.high for i in intervals])
@@ -61,7 +70,9 @@ def test_labels_shuffled_by_date_show_no_skill() -> None:
         score, ret = (part[::2] for part in market(rng, 200, 40, signal=0.2))
         shuffled = rng.permuted(ret[rng.permutation(len(ret))], axis=1)
         own = figures(score, shuffled)
-        against = compare(bootstrap, "accuracy", own["accuracy"], {name: own[name] for name in ("all rise", "all fall")})
+        against = compare(
+            bootstrap, "accuracy", own["accuracy"], {name: own[name] for name in ("all rise", "all fall")}
+        )
         found.append(skill(bootstrap.interval(own["within"], null=0.5), against, {"all rise", "all fall"}))
     assert np.mean(np.array(found) == 1) <= 0.06
 
@@ -77,7 +88,9 @@ def test_a_real_signal_is_found() -> None:
 
 
 def test_blocks_span_two_horizons_and_dates_without_overlap_are_counted() -> None:
-    """Shorter blocks take overlapping labels for independent ones; 100 daily dates 20 days ahead are five observations."""
+    """Shorter blocks take overlapping labels for independent ones; 100 daily dates 20 days ahead are five
+    observations.
+    """
     daily = DateBootstrap(tuple(range(100)), 20)
     assert (daily.block, daily.effective) == (40, 5)
     assert daily.interval(np.arange(100.0)).low is None, "five observations carry no interval"
@@ -108,11 +121,17 @@ def test_dates_without_a_figure_are_left_out() -> None:
     values = np.linspace(0, 1, 40)
     holes = np.where(np.arange(40) % 10 == 0, np.nan, values)
     found = DateBootstrap(tuple(range(0, 200, 5)), HORIZON).interval(holes)
-    assert found.dates == 36 and found.value == pytest.approx(np.nanmean(holes)) and found.low < found.value < found.high
+    assert (
+        found.dates == 36
+        and found.value == pytest.approx(np.nanmean(holes))
+        and found.low < found.value < found.high
+    )
 
 
 def test_holm_known_values() -> None:
-    """Fifteen comparisons find something by chance: p 0.01, 0.04, 0.03, 0.005 become 0.03, 0.06, 0.06, 0.02."""
+    """Fifteen comparisons find something by chance: p 0.01, 0.04, 0.03, 0.005 become 0.03, 0.06, 0.06,
+    0.02.
+    """
     assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02], nan_ok=True)
 
 

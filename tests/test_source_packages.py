@@ -1,4 +1,6 @@
-"""Sources behind packages, against stand-ins whose frames have the real columns and types; without the package, one line."""
+"""Sources behind packages, against stand-ins whose frames have the real columns and types; without the
+package, one line.
+"""
 
 import importlib
 import sys
@@ -60,7 +62,9 @@ def bars(config: Config) -> pl.DataFrame:
         ("ccxt", "ccxt", "A/B"),
     ],
 )
-def test_a_missing_package_is_one_line(name: str, package: str, symbol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_one_line(
+    name: str, package: str, symbol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = importlib.import_module
 
     def absent(asked: str) -> ModuleType:
@@ -76,7 +80,7 @@ def test_a_missing_package_is_one_line(name: str, package: str, symbol: str, mon
     assert "\n" not in str(error.value)
 
 
-# -- yfinance: Ticker.history ------------------------------------------------------------------------------------------
+# -- yfinance: Ticker.history --------------------------------------------------------------------------------
 def yahoo_frame(index: pd.DatetimeIndex) -> pd.DataFrame:
     close = pd.Series(range(len(index)), index=index, dtype=float) + 100
     return pd.DataFrame({"Open": close, "High": close + 1, "Low": close - 1, "Close": close, "Volume": 10})
@@ -98,7 +102,9 @@ def test_yahoo_dates_are_local_and_asked_once(install: Callable[..., None]) -> N
     install("yfinance", Ticker=Ticker)
     config = config_of("yahoo", "AAPL,NONE", "source.max_failed=0.5", calendar="NYSE")
     frame = bars(config)
-    assert [str(day) for day in frame["date"]] == [str(day.date()) for day in DAYS if day <= pd.Timestamp("2024-03-22")]
+    assert [str(day) for day in frame["date"]] == [
+        str(day.date()) for day in DAYS if day <= pd.Timestamp("2024-03-22")
+    ]
     assert frame["close"][0] == 100.0 and asked[0]["end"] == "2024-03-23" and asked[0]["auto_adjust"] is True
     assert "knows no bars" in Path("data/yahoo/source.json").read_text()
     count = len(asked)
@@ -107,13 +113,15 @@ def test_yahoo_dates_are_local_and_asked_once(install: Callable[..., None]) -> N
 
 
 def test_yahoo_minutes(install: Callable[..., None]) -> None:
-    times = pd.DatetimeIndex(pd.date_range("2024-01-02 09:30", periods=78, freq="5min", tz="America/New_York"), name="Datetime")
+    times = pd.DatetimeIndex(
+        pd.date_range("2024-01-02 09:30", periods=78, freq="5min", tz="America/New_York"), name="Datetime"
+    )
     install("yfinance", Ticker=lambda symbol: SimpleNamespace(history=lambda **question: yahoo_frame(times)))
     frame = bars(config_of("yahoo", "AAPL", "source.frequency=5min", calendar="NYSE"))
     assert str(frame["date"][0]) == "2024-01-02 09:30:00" and frame.height == 78
 
 
-# -- akshare: stock_zh_a_hist, stock_zh_a_hist_min_em ------------------------------------------------------------------
+# -- akshare: stock_zh_a_hist, stock_zh_a_hist_min_em --------------------------------------------------------
 def test_akshare_lots_become_shares(install: Callable[..., None]) -> None:
     asked: list[dict[str, Any]] = []
 
@@ -134,7 +142,15 @@ def test_akshare_lots_become_shares(install: Callable[..., None]) -> None:
         10.5,
         "sh600000",
     )
-    assert asked == [{"symbol": "600000", "period": "daily", "start_date": "20240102", "end_date": "20240322", "adjust": "qfq"}]
+    assert asked == [
+        {
+            "symbol": "600000",
+            "period": "daily",
+            "start_date": "20240102",
+            "end_date": "20240322",
+            "adjust": "qfq",
+        }
+    ]
 
 
 def test_akshare_minutes(install: Callable[..., None]) -> None:
@@ -158,9 +174,11 @@ def test_akshare_minutes(install: Callable[..., None]) -> None:
     assert str(found["date"][0]) == "2024-01-02 09:35:00" and found["volume"].to_list() == [100.0] * 5
 
 
-# -- baostock: result sets of text -------------------------------------------------------------------------------------
+# -- baostock: result sets of text ---------------------------------------------------------------------------
 class Answer:
-    def __init__(self, fields: list[str], rows: list[list[str]], code: str = "0", said: str = "success") -> None:
+    def __init__(
+        self, fields: list[str], rows: list[list[str]], code: str = "0", said: str = "success"
+    ) -> None:
         self.fields, self.rows, self.error_code, self.error_msg, self.place = fields, rows, code, said, -1
 
     def next(self) -> bool:
@@ -180,7 +198,10 @@ def baostock(install: Callable[..., None], **attributes: Any) -> list[Any]:
         if "time" in fields:
             rows = [["2024-01-02", "20240102093500000", code, "1", "2", "1", "2", "100", "150.0", "3"]]
             return Answer(fields, rows)
-        rows = [[str(day.date()), code, "10.0", "11.0", "9.0", "10.5", "100", "1050.0", "1", "1", "0"] for day in DAYS]
+        rows = [
+            [str(day.date()), code, "10.0", "11.0", "9.0", "10.5", "100", "1050.0", "1", "1", "0"]
+            for day in DAYS
+        ]
         rows[3][-2], rows[3][6], rows[3][7] = "0", "", ""
         return Answer(fields, rows)
 
@@ -194,7 +215,11 @@ def baostock(install: Callable[..., None], **attributes: Any) -> list[Any]:
 def test_baostock_leaves_suspended_days_out(install: Callable[..., None]) -> None:
     asked = baostock(install)
     frame = bars(config_of("baostock", "sh.600000", "source.begin=2024-01-02"))
-    assert frame.height == 59 - 1 and frame["volume"].to_list() == [100.0] * 58 and frame["ticker"][0] == "sh.600000"
+    assert (
+        frame.height == 59 - 1
+        and frame["volume"].to_list() == [100.0] * 58
+        and frame["ticker"][0] == "sh.600000"
+    )
     assert asked[0][0] == "sh.600000" and asked[0][1]["adjustflag"] == "1" and asked[0][1]["frequency"] == "d"
     assert "suspended" in Path("data/baostock/source.json").read_text()
     minutes = bars(config_of("baostock", "000001", "source.frequency=5min", "data.data_path=m/bars.parquet"))
@@ -224,7 +249,7 @@ def test_baostock_errors_are_one_line(install: Callable[..., None]) -> None:
         sources.gather(config_of("baostock", "600000"))
 
 
-# -- ccxt: pages of candles --------------------------------------------------------------------------------------------
+# -- ccxt: pages of candles ----------------------------------------------------------------------------------
 def test_ccxt_pages_until_the_end_without_the_open_candle(install: Callable[..., None]) -> None:
     day = 86_400_000
     now = int(pd.Timestamp.now("UTC").normalize().timestamp() * 1000)
@@ -240,7 +265,10 @@ def test_ccxt_pages_until_the_end_without_the_open_candle(install: Callable[...,
             if len(calls) == 1:
                 raise Busy("one moment")
             start = max(0, -(-(since - first) // day))
-            return [[first + i * day, 1.0, 2.0, 0.5, 1.5, 10.0 + i] for i in range(start, min(start + limit, 1501))]
+            return [
+                [first + i * day, 1.0, 2.0, 0.5, 1.5, 10.0 + i]
+                for i in range(start, min(start + limit, 1501))
+            ]
 
     class Busy(Exception):
         pass

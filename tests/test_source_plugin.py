@@ -14,7 +14,9 @@ from kronos.data import sources
 from kronos.errors import KitError
 
 BARS = "date,open,high,low,close,volume\n" + "".join(
-    f"2024-{month:02}-{day:02},{10 + day},{12 + day},9,{11 + day},{100 * day}\n" for month in range(1, 7) for day in range(1, 29)
+    f"2024-{month:02}-{day:02},{10 + day},{12 + day},9,{11 + day},{100 * day}\n"
+    for month in range(1, 7)
+    for day in range(1, 29)
 )
 
 
@@ -30,7 +32,9 @@ def test_the_example_of_the_guide_runs(root: Path, tmp_path: Path) -> None:
     code = example(root)
     assert len(code.splitlines()) < 30
     (tmp_path / "my_source.py").write_text(code)
-    command = re.search(r"python (kaggle/prepare_data\.py --data-source mine .*)", (root / "docs" / "sources.md").read_text())
+    command = re.search(
+        r"python (kaggle/prepare_data\.py --data-source mine .*)", (root / "docs" / "sources.md").read_text()
+    )
     assert command is not None
     with serving() as server:
         server.answers = {"/AAA.csv": BARS.encode(), "/BBB.csv": BARS.encode()}
@@ -69,7 +73,9 @@ def test_the_example_of_the_guide_runs(root: Path, tmp_path: Path) -> None:
         ("    return iter([])", "expected bars"),
     ],
 )
-def test_a_wrong_plugin_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, said: str) -> None:
+def test_a_wrong_plugin_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, said: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     if body.startswith("    "):
         body = (
@@ -78,7 +84,9 @@ def test_a_wrong_plugin_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             f"  def download_data(self, asked):\n    pass\n  def process_raw_data(self, asked):\n{body}\n"
         )
     Path("mine.py").write_text(body)
-    Path("c.yaml").write_text("experiment: {pre_trained: false}\nsource: {name: mine, plugin: mine.py, symbols: A}\n")
+    Path("c.yaml").write_text(
+        "experiment: {pre_trained: false}\nsource: {name: mine, plugin: mine.py, symbols: A}\n"
+    )
     with pytest.raises(KitError, match=said) as error:
         sources.gather(configfile.load("c.yaml"))
     assert "\n" not in str(error.value)

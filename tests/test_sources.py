@@ -1,4 +1,6 @@
-"""Sources against a loopback server: what is kept, what is refused, what a kill leaves, what is never asked twice."""
+"""Sources against a loopback server: what is kept, what is refused, what a kill leaves, what is never asked
+twice.
+"""
 
 import io
 import json
@@ -79,7 +81,7 @@ def raw(config: Config) -> list[str]:
     return sorted(path.name for path in (Path(str(config.data.data_path)).parent / "raw").iterdir())
 
 
-# -- US stocks of Sina -------------------------------------------------------------------------------------------------
+# -- US stocks of Sina ---------------------------------------------------------------------------------------
 def test_what_is_kept_is_not_asked_again(service: PriceServer) -> None:
     """Keeps out: a rerun that asks everything again, text for numbers, a store of another day."""
     service.answers = {us("AAPL"): us_bars(), us("MSFT"): us_bars(3)}
@@ -92,7 +94,11 @@ def test_what_is_kept_is_not_asked_again(service: PriceServer) -> None:
     frame = bars(config).filter(pl.col("ticker") == "MSFT")
     assert frame["close"][0] == 33.0 and str(frame["date"][0]) == DAYS[0] and frame["volume"][1] == 1001.0
     facts = receipt(config)
-    assert (facts["volume"], facts["money"], facts["zone"]) == ("shares", "USD", "America/New_York") and facts["failed"] == {}
+    assert (facts["volume"], facts["money"], facts["zone"]) == (
+        "shares",
+        "USD",
+        "America/New_York",
+    ) and facts["failed"] == {}
     assert set(facts["raw"]) == set(raw(config)) and facts["digests"].keys() == {"bars.parquet", "pool.csv"}
     written = Path("data/sina/bars.parquet").stat().st_mtime_ns
     again = prepare(config)
@@ -147,7 +153,12 @@ def test_a_second_try_helps(service: PriceServer, step: Any, monkeypatch: pytest
     ids=lambda value: str(value)[:20],
 )
 def test_a_failure_is_one_line_and_stops_above_max_failed(
-    service: PriceServer, step: Any, said: str, tries: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    service: PriceServer,
+    step: Any,
+    said: str,
+    tries: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Keeps out: a page for people read as prices, a share quietly missing, a half file, an endless wait."""
     monkeypatch.setattr(fetch, "DEADLINE", 0.3)
@@ -158,7 +169,11 @@ def test_a_failure_is_one_line_and_stops_above_max_failed(
         prepare(config)
     assert "\n" not in str(error.value) and len(service.asked) == 1 + tries
     assert raw(config) == ["GOOD.daily.json"]
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING" and "BAD" in record.message]
+    warnings = [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelname == "WARNING" and "BAD" in record.message
+    ]
     assert len(warnings) == 1 and "\n" not in warnings[0]
     service.asked.clear()
     tolerant = config_of("sina", "GOOD,BAD", "source.max_failed=0.5")
@@ -221,7 +236,11 @@ def test_symbols_come_from_a_list_a_text_or_a_column(service: PriceServer) -> No
     service.answers = {"/us": us_bars()}
     assert prepare(config_of("sina", "names.csv")).tickers == ["AAPL", "BRK.B"]
     assert prepare(config_of("sina", "", "source.symbols=[MSFT, 'A/../B']")).tickers == ["A/../B", "MSFT"]
-    assert all(path.parent == Path("data/sina/raw") for path in Path("data").rglob("*.json") if path.name != "source.json")
+    assert all(
+        path.parent == Path("data/sina/raw")
+        for path in Path("data").rglob("*.json")
+        if path.name != "source.json"
+    )
 
 
 def test_what_cannot_be_asked_is_said_before_anything_is(service: PriceServer, tmp_path: Path) -> None:
@@ -251,10 +270,17 @@ def test_what_cannot_be_asked_is_said_before_anything_is(service: PriceServer, t
         config_of("csv", "", "source.begin=2020-01-01")
 
 
-# -- A-shares of Sina --------------------------------------------------------------------------------------------------
+# -- A-shares of Sina ----------------------------------------------------------------------------------------
 def cn_bars(days: list[str], price: float = 10.0) -> bytes:
     rows = [
-        {"day": day, "open": f"{price}", "high": f"{price + 1}", "low": f"{price - 1}", "close": f"{price}", "volume": "100"}
+        {
+            "day": day,
+            "open": f"{price}",
+            "high": f"{price + 1}",
+            "low": f"{price - 1}",
+            "close": f"{price}",
+            "volume": "100",
+        }
         for day in days
     ]
     return json.dumps(rows).encode()
@@ -264,7 +290,9 @@ def jsonp(body: bytes) -> bytes:
     return b"/*<script>location.href='//sina.com';</script>*/\nvar _sh600519=(" + body + b");"
 
 
-@pytest.mark.parametrize("wrap", [bytes, jsonp, lambda body: b"callback(" + body + b");"], ids=["json", "var", "call"])
+@pytest.mark.parametrize(
+    "wrap", [bytes, jsonp, lambda body: b"callback(" + body + b");"], ids=["json", "var", "call"]
+)
 @pytest.mark.parametrize(("adjust", "before", "after"), [("none", 10, 10), ("qfq", 5, 10), ("hfq", 10, 20)])
 def test_a_shares_are_adjusted_by_sinas_factors(
     service: PriceServer, wrap: Any, adjust: str, before: float, after: float
@@ -277,22 +305,36 @@ def test_a_shares_are_adjusted_by_sinas_factors(
     service.answers = {"/cn": wrap(cn_bars(DAYS))}
     for name, rows in factors.items():
         text = json.dumps({"total": 2, "data": rows}).encode()
-        service.answers[f"/factors/sh600519/{name}.js"] = b"var sh600519" + name.encode() + b"=" + text + b"\n/* comment */"
+        service.answers[f"/factors/sh600519/{name}.js"] = (
+            b"var sh600519" + name.encode() + b"=" + text + b"\n/* comment */"
+        )
     config = config_of("sina", "600519.SH", f"source.adjust={adjust}", "data.calendar=XSHG")
     sources.gather(config)
     close = bars(config)["close"].to_list()
     assert close[59] == before and close[60] == after and set(bars(config)["ticker"]) == {"600519.SH"}
-    assert "symbol=sh600519" in service.asked[0] and "scale=240" in service.asked[0] and receipt(config)["money"] == "CNY"
+    assert (
+        "symbol=sh600519" in service.asked[0]
+        and "scale=240" in service.asked[0]
+        and receipt(config)["money"] == "CNY"
+    )
     assert len(service.asked) == (1 if adjust == "none" else 2)
     assert service.headers[0]["Referer"].startswith("https://finance.sina")
 
 
 def test_minutes_of_a_shares_and_the_limit_are_said(service: PriceServer) -> None:
-    times = [f"{day} {hour}:{minute:02}:00" for day in DAYS for hour in ("09", "10", "13", "14") for minute in range(0, 60, 5)]
+    times = [
+        f"{day} {hour}:{minute:02}:00"
+        for day in DAYS
+        for hour in ("09", "10", "13", "14")
+        for minute in range(0, 60, 5)
+    ]
     service.answers = {"/cn": cn_bars(times[: sina.MOST_BARS])}
     config = config_of("sina", "sz000001", "source.frequency=5min", "data.calendar=XSHG")
     sources.gather(config)
-    assert bars(config)["date"].dtype == pl.Datetime("ms") and str(bars(config)["date"][1]) == f"{DAYS[0]} 09:05:00"
+    assert (
+        bars(config)["date"].dtype == pl.Datetime("ms")
+        and str(bars(config)["date"][1]) == f"{DAYS[0]} 09:05:00"
+    )
     assert "1,970 bars" in " ".join(receipt(config)["remarks"])
     names = ("600519", "000001.sz", "SH688001", "830799", "920001", "300750", "AAPL", "60051")
     assert [sina.a_share(name) for name in names] == [
@@ -302,7 +344,10 @@ def test_minutes_of_a_shares_and_the_limit_are_said(service: PriceServer) -> Non
 
 def test_a_share_without_its_factors_fails(service: PriceServer) -> None:
     """Keeps out: unadjusted prices among adjusted ones."""
-    service.answers = {"/cn": cn_bars(DAYS), "/factors/sh600000/qfq.js": b'var a={"data":[{"d":"1900-01-01","f":"1"}]}'}
+    service.answers = {
+        "/cn": cn_bars(DAYS),
+        "/factors/sh600000/qfq.js": b'var a={"data":[{"d":"1900-01-01","f":"1"}]}',
+    }
     config = config_of("sina", "sh600000,sh600519", "source.adjust=qfq", "source.max_failed=0.5")
     sources.gather(config)
     assert set(bars(config)["ticker"]) == {"sh600000"} and "HTTP 404" in receipt(config)["failed"]["sh600519"]
@@ -315,10 +360,14 @@ def test_javascript_is_not_run() -> None:
             json_of(text)
 
 
-# -- Binance -----------------------------------------------------------------------------------------------------------
+# -- Binance -------------------------------------------------------------------------------------------------
 def candles(month: str, unit: str, header: bool = False, step: str = "D") -> bytes:
     first = np.datetime64(month, "M")
-    times = np.arange(first, first + 1, dtype=f"datetime64[{step}]").astype(f"datetime64[{unit}]").astype(np.int64)
+    times = (
+        np.arange(first, first + 1, dtype=f"datetime64[{step}]")
+        .astype(f"datetime64[{unit}]")
+        .astype(np.int64)
+    )
     lines = [f"{time},10,12,9,11,{i + 1}.5,{time + 999},{100 + i},7,1,1,0" for i, time in enumerate(times)]
     if header:
         lines.insert(0, "open_time,open,high,low,close,volume,close_time,quote_volume,count,a,b,ignore")
@@ -335,14 +384,20 @@ def serve_month(service: PriceServer, month: str, body: bytes, pair: str = "BTCU
 
 
 def test_binance_months_in_both_units(service: PriceServer) -> None:
-    """Milliseconds until 2024, microseconds since, a header or none; months before the listing are asked for once."""
+    """Milliseconds until 2024, microseconds since, a header or none; months before the listing are asked for
+    once.
+    """
     for month, unit in (("2024-11", "ms"), ("2024-12", "ms"), ("2025-01", "us")):
         serve_month(service, month, candles(month, unit, header=month == "2025-01"))
-    config = config_of("binance", "BTCUSDT", "source.begin=2024-09-15", "source.end=2025-01-20", "data.calendar='24/7'")
+    config = config_of(
+        "binance", "BTCUSDT", "source.begin=2024-09-15", "source.end=2025-01-20", "data.calendar='24/7'"
+    )
     store = prepare(config)
     frame = bars(config)
     days = np.arange("2024-11-01", "2025-01-21", dtype="datetime64[D]")
-    assert frame["date"].to_list() == days.tolist() and frame["amount"][1] == 101.0 and frame["volume"][0] == 1.5
+    assert (
+        frame["date"].to_list() == days.tolist() and frame["amount"][1] == 101.0 and frame["volume"][0] == 1.5
+    )
     assert len(store) == len(days) and receipt(config)["zone"] == "UTC"
     assert [name for name in raw(config) if name.endswith(".none")] == [
         "BTCUSDT.daily.2024-09.none", "BTCUSDT.daily.2024-10.none",
@@ -370,13 +425,15 @@ def test_a_pair_that_is_not_there_fails(service: PriceServer) -> None:
         sources.gather(config)
 
 
-# -- the question of the next forecast ---------------------------------------------------------------------------------
+# -- the question of the next forecast -----------------------------------------------------------------------
 def test_the_source_asks_about_its_last_day(service: PriceServer) -> None:
     service.answers = {us("AAPL"): us_bars(), us("GONE"): us_bars(days=DAYS[:60])}
     config = config_of("sina", "AAPL,GONE")
     sources.gather(config)
     assert config.data.test_path == "data/sina/test.csv"
     test = pl.read_csv("data/sina/test.csv")
-    assert test["ID"].to_list() == ["AAPL"] and test["Date"].to_list() == ["2024-07-08"]  # July 4 is a holiday of the NYSE
+    assert test["ID"].to_list() == ["AAPL"] and test["Date"].to_list() == [
+        "2024-07-08"
+    ]  # July 4 is a holiday of the NYSE
     pool = pl.read_csv("data/sina/pool.csv")
     assert pool.filter(pl.col("ticker") == "GONE").row(0) == ("GONE", DAYS[0], DAYS[59])

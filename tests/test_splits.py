@@ -49,7 +49,9 @@ def test_known_boundaries() -> None:
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), shares=SHARES, predict=st.integers(1, 5), more=st.integers(0, 10))
 def test_no_label_overlap(seed: int, shares: tuple[float, float, float], predict: int, more: int) -> None:
-    """Last training label + embargo < first validation label, counted in sessions, whatever gaps the tickers have."""
+    """Last training label + embargo < first validation label, counted in sessions, whatever gaps the tickers
+    have.
+    """
     store = store_in_memory(random_series(np.random.default_rng(seed), 8, 200))
     embargo, lookback = predict + more, 6
     splits = split_or_skip(len(store.sessions), shares, embargo)
@@ -87,7 +89,7 @@ def test_boundaries_are_printed() -> None:
     ]
 
 
-# -- by days and dates -------------------------------------------------------------------------------------------------
+# -- by days and dates ---------------------------------------------------------------------------------------
 DATES = WEEKDAYS[:1000].astype("datetime64[s]")
 
 
@@ -100,7 +102,12 @@ def edges(splits: Splits) -> list[tuple[int, int]]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(days=st.integers(10, 1000), validation=st.integers(1, 300), test=st.integers(0, 300), embargo=st.integers(0, 60))
+@given(
+    days=st.integers(10, 1000),
+    validation=st.integers(1, 300),
+    test=st.integers(0, 300),
+    embargo=st.integers(0, 60),
+)
 def test_parts_by_days_are_apart(days: int, validation: int, test: int, embargo: int) -> None:
     """The newest days are the test part, whole; training ends where an embargo before validation says."""
     try:
@@ -115,12 +122,18 @@ def test_parts_by_days_are_apart(days: int, validation: int, test: int, embargo:
 
 
 def test_parts_by_dates() -> None:
-    """A day off puts what a user calls the test into validation. 2016-12-31 is no trading day: the one before it counts."""
-    day = {text: int(np.searchsorted(DATES, np.datetime64(text, "s"))) for text in ("2016-12-30", "2017-12-29")}
+    """A day off puts what a user calls the test into validation. 2016-12-31 is no trading day: the one before
+    it counts.
+    """
+    day = {
+        text: int(np.searchsorted(DATES, np.datetime64(text, "s"))) for text in ("2016-12-30", "2017-12-29")
+    }
     both = by_days(train_until="2016-12-31", validation_until="2017-12-29")
     cut = [(0, day["2016-12-30"]), (day["2016-12-30"] + 6, day["2017-12-29"]), (day["2017-12-29"] + 6, 999)]
     assert edges(split_store(both, DATES, 5)) == cut
-    assert edges(split_store(replace(both, test_days=0), DATES, 5)) == cut[:2], "the days after validation are left out"
+    assert edges(split_store(replace(both, test_days=0), DATES, 5)) == cut[:2], (
+        "the days after validation are left out"
+    )
     assert edges(split_store(by_days(train_until="2016-12-31"), DATES, 5)) == [cut[0], (cut[1][0], 999)]
     mixed = by_days(train_until="2016-12-31", test_days=100)
     assert edges(split_store(mixed, DATES, 5)) == [cut[0], (cut[1][0], 894), (900, 999)]
@@ -137,7 +150,10 @@ def test_parts_by_dates() -> None:
             r"^train part: .* none in 1,000 trading days, 2015-01-01 to 2018-10-31, with",
         ),
         (by_days(train_until="2014-01-01"), r"^train part: .* data.train_until 2014-01-01"),
-        (by_days(train_until="2018-01-01", validation_until="2017-01-01"), "^validation part: expected at least one trading day"),
+        (
+            by_days(train_until="2018-01-01", validation_until="2017-01-01"),
+            "^validation part: expected at least one trading day",
+        ),
         (by_days(train_until="2017-01-01", validation_days=5), "found both"),
         (DataConfig(validation_days=5), r"data\.train_ratio and data\.validation_days: .*found both"),
     ],

@@ -18,7 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kronos.data import publish
-from kronos.data.store import ARRAYS, OPTIONAL, SMALL_BYTES, STORE_FILES, BarStore, store_from_dict, write_store, writing
+from kronos.data.store import (
+    ARRAYS,
+    OPTIONAL,
+    SMALL_BYTES,
+    STORE_FILES,
+    BarStore,
+    store_from_dict,
+    write_store,
+    writing,
+)
 from kronos.errors import KitError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,11 +36,15 @@ DAYS = np.arange("2020-01-01", "2020-03-01", dtype="datetime64[D]")
 
 def small(path: Path, scale: float = 1.0, tickers: tuple[str, ...] = ("A", "ü", "股票")) -> BarStore:
     rng = np.random.default_rng(3)
-    return store_from_dict(path, {t: (DAYS[k * 5 :], scale * rng.random((60 - k * 5, 6))) for k, t in enumerate(tickers)})
+    return store_from_dict(
+        path, {t: (DAYS[k * 5 :], scale * rng.random((60 - k * 5, 6))) for k, t in enumerate(tickers)}
+    )
 
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
-    """Keeps out: rows of one ticker under the name of another, float64 in the file, dates shifted by the calendar index."""
+    """Keeps out: rows of one ticker under the name of another, float64 in the file, dates shifted by the
+    calendar index.
+    """
     rng = np.random.default_rng(3)
     store = small(tmp_path / "deep" / "store")
     assert store.tickers == sorted(["A", "ü", "股票"]) and store.frequency == "daily" and len(store) == 165
@@ -48,13 +61,19 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_end_before_equals_a_plain_search(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_end_before_equals_a_plain_search(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     """Keeps out: a bar of the forecast's own date, or of another ticker, among the known ones."""
     days = st.lists(st.integers(0, 60), min_size=1, max_size=25, unique=True).map(sorted)
     series = data.draw(st.lists(days, min_size=1, max_size=5))
-    named = {f"t{k}": (np.array(d, dtype="datetime64[D]"), np.ones((len(d), 6))) for k, d in enumerate(series)}
+    named = {
+        f"t{k}": (np.array(d, dtype="datetime64[D]"), np.ones((len(d), 6))) for k, d in enumerate(series)
+    }
     store = store_from_dict(tmp_path_factory.mktemp("s") / "store", named)
-    asked = data.draw(st.lists(st.tuples(st.integers(0, len(series) - 1), st.integers(-3, 65)), min_size=1, max_size=20))
+    asked = data.draw(
+        st.lists(st.tuples(st.integers(0, len(series) - 1), st.integers(-3, 65)), min_size=1, max_size=20)
+    )
     tickers = store.index_of([f"t{k}" for k, _ in asked])
     ends = store.end_before(tickers, np.array([d for _, d in asked], dtype="datetime64[D]"))
     for (k, day), ticker, end in zip(asked, tickers, ends, strict=True):
@@ -93,7 +112,11 @@ def test_damaged_stores_are_refused(tmp_path: Path, name: str, damage: str) -> N
     """Keeps out: training on a store whose disk filled up, or whose bytes changed, without a word."""
     path = small(tmp_path / "store").path / name
     content = path.read_bytes()
-    new = {"short": content[:-7], "changed": content[:-9] + bytes([content[-9] ^ 1]) + content[-8:], "empty": b""}
+    new = {
+        "short": content[:-7],
+        "changed": content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+        "empty": b"",
+    }
     path.unlink() if damage == "missing" else path.write_bytes(new[damage])
     if name == "manifest.json" and damage == "changed":
         manifest = json.loads(content)
@@ -173,7 +196,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("rule", BROKEN)
 def test_contradicting_arrays_are_not_written(tmp_path: Path, rule: str) -> None:
-    """Keeps out: a store that breaks what windows rely on; and the loss of the good one by a failed writing."""
+    """Keeps out: a store that breaks what windows rely on; and the loss of the good one by a failed
+    writing.
+    """
     good = {
         "bars": np.ones((4, 6)),
         "session": np.arange(4),
@@ -214,7 +239,9 @@ with publish.locked(path), publish.published(path, frozenset({"content"})) as fo
 def writer(path: Path, content: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", textwrap.dedent(WRITER), str(path), content]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def test_a_killed_writer_blocks_nobody(tmp_path: Path) -> None:
@@ -252,9 +279,11 @@ def test_a_writer_killed_between_two_names(tmp_path: Path) -> None:
     assert BarStore.open(tmp_path / "s").digest == store.digest
 
 
-# -- read while it is replaced -----------------------------------------------------------------------------------------
+# -- read while it is replaced -------------------------------------------------------------------------------
 def generation(path: Path, number: int) -> BarStore:
-    """A store too large to be checked by digest; every generation has files of the same sizes, and other contents."""
+    """A store too large to be checked by digest; every generation has files of the same sizes, and other
+    contents.
+    """
     rows = SMALL_BYTES // 24 + 1000
     return write_store(
         path,
@@ -271,7 +300,9 @@ def generations_in(store: BarStore) -> set[int]:
 
 
 @pytest.mark.parametrize("moment", ["bars.npy", "sessions.npy", "segments.npy"])
-def test_a_store_that_is_replaced_while_it_is_opened(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_replaced_while_it_is_opened(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keeps out: the manifest of one preparation beside the bars of the next, which no size gives away."""
     first = generation(tmp_path / "s", 1).digest
     load = np.load
@@ -308,12 +339,16 @@ while True:
 
 
 def test_a_store_that_is_replaced_without_end(tmp_path: Path) -> None:
-    """Keeps out: a mixture, a damage that is none, or "found none" between the two renames; in two real processes."""
+    """Keeps out: a mixture, a damage that is none, or "found none" between the two renames; in two real
+    processes.
+    """
     digests = {}
     for number in (1, 2):
         digests[number % 2] = generation(tmp_path / str(number), number).digest
     words = [sys.executable, "-c", REPLACER, *(str(tmp_path / name) for name in ("s", "2", "1"))]
-    replacer = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+    replacer = subprocess.Popen(
+        words, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert replacer.stdout and replacer.stdout.readline()
         seen = set()
@@ -332,7 +367,9 @@ def test_a_store_that_is_replaced_without_end(tmp_path: Path) -> None:
 
 
 def test_a_worker_does_not_get_another_store(tmp_path: Path) -> None:
-    """Keeps out: row numbers of the store that the trainer opened, looked up in one that was prepared since."""
+    """Keeps out: row numbers of the store that the trainer opened, looked up in one that was prepared
+    since.
+    """
     sent = pickle.dumps(small(tmp_path / "s"))
     small(tmp_path / "s", scale=2.0)
     with pytest.raises(KitError, match="found newer ones"):

@@ -1,4 +1,6 @@
-"""The study of answers: its table comes out, an added score is measured against the features, and a wrong file is refused."""
+"""The study of answers: its table comes out, an added score is measured against the features, and a wrong
+file is refused.
+"""
 
 import subprocess
 import sys
@@ -21,28 +23,47 @@ def prices(path: Path, tickers: int = 25, days: int = 700) -> None:
         high, low = close * 1.01, close * 0.99
         name = f"T{k:02d}"
         columns = {"Date": WEEKDAYS[:days], "Open": close, "High": high, "Low": low, "Close": close}
-        frames.append(pl.DataFrame({"Ticker": [name] * days, **columns, "Volume": rng.lognormal(10, 1, days)}))
+        frames.append(
+            pl.DataFrame({"Ticker": [name] * days, **columns, "Volume": rng.lognormal(10, 1, days)})
+        )
         gain = close[5:] / close[:-5] - 1
-        scores.append((WEEKDAYS[: days - 5], np.full(days - 5, name), gain + 0.02 * rng.normal(size=days - 5)))
+        scores.append(
+            (WEEKDAYS[: days - 5], np.full(days - 5, name), gain + 0.02 * rng.normal(size=days - 5))
+        )
     pl.concat(frames).write_parquet(path)
     day, ticker, score = (np.concatenate(part) for part in zip(*scores, strict=True))
     np.savez(path.with_name("known.npz"), date=day, ticker=ticker, score=score)
 
 
 def study(root: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, str(root / "scripts" / "study_answers.py"), "--data", str(folder / "prices.parquet")]
+    line = [
+        sys.executable,
+        str(root / "scripts" / "study_answers.py"),
+        "--data",
+        str(folder / "prices.parquet"),
+    ]
     return subprocess.run([*line, "--work", str(folder), *ARGUMENTS, *more], capture_output=True, text=True)
 
 
 @pytest.mark.slow
 def test_the_table_and_what_a_network_adds(root: Path, tmp_path: Path) -> None:
-    """Noise has no skill, a score that knows the future has; the gain over the features says which is which."""
+    """Noise has no skill, a score that knows the future has; the gain over the features says which is
+    which.
+    """
     prices(tmp_path / "prices.parquet")
     done = study(root, tmp_path, "--scores", str(tmp_path / "known.npz"))
     assert done.returncode == 0, done.stderr
-    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in done.stdout.splitlines() if line.startswith("| ")}
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2:]
+        for line in done.stdout.splitlines()
+        if line.startswith("| ")
+    }
     within = {name: float(cells[0].split("±")[0]) for name, cells in rows.items() if "±" in cells[0]}
-    assert abs(within["boosting, every 5"] - 50) < 6 and within["alone"] > 60 and within["features, 0.5 of it"] > 55
+    assert (
+        abs(within["boosting, every 5"] - 50) < 6
+        and within["alone"] > 60
+        and within["features, 0.5 of it"] > 55
+    )
     assert "auto, by earlier dates" in rows and "all fall" in rows
 
 

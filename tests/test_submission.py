@@ -1,4 +1,6 @@
-"""Test rows to a checked file: what is known at the Date, what is counted, what is refused, what is written."""
+"""Test rows to a checked file: what is known at the Date, what is counted, what is refused, what is
+written.
+"""
 
 import csv
 import json
@@ -22,7 +24,15 @@ from kronos.answers.decision import EDGE
 from kronos.answers.findings import Figure, path_of, read_findings
 from kronos.answers.history import base_rates
 from kronos.bars import CLOSE, VOLUME
-from kronos.config import Config, DataConfig, DeviceConfig, ExperimentConfig, InferenceConfig, ModelPathsConfig, to_dict
+from kronos.config import (
+    Config,
+    DataConfig,
+    DeviceConfig,
+    ExperimentConfig,
+    InferenceConfig,
+    ModelPathsConfig,
+    to_dict,
+)
 from kronos.data.calendar import open_days
 from kronos.data.competition import read_rows
 from kronos.data.store import BarStore, store_from_dict
@@ -37,13 +47,15 @@ from kronos.submission import make_submission
 
 DATE = "2024-03-12"
 DAYS = open_days("NYSE", "2023-06-01", "2024-04-30").astype("datetime64[s]")
-KNOWN = DAYS[np.datetime64("2024-03-08") > DAYS]  # to a Thursday; the Date is the Tuesday after it, three trading days on
+KNOWN = DAYS[
+    np.datetime64("2024-03-08") > DAYS
+]  # to a Thursday; the Date is the Tuesday after it, three trading days on
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-# -- a small world -----------------------------------------------------------------------------------------------------
+# -- a small world -------------------------------------------------------------------------------------------
 def walk(days: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     close = 40 * np.exp(np.cumsum(0.02 * rng.standard_normal(len(days))))
@@ -68,17 +80,26 @@ def save_networks(folder: Path, seed: int = 0) -> tuple[Path, Path]:
     paths = folder / "tokenizer" / "best_model", folder / "basemodel" / "best_model"
     network = KronosTokenizer(**tokenizer | size | {"n_enc_layers": 2, "n_dec_layers": 2})
     with torch.no_grad():
-        network.head.weight *= 8  # untrained, all tokens mean nearly the same bar: spread them, so that paths differ
+        network.head.weight *= (
+            8  # untrained, all tokens mean nearly the same bar: spread them, so that paths differ
+        )
     network.save_pretrained(paths[0])
-    Kronos(**predictor | size | {"n_layers": 1, "ffn_dropout_p": 0.3, "resid_dropout_p": 0.3}).save_pretrained(paths[1])
+    Kronos(
+        **predictor | size | {"n_layers": 1, "ffn_dropout_p": 0.3, "resid_dropout_p": 0.3}
+    ).save_pretrained(paths[1])
     return paths
 
 
 def write_summaries(config: Config, **changes: Any) -> None:
     """What a finished training leaves in the run folder."""
     common = {"step": 9, "total_steps": 9, "config": to_dict(config), "train_end": "2024-01-31"}
-    tokenizer, predictor = (files.folder_digest(d / "best_model") for d in (config.tokenizer_dir, config.basemodel_dir))
-    for stage, digests in (("tokenizer", {"model_digest": tokenizer}), ("basemodel", {"model_digest": predictor})):
+    tokenizer, predictor = (
+        files.folder_digest(d / "best_model") for d in (config.tokenizer_dir, config.basemodel_dir)
+    )
+    for stage, digests in (
+        ("tokenizer", {"model_digest": tokenizer}),
+        ("basemodel", {"model_digest": predictor}),
+    ):
         summary = common | digests | {"status": "complete", "stage": stage, "tokenizer_digest": tokenizer}
         files.write_json(config.run_dir / stage / "summary.json", summary | changes.get(stage, {}))
 
@@ -93,7 +114,9 @@ class World:
         save_networks(folder / "run")
         data = DataConfig(
             test_path=write_csv(folder / "test.csv", "ID,Date", ids),
-            sample_submission_path=write_csv(folder / "sample.csv", "ID,Pred", [(name, "0") for name in reversed(NAMES)]),
+            sample_submission_path=write_csv(
+                folder / "sample.csv", "ID,Pred", [(name, "0") for name in reversed(NAMES)]
+            ),
             store=str(folder / "store"),
             lookback_window=40,
             max_context=64,
@@ -115,7 +138,9 @@ class World:
         return store_from_dict(self.folder / "store", kept)
 
     def set(self, **sections: dict[str, Any]) -> None:
-        self.config = replace(self.config, **{k: replace(getattr(self.config, k), **v) for k, v in sections.items()})
+        self.config = replace(
+            self.config, **{k: replace(getattr(self.config, k), **v) for k, v in sections.items()}
+        )
 
     def rows(self, rows: list[tuple[str, str]], sample: bool = False) -> None:
         """Another test file; without a sample its own order holds."""
@@ -143,9 +168,11 @@ def table(content: bytes) -> dict[str, dict[str, str]]:
     return {row["ID"]: row for row in csv.DictReader(content.decode().splitlines())}
 
 
-# -- what is written ---------------------------------------------------------------------------------------------------
+# -- what is written -----------------------------------------------------------------------------------------
 def test_file_holds_the_samples_ids_in_its_order(world: World) -> None:
-    """A file in another order or with other columns is rejected by the competition, or scored against other rows."""
+    """A file in another order or with other columns is rejected by the competition, or scored against other
+    rows.
+    """
     content, prob, manifest = world.make()
     rows = list(csv.reader(content.decode().splitlines()))
     assert rows[0] == ["ID", "Pred"] and [r[0] for r in rows[1:]] == list(reversed(NAMES))
@@ -175,7 +202,10 @@ def test_same_seed_same_file_whatever_the_batches_and_the_order(world: World) ->
 def more(series: Series, days: np.ndarray, factor: float = 1.0) -> Series:
     """The same series with bars on `days` after those they have."""
     dates, bars = walk(days, 99)
-    return {name: (np.concatenate([d, dates]), np.concatenate([b, factor * bars])) for name, (d, b) in series.items()}
+    return {
+        name: (np.concatenate([d, dates]), np.concatenate([b, factor * bars]))
+        for name, (d, b) in series.items()
+    }
 
 
 FUTURE = DAYS[np.datetime64(DATE) <= DAYS]
@@ -201,8 +231,8 @@ def test_nothing_on_or_after_the_date_is_read(world: World, kind: str) -> None:
 
 
 def test_the_last_known_bar_does_matter(world: World) -> None:
-    """The other side of the perturbation test: it would pass if nothing at all were read. What is read of one ticker moves others
-    only through the mean of the date, which raw probabilities do without."""
+    """The other side of the perturbation test: it would pass if nothing at all were read. What is read of one
+    ticker moves others only through the mean of the date, which raw probabilities do without."""
     decided = world.make()[1]
     world.set(inference={"calibration": "off"})
     before = world.make()[1]
@@ -214,11 +244,15 @@ def test_the_last_known_bar_does_matter(world: World) -> None:
     assert after != before
     world.set(inference={"calibration": "auto"})
     assert world.make("decided.csv")[1] != decided
-    assert {n: r for n, r in table(after).items() if n != "a"} == {n: r for n, r in table(before).items() if n != "a"}
+    assert {n: r for n, r in table(after).items() if n != "a"} == {
+        n: r for n, r in table(before).items() if n != "a"
+    }
 
 
 def test_history_before_the_lookback_changes_nothing(world: World) -> None:
-    """Statistics once covered more history than the model saw. Only the level of a decision knows all of it."""
+    """Statistics once covered more history than the model saw. Only the level of a decision knows all of
+    it.
+    """
     world.set(inference={"calibration": "off"})
     before = world.make()[:2]
     days, bars = world.series["a"]
@@ -233,7 +267,9 @@ def test_a_failed_write_leaves_the_old_files(world: World, monkeypatch: pytest.M
     before = world.make()
     content = {p.name: p.read_bytes() for p in world.folder.glob("out*")}
     world.set(inference={"seed": 1})
-    monkeypatch.setattr(files, "write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        files, "write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space"):
         world.make()
     assert {p.name: p.read_bytes() for p in world.folder.glob("out*")} == content
@@ -245,7 +281,10 @@ def test_a_file_that_nobody_named_is_never_replaced(world: World, monkeypatch: p
     monkeypatch.chdir(world.folder)
     monkeypatch.setattr("time.strftime", lambda *_: "20240312-101500")
     paths = [make_submission(world.config).path for _ in range(2)]
-    assert [str(p) for p in paths] == ["submissions/world-20240312-101500.csv", "submissions/world-20240312-101500-2.csv"]
+    assert [str(p) for p in paths] == [
+        "submissions/world-20240312-101500.csv",
+        "submissions/world-20240312-101500-2.csv",
+    ]
     assert len(list((world.folder / "submissions").iterdir())) == 6
 
 
@@ -264,7 +303,7 @@ def test_the_printed_line_submits_the_file(world: World) -> None:
     assert words[7] == "-m" and len(words) == 9 and not set('"$`\\') & set(words[8])
 
 
-# -- what is refused ---------------------------------------------------------------------------------------------------
+# -- what is refused -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
@@ -347,7 +386,7 @@ def test_the_pretrained_pair_serves_where_nothing_was_trained(world: World) -> N
     assert manifest["model"]["trained"] is False and manifest["train_end"] is None
 
 
-# -- what is counted ---------------------------------------------------------------------------------------------------
+# -- what is counted -----------------------------------------------------------------------------------------
 def test_every_fallback_is_counted_by_its_reason(world: World) -> None:
     """Errors, short histories and unknown names all became "fall" without a word."""
     holed = world.series["b"][1].copy()
@@ -363,7 +402,12 @@ def test_every_fallback_is_counted_by_its_reason(world: World) -> None:
     world.rows([*((name, DATE) for name in names)])
     world.set(inference={"max_fallback_ratio": 0.5})
     _, prob, manifest = world.make()
-    expected = {"too few bars": "tiny", "no bar before the date": "late", "unknown ID": "unknown", "non-finite bars": "b"}
+    expected = {
+        "too few bars": "tiny",
+        "no bar before the date": "late",
+        "unknown ID": "unknown",
+        "non-finite bars": "b",
+    }
     expected["horizon does not fit max_context"] = "old"
     assert manifest["fallbacks"] == dict.fromkeys(expected, 1)
     assert {row["Fallback"]: name for name, row in table(prob).items() if row["Fallback"]} == expected
@@ -374,7 +418,9 @@ def test_every_fallback_is_counted_by_its_reason(world: World) -> None:
 
 
 def test_a_price_that_hardly_moves_is_no_rise(world: World) -> None:
-    """The rounding of the networks' outputs made nine in ten dead tickers rise, listed or sampled; a tie is a fall."""
+    """The rounding of the networks' outputs made nine in ten dead tickers rise, listed or sampled; a tie is a
+    fall.
+    """
     still = {f"still{n}": (KNOWN, np.full_like(walk(KNOWN, n)[1], 20.0 + n)) for n in range(6)}
     still["still5"][1][::15, CLOSE] += np.arange(len(KNOWN[::15]))
     world.prepare(**still)
@@ -388,7 +434,9 @@ def test_a_price_that_hardly_moves_is_no_rise(world: World) -> None:
 
 
 def test_too_many_fallbacks_fail_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test file of another market gave a file full of constants. What is known beforehand fails before the long part."""
+    """A test file of another market gave a file full of constants. What is known beforehand fails before the
+    long part.
+    """
     monkeypatch.delattr("kronos.submission.load_network")
     world.rows([*((name, DATE) for name in NAMES), ("x", DATE), ("y", DATE)])
     world.refuses(r"2 of 9 rows cannot be forecast \(2 unknown ID\): expected at most 20%")
@@ -401,7 +449,9 @@ def test_too_many_fallbacks_fail_the_run(world: World, monkeypatch: pytest.Monke
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_forecasts_that_overflow_are_not_falls(world: World) -> None:
-    """NaN is above nothing: a network that broke answered "fall" for every row, below a warning of NumPy's."""
+    """NaN is above nothing: a network that broke answered "fall" for every row, below a warning of
+    NumPy's.
+    """
     predictor = world.config.basemodel_dir / "best_model"
     tokenizer = KronosTokenizer.from_pretrained(world.config.tokenizer_dir / "best_model")
     with torch.no_grad():
@@ -414,17 +464,21 @@ def test_forecasts_that_overflow_are_not_falls(world: World) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), 3e37])
 def test_a_broken_predictor_submits_nothing(world: World, value: float) -> None:
-    """One NaN weight drew sound-looking tokens: "fallbacks none", exit 0. Finite weights that overflow are seen at the logits."""
+    """One NaN weight drew sound-looking tokens: "fallbacks none", exit 0. Finite weights that overflow are
+    seen at the logits.
+    """
     folder = world.config.basemodel_dir / "best_model"
     predictor = Kronos.from_pretrained(folder)
     with torch.no_grad():
         predictor.norm.weight.fill_(value)
     predictor.save_pretrained(folder)
     write_summaries(world.config)
-    world.refuses("7 non-finite forecast" if value > 0 else "expected the weights .* 1 with NaN or infinity in it")
+    world.refuses(
+        "7 non-finite forecast" if value > 0 else "expected the weights .* 1 with NaN or infinity in it"
+    )
 
 
-# -- how far a row reaches ---------------------------------------------------------------------------------------------
+# -- how far a row reaches -----------------------------------------------------------------------------------
 def horizons(store: BarStore, dates: list[str], ticker: str = "a", **settings: Any) -> list[int]:
     asked = np.array(dates, dtype="datetime64[s]")
     settings = {"calendar": "NYSE", "lookback": 40, "max_context": 64} | settings
@@ -432,19 +486,27 @@ def horizons(store: BarStore, dates: list[str], ticker: str = "a", **settings: A
 
 
 def test_horizon_counts_trading_days(tmp_path: Path) -> None:
-    """A competition's Date lies 30 trading days ahead, not 42 days and not one step: weekends and holidays do not count."""
+    """A competition's Date lies 30 trading days ahead, not 42 days and not one step: weekends and holidays do
+    not count.
+    """
     days = DAYS[np.datetime64("2024-03-28") > DAYS]  # Good Friday is the 29th
     store = store_from_dict(tmp_path / "store", {"a": walk(days, 0), "b": walk(days[:-2], 1)})
     assert horizons(store, ["2024-03-28", "2024-04-01", "2024-04-02", "2024-04-08"]) == [1, 2, 3, 7]
-    assert horizons(store, ["2024-03-28", "2024-04-01"], "b") == [3, 4], "a ticker that ended earlier has further to go"
-    assert horizons(store, ["2024-03-27", "2024-03-26"]) == [1, 1], "a Date inside the data: from the last bar before it"
+    assert horizons(store, ["2024-03-28", "2024-04-01"], "b") == [3, 4], (
+        "a ticker that ended earlier has further to go"
+    )
+    assert horizons(store, ["2024-03-27", "2024-03-26"]) == [1, 1], (
+        "a Date inside the data: from the last bar before it"
+    )
     assert horizons(store, ["2024-04-01"], horizon=5) == [5]
 
 
 @pytest.mark.parametrize("bar_hour", [0, 16])
 @pytest.mark.parametrize("asked_hour", [0, 16, 23])
 def test_a_time_of_day_opens_no_door(tmp_path: Path, bar_hour: int, asked_hour: int) -> None:
-    """Date 2024-02-01 16:00 against bars stamped midnight: "strictly before" would read the day that is asked for."""
+    """Date 2024-02-01 16:00 against bars stamped midnight: "strictly before" would read the day that is asked
+    for.
+    """
     hours = np.timedelta64(3600, "s")
     dates, bars = walk(DAYS[:150], 0)
     store = store_from_dict(tmp_path / "store", {"a": (dates + bar_hour * hours, bars)})
@@ -468,7 +530,9 @@ def test_the_datas_own_days_count_in_the_past(tmp_path: Path) -> None:
 def test_a_date_without_trading_up_to_it_is_not_forecast(tmp_path: Path) -> None:
     """A Saturday right after the last bar asks for a close that does not exist."""
     store = store_from_dict(tmp_path / "store", {"a": walk(DAYS[np.datetime64("2024-03-09") > DAYS], 0)})
-    plan = plan_rows(store, ["a"], np.array(["2024-03-09"], "datetime64[s]"), calendar="NYSE", lookback=40, max_context=64)
+    plan = plan_rows(
+        store, ["a"], np.array(["2024-03-09"], "datetime64[s]"), calendar="NYSE", lookback=40, max_context=64
+    )
     assert plan.reason.tolist() == ["no trading day up to the date"]
 
 
@@ -498,12 +562,16 @@ def test_one_step_ahead_is_enumerated_and_counted(world: World) -> None:
     world.refuses("expected rows one step ahead to enumerate, found")
 
 
-# -- the score ---------------------------------------------------------------------------------------------------------
+# -- the score -----------------------------------------------------------------------------------------------
 def test_score_stands_beside_baselines(world: World) -> None:
     """On one date "all fall" can beat every model: an accuracy alone says nothing."""
     truth = dict(zip(NAMES, "1101110", strict=True))
-    world.set(data={"solution_path": write_csv(world.folder / "solution.csv", "ID,Label", list(truth.items()))})
-    write_csv(world.folder / "mine.csv", "ID,Pred", [(n, truth[n] if n != "a" else "0") for n in reversed(NAMES)])
+    world.set(
+        data={"solution_path": write_csv(world.folder / "solution.csv", "ID,Label", list(truth.items()))}
+    )
+    write_csv(
+        world.folder / "mine.csv", "ID,Pred", [(n, truth[n] if n != "a" else "0") for n in reversed(NAMES)]
+    )
     files.write_json(world.folder / "market.json", {"attainable_accuracy": 0.75})
     score = score_submission(world.config, world.folder / "mine.csv")
     assert (score.rows, score.dates, score.accuracy, score.attainable) == (7, 1, 6 / 7, 0.75)
@@ -527,7 +595,11 @@ def test_last_return_is_the_last_known_one(world: World) -> None:
 
 def test_a_submission_that_is_no_submission_is_not_scored(world: World) -> None:
     """Probabilities or missing rows compared as labels give a number that means nothing."""
-    world.set(data={"solution_path": write_csv(world.folder / "solution.csv", "ID,Label", [(n, "1") for n in NAMES])})
+    world.set(
+        data={
+            "solution_path": write_csv(world.folder / "solution.csv", "ID,Label", [(n, "1") for n in NAMES])
+        }
+    )
     write_csv(world.folder / "mine.csv", "ID,Pred", [(n, "0.7") for n in NAMES])
     with pytest.raises(KitError, match=r"expected 0 or 1 in Pred, found '0.7'"):
         score_submission(world.config, world.folder / "mine.csv")
@@ -536,7 +608,7 @@ def test_a_submission_that_is_no_submission_is_not_scored(world: World) -> None:
         score_submission(world.config, world.folder / "mine.csv")
 
 
-# -- by hand -----------------------------------------------------------------------------------------------------------
+# -- by hand -------------------------------------------------------------------------------------------------
 def run_script(root: Path, cwd: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "KIT_PROGRESS"}}
     words = [sys.executable, str(root / "scripts" / name), *arguments]
@@ -554,7 +626,9 @@ def write_prices(path: Path, series: Series) -> str:
 
 
 def test_scripts_from_prices_to_score_from_any_directory(world: World, root: Path) -> None:
-    """What a person types, outside the repository, without PYTHONPATH: files in, a submission and its score out."""
+    """What a person types, outside the repository, without PYTHONPATH: files in, a submission and its score
+    out.
+    """
     folder = world.folder
     world.set(
         data={
@@ -566,20 +640,29 @@ def test_scripts_from_prices_to_score_from_any_directory(world: World, root: Pat
     config = folder / "config.json"
     files.write_json(config, to_dict(world.config))
     arguments = ["--config", str(config), "--set", "inference.sample_count=3"]
-    files.write_text(Path(world.config.data.test_path).parent / "download.json", "{}")  # the files are the competition's
+    files.write_text(
+        Path(world.config.data.test_path).parent / "download.json", "{}"
+    )  # the files are the competition's
     made = run_script(root, folder, "make_submission.py", *arguments, "--horizon", "2")
     assert made.returncode == 0, made.stderr
     path = next(folder.glob("submissions/world-*[0-9].csv"))
-    assert f"kaggle competitions submit -c predicting-stock-trends-rise-or-fall -f submissions/{path.name} -m " in made.stdout
+    assert (
+        f"kaggle competitions submit -c predicting-stock-trends-rise-or-fall -f submissions/{path.name} -m "
+        in made.stdout
+    )
     manifest = json.loads(path.with_suffix(".json").read_text())
     assert manifest["horizons"] == {"2": 7} and manifest["config"]["inference"]["sample_count"] == 3
     score = run_script(root, folder, "score_submission.py", *arguments, "--file", str(path))
     assert score.returncode == 0 and "all rise" in score.stdout and "100.0%" in score.stdout, score.stderr
 
     write_prices(folder / "train.csv", FUTURES["bars on the Date and after it"](world.series))
-    again = run_script(root, folder, "make_submission.py", *arguments, "--horizon", "2", "--output", "later.csv")
+    again = run_script(
+        root, folder, "make_submission.py", *arguments, "--horizon", "2", "--output", "later.csv"
+    )
     assert again.returncode == 0, again.stderr
-    assert (folder / "later.csv").read_bytes() == path.read_bytes(), "prices after the Date, from file to file"
+    assert (folder / "later.csv").read_bytes() == path.read_bytes(), (
+        "prices after the Date, from file to file"
+    )
 
 
 def test_scripts_end_in_one_line(world: World, root: Path) -> None:
@@ -598,7 +681,7 @@ def test_scripts_end_in_one_line(world: World, root: Path) -> None:
     assert not list(world.folder.glob("submissions/*"))
 
 
-# -- by whom, and by which decision ------------------------------------------------------------------------------------
+# -- by whom, and by which decision --------------------------------------------------------------------------
 @pytest.fixture
 def submitted(tmp_path: Path) -> tuple[Config, BarStore]:
     """A world with a saved backtest behind it and test rows three days ahead."""
@@ -617,7 +700,9 @@ def manifest_of(config: Config, folder: Path) -> tuple[dict[str, Any], np.ndarra
 
 
 def test_a_submission_uses_what_fits(submitted: tuple[Config, BarStore], tmp_path: Path) -> None:
-    """A decision of another network, horizon or sampling would distort what it was meant to mend; silence would hide which."""
+    """A decision of another network, horizon or sampling would distort what it was meant to mend; silence
+    would hide which.
+    """
     config, _ = submitted
     config = changed(config, inference__answer="network")
     found = read_findings(config.run_dir, 3)
@@ -626,16 +711,23 @@ def test_a_submission_uses_what_fits(submitted: tuple[Config, BarStore], tmp_pat
     assert evidence is not None and evidence.decision is not None
     manifest, prob = manifest_of(config, tmp_path)
     assert manifest["decision"]["used"] and manifest["decision"]["slope"] == evidence.decision.slope
-    assert manifest["answer"]["expected"] == asdict(evidence.accuracy) and manifest["answer"]["why"] == "asked for by name"
+    assert (
+        manifest["answer"]["expected"] == asdict(evidence.accuracy)
+        and manifest["answer"]["why"] == "asked for by name"
+    )
     assert manifest["answer"]["all_rise"]["value"] == found.of("all rise").accuracy.value  # type: ignore[union-attr]
     more_paths, other = manifest_of(changed(config, inference__sample_count=35), tmp_path)
-    assert more_paths["decision"]["used"] and (other != prob).any(), "the decision knows the noise of any number of paths"
+    assert more_paths["decision"]["used"] and (other != prob).any(), (
+        "the decision knows the noise of any number of paths"
+    )
     raw, _ = manifest_of(changed(config, inference__calibration="off"), tmp_path)
     assert raw["decision"] == {"used": False, "why": "inference.calibration is off"}
     for name, value in {"inference__temperature": 0.9, "inference__anchor": "none"}.items():
         refused, _ = manifest_of(changed(config, **{name: value}), tmp_path)
         assert not refused["decision"]["used"] and name.split("__")[1] in refused["decision"]["why"]
-        assert refused["answer"]["expected"] is None, "what was found of another network is not expected of this one"
+        assert refused["answer"]["expected"] is None, (
+            "what was found of another network is not expected of this one"
+        )
     nearer, _ = manifest_of(changed(config, inference__horizon=2), tmp_path)
     assert not nearer["decision"]["used"] and "horizon-2.json: none there" in nearer["decision"]["why"]
     path_of(config.run_dir, 3).write_text("{}")
@@ -644,7 +736,9 @@ def test_a_submission_uses_what_fits(submitted: tuple[Config, BarStore], tmp_pat
 
 
 def test_a_look_leaves_no_decision(submitted: tuple[Config, BarStore], tmp_path: Path) -> None:
-    """A backtest of another horizon, of few tickers or with its report elsewhere replaced what the submission decides by."""
+    """A backtest of another horizon, of few tickers or with its report elsewhere replaced what the submission
+    decides by.
+    """
     config, _ = submitted
     before = path_of(config.run_dir, 3).read_bytes()
     small = changed(config, evaluation__fitted_baselines=False, evaluation__every=30)
@@ -658,10 +752,14 @@ def test_a_look_leaves_no_decision(submitted: tuple[Config, BarStore], tmp_path:
 
 
 def test_the_evidence_chooses_who_answers(submitted: tuple[Config, BarStore], tmp_path: Path) -> None:
-    """On random walks nothing is known: a constant is sent, and the reason stands beside it. With evidence the answerer is."""
+    """On random walks nothing is known: a constant is sent, and the reason stands beside it. With evidence
+    the answerer is.
+    """
     config, _ = submitted
     manifest, _ = manifest_of(config, tmp_path)
-    assert manifest["answer"]["kind"] == "constant" and "none has a rank IC above 0" in manifest["answer"]["why"]
+    assert (
+        manifest["answer"]["kind"] == "constant" and "none has a rank IC above 0" in manifest["answer"]["why"]
+    )
     assert manifest["share_of_rises"] in (0.0, 1.0) and "model" not in manifest
     found = read_findings(config.run_dir, 3)
     assert found is not None
@@ -674,17 +772,29 @@ def test_the_evidence_chooses_who_answers(submitted: tuple[Config, BarStore], tm
         assert manifest["decision"]["used"] and ("model" in manifest) is (name != "boosting")
     other = changed(config, inference__temperature=0.5)
     manifest, _ = manifest_of(other, tmp_path)
-    assert manifest["answer"]["kind"] == "constant", "evidence about another network's settings chooses nothing"
+    assert manifest["answer"]["kind"] == "constant", (
+        "evidence about another network's settings chooses nothing"
+    )
 
 
 def test_a_baseline_needs_no_network(submitted: tuple[Config, BarStore], tmp_path: Path) -> None:
-    """Most of what can be had on prices is had without one: raw files in, boosting's answers out, nothing trained."""
+    """Most of what can be had on prices is had without one: raw files in, boosting's answers out, nothing
+    trained.
+    """
     config, store = submitted
-    empty = changed(config, model_paths__base_save_path=str(tmp_path / "nothing"), inference__answer="boosting")
+    empty = changed(
+        config, model_paths__base_save_path=str(tmp_path / "nothing"), inference__answer="boosting"
+    )
     manifest, prob = manifest_of(empty, tmp_path)
-    assert manifest["answer"]["kind"] == "fitted" and manifest["forecast"] == len(store.tickers) and len(set(prob)) > 3
+    assert (
+        manifest["answer"]["kind"] == "fitted"
+        and manifest["forecast"] == len(store.tickers)
+        and len(set(prob)) > 3
+    )
     assert "none there" in manifest["decision"]["why"] and manifest["answer"]["expected"] is None
-    with pytest.raises(KitError, match=r"--answer sorcery: expected auto, network, blend:A\+B or one of .*boosting"):
+    with pytest.raises(
+        KitError, match=r"--answer sorcery: expected auto, network, blend:A\+B or one of .*boosting"
+    ):
         make_submission(changed(empty, inference__answer="sorcery"), tmp_path / "no.csv")
     with pytest.raises(KitError, match=r"expected blend:A\+B with different names"):
         make_submission(changed(empty, inference__answer="blend:boosting"), tmp_path / "no.csv")

@@ -1,4 +1,6 @@
-"""scripts/submit.py against a Kaggle on loopback: what is sent, what counts as sent, and what the ledger remembers."""
+"""scripts/submit.py against a Kaggle on loopback: what is sent, what counts as sent, and what the ledger
+remembers.
+"""
 
 import csv
 import gzip
@@ -67,7 +69,7 @@ def with_manifest(**more: Any) -> None:
     files.write_json(FILE.with_suffix(".json"), tree | more)
 
 
-# -- the command -------------------------------------------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------------------------------
 def test_command_sends_waits_logs_and_shows(stub: Stub, config: Config, root: Path) -> None:
     """The user's day: one command from the file to its score in the log."""
     with_manifest()
@@ -75,18 +77,36 @@ def test_command_sends_waits_logs_and_shows(stub: Stub, config: Config, root: Pa
     assert done.returncode == 0, done.stderr
     assert list(stub.uploads.values()) == [ANSWER.encode()]
     row = only(Ledger(LEDGER))
-    assert (row["ref"], row["status"], row["public"], row["run"]) == ("1000", "complete", stub.score, "runs/kaggle")
-    assert (row["sha256"], row["message"], row["expected"]) == (files.digest(FILE), "first, try", "no backtest")
+    assert (row["ref"], row["status"], row["public"], row["run"]) == (
+        "1000",
+        "complete",
+        stub.score,
+        "runs/kaggle",
+    )
+    assert (row["sha256"], row["message"], row["expected"]) == (
+        files.digest(FILE),
+        "first, try",
+        "no backtest",
+    )
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d", row["date"])
     assert "submissions left today: 4" in done.stdout and "waiting for the score" in done.stdout
-    assert re.search(rf"\| .*mine.csv .*\| kaggle .*\| {stub.score} .*\| no backtest .*\| complete .*\| 1000 ", done.stdout)
+    assert re.search(
+        rf"\| .*mine.csv .*\| kaggle .*\| {stub.score} .*\| no backtest .*\| complete .*\| 1000 ", done.stdout
+    )
 
     second = script(root, "submit", "--file", str(FILE), "--message", "again?")
-    assert second.returncode == 2 and "the same content was submitted" in second.stderr and stub.score in second.stderr
+    assert (
+        second.returncode == 2
+        and "the same content was submitted" in second.stderr
+        and stub.score in second.stderr
+    )
     assert "--again" in second.stderr and len(stub.submissions) == 1
 
     third = script(root, "submit", "--file", str(FILE), "--message", "again", "--again", "--no-wait")
-    assert third.returncode == 0 and [item["description"] for item in stub.submissions] == ["first, try", "again"]
+    assert third.returncode == 0 and [item["description"] for item in stub.submissions] == [
+        "first, try",
+        "again",
+    ]
     assert [row["status"] for row in Ledger(LEDGER).rows()] == ["complete", "pending"]
 
 
@@ -110,11 +130,15 @@ def test_dry_run_touches_nothing(stub: Stub, config: Config, root: Path) -> None
 def test_line_of_an_error(stub: Stub, config: Config, root: Path) -> None:
     """An expired token, the whole way: exit code 2, one line, and the log says that nothing was sent."""
     done = script(root, "submit", "--file", str(FILE), "--message", "m", KAGGLE_API_TOKEN=EXPIRED)
-    assert done.returncode == 2 and done.stderr.startswith("error: Kaggle rejects") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("error: Kaggle rejects")
+        and done.stderr.count("\n") == 1
+    )
     assert not LEDGER.exists()
 
 
-# -- what counts as sent -----------------------------------------------------------------------------------------------
+# -- what counts as sent -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("status", [403, 503])
 def test_failed_upload_is_no_success(stub: Stub, parcel: Parcel, ledger: Ledger, status: int) -> None:
     """kaggle 2.2.4 exits with 0 here: whoever trusts that waits for a score that never comes."""
@@ -133,7 +157,9 @@ def test_interrupted_upload_is_taken_up(stub: Stub, parcel: Parcel, ledger: Ledg
     assert list(stub.uploads.values()) == [ANSWER.encode()] and len(stub.submissions) == 1
 
 
-def test_lost_answer_is_looked_up(stub: Stub, parcel: Parcel, ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_answer_is_looked_up(
+    stub: Stub, parcel: Parcel, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
     """Kaggle took the file, the answer got lost: a second try would burn a submission of the day."""
     stub.lose_answer = "break"
     row = submit.submit(parcel, ledger)
@@ -149,7 +175,9 @@ def test_silence_while_sending(stub: Stub, parcel: Parcel, ledger: Ledger) -> No
     assert only(ledger)["status"] == "failed"
 
 
-def test_unknown_outcome_is_called_unknown(stub: Stub, parcel: Parcel, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_outcome_is_called_unknown(
+    stub: Stub, parcel: Parcel, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The network goes while the answer is on its way: "failed" would be a guess, and so would "sent"."""
     stub.lose_answer = "break"
     send = submit.Client.submit
@@ -203,16 +231,25 @@ def test_unknown_limits_do_not_stop_a_submission(stub: Stub, parcel: Parcel, led
     assert submit.submit(parcel, ledger)["status"] == "complete"
 
 
-# -- killed, late, twice -----------------------------------------------------------------------------------------------
+# -- killed, late, twice -------------------------------------------------------------------------------------
 def start(root: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(root / "scripts" / "submit.py"), "--config", str(root / "configs" / "kaggle.yaml")]
+    command = [
+        sys.executable,
+        str(root / "scripts" / "submit.py"),
+        "--config",
+        str(root / "configs" / "kaggle.yaml"),
+    ]
     command += ["--file", str(FILE), "--message", "first try", *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 @pytest.mark.parametrize("sent", [True, False])
 def test_killed_while_sending(stub: Stub, parcel: Parcel, ledger: Ledger, root: Path, sent: bool) -> None:
-    """The next call finds out on Kaggle's list whether the file arrived: once is sent once, not at all is sent now."""
+    """The next call finds out on Kaggle's list whether the file arrived: once is sent once, not at all is
+    sent now.
+    """
     stub.lose_answer, stub.silent = ("hang", set()) if sent else ("", {"PUT"})
     process = start(root)
     end = time.monotonic() + 60
@@ -229,7 +266,9 @@ def test_killed_while_sending(stub: Stub, parcel: Parcel, ledger: Ledger, root: 
 
 
 def kill_alone(stub: Stub, root: Path, after: str, delay: float) -> None:
-    """Start the command, and kill it, not the process that sends for it, `delay` seconds after the route was asked."""
+    """Start the command, and kill it, not the process that sends for it, `delay` seconds after the route was
+    asked.
+    """
     before = stub.asked(after)
     process = start(root, "--no-wait")
     end = time.monotonic() + 120
@@ -241,8 +280,12 @@ def kill_alone(stub: Stub, root: Path, after: str, delay: float) -> None:
     process.communicate()
 
 
-def test_the_command_alone_is_killed_while_it_sends(stub: Stub, parcel: Parcel, ledger: Ledger, root: Path) -> None:
-    """The upload went on without its command; the next one did not wait for it, found nothing, and sent the file again."""
+def test_the_command_alone_is_killed_while_it_sends(
+    stub: Stub, parcel: Parcel, ledger: Ledger, root: Path
+) -> None:
+    """The upload went on without its command; the next one did not wait for it, found nothing, and sent the
+    file again.
+    """
     stub.pause = 2.0
     kill_alone(stub, root, "PUT", 0.2)
     assert only(ledger)["status"] == "sending" and not stub.submissions
@@ -253,7 +296,9 @@ def test_the_command_alone_is_killed_while_it_sends(stub: Stub, parcel: Parcel, 
 def test_a_request_that_is_under_way_is_waited_for(
     stub: Stub, parcel: Parcel, ledger: Ledger, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C ends the process that sends, not what Kaggle has already received: it appears on the list a little later."""
+    """Ctrl-C ends the process that sends, not what Kaggle has already received: it appears on the list a
+    little later.
+    """
     monkeypatch.setattr(submit, "SETTLE", 30.0)
     stub.pause = 2.0
     process = start(root)
@@ -268,7 +313,9 @@ def test_a_request_that_is_under_way_is_waited_for(
 
 
 @pytest.mark.long
-def test_twenty_kills_at_random_moments_send_once(stub: Stub, parcel: Parcel, ledger: Ledger, root: Path) -> None:
+def test_twenty_kills_at_random_moments_send_once(
+    stub: Stub, parcel: Parcel, ledger: Ledger, root: Path
+) -> None:
     """From the first request of an upload to its last answer."""
     rng = random.Random(6)
     for _ in range(20):
@@ -288,8 +335,15 @@ def test_a_process_without_its_command_ends_by_itself(tmp_path: Path) -> None:
     request = {"operation": "limits", "competition": COMPETITION, "within": 0.5}
     silent = socket.create_server(("127.0.0.1", 0))
     proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
-    environment = {"http_proxy": proxy, "https_proxy": proxy, "HOME": str(tmp_path), "KAGGLE_API_TOKEN": "x" * 20}
-    worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | environment, text=True)
+    environment = {
+        "http_proxy": proxy,
+        "https_proxy": proxy,
+        "HOME": str(tmp_path),
+        "KAGGLE_API_TOKEN": "x" * 20,
+    }
+    worker = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | environment, text=True
+    )
     answer, _ = worker.communicate(json.dumps(request) + "\n", timeout=60)
     assert (answer, worker.returncode) == ("", -signal.SIGALRM)
 
@@ -304,7 +358,9 @@ def test_late_score_is_found_by_the_same_command(stub: Stub, parcel: Parcel, led
     assert only(ledger)["public"] == stub.score and len(stub.submissions) == 1
 
 
-def test_hiccup_while_waiting(stub: Stub, parcel: Parcel, ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+def test_hiccup_while_waiting(
+    stub: Stub, parcel: Parcel, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
     """One failed look is no reason to leave a submission without its score."""
     row = submit.submit(parcel, ledger, wait=0)
     stub.errors = {"ListSubmissions": (503, "busy")}
@@ -332,10 +388,14 @@ def test_two_commands_at_once_send_once(stub: Stub, parcel: Parcel, ledger: Ledg
     both = [start(root) for _ in range(2)]
     outcome = sorted((process.communicate()[1], process.returncode) for process in both)
     assert len(stub.submissions) == 1 and len(ledger.rows()) == 1
-    assert outcome[0][1] == 0 and all(code == 0 or "the same content was submitted" in text for text, code in outcome)
+    assert outcome[0][1] == 0 and all(
+        code == 0 or "the same content was submitted" in text for text, code in outcome
+    )
 
 
-def test_scores_of_earlier_rows_are_filled_in(stub: Stub, config: Config, parcel: Parcel, ledger: Ledger) -> None:
+def test_scores_of_earlier_rows_are_filled_in(
+    stub: Stub, config: Config, parcel: Parcel, ledger: Ledger
+) -> None:
     """A row whose wait was cut short gets its score with the next submission."""
     submit.submit(parcel, ledger, wait=0)
     FILE.write_text(SAMPLE)
@@ -343,7 +403,7 @@ def test_scores_of_earlier_rows_are_filled_in(stub: Stub, config: Config, parcel
     assert [row["public"] for row in ledger.rows()] == [stub.score] * 2
 
 
-# -- the file ----------------------------------------------------------------------------------------------------------
+# -- the file ------------------------------------------------------------------------------------------------
 FORMS = {
     "missing": ("ID,Pred\na,1\nb,0\n", "1 missing .c."),
     "extra": (ANSWER + "d,1\n", "1 extra .d."),
@@ -369,7 +429,9 @@ def test_files_that_kaggle_would_reject_or_misread(config: Config, form: str) ->
 
 
 def test_without_a_sample_the_test_file_says(config: Config) -> None:
-    """And a sample that is configured but not there is an error with a remedy, not a check that is left out."""
+    """And a sample that is configured but not there is an error with a remedy, not a check that is left
+    out.
+    """
     own = replace(config, data=replace(config.data, sample_submission_path=""))
     assert pack(own, FILE, "m").rows == 3
     (FOLDER / "sample_submission.csv").unlink()
@@ -378,7 +440,9 @@ def test_without_a_sample_the_test_file_says(config: Config) -> None:
 
 
 def test_manifest_of_other_content_names_no_run(config: Config, caplog: pytest.LogCaptureFixture) -> None:
-    """A file edited after it was made is not that run's any more; a wrong run in the log misleads for months."""
+    """A file edited after it was made is not that run's any more; a wrong run in the log misleads for
+    months.
+    """
     with_manifest()
     assert pack(config, FILE, "m").run == "runs/kaggle"
     FILE.write_text(SAMPLE)
@@ -392,8 +456,12 @@ def report(**more: Any) -> None:
     files.write_json(Path("runs/kaggle/backtest/report.json"), tree | more)
 
 
-def test_backtests_expectation_stands_beside_the_score(config: Config, caplog: pytest.LogCaptureFixture) -> None:
-    """A score means something beside what was expected before; a backtest of other weights or of a control expects nothing."""
+def test_backtests_expectation_stands_beside_the_score(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A score means something beside what was expected before; a backtest of other weights or of a control
+    expects nothing.
+    """
     with_manifest(model={"digest": "d1"})
     assert pack(config, FILE, "m").expected == "no backtest"
     report()
@@ -403,7 +471,10 @@ def test_backtests_expectation_stands_beside_the_score(config: Config, caplog: p
     report(control="shuffle-labels")
     assert pack(config, FILE, "m").expected == "no backtest (a control: shuffle-labels)"
     report(main="unknown")
-    assert pack(config, FILE, "m").expected == "no backtest (unreadable)" and "expected a backtest's report" in caplog.text
+    assert (
+        pack(config, FILE, "m").expected == "no backtest (unreadable)"
+        and "expected a backtest's report" in caplog.text
+    )
 
 
 def test_packed_sample_is_read(config: Config) -> None:
@@ -432,7 +503,7 @@ def test_message_is_required(config: Config) -> None:
             pack(config, FILE, message)
 
 
-# -- the ledger --------------------------------------------------------------------------------------------------------
+# -- the ledger ----------------------------------------------------------------------------------------------
 APPEND = """
 import sys
 from kronos.delivery.ledger import COLUMNS, Ledger
@@ -446,10 +517,14 @@ def test_writers_at_once_lose_nothing(tmp_path: Path, root: Path) -> None:
     """Two experiments that end together must both be in the log."""
     path = tmp_path / "ledger.csv"
     environment = os.environ | {"PYTHONPATH": str(root)}
-    writers = [subprocess.Popen([sys.executable, "-c", APPEND, str(path), name], env=environment) for name in "abc"]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", APPEND, str(path), name], env=environment) for name in "abc"
+    ]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     rows = Ledger(path).rows()
-    assert sorted((row["date"], int(row["message"])) for row in rows) == [(name, i) for name in "abc" for i in range(15)]
+    assert sorted((row["date"], int(row["message"])) for row in rows) == [
+        (name, i) for name in "abc" for i in range(15)
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["ledger.csv"]
 
 
@@ -457,7 +532,9 @@ def test_killed_writers_leave_a_whole_file(tmp_path: Path, root: Path) -> None:
     """A log that is half a log after a kill is no log; nor may a dead writer's lock stop the next."""
     path = tmp_path / "ledger.csv"
     for _ in range(4):
-        writer = subprocess.Popen([sys.executable, "-c", APPEND, str(path), "a"], env=os.environ | {"PYTHONPATH": str(root)})
+        writer = subprocess.Popen(
+            [sys.executable, "-c", APPEND, str(path), "a"], env=os.environ | {"PYTHONPATH": str(root)}
+        )
         seen = len(Ledger(path).rows())
         while len(Ledger(path).rows()) < seen + 3 and writer.poll() is None:
             pass
@@ -484,7 +561,10 @@ def test_own_columns_and_odd_text_survive(stub: Stub, config: Config, ledger: Le
         writer.writerows([row | {"note": "two\nlines"} for row in rows])
     FILE.write_text(SAMPLE)
     submit.submit(pack(config, FILE, "second"), ledger)
-    assert [(row["note"], row["message"]) for row in ledger.rows()] == [("two\nlines", 'say "hi", ä'), ("", "second")]
+    assert [(row["note"], row["message"]) for row in ledger.rows()] == [
+        ("two\nlines", 'say "hi", ä'),
+        ("", "second"),
+    ]
 
 
 def test_foreign_file_is_not_overwritten(stub: Stub, parcel: Parcel) -> None:
@@ -495,13 +575,17 @@ def test_foreign_file_is_not_overwritten(stub: Stub, parcel: Parcel) -> None:
     assert Path("other.csv").read_text() == "a,b\n1,2\n" and not stub.submissions
 
 
-def test_ledger_saved_in_another_encoding(stub: Stub, config: Config, parcel: Parcel, ledger: Ledger, root: Path) -> None:
+def test_ledger_saved_in_another_encoding(
+    stub: Stub, config: Config, parcel: Parcel, ledger: Ledger, root: Path
+) -> None:
     """Excel saves in cp1252: the next submission must say so in one line, and leave the file as it is."""
     submit.submit(pack(config, FILE, "größer"), ledger, wait=0)
     LEDGER.write_bytes(LEDGER.read_text().encode("cp1252"))
     before = LEDGER.read_bytes()
     done = script(root, "submit", "--file", str(FILE), "--message", "second")
-    assert done.returncode == 2 and "expected UTF-8" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == 2 and "expected UTF-8" in done.stderr and done.stderr.count("\n") == 1, (
+        done.stderr
+    )
     assert LEDGER.read_bytes() == before and len(stub.uploads) == 1
 
 

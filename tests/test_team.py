@@ -46,15 +46,24 @@ cli.run(main)
 
 
 def pair(root: Path, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
-    """Two processes with the environment that torchrun gives; no launcher that would end one for the other."""
+    """Two processes with the environment that torchrun gives; no launcher that would end one for the
+    other.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    common = {**os.environ, "PYTHONPATH": str(root), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {
+        **os.environ,
+        "PYTHONPATH": str(root),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     started = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, *arguments],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
+            env=common
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -62,12 +71,16 @@ def pair(root: Path, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
         for rank in (0, 1)
     ]
     ended = [(process, *process.communicate(timeout=100)) for process in started]
-    return [subprocess.CompletedProcess(process.args, process.returncode, out, err) for process, out, err in ended]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, out, err) for process, out, err in ended
+    ]
 
 
 @pytest.mark.parametrize("failing", [-1, 0, 1])
 def test_one_fails_all_end_and_one_line_says_why(root: Path, failing: int) -> None:
-    """A process that failed left the others waiting for ever in the gathering, or each printed its own story."""
+    """A process that failed left the others waiting for ever in the gathering, or each printed its own
+    story.
+    """
     done = pair(root, str(failing))
     errors = [[line for line in d.stderr.splitlines() if line.startswith("error:")] for d in done]
     if failing < 0:
@@ -80,9 +93,13 @@ def test_one_fails_all_end_and_one_line_says_why(root: Path, failing: int) -> No
 
 
 def test_a_launcher_that_starts_too_few_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`accelerate launch --cpu --num_processes 2` starts one process without a word: twice the time, unnoticed."""
+    """`accelerate launch --cpu --num_processes 2` starts one process without a word: twice the time,
+    unnoticed.
+    """
     config = replace(Config(), distributed=DistributedConfig(num_processes=2, use_ddp=True))
-    assert Team.join(config, on_cpu=True) == Team(0, 1), "without a launcher, one process is what was asked for"
+    assert Team.join(config, on_cpu=True) == Team(0, 1), (
+        "without a launcher, one process is what was asked for"
+    )
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     with pytest.raises(KitError, match=r"expected 2 processes .* the launcher started 1"):
         Team.join(config, on_cpu=True)
@@ -93,8 +110,8 @@ def test_a_launcher_that_starts_too_few_is_caught(monkeypatch: pytest.MonkeyPatc
 def test_two_launched_processes_write_the_file_of_one(
     root: Path, tmp_path: Path, use_cpu: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real launcher, also without the variable that lets CPU processes know of each other: each of them once believed to
-    be alone, and both wrote the file."""
+    """The real launcher, also without the variable that lets CPU processes know of each other: each of them
+    once believed to be alone, and both wrote the file."""
     world = World(tmp_path)
     world.set(inference={"batch_size": 2, "sample_count": 9})
     alone = world.make("alone.csv")
@@ -105,9 +122,18 @@ def test_two_launched_processes_write_the_file_of_one(
     else:
         monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     flags = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *flags.split(), "--num_cpu_threads_per_process", "1"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *flags.split(),
+        "--num_cpu_threads_per_process",
+        "1",
+    ]
     script = [str(root / "scripts" / "make_submission.py"), "--config", str(config), "--output", "two.csv"]
-    done = subprocess.run([*launch, *script], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=dict(os.environ))
+    done = subprocess.run(
+        [*launch, *script], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=dict(os.environ)
+    )
     assert done.returncode == 0, done.stderr
     assert "on cpu, 2 processes" in done.stdout and done.stdout.count("fallbacks") == 1, done.stdout
     assert (tmp_path / "two.csv").read_bytes() == alone[0]

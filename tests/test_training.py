@@ -1,4 +1,6 @@
-"""The stages and their loop, in one process: what is trained on what, what is refused, what is left behind."""
+"""The stages and their loop, in one process: what is trained on what, what is refused, what is left
+behind.
+"""
 
 import dataclasses
 import json
@@ -78,18 +80,21 @@ def summary_of(folder: Path) -> dict[str, Any]:
     return summary
 
 
-# -- schedule and optimiser --------------------------------------------------------------------------------------------
+# -- schedule and optimiser ----------------------------------------------------------------------------------
 def test_seeds_differ_in_every_argument() -> None:
     """Keeps out equal dropout masks on two ranks, steps or micro-batches."""
     base = dict(seed=1, stage="tokenizer", step=2, micro=3, rank=4)
     others = [
-        {**base, name: value} for name, value in (("seed", 2), ("stage", "basemodel"), ("step", 3), ("micro", 4), ("rank", 5))
+        {**base, name: value}
+        for name, value in (("seed", 2), ("stage", "basemodel"), ("step", 3), ("micro", 4), ("rank", 5))
     ]
     assert len({micro_seed(**arguments) for arguments in [base, *others]}) == 6  # type: ignore[arg-type]
 
 
 def test_norms_and_biases_do_not_decay() -> None:
-    """Keeps out weight decay on one-dimensional parameters, unless asked for, and frozen networks in the optimiser."""
+    """Keeps out weight decay on one-dimensional parameters, unless asked for, and frozen networks in the
+    optimiser.
+    """
     objective = tiny_objective(Config(), "basemodel")
     schedule = Schedule("onecycle", 1, 1e-3, 0.0)
     settings = LoopSettings("basemodel", 1, 1, schedule, (0.9, 0.95), 0.1, False, 1.0, 0, 1, 1, 1.0)
@@ -98,11 +103,13 @@ def test_norms_and_biases_do_not_decay() -> None:
     decaying, free = build_optimizer(objective, settings).param_groups
     assert decaying["weight_decay"] == 0.1 and free["weight_decay"] == 0.0
     own = dict(objective.network().named_parameters())
-    assert {id(p) for p in free["params"]} == {id(p) for n, p in own.items() if n.endswith("bias") or "norm" in n}
+    assert {id(p) for p in free["params"]} == {
+        id(p) for n, p in own.items() if n.endswith("bias") or "norm" in n
+    }
     assert len(decaying["params"]) + len(free["params"]) == len(own)
 
 
-# -- losses that are not numbers ---------------------------------------------------------------------------------------
+# -- losses that are not numbers -----------------------------------------------------------------------------
 class Unchecked(Trainer):
     """Like a GPU's run: finite losses are looked at with the logged lines only."""
 
@@ -112,8 +119,12 @@ class Unchecked(Trainer):
         self._check_finite = check  # type: ignore[method-assign]
 
 
-def poisoned_run(kind: type[Trainer], store: BarStore, folder: Path, poison: int | None, steps: int) -> Trainer:
-    config = tiny_config(folder, training__max_steps=steps, training__log_interval=4, training__checkpoint_steps=100)
+def poisoned_run(
+    kind: type[Trainer], store: BarStore, folder: Path, poison: int | None, steps: int
+) -> Trainer:
+    config = tiny_config(
+        folder, training__max_steps=steps, training__log_interval=4, training__checkpoint_steps=100
+    )
     runtime = Runtime.start(config)
     data = StageData.of(config, "tokenizer", store)
     clean = streams(config, data, store, runtime)
@@ -130,8 +141,12 @@ def poisoned_run(kind: type[Trainer], store: BarStore, folder: Path, poison: int
 
 
 @pytest.mark.parametrize("kind", [Trainer, Unchecked])
-def test_a_loss_that_is_no_number_stops_before_the_weights_move(kind: type[Trainer], store: BarStore, tmp_path: Path) -> None:
-    """Keeps out hours of training on NaN, and a checkpoint of it: also where the loss is read only now and then."""
+def test_a_loss_that_is_no_number_stops_before_the_weights_move(
+    kind: type[Trainer], store: BarStore, tmp_path: Path
+) -> None:
+    """Keeps out hours of training on NaN, and a checkpoint of it: also where the loss is read only now and
+    then.
+    """
     trainer = poisoned_run(kind, store, tmp_path / "bad", poison=1, steps=12)
     with pytest.raises(KitError, match=r"not finite at step 1; .*tickers in that step: T\d"):
         trainer.fit(None, Keepers(lambda: None), measure_start=False)
@@ -141,13 +156,17 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_move(kind: type[Train
     first = [next(iter(good.streams.train(0)))]
     good._step(0, StepBatches(first, first))
     for name, value in trainer.objective.network().state_dict().items():
-        assert torch.equal(value, good.objective.network().state_dict()[name]), f"{name} moved after the bad step"
+        assert torch.equal(value, good.objective.network().state_dict()[name]), (
+            f"{name} moved after the bad step"
+        )
     assert not trainer.checkpoints.exists()
 
 
-# -- stages ------------------------------------------------------------------------------------------------------------
+# -- stages --------------------------------------------------------------------------------------------------
 def test_both_stages_leave_what_the_readme_says(store: BarStore, tmp_path: Path) -> None:
-    """Keeps out a predictor on another tokenizer, a best model that is not the best, and a summary without its facts."""
+    """Keeps out a predictor on another tokenizer, a best model that is not the best, and a summary without
+    its facts.
+    """
     config = tiny_config(tmp_path)
     assert run_stage(config, "tokenizer", store) == run_stage(config, "basemodel", store) == "complete"
     for folder, network in ((config.tokenizer_dir, KronosTokenizer), (config.basemodel_dir, Kronos)):
@@ -158,7 +177,9 @@ def test_both_stages_leave_what_the_readme_says(store: BarStore, tmp_path: Path)
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         values = {r["step"]: r[summary["best"]["metric"]] for r in records if r["kind"] == "validation"}
         assert summary["best"]["value"] == min(values.values()) == values[summary["best"]["step"]]
-        assert [r["step"] for r in records if r["kind"] == "train"] == list(range(2, summary["total_steps"] + 1, 2))
+        assert [r["step"] for r in records if r["kind"] == "train"] == list(
+            range(2, summary["total_steps"] + 1, 2)
+        )
     assert summary["tokenizer_digest"] == files.folder_digest(config.tokenizer_dir / "best_model")
     last_training_day = store.sessions[summary["train_end_session"]].astype("datetime64[D]")
     assert summary["train_end"] == str(last_training_day) == "2020-03-03"
@@ -201,7 +222,10 @@ def test_a_stage_that_was_stopped_after_its_first_save_is_resumed_not_skipped(
         assert "going on from step 9" in caplog.text
         before = (config.tokenizer_dir / "summary.json").read_bytes()
         assert run_stage(config, "tokenizer", store) == "complete"
-    assert "tokenizer: complete in" in caplog.text and (config.tokenizer_dir / "summary.json").read_bytes() == before
+    assert (
+        "tokenizer: complete in" in caplog.text
+        and (config.tokenizer_dir / "summary.json").read_bytes() == before
+    )
     ours, theirs = (load_file(c.tokenizer_dir / "best_model" / "model.safetensors") for c in (config, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -209,7 +233,9 @@ def test_a_stage_that_was_stopped_after_its_first_save_is_resumed_not_skipped(
 def test_a_stage_killed_before_its_first_checkpoint_starts_anew_and_says_so(
     store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever asks to resume takes the steps that follow for later ones, when nothing says that they are the first."""
+    """Whoever asks to resume takes the steps that follow for later ones, when nothing says that they are the
+    first.
+    """
     config = tiny_config(tmp_path, experiment__skip_existing=True)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
@@ -219,15 +245,21 @@ def test_a_stage_killed_before_its_first_checkpoint_starts_anew_and_says_so(
     assert "tokenizer: interrupted, and no checkpoint to go on from: it starts at step 0" in caplog.text
     caplog.clear()
     run_stage(
-        tiny_config(tmp_path, experiment__skip_existing=True, model_paths__base_save_path=str(tmp_path / "new")),
+        tiny_config(
+            tmp_path, experiment__skip_existing=True, model_paths__base_save_path=str(tmp_path / "new")
+        ),
         "tokenizer",
         store,
     )
     assert "starts at step 0" not in caplog.text
 
 
-def test_the_time_limit_saves_and_leaves(store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps out work lost to the end of a session: the limit counts from the launch, over stages, and the run can go on."""
+def test_the_time_limit_saves_and_leaves(
+    store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keeps out work lost to the end of a session: the limit counts from the launch, over stages, and the run
+    can go on.
+    """
     monkeypatch.setenv("KIT_LAUNCHED", str(time.time() - 3600))
     limited = tiny_config(tmp_path, experiment__skip_existing=True, training__time_limit=0.5)
     assert run_stage(limited, "tokenizer", store) == "interrupted"
@@ -240,7 +272,9 @@ def test_the_time_limit_saves_and_leaves(store: BarStore, tmp_path: Path, monkey
 def test_the_time_limit_counts_what_comes_before_the_first_step(
     store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A download, digests and the check of the compiler took minutes that the limit did not know of: a session ended first."""
+    """A download, digests and the check of the compiler took minutes that the limit did not know of: a
+    session ended first.
+    """
     real = stages.build_objective
 
     def slow(*given: Any) -> Any:
@@ -257,7 +291,10 @@ def test_checkpoints_come_by_the_clock_too(store: BarStore, tmp_path: Path) -> N
     """Keeps out hours between two checkpoints of a slow run, whose steps are few."""
     config = tiny_config(tmp_path, training__checkpoint_steps=1000, training__checkpoint_minutes=1e-9)
     run_stage(config, "tokenizer", store)
-    assert sorted(p.name for p in (config.tokenizer_dir / "checkpoints").iterdir()) == ["step_000000011", "step_000000012"]
+    assert sorted(p.name for p in (config.tokenizer_dir / "checkpoints").iterdir()) == [
+        "step_000000011",
+        "step_000000012",
+    ]
 
 
 def test_fp16_on_a_cpu_is_refused(store: BarStore, tmp_path: Path) -> None:
@@ -266,8 +303,12 @@ def test_fp16_on_a_cpu_is_refused(store: BarStore, tmp_path: Path) -> None:
         run_stage(tiny_config(tmp_path, training__mixed_precision="fp16"), "tokenizer", store)
 
 
-def test_starting_anew_moves_the_old_stage_aside(store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps out the loss of a finished network to a new run that dies early; old checkpoints must not be resumed by it."""
+def test_starting_anew_moves_the_old_stage_aside(
+    store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keeps out the loss of a finished network to a new run that dies early; old checkpoints must not be
+    resumed by it.
+    """
     config = tiny_config(tmp_path)
     run_stage(config, "tokenizer", store)
     digest = summary_of(config.tokenizer_dir)["model_digest"]
@@ -284,7 +325,9 @@ def test_starting_anew_moves_the_old_stage_aside(store: BarStore, tmp_path: Path
 def test_changed_settings_are_refused_with_the_difference(
     store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keeps out a run that goes on under another configuration or on other data; what changes nothing may change."""
+    """Keeps out a run that goes on under another configuration or on other data; what changes nothing may
+    change.
+    """
     config = tiny_config(tmp_path, experiment__skip_existing=True)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
@@ -296,7 +339,11 @@ def test_changed_settings_are_refused_with_the_difference(
     with pytest.raises(KitError, match=rf"data: saved '{store.digest}', now '{other.digest}'"):
         run_stage(config, "tokenizer", other)
     cut = tiny_config(
-        tmp_path, experiment__skip_existing=True, training__batch_size=2, training__accumulation_steps=2, training__log_interval=3
+        tmp_path,
+        experiment__skip_existing=True,
+        training__batch_size=2,
+        training__accumulation_steps=2,
+        training__log_interval=3,
     )
     assert run_stage(cut, "tokenizer", store) == "complete"
 
@@ -304,8 +351,8 @@ def test_changed_settings_are_refused_with_the_difference(
 def test_weights_that_moved_are_the_same_weights(
     store: BarStore, tmp_path: Path, pretrained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keeps out a second session that refuses to go on, because the same weights are mounted under another path there; nor may
-    other weights under the same path pass."""
+    """Keeps out a second session that refuses to go on, because the same weights are mounted under another
+    path there; nor may other weights under the same path pass."""
     config = tiny_config(tmp_path, **pretrained, experiment__skip_existing=True)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
@@ -317,11 +364,16 @@ def test_weights_that_moved_are_the_same_weights(
     with pytest.raises(KitError, match=r"weights of the start: saved '\w+', now '\w+'\. Nothing was changed"):
         run_stage(config, "tokenizer", store)
     moved = {**pretrained, "model_paths__pretrained_tokenizer": str(attached)}
-    assert run_stage(tiny_config(tmp_path, **moved, experiment__skip_existing=True), "tokenizer", store) == "complete"
+    assert (
+        run_stage(tiny_config(tmp_path, **moved, experiment__skip_existing=True), "tokenizer", store)
+        == "complete"
+    )
 
 
 def test_runs_without_a_digest_of_their_start_are_told_by_its_name() -> None:
-    """Keeps out a run of an earlier version, or one from a hub id, that cannot be resumed for a fact that it does not know."""
+    """Keeps out a run of an earlier version, or one from a hub id, that cannot be resumed for a fact that it
+    does not know.
+    """
     saved, now = {"start": "a/b", "seed": 1}, {"start": "a/b", "weights of the start": "d", "seed": 1}
     assert difference(saved, now) == difference(now, saved) == []
     assert difference(saved, now | {"start": "/elsewhere"}) == ["start: saved 'a/b', now '/elsewhere'"]
@@ -330,8 +382,12 @@ def test_runs_without_a_digest_of_their_start_are_told_by_its_name() -> None:
 def test_worse_than_the_pretrained_start_is_reported(
     store: BarStore, tmp_path: Path, pretrained: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Keeps out a fine-tuned network that is worse than what it started from: best_model is the start then, and that is said."""
-    config = tiny_config(tmp_path, **pretrained, training__tokenizer_learning_rate=0.5, training__tokenizer_grad_clip=1e9)
+    """Keeps out a fine-tuned network that is worse than what it started from: best_model is the start then,
+    and that is said.
+    """
+    config = tiny_config(
+        tmp_path, **pretrained, training__tokenizer_learning_rate=0.5, training__tokenizer_grad_clip=1e9
+    )
     run_stage(config, "tokenizer", store)
     summary = summary_of(config.tokenizer_dir)
     assert summary["start_value"] == summary["best"]["value"] and summary["best"]["step"] == 0
@@ -364,17 +420,24 @@ def test_the_summary_says_which_commit_was_loaded(
     assert summary_of(tmp_path / "run" / "tokenizer")["commit"] == "c0ffee"
 
 
-def test_skip_tokenizer_trains_on_the_pretrained_one(store: BarStore, tmp_path: Path, pretrained: dict[str, Any]) -> None:
+def test_skip_tokenizer_trains_on_the_pretrained_one(
+    store: BarStore, tmp_path: Path, pretrained: dict[str, Any]
+) -> None:
     """Keeps out a predictor whose tokenizer nobody can find again."""
     config = tiny_config(tmp_path, **pretrained, experiment__train_tokenizer=False)
     run_stage(config, "basemodel", store)
     kept = Path(config.model_paths.finetuned_tokenizer)
     assert summary_of(config.basemodel_dir)["tokenizer_digest"] == files.folder_digest(kept)
     source = load_file(Path(config.model_paths.pretrained_tokenizer) / "model.safetensors")
-    assert all(torch.equal(value, source[name]) for name, value in load_file(kept / "model.safetensors").items())
-    # An own tokenizer in that place is a copy of the pretrained one, not a trained one: the run that trains it does so.
+    assert all(
+        torch.equal(value, source[name]) for name, value in load_file(kept / "model.safetensors").items()
+    )
+    # An own tokenizer in that place is a copy of the pretrained one, not a trained one: the run that trains
+    # it does so.
     run_stage(
-        dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, train_tokenizer=True)), "tokenizer", store
+        dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, train_tokenizer=True)),
+        "tokenizer",
+        store,
     )
     assert summary_of(config.tokenizer_dir)["status"] == "complete"
 
@@ -382,7 +445,9 @@ def test_skip_tokenizer_trains_on_the_pretrained_one(store: BarStore, tmp_path: 
 def test_predictor_refuses_an_unfinished_or_missing_tokenizer(
     store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keeps out a predictor on half a tokenizer, and one on a tokenizer that was retrained behind its back."""
+    """Keeps out a predictor on half a tokenizer, and one on a tokenizer that was retrained behind its
+    back.
+    """
     config = tiny_config(tmp_path, experiment__skip_existing=True)
     for train_tokenizer in (True, False):
         missing = tiny_config(tmp_path, experiment__train_tokenizer=train_tokenizer)
@@ -397,7 +462,9 @@ def test_predictor_refuses_an_unfinished_or_missing_tokenizer(
     run_stage(config, "basemodel", store)
     elsewhere = tmp_path / "elsewhere"
     KronosTokenizer(**TOKENIZER).save_pretrained(elsewhere)
-    other = tiny_config(tmp_path, experiment__skip_existing=True, model_paths__finetuned_tokenizer=str(elsewhere))
+    other = tiny_config(
+        tmp_path, experiment__skip_existing=True, model_paths__finetuned_tokenizer=str(elsewhere)
+    )
     with pytest.raises(KitError, match=r"found one trained on another .* --skip-tokenizer --fresh"):
         run_stage(other, "basemodel", store)
 
@@ -405,8 +472,9 @@ def test_predictor_refuses_an_unfinished_or_missing_tokenizer(
 def test_a_predictor_whose_tokenizer_was_trained_again_starts_anew(
     store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A complete run is started anew with other settings, stopped in its first stage, and resumed as its last line says: the
-    predictor of the old tokenizer was refused, with a remedy that trained the tokenizer a third time."""
+    """A complete run is started anew with other settings, stopped in its first stage, and resumed as its last
+    line says: the predictor of the old tokenizer was refused, with a remedy that trained the tokenizer a
+    third time."""
     first = tiny_config(tmp_path)
     again = tiny_config(tmp_path, training__tokenizer_learning_rate=1e-3, experiment__fresh=True)
     for stage in STAGES:
@@ -414,7 +482,9 @@ def test_a_predictor_whose_tokenizer_was_trained_again_starts_anew(
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
         assert run_stage(again, "tokenizer", store) == "interrupted"
-    resumed = dataclasses.replace(again, experiment=dataclasses.replace(again.experiment, fresh=False, skip_existing=True))
+    resumed = dataclasses.replace(
+        again, experiment=dataclasses.replace(again.experiment, fresh=False, skip_existing=True)
+    )
     assert run_stage(resumed, "tokenizer", store) == "complete"
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
@@ -448,16 +518,26 @@ def test_empty_validation_refuses_before_training(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "tokenizer").exists()
 
 
-# -- the script --------------------------------------------------------------------------------------------------------
+# -- the script ----------------------------------------------------------------------------------------------
 def script(config: Config, stage: str, *before: str, **environment: str) -> subprocess.CompletedProcess[str]:
     path = files.write_json(config.run_dir / "config.json", to_dict(config)) or config.run_dir / "config.json"
-    command = [sys.executable, *before, str(ROOT / "kaggle" / "train_stage.py"), "--config", str(path), "--stage", stage]
+    command = [
+        sys.executable,
+        *before,
+        str(ROOT / "kaggle" / "train_stage.py"),
+        "--config",
+        str(path),
+        "--stage",
+        stage,
+    ]
     clean = {"PATH": "/usr/bin:/bin", "HOME": str(config.run_dir), "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=clean)
 
 
 def test_script_needs_only_what_a_gpu_machine_has(store: BarStore, tmp_path: Path) -> None:
-    """Keeps out an import of polars, pandas, pydantic or kaggle where only the networks' packages are installed."""
+    """Keeps out an import of polars, pandas, pydantic or kaggle where only the networks' packages are
+    installed.
+    """
     block = tmp_path / "blocked"
     block.mkdir()
     for name in ("polars", "pandas", "pydantic", "kaggle"):
@@ -468,7 +548,9 @@ def test_script_needs_only_what_a_gpu_machine_has(store: BarStore, tmp_path: Pat
 
 
 def test_fewer_processes_than_asked_is_one_clear_error(store: BarStore, tmp_path: Path) -> None:
-    """Keeps out the launcher's silent change: `accelerate launch --cpu --num_processes 2` starts one process."""
+    """Keeps out the launcher's silent change: `accelerate launch --cpu --num_processes 2` starts one
+    process.
+    """
     config = tiny_config(tmp_path, distributed__num_processes=2, distributed__use_ddp=True)
     launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
     done = script(config, "tokenizer", *launch, "--mixed_precision", "no", "--dynamo_backend", "no")
@@ -477,9 +559,21 @@ def test_fewer_processes_than_asked_is_one_clear_error(store: BarStore, tmp_path
 
 
 def test_missing_gpus_are_one_clear_error(store: BarStore, tmp_path: Path) -> None:
-    """Keeps out two independent rank-0 programs that write the same files, which accelerate starts without GPUs."""
-    config = tiny_config(tmp_path, distributed__num_processes=2, distributed__use_ddp=True, device__use_cuda=True)
-    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+    """Keeps out two independent rank-0 programs that write the same files, which accelerate starts without
+    GPUs.
+    """
+    config = tiny_config(
+        tmp_path, distributed__num_processes=2, distributed__use_ddp=True, device__use_cuda=True
+    )
+    launch = (
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    )
     done = script(
         config, "tokenizer", *launch, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
         CUDA_VISIBLE_DEVICES="",

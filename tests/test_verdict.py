@@ -41,7 +41,9 @@ def test_a_lucky_figure_is_no_alarm() -> None:
 def test_what_a_fit_reaches_too_is_no_alarm() -> None:
     """Fits reach 52.5 % on real prices, more in other markets: a network that is no better has not leaked."""
     beside = results(80, 60, 0.09, 0.09)
-    assert beside.within.low > 0.5 and not beside.suspicious and beside.headline.startswith("Evidence of skill")
+    assert (
+        beside.within.low > 0.5 and not beside.suspicious and beside.headline.startswith("Evidence of skill")
+    )
     alone = results(25, 60, 0.11, 0.0)
     assert alone.overall["net"]["rank_ic"].value > 0.08
     assert not alone.suspicious, "above 0.08, but not the whole of its interval"
@@ -63,7 +65,11 @@ def test_a_leak_in_the_data_lifts_all(main: float, fit: float) -> None:
     assert planted.headline.startswith("The planted signal is found"), "a newcomer's demo is no leak"
 
 
-@pytest.mark.parametrize("name", ["random-init", "pretrained", "blend", "boosting", "all rise", "head", "auto"])
+@pytest.mark.parametrize(
+    "name", ["random-init", "pretrained", "blend", "boosting", "all rise", "head", "auto"]
+)
 def test_a_run_folder_cannot_take_anothers_name(name: str) -> None:
-    """A run called random-init was scored with the untrained network's answers, and they were saved into it."""
+    """A run called random-init was scored with the untrained network's answers, and they were saved into
+    it.
+    """
     assert own_name(name) == f"run {name}" and own_name("demo") == "demo"

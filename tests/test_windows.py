@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from panels import arrays_of, cut_segments, random_bars, random_series, random_store, read_windows, store_in_memory
+from panels import (
+    arrays_of,
+    cut_segments,
+    random_bars,
+    random_series,
+    random_store,
+    read_windows,
+    store_in_memory,
+)
 
 from kronos import bars
 from kronos.data.splits import Part
@@ -26,7 +34,9 @@ def panel(seed: int, tickers: int = 6, days: int = 60) -> BarStore:
 
 
 def belongs(store: BarStore, row: int, lookback: int, length: int, part: Part) -> bool:
-    """The definition, for one window: its predicted bars (training: all of its bars) are dated in the part."""
+    """The definition, for one window: its predicted bars (training: all of its bars) are dated in the
+    part.
+    """
     sessions = store.session[row : row + length]
     wanted = sessions if part.whole else sessions[lookback:]
     return bool(part.first <= wanted.min() and wanted.max() <= part.last)
@@ -59,10 +69,14 @@ def slow_window(store: BarStore, row: int, lookback: int, predict: int, first: i
     }
 
 
-# -- which rows --------------------------------------------------------------------------------------------------------
+# -- which rows ----------------------------------------------------------------------------------------------
 @settings(max_examples=200, deadline=None)
-@given(seed=SEEDS, lookback=st.integers(1, 12), predict=st.integers(1, 4), whole=st.booleans(), data=st.data())
-def test_index_is_the_definition(seed: int, lookback: int, predict: int, whole: bool, data: st.DataObject) -> None:
+@given(
+    seed=SEEDS, lookback=st.integers(1, 12), predict=st.integers(1, 4), whole=st.booleans(), data=st.data()
+)
+def test_index_is_the_definition(
+    seed: int, lookback: int, predict: int, whole: bool, data: st.DataObject
+) -> None:
     """Windows that cross a ticker, a segment or a part's boundary, or windows that the arithmetic forgets."""
     store = panel(seed)
     first = data.draw(st.integers(0, len(store.sessions) - 1))
@@ -91,7 +105,9 @@ def test_a_window_is_one_ticker_in_order(seed: int, lookback: int, predict: int)
 def test_what_is_left_out_adds_up(seed: int, lookback: int, predict: int) -> None:
     """Segments that vanish from the report without a reason."""
     store = panel(seed)
-    index = WindowIndex.build(store, lookback, predict, Part("late", len(store.sessions) // 2, len(store.sessions) - 1))
+    index = WindowIndex.build(
+        store, lookback, predict, Part("late", len(store.sessions) // 2, len(store.sessions) - 1)
+    )
     out = index.left_out
     assert out.segments == len(store.segments) == len(index.first) + out.short_segments + out.outside_segments
     assert out.short_segments == sum(end - start < lookback + predict for start, end in store.segments)
@@ -114,7 +130,9 @@ def test_empty_part_refuses() -> None:
     """A validation part without a window: an earlier kit saved 0.0 as its best loss."""
     store = panel(2)
     good = WindowIndex.build(store, 3, 1, Part("train", 0, len(store.sessions) - 1, whole=True))
-    empty = WindowIndex.build(store, 500, 1, Part("validation", len(store.sessions) // 2, len(store.sessions) - 1))
+    empty = WindowIndex.build(
+        store, 500, 1, Part("validation", len(store.sessions) // 2, len(store.sessions) - 1)
+    )
     require_windows([good])
     with pytest.raises(KitError, match=r"validation: 0 windows of 500 \+ 1 bars.*lookback_window.*val_ratio"):
         require_windows([good, empty])
@@ -141,7 +159,7 @@ def test_index_does_not_list_windows() -> None:
 WEEKDAY_SECONDS = np.arange("2010-01-04", "2013-01-01", dtype="datetime64[D]").astype("datetime64[s]")
 
 
-# -- what is read ------------------------------------------------------------------------------------------------------
+# -- what is read --------------------------------------------------------------------------------------------
 @settings(max_examples=60, deadline=None)
 @given(seed=SEEDS, lookback=st.integers(2, 12), predict=st.integers(1, 4))
 def test_reader_equals_the_slow_one(seed: int, lookback: int, predict: int) -> None:
@@ -169,7 +187,9 @@ def test_validation_lookback_has_no_weight() -> None:
 
 
 def test_a_window_does_not_depend_on_its_batch(tmp_path: Path) -> None:
-    """Sums in another order: a resumed run, or the same window at another batch size, would differ in the last bit."""
+    """Sums in another order: a resumed run, or the same window at another batch size, would differ in the
+    last bit.
+    """
     store = random_store(tmp_path / "store", 4)
     index = WindowIndex.build(store, 33, 2, Part("all", 0, len(store.sessions) - 1))
     rows = index.rows(np.arange(0, len(index), 3))
@@ -181,15 +201,23 @@ def test_a_window_does_not_depend_on_its_batch(tmp_path: Path) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(seed=SEEDS, lookback=st.integers(2, 20), predict=st.integers(1, 5), epsilon=st.sampled_from(["absolute", "relative"]))
-def test_statistics_do_not_see_the_horizon(seed: int, lookback: int, predict: int, epsilon: bars.EpsilonKind) -> None:
+@given(
+    seed=SEEDS,
+    lookback=st.integers(2, 20),
+    predict=st.integers(1, 5),
+    epsilon=st.sampled_from(["absolute", "relative"]),
+)
+def test_statistics_do_not_see_the_horizon(
+    seed: int, lookback: int, predict: int, epsilon: bars.EpsilonKind
+) -> None:
     """Multiply the horizon by 10: the context and its statistics are bit-identical."""
     raw = random_bars(np.random.default_rng(seed), lookback + predict)
     louder = raw.copy()
     louder[lookback:] *= 10
     dates = WEEKDAY_SECONDS[: len(raw)]
     one, other = (
-        read_windows(store_in_memory({"t": (dates, b)}), np.array([0]), lookback, predict, epsilon) for b in (raw, louder)
+        read_windows(store_in_memory({"t": (dates, b)}), np.array([0]), lookback, predict, epsilon)
+        for b in (raw, louder)
     )
     assert np.array_equal(one.x[:, :lookback], other.x[:, :lookback])
     assert np.array_equal(one.mean, other.mean) and np.array_equal(one.scale, other.scale)
@@ -203,21 +231,32 @@ def test_rows_before_the_context_change_nothing(seed: int, before: int, lookback
     raw = random_bars(rng, before + lookback + 1)
     other = np.vstack([random_bars(rng, before), raw[before:]])
     dates = WEEKDAY_SECONDS[: len(raw)]
-    one, two = (read_windows(store_in_memory({"t": (dates, b)}), np.array([before]), lookback, 1) for b in (raw, other))
+    one, two = (
+        read_windows(store_in_memory({"t": (dates, b)}), np.array([before]), lookback, 1)
+        for b in (raw, other)
+    )
     short = read_windows(store_in_memory({"t": (dates[before:], raw[before:])}), np.array([0]), lookback, 1)
     for name in ("x", "stamp", "weight", "mean", "scale"):
-        assert np.array_equal(vars(one)[name], vars(two)[name]) and np.array_equal(vars(one)[name], vars(short)[name]), name
+        assert np.array_equal(vars(one)[name], vars(two)[name]) and np.array_equal(
+            vars(one)[name], vars(short)[name]
+        ), name
 
 
 @settings(max_examples=100, deadline=None)
 @given(seed=SEEDS, exponent=st.floats(-6, 6), lookback=st.integers(3, 40))
 def test_relative_epsilon_ignores_the_price_level(seed: int, exponent: float, lookback: int) -> None:
-    """A share of a thousandth of a cent must look like one of a million; float32 rounding of the input is all that differs."""
+    """A share of a thousandth of a cent must look like one of a million; float32 rounding of the input is all
+    that differs.
+    """
     raw = random_bars(np.random.default_rng(seed), lookback + 2)
     dates = WEEKDAY_SECONDS[: len(raw)]
     one, scaled = (
         read_windows(
-            store_in_memory({"t": (dates, (raw * np.float32(c)).astype(np.float32))}), np.array([0]), lookback, 2, "relative"
+            store_in_memory({"t": (dates, (raw * np.float32(c)).astype(np.float32))}),
+            np.array([0]),
+            lookback,
+            2,
+            "relative",
         )
         for c in (1.0, 10**exponent)
     )
@@ -227,7 +266,11 @@ def test_relative_epsilon_ignores_the_price_level(seed: int, exponent: float, lo
 
 
 @settings(max_examples=100, deadline=None)
-@given(value=st.floats(0, 2.0**40, width=32), lookback=st.integers(1, 600), epsilon=st.sampled_from(["absolute", "relative"]))
+@given(
+    value=st.floats(0, 2.0**40, width=32),
+    lookback=st.integers(1, 600),
+    epsilon=st.sampled_from(["absolute", "relative"]),
+)
 def test_a_constant_series_is_zero(value: float, lookback: int, epsilon: bars.EpsilonKind) -> None:
     """Rounding in the statistics of a halted share must not become a pattern."""
     dates = np.arange(lookback + 1).astype("datetime64[D]").astype("datetime64[s]")

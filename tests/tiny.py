@@ -60,7 +60,9 @@ def tiny_store(path: Path, tickers: int = 5, days: int = 90, seed: int = 0) -> B
 
 
 def tiny_config(folder: Path, **settings: Any) -> Config:
-    """Both stages from random weights of the nano preset on CPU; keyword arguments `section__key` override."""
+    """Both stages from random weights of the nano preset on CPU; keyword arguments `section__key`
+    override.
+    """
     base = {
         "data__data_path": "unused",
         "data__store": str(folder / "store"),

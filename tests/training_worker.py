@@ -1,8 +1,10 @@
-"""Training in processes of its own, for the tests: recorded steps in float64, and runs that are killed at any moment.
+"""Training in processes of its own, for the tests: recorded steps in float64, and runs that are killed at any
+moment.
 
-`python tests/training_worker.py JOBS.json` does a list of jobs, each {"do": "record", "killed" or "refused", "config", "stage",
-"out", ...}. It forks the processes from one warm interpreter, with the environment that `torchrun` would give them: real
-processes and real signals, without three seconds of imports for each. `work` calls it.
+`python tests/training_worker.py JOBS.json` does a list of jobs, each {"do": "record", "killed" or "refused",
+"config", "stage", "out", ...}. It forks the processes from one warm interpreter, with the environment that
+`torchrun` would give them: real processes and real signals, without three seconds of imports for each. `work`
+calls it.
 """
 
 import json
@@ -44,8 +46,9 @@ from kronos.training.stages import StageData, loop_settings, run_stage, streams
 
 
 class RecordingTrainer(Trainer):
-    """Keeps every step's gradients, as the optimiser is about to see them, the windows that made them, and how many sums over
-    processes the gradients of all steps so far took (a `DistributedDataParallel` hook that does what it does without one)."""
+    """Keeps every step's gradients, as the optimiser is about to see them, the windows that made them, and
+    how many sums over processes the gradients of all steps so far took (a `DistributedDataParallel` hook that
+    does what it does without one)."""
 
     def _prepare(self, resumed: Any) -> None:
         super()._prepare(resumed)
@@ -97,15 +100,24 @@ def tiny_head(config: Config) -> HeadObjective:
     """A head that reads raw bars."""
     h = config.head
     sizes = {"width": 16, "layers": 2, "heads": 4, "ff_dim": 32, "dropout_p": 0.0, "channels": len(CHANNELS)}
-    bars = {"inputs": "bars", "lookback": h.bar_lookback, "patch": h.patch, "figures": len(FIGURES), "frozen": False}
+    bars = {
+        "inputs": "bars",
+        "lookback": h.bar_lookback,
+        "patch": h.patch,
+        "figures": len(FIGURES),
+        "frozen": False,
+    }
     tokens = {"token_lookback": 12, "clip": 5.0, "norm_epsilon": "absolute"}
     horizons = {"horizons": all_horizons(config), "asked": config.inference.horizon}
-    return HeadObjective(Head.on(None, None, **sizes, **bars, **tokens, **horizons), sign_weight=0.5, trunk_share=1.0)
+    return HeadObjective(
+        Head.on(None, None, **sizes, **bars, **tokens, **horizons), sign_weight=0.5, trunk_share=1.0
+    )
 
 
 def cramp(objective: Objective, windows: int, beside: int | None = None) -> Objective:
-    """As if the device's memory were full with more windows than that: the tokenizer's runs out in its forward pass, the
-    predictor's in its backward pass, and both in validation. beside: windows that fit beside gradients, where those are fewer."""
+    """As if the device's memory were full with more windows than that: the tokenizer's runs out in its
+    forward pass, the predictor's in its backward pass, and both in validation. beside: windows that fit
+    beside gradients, where those are fewer."""
     forward, evaluate = objective.forward, objective.evaluate
 
     def refuse(batch: Any) -> None:
@@ -128,7 +140,9 @@ def cramp(objective: Objective, windows: int, beside: int | None = None) -> Obje
     return objective
 
 
-def record(config: Config, stage: str, folder: Path, room: int | None = None, beside: int | None = None) -> dict[str, Any]:
+def record(
+    config: Config, stage: str, folder: Path, room: int | None = None, beside: int | None = None
+) -> dict[str, Any]:
     """Train in float64: gradients and windows of every step, weights at the end, validation values.
 
     room, beside: windows that fit into the memory (see `cramp`); None: all.
@@ -143,7 +157,10 @@ def record(config: Config, stage: str, folder: Path, room: int | None = None, be
         if room is not None:
             cramp(objective, room, beside)
         if stage == "head":
-            settings, reader = head_settings(config, data.plan), head_streams(config, data, store, runtime, None)
+            settings, reader = (
+                head_settings(config, data.plan),
+                head_streams(config, data, store, runtime, None),
+            )
         else:
             settings, reader = loop_settings(config, stage, data.plan), streams(config, data, store, runtime)
         trainer = RecordingTrainer(objective, settings, reader, runtime, folder, Progress())
@@ -163,9 +180,11 @@ def record(config: Config, stage: str, folder: Path, room: int | None = None, be
         torch.set_default_dtype(torch.float32)
 
 
-# -- processes ---------------------------------------------------------------------------------------------------------
+# -- processes -----------------------------------------------------------------------------------------------
 def spawn(world: int, action: Callable[[int], None]) -> list[int]:
-    """Fork `world` processes with a launcher's environment; each calls action(rank) and leaves. Returns their ids."""
+    """Fork `world` processes with a launcher's environment; each calls action(rank) and leaves. Returns their
+    ids.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -179,7 +198,13 @@ def _fork(world: int, rank: int, port: int, action: Callable[[int], None]) -> in
     code = 1
     try:
         if world > 1:
-            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
+            names = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": world,
+                "LOCAL_WORLD_SIZE": world,
+                "MASTER_PORT": port,
+            }
             os.environ.update({name: str(value) for name, value in names.items()}, MASTER_ADDR="127.0.0.1")
         action(rank)
         code = 0
@@ -196,8 +221,9 @@ def wait(children: list[int]) -> list[int]:
 def run_killed(config: Config, stage: str, kills: int, seed: int) -> list[str]:
     """Run a stage and SIGKILL all its processes, `kills` times, then let it end.
 
-    Every third kill comes at any moment from the start on, the others soon after the sitting has saved something new, so
-    that the run moves on. Returns the summary's status and the checkpoints that each kill left.
+    Every third kill comes at any moment from the start on, the others soon after the sitting has saved
+    something new, so that the run moves on. Returns the summary's status and the checkpoints that each kill
+    left.
     """
     dice, seen = random.Random(seed), []
     store = BarStore.open(config.data.store)
@@ -253,7 +279,8 @@ def refuse(config: Config, stage: str, out: Path, room: int | None) -> None:
 
 
 def do(job: dict[str, Any]) -> None:
-    """record: rank{r}.pt in the folder `out`; rooms, beside: by rank. killed: what the kills found, as JSON in the file `out`.
+    """record: rank{r}.pt in the folder `out`; rooms, beside: by rank. killed: what the kills found, as JSON
+    in the file `out`.
     refused: see `refuse`."""
     config, stage, out = from_dict(job["config"]), job["stage"], Path(job["out"])
     if job["do"] == "killed":
@@ -273,10 +300,14 @@ def do(job: dict[str, Any]) -> None:
 def work(folder: Path, jobs: list[dict[str, Any]]) -> None:
     """Do the jobs in a process of their own; fails with its output."""
     path = folder / "jobs.json"
-    path.write_text(json.dumps([{**job, "config": to_dict(job["config"]), "out": str(job["out"])} for job in jobs]))
+    path.write_text(
+        json.dumps([{**job, "config": to_dict(job["config"]), "out": str(job["out"])} for job in jobs])
+    )
     here = Path(__file__).resolve()
     environment = {**os.environ, "PYTHONPATH": f"{here.parents[1]}:{here.parent}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(here), str(path)], capture_output=True, text=True, timeout=500, env=environment)
+    done = subprocess.run(
+        [sys.executable, str(here), str(path)], capture_output=True, text=True, timeout=500, env=environment
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

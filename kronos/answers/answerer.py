@@ -1,8 +1,8 @@
 """What is asked and what is answered: the one interface of everything that can be scored or submitted.
 
-In: a store and tickers with dates (`ask`). Out: `Rows`; every answerer turns them into an `Answer`. NumPy only.
-A network by sampled paths, a head, a fitted model, a rule and a constant all have this one method, so that the backtest can
-score many of them and the submission can take any of them by name.
+In: a store and tickers with dates (`ask`). Out: `Rows`; every answerer turns them into an `Answer`. NumPy
+only. A network by sampled paths, a head, a fitted model, a rule and a constant all have this one method, so
+that the backtest can score many of them and the submission can take any of them by name.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,9 @@ Kind = Literal["paths", "enumeration", "head", "fitted", "rule", "constant", "bl
 FloatArray = NDArray[np.float64]
 
 ENDLESS = 2**40
-"""A max_context that fits every horizon: here only the date and the store decide whether a row can be asked."""
+"""A max_context that fits every horizon: here only the date and the store decide whether a row can be
+asked.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +34,19 @@ class Rows:
     last: NDArray[np.int64]
     """(N,) store row of the last observed bar; -1 where there is none."""
     asof: NDArray[np.int64]
-    """(N,) position in the store's sessions of the last trading day that is known; -1 before the first one."""
+    """(N,) position in the store's sessions of the last trading day that is known; -1 before the first
+    one.
+    """
     horizon: NDArray[np.int64]
-    """(N,) trading days from the last observed bar to the close that is asked for; 0 where that is unknown."""
+    """(N,) trading days from the last observed bar to the close that is asked for; 0 where that is
+    unknown.
+    """
     reason: NDArray[np.str_]
     """(N,) why a row cannot be asked ('' where it can): it has no bar, or no trading day ahead."""
     date: NDArray[np.datetime64]
-    """(N,) datetime64[s] from which on nothing is read: the day asked for, in a backtest the moment after the origin."""
+    """(N,) datetime64[s] from which on nothing is read: the day asked for, in a backtest the moment after the
+    origin.
+    """
     ids: list[str] = field(default_factory=list)
     """N keys that fix the random numbers of sampled paths, wherever a row stands in a file."""
 
@@ -53,7 +61,10 @@ class Rows:
     def only(self, which: NDArray) -> "Rows":
         """Some of the rows, by positions or by a mask (N,)."""
         places = np.arange(len(self))[which]
-        columns = {name: getattr(self, name)[places] for name in ("ticker", "last", "asof", "horizon", "reason", "date")}
+        columns = {
+            name: getattr(self, name)[places]
+            for name in ("ticker", "last", "asof", "horizon", "reason", "date")
+        }
         return replace(self, **columns, ids=[self.ids[k] for k in places.tolist()])
 
 
@@ -62,9 +73,13 @@ class Answer:
     """What an answerer says about N rows."""
 
     score: FloatArray
-    """(N,) float64; higher means likelier to rise. Only its order among the rows of one date counts. NaN where there is none."""
+    """(N,) float64; higher means likelier to rise. Only its order among the rows of one date counts. NaN
+    where there is none.
+    """
     prob: FloatArray | None = None
-    """(N,) raw P(rise, if the price moves at all), strictly between 0 and 1, NaN where there is none. None: only an order."""
+    """(N,) raw P(rise, if the price moves at all), strictly between 0 and 1, NaN where there is none. None:
+    only an order.
+    """
     reason: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, np.str_))
     """(N,) why there is no answer ('' where there is one)."""
     closes: NDArray[np.float32] | None = None
@@ -88,11 +103,14 @@ class Answerer(Protocol):
 
     @property
     def simplicity(self) -> int:
-        """Smaller is simpler; of two equally good answerers the simpler one is submitted. See `SIMPLICITY`."""
+        """Smaller is simpler; of two equally good answerers the simpler one is submitted. See
+        `SIMPLICITY`.
+        """
         ...
 
     def answer(self, store: BarStore, rows: Rows) -> Answer:
-        """Answer all rows; a row that cannot be answered has NaN and a reason. Reads nothing after `rows.asof`.
+        """Answer all rows; a row that cannot be answered has NaN and a reason. Reads nothing after
+        `rows.asof`.
 
         Rows of one `asof` are one date: ranks and means within a date are taken among them.
         """
@@ -115,14 +133,23 @@ class Fitter(Protocol):
     def simplicity(self) -> int: ...
 
     def fit(self, store: BarStore, before: int, horizon: int) -> Answerer:
-        """An answerer that has learnt only from labels that ended before session `before` (a position in the store's sessions).
+        """An answerer that has learnt only from labels that ended before session `before` (a position in the
+        store's sessions).
 
         horizon: trading days ahead. Raises KitError where there is too little to learn from.
         """
         ...
 
 
-SIMPLICITY: dict[Kind, int] = {"constant": 0, "rule": 10, "fitted": 20, "head": 30, "enumeration": 40, "paths": 41, "blend": 50}
+SIMPLICITY: dict[Kind, int] = {
+    "constant": 0,
+    "rule": 10,
+    "fitted": 20,
+    "head": 30,
+    "enumeration": 40,
+    "paths": 41,
+    "blend": 50,
+}
 """Where each kind stands; within a kind an answerer may add up to 9."""
 
 
@@ -134,12 +161,15 @@ def ask(
     horizon: int | None = None,
     ids: Sequence[str] | None = None,
 ) -> Rows:
-    """The rows (ticker, date): the close of each ticker on its date is asked for, and only bars before that date are known.
+    """The rows (ticker, date): the close of each ticker on its date is asked for, and only bars before that
+    date are known.
 
-    tickers, dates: N each. calendar: whose trading days count after the last known one. horizon: the same for all rows; None:
-    the trading days in (last bar, date]. ids: keys of the rows; None: the tickers.
+    tickers, dates: N each. calendar: whose trading days count after the last known one. horizon: the same for
+    all rows; None: the trading days in (last bar, date]. ids: keys of the rows; None: the tickers.
     """
-    plan = plan_rows(store, tickers, dates, calendar=calendar, lookback=1, max_context=ENDLESS, horizon=horizon, ids=ids)
+    plan = plan_rows(
+        store, tickers, dates, calendar=calendar, lookback=1, max_context=ENDLESS, horizon=horizon, ids=ids
+    )
     asof = np.searchsorted(store.sessions, plan.dates, side="left").astype(np.int64) - 1
     last = np.where(plan.known > 0, plan.end - 1, -1)
     return Rows(store.index_of(list(tickers)), last, asof, plan.horizon, plan.reason, plan.dates, plan.ids)

@@ -12,7 +12,9 @@ FloatArray = NDArray[np.float64]
 
 
 def widened(closes: NDArray, width: float) -> NDArray[np.float32]:
-    """Closes (n, S) spread by `width` about their median in logs; a path at or below 0 has no log and keeps its row as it is."""
+    """Closes (n, S) spread by `width` about their median in logs; a path at or below 0 has no log and keeps
+    its row as it is.
+    """
     if width == 1:
         return closes.astype(np.float32)
     positive = (closes > 0).all(axis=1)
@@ -24,7 +26,8 @@ def widened(closes: NDArray, width: float) -> NDArray[np.float32]:
 
 
 def fit_width(closes: NDArray[np.float32], future: FloatArray, weight: FloatArray) -> float:
-    """The factor of `WIDTHS` with which the paths' log closes have the least CRPS; 1 where paths have no spread or no log.
+    """The factor of `WIDTHS` with which the paths' log closes have the least CRPS; 1 where paths have no
+    spread or no log.
 
     closes (n, S), future (n,) what happened, weight (n,).
     """
@@ -36,18 +39,24 @@ def fit_width(closes: NDArray[np.float32], future: FloatArray, weight: FloatArra
     logs, truth, weight = np.log(closes[usable].astype(np.float64)), np.log(future[usable]), weight[usable]
     middle = np.median(logs, axis=1, keepdims=True)
     away, target = logs - middle, truth - middle[:, 0]
-    spread = float(weight @ (crps(away, target) - np.abs(away - target[:, None]).mean(axis=1)))  # minus half the mean distance
+    spread = float(
+        weight @ (crps(away, target) - np.abs(away - target[:, None]).mean(axis=1))
+    )  # minus half the mean distance
     losses = [float(weight @ np.abs(w * away - target[:, None]).mean(axis=1)) + w * spread for w in WIDTHS]
     best = int(np.argmin(losses))
     return float(WIDTHS[best]) if losses[best] < losses[int(np.abs(WIDTHS - 1).argmin())] else 1.0
 
 
 def crps(samples: FloatArray, truth: FloatArray) -> FloatArray:
-    """Continuous ranked probability score of each row, the fair estimate from S samples: E|X - y| - E|X - X'| / 2.
+    """Continuous ranked probability score of each row, the fair estimate from S samples: E|X - y| - E|X - X'|
+    / 2.
 
-    samples (m, S), S > 1; truth (m,). Returns (m,). Source: Ferro 2014, Q. J. R. Meteorol. Soc. 140, equation 6.
+    samples (m, S), S > 1; truth (m,). Returns (m,). Source: Ferro 2014, Q. J. R. Meteorol. Soc. 140, equation
+    6.
     """
     count = samples.shape[1]
     weights = 2 * np.arange(1, count + 1) - count - 1
-    spread = (np.sort(samples, axis=1) * weights).sum(axis=1) / (count * (count - 1))  # half the mean |X - X'|
+    spread = (np.sort(samples, axis=1) * weights).sum(axis=1) / (
+        count * (count - 1)
+    )  # half the mean |X - X'|
     return np.abs(samples - truth[:, None]).mean(axis=1) - spread

@@ -1,6 +1,7 @@
 """Several answerers as one: the mean of their ranks within a date.
 
-In: answerers. Out: a `Blend`. Ranks, since answers of different kinds have different scales, and their levels do not count.
+In: answerers. Out: a `Blend`. Ranks, since answers of different kinds have different scales, and their levels
+do not count.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,8 @@ class Blend:
 
 
 def blended(answers: Sequence[Answer], rows: Rows) -> Answer:
-    """The mean of the members' normal scores within each date; a row has an answer where all members have one.
+    """The mean of the members' normal scores within each date; a row has an answer where all members have
+    one.
 
     The paths of all members together are its paths.
     """

@@ -1,7 +1,7 @@
 """Every answerer by its name: what the backtest scores beside the network, and what `--answer NAME` finds.
 
-In: a configuration, a name. Out: an `Answerer`, fitted on what had ended by the asked date where it has to be; and the key that
-its decision has to belong to.
+In: a configuration, a name. Out: an `Answerer`, fitted on what had ended by the asked date where it has to
+be; and the key that its decision has to belong to.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,9 @@ def names(config: Config) -> list[str]:
 
 
 def members_of(name: str) -> list[str]:
-    """The names in 'blend:A+B', [] for any other name. Raises KitError where there are not two different ones."""
+    """The names in 'blend:A+B', [] for any other name. Raises KitError where there are not two different
+    ones.
+    """
     if not name.startswith(BLEND):
         return []
     members = [part.strip() for part in name.removeprefix(BLEND).split("+")]
@@ -57,7 +59,9 @@ def _is_network(name: str, config: Config) -> bool:
         return True
     if name not in (HEAD, *names(config)):
         known = ", ".join([HEAD, *names(config)])
-        raise KitError(f"--answer {name}: expected auto, network, blend:A+B or one of {known}, found {name!r}")
+        raise KitError(
+            f"--answer {name}: expected auto, network, blend:A+B or one of {known}, found {name!r}"
+        )
     return False
 
 
@@ -81,7 +85,9 @@ def head_key(config: Config) -> dict[str, Any]:
 
 
 def key_of(name: str, config: Config, horizon: int, network: GetNetwork) -> dict[str, Any]:
-    """What a decision of the answerer called `name` has to belong to; of a blend by member, {} where nothing was trained."""
+    """What a decision of the answerer called `name` has to belong to; of a blend by member, {} where nothing
+    was trained.
+    """
     members = members_of(name)
     keys = {}
     for part in members or [name]:
@@ -94,10 +100,14 @@ def key_of(name: str, config: Config, horizon: int, network: GetNetwork) -> dict
     return next(iter(keys.values()), {})
 
 
-def find(name: str, config: Config, store: BarStore, before: int, horizon: int, network: GetNetwork) -> Answerer:
-    """The answerer called `name`. before: the first session that a fit may not see; horizon: trading days ahead.
+def find(
+    name: str, config: Config, store: BarStore, before: int, horizon: int, network: GetNetwork
+) -> Answerer:
+    """The answerer called `name`. before: the first session that a fit may not see; horizon: trading days
+    ahead.
 
-    network: called only where the name asks for it. Raises KitError for an unknown name, and where there is no such network.
+    network: called only where the name asks for it. Raises KitError for an unknown name, and where there is
+    no such network.
     """
     members = members_of(name)
     if members:

@@ -27,7 +27,9 @@ class Decided:
     pred: NDArray[np.int64]
     """(n,) 0 or 1."""
     score: FloatArray
-    """(n,) larger means likelier to rise; only its order within a date counts. A row without an answer has its date's median."""
+    """(n,) larger means likelier to rise; only its order within a date counts. A row without an answer has
+    its date's median.
+    """
     prob: FloatArray | None = None
     """(n,) P(rise); None: a constant that gives none."""
     closes: NDArray[np.float32] | None = None
@@ -59,11 +61,12 @@ def decide(
     ties: FloatArray | None = None,
     threshold: float = 0.5,
 ) -> Decided:
-    """P(rise) and the answer of every row. The same rows, answer and decision give the same bits, whoever asks.
+    """P(rise) and the answer of every row. The same rows, answer and decision give the same bits, whoever
+    asks.
 
-    decision None: the raw probabilities, or 0.5 where there is only an order. A row without an answer gets the base rate. ties:
-    `tie_shares(store, rows)`, where they are known already. threshold: in place of the decision's where that is 0.5 and where
-    there is no decision. A constant's own probability stays as it is.
+    decision None: the raw probabilities, or 0.5 where there is only an order. A row without an answer gets
+    the base rate. ties: `tie_shares(store, rows)`, where they are known already. threshold: in place of the
+    decision's where that is 0.5 and where there is no decision. A constant's own probability stays as it is.
     """
     ties = tie_shares(store, rows) if ties is None else ties
     missing = ~np.isfinite(answer.score)
@@ -73,11 +76,17 @@ def decide(
         prob = np.full(len(rows), 0.5) if answer.prob is None else answer.prob
         return Decided(**about, pred=answers(prob), score=score, prob=prob if 0 < prob.mean() < 1 else None)
     z = z_of(answer, rows.asof)
-    plain = np.full(len(rows), 0.5) if answer.prob is None else np.where(np.isfinite(answer.prob), answer.prob, 0.5)
+    plain = (
+        np.full(len(rows), 0.5)
+        if answer.prob is None
+        else np.where(np.isfinite(answer.prob), answer.prob, 0.5)
+    )
     raw = plain * (1 - ties)
     if decision is None:
         prob = np.where(missing, rates(store, rows) * (1 - ties), raw)
-        return Decided(**about, pred=answers(prob, threshold), score=score, prob=prob, closes=answer.closes, raw=raw)
+        return Decided(
+            **about, pred=answers(prob, threshold), score=score, prob=prob, closes=answer.closes, raw=raw
+        )
     prob = decision.prob(z, rows.asof, ties, answer.noise, levels(store, rows, decision))
     limit = threshold if decision.threshold == 0.5 else decision.threshold
     closes = None if answer.closes is None else widened(answer.closes, decision.width)
@@ -85,7 +94,9 @@ def decide(
 
 
 def plain_decision(store: BarStore, asof: int, horizon: int, answer: Answer) -> Decision:
-    """The decision where no backtest has said anything: the level of all history up to session `asof`, the slope as given."""
+    """The decision where no backtest has said anything: the level of all history up to session `asof`, the
+    slope as given.
+    """
     rate = float(base_rates(store, np.array([asof]), horizon)[0])
     slope = RANK_SLOPE if answer.prob is None else 1.0
     return Decision(horizon=horizon, level=float(logit(np.clip(rate, 0.02, 0.98))), slope=slope)

@@ -1,12 +1,14 @@
 """From an answerer's scores to P(rise) and the answer: the level from history, the slope from within dates.
 
-In: z (N,), the log odds of an answerer's raw P(rise) (or a standardised rank where it gives only an order), the date of each
-row, P(tie). Out: P(rise) and 0 or 1. NumPy only; how a decision is fitted: `kronos.answers.fit`.
+In: z (N,), the log odds of an answerer's raw P(rise) (or a standardised rank where it gives only an order),
+the date of each row, P(tie). Out: P(rise) and 0 or 1. NumPy only; how a decision is fitted:
+`kronos.answers.fit`.
 
     P(rise) = sigmoid(slope * (z - mean z of the date) + date_slope * (mean z of the date - centre) + level) * (1 - P(tie))
 
-A network's own mean says little about the market and much about its bias, so it does not enter unless it has proved itself:
-`level` is the log odds of the base rate over all history before the date, `date_slope` is 0 unless the dates prove it.
+A network's own mean says little about the market and much about its bias, so it does not enter unless it has
+proved itself: `level` is the log odds of the base rate over all history before the date, `date_slope` is 0
+unless the dates prove it.
 """
 
 import math
@@ -85,10 +87,11 @@ class Decision:
         noise: FloatArray | None = None,
         level: FloatArray | None = None,
     ) -> FloatArray:
-        """P(rise) of N rows, (N,). z: NaN where there is no answer, which gets the level. date (N,): equal for rows of one date.
+        """P(rise) of N rows, (N,). z: NaN where there is no answer, which gets the level. date (N,): equal
+        for rows of one date.
 
-        ties (N,): P(tie). noise (N,): variance of z from finitely many paths. level (N,): in place of the decision's own, for
-        rows of another horizon.
+        ties (N,): P(tie). noise (N,): variance of z from finitely many paths. level (N,): in place of the
+        decision's own, for rows of another horizon.
         """
         away, mean = centred(z, date)
         with np.errstate(invalid="ignore"):
@@ -113,7 +116,8 @@ def answers(prob: FloatArray, threshold: float = 0.5) -> NDArray[np.int64]:
 
 
 def z_of(answer: Answer, date: NDArray[np.int64]) -> FloatArray:
-    """z of N rows, (N,): the log odds of `prob`, or where there is only an order the normal score of the rank within the date.
+    """z of N rows, (N,): the log odds of `prob`, or where there is only an order the normal score of the rank
+    within the date.
 
     NaN where there is no answer. date (N,): equal for rows of one date.
     """
@@ -128,7 +132,8 @@ def z_of(answer: Answer, date: NDArray[np.int64]) -> FloatArray:
 
 
 def centred(z: FloatArray, date: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
-    """z less the mean of its date, and that mean, each (N,); NaN where z is, the mean also where no row of the date has one.
+    """z less the mean of its date, and that mean, each (N,); NaN where z is, the mean also where no row of
+    the date has one.
 
     The sums are exact, so neither the order of the rows nor other dates change a bit.
     """
@@ -155,9 +160,11 @@ def kept(spread: float, noise: FloatArray | None, rows: int) -> FloatArray:
 
 
 def share_noise(prob: FloatArray, count: int) -> FloatArray:
-    """Variance of the log odds of a share prob (N,) of `count` paths that is written as (k + 0.5) / (count + 1), (N,).
+    """Variance of the log odds of a share prob (N,) of `count` paths that is written as (k + 0.5) / (count +
+    1), (N,).
 
-    At p a little nearer to 0.5 than the share itself (Agresti and Coull 1998), since 1 / p (1 - p) at a noisy share is too large.
+    At p a little nearer to 0.5 than the share itself (Agresti and Coull 1998), since 1 / p (1 - p) at a noisy
+    share is too large.
     """
     p = (prob * count + 2) / (count + 4)
     return count / ((count + 1) ** 2 * p * (1 - p))

@@ -1,10 +1,12 @@
 """What a fitted answerer is given: figures of a stock's past, ranked against the other stocks of the date.
 
-In: a store, the store row of each sample's last known bar. Out: (n, F) float64, raw with NaN where history is too short, or
-ranks. Nothing after the row is read. NumPy and SciPy.
+In: a store, the store row of each sample's last known bar. Out: (n, F) float64, raw with NaN where history is
+too short, or ranks. Nothing after the row is read. NumPy and SciPy.
 
-A figure of a row is made of that row's own window by sums and maxima that are built up by doubling, so its bits depend on
-nothing else: not on other tickers, later rows, or how many rows are asked for at once. Whole stores take seconds.
+A figure of a row is made of that row's own window by sums and maxima that are built up by doubling, so its
+bits depend on
+nothing else: not on other tickers, later rows, or how many rows are asked for at once. Whole stores take
+seconds.
 """
 
 import itertools
@@ -46,7 +48,9 @@ def first_rows(store: BarStore, rows: IntArray) -> IntArray:
 
 
 def past_return(store: BarStore, rows: IntArray, near: int, far: int) -> FloatArray:
-    """Close `near` bars before the row over the close `far` bars before it, less 1; NaN where history is shorter. (n,)."""
+    """Close `near` bars before the row over the close `far` bars before it, less 1; NaN where history is
+    shorter. (n,).
+    """
     old = rows - far
     result = np.full(len(rows), np.nan)
     have = old >= first_rows(store, rows)
@@ -65,7 +69,9 @@ def past_bars(store: BarStore, rows: IntArray, count: int) -> FloatArray:
 
 
 def raw_features(store: BarStore, rows: IntArray) -> FloatArray:
-    """`NAMES` of each sample, (n, F); NaN where its history is too short or a ratio has no sense. rows (n,): store rows."""
+    """`NAMES` of each sample, (n, F); NaN where its history is too short or a ratio has no sense. rows (n,):
+    store rows.
+    """
     rows = np.asarray(rows, np.int64)
     result = np.empty((len(rows), len(NAMES)))
     if len(rows) * (YEAR + 1) < len(store):
@@ -105,8 +111,8 @@ def _of_windows(store: BarStore, rows: IntArray) -> FloatArray:
 def _figures(bars: NDArray[np.float32], age: IntArray, places: IntArray) -> FloatArray:
     """The figures of the rows at `places`, (n, F).
 
-    bars (M, 6): runs of rows of one ticker each. age (M,): rows of its ticker before each one. A row that lies further back than
-    its age holds another ticker's values; what would need it is NaN.
+    bars (M, 6): runs of rows of one ticker each. age (M,): rows of its ticker before each one. A row that
+    lies further back than its age holds another ticker's values; what would need it is NaN.
     """
     open_, high, low, close, volume, amount = (
         np.ascontiguousarray(bars[:, k], np.float64) for k in (OPEN, HIGH, LOW, CLOSE, VOLUME, AMOUNT)
@@ -144,7 +150,9 @@ def _figures(bars: NDArray[np.float32], age: IntArray, places: IntArray) -> Floa
 
 
 def _moments(x: FloatArray, count: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean, deviation and skew of the last `count` values of x (M,), each (M,); no skew where nothing varies."""
+    """Mean, deviation and skew of the last `count` values of x (M,), each (M,); no skew where nothing
+    varies.
+    """
     mean = rolling_sum(x, count) / count
     square = rolling_sum(x * x, count) / count
     cube = rolling_sum(x * x * x, count) / count
@@ -164,7 +172,9 @@ def lagged(x: FloatArray, by: int, fill: float = np.nan) -> FloatArray:
 
 
 def rolling_sum(x: FloatArray, count: int) -> FloatArray:
-    """Sum of the last `count` values of x (M,), (M,): entry t is a sum of x[t - count + 1 : t + 1] only, in a fixed order."""
+    """Sum of the last `count` values of x (M,), (M,): entry t is a sum of x[t - count + 1 : t + 1] only, in a
+    fixed order.
+    """
     total, offset, block, size = None, 0, x, 1
     while True:
         if count & size:
@@ -179,7 +189,9 @@ def rolling_sum(x: FloatArray, count: int) -> FloatArray:
 
 
 def rolling_max(x: FloatArray, count: int, age: IntArray) -> FloatArray:
-    """Largest of the last `count` values of x (M,), of fewer where the row's age (M,) has no more of them. (M,)."""
+    """Largest of the last `count` values of x (M,), of fewer where the row's age (M,) has no more of them.
+    (M,).
+    """
     best, offset, block, size = np.full(len(x), -np.inf), 0, x, 1
     while True:
         if count & size:
@@ -194,8 +206,8 @@ def rolling_max(x: FloatArray, count: int, age: IntArray) -> FloatArray:
 def ranked(raw: FloatArray, bounds: IntArray) -> FloatArray:
     """Ranks within each date in (-0.5, 0.5), ties shared; 0, the middle, where a value is missing.
 
-    raw (n, F) sorted by date, samples of date d are bounds[d]:bounds[d + 1]. Ranks of a date need no other date, so nothing
-    is imputed or scaled with values from later ones.
+    raw (n, F) sorted by date, samples of date d are bounds[d]:bounds[d + 1]. Ranks of a date need no other
+    date, so nothing is imputed or scaled with values from later ones.
     """
     result = np.zeros_like(raw)
     for a, b in itertools.pairwise(bounds):
@@ -224,7 +236,9 @@ def _ranks(raw: FloatArray) -> FloatArray:
 
 
 def placed(raw: FloatArray, known: FloatArray) -> FloatArray:
-    """Where values (k, F) would stand among those of a date (m, F), as `ranked` counts; 0 where a value is missing. (k, F)."""
+    """Where values (k, F) would stand among those of a date (m, F), as `ranked` counts; 0 where a value is
+    missing. (k, F).
+    """
     result = np.zeros(raw.shape)
     for column in range(raw.shape[1]):
         values = np.sort(known[:, column])

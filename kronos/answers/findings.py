@@ -1,6 +1,8 @@
-"""What a backtest leaves for the submission: of each answerer its decision and the evidence for it, one file per horizon.
+"""What a backtest leaves for the submission: of each answerer its decision and the evidence for it, one file
+per horizon.
 
-In: a run folder. Out: `Findings`, every value checked when it is read, and `choose`: the answerer that the evidence prefers.
+In: a run folder. Out: `Findings`, every value checked when it is read, and `choose`: the answerer that the
+evidence prefers.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -71,7 +73,9 @@ class Findings:
     history_rate: Annotated[float, "0 to 1"]
     """P(rise, if the price moves) in all history."""
     least_skill: Annotated[float, "0 to 1"] | None
-    """The smallest within-date accuracy that these dates could have told from 50 %; None: they are too few."""
+    """The smallest within-date accuracy that these dates could have told from 50 %; None: they are too
+    few.
+    """
     main: str
     answerers: list[Evidence] = field(default_factory=list)
 
@@ -92,22 +96,28 @@ def path_of(run: Path, horizon: int) -> Path:
 
 
 def read_findings(run: Path, horizon: int) -> Findings | None:
-    """The findings of a run and horizon, None where there are none. Raises KitError where they are not what they should be."""
+    """The findings of a run and horizon, None where there are none. Raises KitError where they are not what
+    they should be.
+    """
     path = path_of(run, horizon)
     if not path.is_file():
         return None
     found = records.read(path, Findings, remedy=REMEDY)
     names = [item.name for item in found.answerers]
     if found.horizon != horizon or len(set(names)) != len(names):
-        raise KitError(f"{path}: expected one entry per answerer, {horizon} trading days ahead, found others; {REMEDY}")
+        raise KitError(
+            f"{path}: expected one entry per answerer, {horizon} trading days ahead, found others; {REMEDY}"
+        )
     for item in found.answerers:
         if item.decision is not None and item.decision.horizon != horizon:
             wrong = item.decision.horizon
-            raise KitError(f"{path}: {item.name}: expected a decision {horizon} trading days ahead, found {wrong}; {REMEDY}")
+            raise KitError(
+                f"{path}: {item.name}: expected a decision {horizon} trading days ahead, found {wrong}; {REMEDY}"
+            )
     return found
 
 
-# -- the choice --------------------------------------------------------------------------------------------------------
+# -- the choice ----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Choice:
     """Which answerer is submitted, and why in words."""
@@ -121,9 +131,9 @@ class Choice:
 def choose(findings: Findings, usable: set[str]) -> Choice:
     """The answerer that the evidence prefers, of those that can be asked now (`usable`).
 
-    Of the answerers whose rank IC within dates excludes 0 after Holm's correction the one with the highest lower end; of equal
-    ones the simplest; where there is none the constant that all history prefers. The level of the decision is the same for all
-    answerers, so the market's luck on the dates chooses nothing.
+    Of the answerers whose rank IC within dates excludes 0 after Holm's correction the one with the highest
+    lower end; of equal ones the simplest; where there is none the constant that all history prefers. The
+    level of the decision is the same for all answerers, so the market's luck on the dates chooses nothing.
     """
     able = [item for item in findings.answerers if item.name not in CONSTANTS and item.rank_ic is not None]
     corrected = holm([item.rank_ic.p if item.rank_ic else None for item in able])
@@ -143,7 +153,8 @@ def choose(findings: Findings, usable: set[str]) -> Choice:
     ic = item.rank_ic
     assert ic is not None and ic.low is not None and ic.high is not None
     why = (
-        f"rank IC {ic.value:+.3f} ({ic.low:+.3f} to {ic.high:+.3f}) on {ic.dates} dates, the highest lower end of {len(skilled)}"
+        f"rank IC {ic.value:+.3f} ({ic.low:+.3f} to {ic.high:+.3f}) on {ic.dates} dates, "
+        f"the highest lower end of {len(skilled)}"
     )
     return Choice(item.name, f"{why} with evidence, of {len(able)} tried", True)
 

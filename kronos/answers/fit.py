@@ -1,7 +1,10 @@
-"""Fitting a `Decision` on dates whose labels are known: slope within dates, level from history, date slope only where proved.
+"""Fitting a `Decision` on dates whose labels are known: slope within dates, level from history, date slope
+only where proved.
 
-In: z of n samples, their dates, what became of them, the base rate of history. Out: a `Decision`. NumPy and SciPy.
-The date is the unit of evidence: every date weighs the same, and errors count overlapping horizons as what they share.
+In: z of n samples, their dates, what became of them, the base rate of history. Out: a `Decision`. NumPy and
+SciPy.
+The date is the unit of evidence: every date weighs the same, and errors count overlapping horizons as what
+they share.
 """
 
 import math
@@ -17,13 +20,21 @@ from kronos.answers.decision import Decision, Fitted, centred, kept, logit, of_d
 FloatArray = NDArray[np.float64]
 
 SLOPE_PRIOR = 0.25
-"""Standard deviation of the slope of a standardised z, before any date is seen: 0.1 is a rank IC of about 0.05."""
+"""Standard deviation of the slope of a standardised z, before any date is seen: 0.1 is a rank IC of about
+0.05.
+"""
 LEAST_SLOPE = 0.002
-"""Slope of a standardised z below which it ranked nothing; kept above 0, so that the order of answers stays."""
+"""Slope of a standardised z below which it ranked nothing; kept above 0, so that the order of answers
+stays.
+"""
 LEVEL_PRIOR = 0.01
-"""How far the base rate of the years to come may lie from that of all history: the dates of the fit move it only within that."""
+"""How far the base rate of the years to come may lie from that of all history: the dates of the fit move it
+only within that.
+"""
 SHARE_SPREAD = 0.18
-"""Standard deviation over dates of the share of rises, 30 trading days ahead on US stocks; taken where the dates show less."""
+"""Standard deviation over dates of the share of rises, 30 trading days ahead on US stocks; taken where the
+dates show less.
+"""
 LEAST_DATES = 6
 """Fewest dates without overlap for a slope, and fewest for a date slope."""
 LEAST_DATES_FOR_TIMING = 30
@@ -50,11 +61,13 @@ class Samples:
     """z is only an order within each date, whose mean says nothing about the market."""
 
 
-def fit_decision(samples: Samples, history: float, horizon: int, prior_slope: float, **fixed: object) -> Decision:
+def fit_decision(
+    samples: Samples, history: float, horizon: int, prior_slope: float, **fixed: object
+) -> Decision:
     """The decision that the samples and all history support.
 
-    history: P(rise, if the price moves) over all history before the decision is used. prior_slope: taken where there are
-    too few dates for a slope. fixed: other fields of `Decision` (key, threshold).
+    history: P(rise, if the price moves) over all history before the decision is used. prior_slope: taken
+    where there are too few dates for a slope. fixed: other fields of `Decision` (key, threshold).
     """
     usable = np.isfinite(samples.z) & samples.moved
     date, rise = samples.date[usable], samples.rise[usable]
@@ -100,20 +113,26 @@ def fit_decision(samples: Samples, history: float, horizon: int, prior_slope: fl
 
 
 def noise_free(away: FloatArray, noise: FloatArray | None) -> float:
-    """Variance of z within dates (m,) less that of the noise; at least a twentieth of it, so that a slope stays finite."""
+    """Variance of z within dates (m,) less that of the noise; at least a twentieth of it, so that a slope
+    stays finite.
+    """
     if not len(away):
         return 0.0
     seen = float(np.mean(away**2))
     return seen if noise is None else max(seen - float(np.mean(noise)), seen / 20)
 
 
-# -- the level ---------------------------------------------------------------------------------------------------------
+# -- the level -----------------------------------------------------------------------------------------------
 def fit_level(samples: Samples, history: float, horizon: int) -> tuple[float, float | None]:
-    """Log odds of a rise, if the price moves, and the share of rises on the dates of the fit (None without any).
+    """Log odds of a rise, if the price moves, and the share of rises on the dates of the fit (None without
+    any).
 
-    All history is thousands of dates; those of the fit are a few and move together, so they move it by a hundredth or so.
+    All history is thousands of dates; those of the fit are a few and move together, so they move it by a
+    hundredth or so.
     """
-    share, sessions = _shares_by_date(samples.date[samples.moved], samples.rise[samples.moved], samples.sessions)
+    share, sessions = _shares_by_date(
+        samples.date[samples.moved], samples.rise[samples.moved], samples.sessions
+    )
     if not len(share):
         return _log_odds(history), None
     mean = float(share.mean())
@@ -136,7 +155,7 @@ def _shares_by_date(
     return up[have] / count[have], sessions[have]
 
 
-# -- the slope within dates --------------------------------------------------------------------------------------------
+# -- the slope within dates ----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Slope:
     """An estimate with its standard error over dates."""
@@ -157,10 +176,11 @@ class Slope:
 def fit_slope(
     x: FloatArray, date: NDArray[np.int64], rise: NDArray[np.bool_], sessions: NDArray[np.int64], horizon: int
 ) -> Slope | None:
-    """Slope of the logistic regression of the rise on x with an intercept for every date; None where no date tells.
+    """Slope of the logistic regression of the rise on x with an intercept for every date; None where no date
+    tells.
 
-    x, rise, date: (m,). Newton's method on slope and intercepts at once. A date of m rows estimates its own intercept, which
-    stretches the slope by m / (m - 1); that is taken back.
+    x, rise, date: (m,). Newton's method on slope and intercepts at once. A date of m rows estimates its own
+    intercept, which stretches the slope by m / (m - 1); that is taken back.
     """
     parts = _telling(x, date, rise)
     if not parts:
@@ -206,12 +226,16 @@ def _telling(x: FloatArray, date: NDArray[np.int64], rise: NDArray[np.bool_]) ->
     return parts
 
 
-# -- the slope of the date's mean --------------------------------------------------------------------------------------
+# -- the slope of the date's mean ----------------------------------------------------------------------------
 def fit_date_slope(
-    mean: FloatArray, date: NDArray[np.int64], rise: NDArray[np.bool_], sessions: NDArray[np.int64], horizon: int
+    mean: FloatArray,
+    date: NDArray[np.int64],
+    rise: NDArray[np.bool_],
+    sessions: NDArray[np.int64],
+    horizon: int,
 ) -> tuple[float, float]:
-    """(slope of the date's mean of z, centre of the means). The slope is 0 unless its 95 % interval lies above 0, and then it is
-    drawn towards 0 by what its error suggests. mean (m,): of each row's date."""
+    """(slope of the date's mean of z, centre of the means). The slope is 0 unless its 95 % interval lies
+    above 0, and then it is drawn towards 0 by what its error suggests. mean (m,): of each row's date."""
     days, first = np.unique(date, return_index=True)
     if not len(days):
         return 0.0, 0.0
@@ -232,7 +256,7 @@ def fit_date_slope(
     return slope * (1 - (error / slope) ** 2), centre
 
 
-# -- dates that overlap ------------------------------------------------------------------------------------------------
+# -- dates that overlap --------------------------------------------------------------------------------------
 def without_overlap(sessions: NDArray[np.int64], horizon: int) -> int:
     """Dates that can be chosen so that no two horizons overlap."""
     count, free = 0, -math.inf
@@ -243,17 +267,22 @@ def without_overlap(sessions: NDArray[np.int64], horizon: int) -> int:
 
 
 def _overlapping(parts: FloatArray, sessions: NDArray[np.int64], horizon: int) -> float:
-    """Variance of the sum of parts (D,), one a date: two dates count as far as their horizons have days in common."""
+    """Variance of the sum of parts (D,), one a date: two dates count as far as their horizons have days in
+    common.
+    """
     place = sessions.astype(np.float64)
     common = np.maximum(0, 1 - np.abs(place[:, None] - place) / horizon)
     return float(parts @ common @ parts)
 
 
 def _error_of_mean(values: FloatArray, sessions: NDArray[np.int64], horizon: int) -> float:
-    """Standard error of the mean of shares (D,), one a date; 0.5, all that is possible, where there are fewer than two."""
+    """Standard error of the mean of shares (D,), one a date; 0.5, all that is possible, where there are fewer
+    than two.
+    """
     effective = without_overlap(sessions, horizon)
     if effective < 2:
         return 0.5
     variance = _overlapping(values - values.mean(), sessions, horizon) * effective / (effective - 1)
-    # Dates that look alike by luck are not that sure: on real markets the share of rises swings by 18 points from date to date.
+    # Dates that look alike by luck are not that sure: on real markets the share of rises swings by 18 points
+    # from date to date.
     return max(math.sqrt(variance) / len(values), SHARE_SPREAD / math.sqrt(effective))

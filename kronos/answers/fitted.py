@@ -1,12 +1,15 @@
-"""Fitted answerers: ridge, logistic regression and gradient boosting on the ranked figures of all stocks of a date.
+"""Fitted answerers: ridge, logistic regression and gradient boosting on the ranked figures of all stocks of a
+date.
 
-In: a store and the first session that may not be seen. Out: `FittedModel`, an answerer that can be saved as JSON and read back:
-coefficients, or trees as tables of nodes that a few lines of NumPy evaluate to the bits of scikit-learn.
+In: a store and the first session that may not be seen. Out: `FittedModel`, an answerer that can be saved as
+JSON and read back: coefficients, or trees as tables of nodes that a few lines of NumPy evaluate to the bits
+of scikit-learn.
 
-Every `evaluation.fit_every`-th session is an origin. A label of `horizon` days overlaps those of neighbouring origins, so a
-sample weighs 1 / (labels of its ticker that share a day with its own). No label ends on or after the first session that is not
-to be seen, less the embargo. What is learnt is the order within a date: the rank of the return (ridge), or whether it is above
-the date's median (logistic, boosting). The level of P(rise) is the decision's business.
+Every `evaluation.fit_every`-th session is an origin. A label of `horizon` days overlaps those of neighbouring
+origins, so a sample weighs 1 / (labels of its ticker that share a day with its own). No label ends on or
+after the first session that is not to be seen, less the embargo. What is learnt is the order within a date:
+the rank of the return (ridge), or whether it is above the date's median (logistic, boosting). The level of
+P(rise) is the decision's business.
 """
 
 import functools
@@ -56,7 +59,9 @@ class Columns(Protocol):
 
     @property
     def sessions(self) -> IntArray:
-        """Sessions on which a fit may use them, rising: out of sample for whatever made them, with a value for every ticker."""
+        """Sessions on which a fit may use them, rising: out of sample for whatever made them, with a value
+        for every ticker.
+        """
         ...
 
     def values(self, store: BarStore, rows: Rows) -> FloatArray:
@@ -100,7 +105,7 @@ class Recipe:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-# -- the answerer --------------------------------------------------------------------------------------------------------
+# -- the answerer --------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class FittedModel:
     """A fitted ridge, logistic regression or boosting. Answers an order within each date, no probability."""
@@ -119,7 +124,9 @@ class FittedModel:
         return _simplicity(self.model, self.extra)
 
     def answer(self, store: BarStore, rows: Rows) -> Answer:
-        """Figures are ranked among all stocks with a bar on the row's `asof`, extra columns among the rows of one date."""
+        """Figures are ranked among all stocks with a bar on the row's `asof`, extra columns among the rows of
+        one date.
+        """
         score = np.full(len(rows), np.nan)
         reason = np.array(rows.reason, dtype="<U64")
         asked = np.flatnonzero(rows.open)
@@ -143,7 +150,7 @@ class FittedModel:
             return x
         return np.concatenate([x, _ranked_by_date(self.extra.values(store, rows), rows.asof)], axis=1)
 
-    # -- on disk -----------------------------------------------------------------------------------------------------
+    # -- on disk ---------------------------------------------------------------------------------------------
     def save(self, path: Path) -> None:
         """Write it as JSON; numbers are written so that they read back to the same bits."""
         tree = asdict(Saved(self.name, self.model, list(self.columns), self.recipe, self.linear, self.trees))
@@ -163,12 +170,16 @@ class FittedModel:
         wanted = [*NAMES, *(extra.names if extra else ())]
         if saved.columns != wanted:
             missing = sorted(set(saved.columns) ^ set(wanted))
-            raise KitError(f"{path}: expected the columns of this version, found others ({', '.join(missing)}); {remedy}")
+            raise KitError(
+                f"{path}: expected the columns of this version, found others ({', '.join(missing)}); {remedy}"
+            )
         if saved.linear is not None and saved.trees is None and len(saved.linear.weights) == len(wanted):
             return cls(saved.name, saved.model, tuple(wanted), saved.recipe, saved.linear, extra=extra)
         if saved.trees is not None and saved.linear is None and saved.trees.fits(len(wanted)):
             return cls(saved.name, saved.model, tuple(wanted), saved.recipe, trees=saved.trees, extra=extra)
-        raise KitError(f"{path}: expected coefficients or trees of {len(wanted)} columns, found neither; {remedy}")
+        raise KitError(
+            f"{path}: expected coefficients or trees of {len(wanted)} columns, found neither; {remedy}"
+        )
 
 
 @dataclass(frozen=True)
@@ -199,10 +210,10 @@ def _ranked_by_date(values: FloatArray, date: IntArray) -> FloatArray:
     return result
 
 
-# -- figures of a date -----------------------------------------------------------------------------------------------------
+# -- figures of a date ---------------------------------------------------------------------------------------
 def bars_on(store: BarStore, sessions: IntArray) -> tuple[IntArray, IntArray]:
-    """Store rows dated on any of the sessions (D,), and the position of each one's date in `sessions`, sorted by date, then
-    ticker."""
+    """Store rows dated on any of the sessions (D,), and the position of each one's date in `sessions`, sorted
+    by date, then ticker."""
     slot = np.full(len(store.sessions), -1, np.int64)
     slot[sessions] = np.arange(len(sessions))
     date = slot[store.session]
@@ -212,8 +223,12 @@ def bars_on(store: BarStore, sessions: IntArray) -> tuple[IntArray, IntArray]:
 
 
 @functools.lru_cache(maxsize=3)
-def _figures_on(store: BarStore, sessions: tuple[int, ...]) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
-    """(rows, bounds, raw figures, their ranks) of all stocks with a bar on each of the sessions; read-only."""
+def _figures_on(
+    store: BarStore, sessions: tuple[int, ...]
+) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
+    """(rows, bounds, raw figures, their ranks) of all stocks with a bar on each of the sessions;
+    read-only.
+    """
     days = np.array(sessions, np.int64)
     row, date = bars_on(store, days)
     bounds = np.searchsorted(date, np.arange(len(days) + 1))
@@ -227,8 +242,8 @@ def _figures_on(store: BarStore, sessions: tuple[int, ...]) -> tuple[IntArray, I
 def known_figures(store: BarStore, last: IntArray, asof: IntArray) -> FloatArray:
     """Ranked figures (n, F) of rows: `last` (n,) their last store row, `asof` (n,) the last known session.
 
-    They are ranked among all stocks that have a bar on `asof`, whichever rows are asked for. A stock without one, whose last bar
-    is older, is placed among them.
+    They are ranked among all stocks that have a bar on `asof`, whichever rows are asked for. A stock without
+    one, whose last bar is older, is placed among them.
     """
     days = np.unique(asof)
     row, bounds, raw, ranks = _figures_on(store, tuple(days.tolist()))
@@ -248,7 +263,7 @@ def known_figures(store: BarStore, last: IntArray, asof: IntArray) -> FloatArray
     return result
 
 
-# -- samples ---------------------------------------------------------------------------------------------------------------
+# -- samples -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Samples:
     """n samples with known labels, sorted by date."""
@@ -267,13 +282,19 @@ class Samples:
 
 
 def stride_of(store: BarStore, config: EvaluationConfig) -> int:
-    """Trading days between two origins: a multiple of `fit_every` with which a store gives at most `baseline_rows` samples."""
+    """Trading days between two origins: a multiple of `fit_every` with which a store gives at most
+    `baseline_rows` samples.
+    """
     samples = -(-len(store) // config.fit_every)
     return config.fit_every * -(-samples // config.baseline_rows)
 
 
-def samples_before(store: BarStore, before: int, horizon: int, config: EvaluationConfig, extra: Columns | None = None) -> Samples:
-    """Samples whose labels ended, an embargo before, session `before`: origin + horizon + embargo < before."""
+def samples_before(
+    store: BarStore, before: int, horizon: int, config: EvaluationConfig, extra: Columns | None = None
+) -> Samples:
+    """Samples whose labels ended, an embargo before, session `before`: origin + horizon + embargo <
+    before.
+    """
     stride = stride_of(store, config)
     row, target, session, x = _labelled(store, stride, horizon)
     use = session + horizon + config.embargo < before
@@ -293,7 +314,9 @@ def samples_before(store: BarStore, before: int, horizon: int, config: Evaluatio
 
 @functools.lru_cache(maxsize=2)
 def _labelled(store: BarStore, stride: int, horizon: int) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
-    """(row, row of the target, session, ranked figures) of all samples of a store. Ranks are among all stocks of the date."""
+    """(row, row of the target, session, ranked figures) of all samples of a store. Ranks are among all stocks
+    of the date.
+    """
     grid = np.arange(0, len(store.sessions), stride)
     row, date = bars_on(store, grid)
     bounds = np.searchsorted(date, np.arange(len(grid) + 1))
@@ -309,11 +332,15 @@ def _labelled(store: BarStore, stride: int, horizon: int) -> tuple[IntArray, Int
 
 
 def overlap_weights(ticker: IntArray, session: IntArray, horizon: int) -> FloatArray:
-    """1 / (labels of the same ticker, itself included, whose `horizon` days share one with a label's), (n,)."""
+    """1 / (labels of the same ticker, itself included, whose `horizon` days share one with a label's),
+    (n,).
+    """
     span = int(session.max(initial=0)) + 2 * horizon + 1
     key = ticker * span + session + horizon
     rising = np.sort(key)
-    count = np.searchsorted(rising, key + horizon, side="left") - np.searchsorted(rising, key - horizon, side="right")
+    count = np.searchsorted(rising, key + horizon, side="left") - np.searchsorted(
+        rising, key - horizon, side="right"
+    )
     return 1 / count
 
 
@@ -326,7 +353,7 @@ def as_rows(store: BarStore, row: IntArray, session: IntArray, horizon: int) -> 
     return Rows(ticker, row, session, np.full(count, horizon), np.full(count, "", "<U32"), date, ids)
 
 
-# -- fitting ---------------------------------------------------------------------------------------------------------------
+# -- fitting -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class ModelFitter:
     """Fits one kind of model anew whenever it is asked."""
@@ -342,7 +369,9 @@ class ModelFitter:
         return _simplicity(self.model, self.extra)
 
     def fit(self, store: BarStore, before: int, horizon: int) -> FittedModel:
-        """Learn from labels that ended before session `before`. Raises TooLittle where there are too few dates."""
+        """Learn from labels that ended before session `before`. Raises TooLittle where there are too few
+        dates.
+        """
         samples = samples_before(store, before, horizon, self.config, self.extra)
         effective = _effective(samples.session, horizon)
         if effective < LEAST_DATES:
@@ -403,7 +432,9 @@ def _versions() -> dict[str, str]:
 
 
 def _fit_ridge(samples: Samples, seed: int) -> Linear:
-    """Weighted least squares of the within-date rank, drawn towards 0. Ranks have mean 0 on every date: no intercept."""
+    """Weighted least squares of the within-date rank, drawn towards 0. Ranks have mean 0 on every date: no
+    intercept.
+    """
     from sklearn.linear_model import Ridge
 
     model = Ridge(alpha=RIDGE_PENALTY, fit_intercept=False, solver="cholesky")

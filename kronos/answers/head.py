@@ -1,6 +1,8 @@
-"""The answerer of a trained head: one pass through the network answers a row for every horizon; nothing is sampled.
+"""The answerer of a trained head: one pass through the network answers a row for every horizon; nothing is
+sampled.
 
-In: a head's folder, rows. Out: the score of the trained horizon that is nearest to the one asked for, and P(rise) of its sign.
+In: a head's folder, rows. Out: the score of the trained horizon that is nearest to the one asked for, and
+P(rise) of its sign.
 Source of the network: `kronos.training.head`.
 """
 
@@ -57,7 +59,8 @@ class HeadAnswerer:
     batch_size: int | None = None
     """Samples in one pass; no answer depends on it beyond rounding. None: as many as suit the device.
 
-    A pass holds samples of one date only, so no bit of a date's answers depends on which other dates are asked."""
+    A pass holds samples of one date only, so no bit of a date's answers depends on which other dates are
+    asked."""
     name: str = "head"
     kind: ClassVar[Kind] = "head"
 
@@ -66,12 +69,16 @@ class HeadAnswerer:
         self._channels: ChannelReader | None = None
 
     @classmethod
-    def open(cls, folder: str | Path, device: torch.device, autocast: torch.dtype | None = None) -> "HeadAnswerer":
+    def open(
+        cls, folder: str | Path, device: torch.device, autocast: torch.dtype | None = None
+    ) -> "HeadAnswerer":
         """The head that its stage left (`RUN/head/best_model`). Raises KitError where there is none."""
         return cls(Head.from_pretrained(folder), device, autocast)
 
     @classmethod
-    def of_run(cls, config: Config, device: torch.device, autocast: torch.dtype | None = None) -> "HeadAnswerer":
+    def of_run(
+        cls, config: Config, device: torch.device, autocast: torch.dtype | None = None
+    ) -> "HeadAnswerer":
         """The head of a run. Raises KitError where its stage has not been trained to its end."""
         summary = read_summary(config.head_dir)
         if summary is None:
@@ -91,12 +98,18 @@ class HeadAnswerer:
         return SIMPLICITY[self.kind]
 
     def trained_horizon(self, horizon: int) -> int:
-        """The trained horizon whose ratio to the one asked for is nearest to 1; of two equally near ones the shorter."""
+        """The trained horizon whose ratio to the one asked for is nearest to 1; of two equally near ones the
+        shorter.
+        """
         return min(self.head.config.horizons, key=lambda trained: (abs(math.log(trained / horizon)), trained))
 
     def answer(self, store: BarStore, rows: Rows) -> Answer:
-        """Scores and P(rise) of the rows. A row with too few bars, or with bars that are not finite, has none and a reason."""
-        reason = rows.reason.astype(f"<U{max(len(text) for text in (*rows.reason.tolist(), BAD_FORECAST, FEW_BARS))}")
+        """Scores and P(rise) of the rows. A row with too few bars, or with bars that are not finite, has none
+        and a reason.
+        """
+        reason = rows.reason.astype(
+            f"<U{max(len(text) for text in (*rows.reason.tolist(), BAD_FORECAST, FEW_BARS))}"
+        )
         known = rows.last - store.offsets[np.maximum(rows.ticker, 0)] + 1
         reason[rows.open & (known < MIN_BARS)] = FEW_BARS
         reason[(reason == "") & ~self._finite(store, rows.last, known, reason == "")] = BAD_BARS
@@ -112,13 +125,17 @@ class HeadAnswerer:
         return Answer(np.where(answered, score, np.nan), np.where(answered, prob, np.nan), reason)
 
     def _columns(self, horizon: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The output of each sample's horizon, (n,); says where another horizon than the asked one answers."""
+        """The output of each sample's horizon, (n,); says where another horizon than the asked one
+        answers.
+        """
         trained = list(self.head.config.horizons)
         column = np.zeros(len(horizon), np.int64)
         for asked in np.unique(horizon).tolist():
             near = self.trained_horizon(asked)
             if near != asked:
-                log.warning("head: was not trained for %d trading days ahead; the answer is that for %d", asked, near)
+                log.warning(
+                    "head: was not trained for %d trading days ahead; the answer is that for %d", asked, near
+                )
             column[horizon == asked] = trained.index(near)
         return column
 
@@ -140,7 +157,9 @@ class HeadAnswerer:
             result[part] = np.isfinite(store.bars[where]).all(axis=(1, 2))
         return result
 
-    def _read(self, store: BarStore, last: NDArray[np.int64], known: NDArray[np.int64], date: NDArray[np.int64]) -> _Found:
+    def _read(
+        self, store: BarStore, last: NDArray[np.int64], known: NDArray[np.int64], date: NDArray[np.int64]
+    ) -> _Found:
         """Answers to n samples: last (n,) store rows, known (n,) bars of each, date (n,).
 
         One pass answers samples of one date and one length.
@@ -192,6 +211,10 @@ class HeadAnswerer:
 def _halved(size: int) -> int:
     """Half as many samples at once. Raises KitError when there was one."""
     if size == 1:
-        raise KitError("head: one sample does not fit into the GPU's memory; use the processor: device.use_cuda: false")
-    log.warning("head: out of memory with %d samples at once, now %d; the answers stay the same", size, size // 2)
+        raise KitError(
+            "head: one sample does not fit into the GPU's memory; use the processor: device.use_cuda: false"
+        )
+    log.warning(
+        "head: out of memory with %d samples at once, now %d; the answers stay the same", size, size // 2
+    )
     return size // 2

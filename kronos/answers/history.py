@@ -1,6 +1,8 @@
-"""What all history says without any model: how often prices rise over a horizon, and how often they stand still.
+"""What all history says without any model: how often prices rise over a horizon, and how often they stand
+still.
 
-In: a store, as-of sessions, horizons. Out: base rates and P(tie) per row. NumPy only; nothing after the as-of session is read.
+In: a store, as-of sessions, horizons. Out: base rates and P(tie) per row. NumPy only; nothing after the as-of
+session is read.
 """
 
 import functools
@@ -23,8 +25,8 @@ FloatArray = NDArray[np.float64]
 def base_rates(store: BarStore, asof: NDArray[np.int64], horizon: int) -> FloatArray:
     """P(rise over `horizon` bars, if the price moves) in all history up to and with each as-of session, (n,).
 
-    Each past day counts alike, however many tickers it has. 0.5 where there is no history. asof (n,): positions in
-    `store.sessions`, -1 for none.
+    Each past day counts alike, however many tickers it has. 0.5 where there is no history. asof (n,):
+    positions in `store.sessions`, -1 for none.
     """
     rates = _rates(store, max(horizon, 1))
     return rates[np.asarray(asof) + 1]
@@ -32,7 +34,9 @@ def base_rates(store: BarStore, asof: NDArray[np.int64], horizon: int) -> FloatA
 
 @functools.lru_cache(maxsize=64)
 def _rates(store: BarStore, horizon: int) -> FloatArray:
-    """(D + 1,): entry k + 1 is the mean over the days up to session k of the share of moves, ended on that day, that rose."""
+    """(D + 1,): entry k + 1 is the mean over the days up to session k of the share of moves, ended on that
+    day, that rose.
+    """
     close = np.asarray(store.bars[:, CLOSE])
     pairs = max(len(close) - horizon, 0)
     ends = np.arange(horizon, horizon + pairs)
@@ -40,7 +44,9 @@ def _rates(store: BarStore, horizon: int) -> FloatArray:
     same = first[ends] == first[ends - horizon] if pairs else np.zeros(0, bool)
     rose, fell = (close[ends] > close[ends - horizon]) & same, (close[ends] < close[ends - horizon]) & same
     days = len(store.sessions)
-    up, down = (np.bincount(store.session[ends[which]], minlength=days).astype(np.float64) for which in (rose, fell))
+    up, down = (
+        np.bincount(store.session[ends[which]], minlength=days).astype(np.float64) for which in (rose, fell)
+    )
     moved = up + down
     share = np.divide(up, moved, out=np.zeros(days), where=moved > 0)
     count = np.cumsum(moved > 0)
@@ -49,10 +55,11 @@ def _rates(store: BarStore, horizon: int) -> FloatArray:
 
 
 def tie_shares(store: BarStore, rows: Rows) -> FloatArray:
-    """P(the close `horizon` bars on equals the last one) of each row, (N,), from the last `TIE_BARS` closes of its ticker.
+    """P(the close `horizon` bars on equals the last one) of each row, (N,), from the last `TIE_BARS` closes
+    of its ticker.
 
-    `TIE_PRIOR` where there is no bar. Networks put a close near the last one a little above or below it, never on it, so this
-    part of P(rise) is the past's, the same for every answerer.
+    `TIE_PRIOR` where there is no bar. Networks put a close near the last one a little above or below it,
+    never on it, so this part of P(rise) is the past's, the same for every answerer.
     """
     result = np.full(len(rows), TIE_PRIOR)
     for steps in np.unique(rows.horizon).tolist():

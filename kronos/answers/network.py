@@ -1,8 +1,8 @@
 """A pair of networks as an answerer: by sampled paths, or one step ahead by listing outcomes.
 
-In: a configuration and its run folder (`load_network`). Out: a `NetworkAnswerer`. Its rows pass through the submission's own
-planning and forecaster, wherever it is asked. What it says of a date can be kept on disk: a function of networks, settings, data,
-rows and the version of the code, so an interrupted backtest goes on.
+In: a configuration and its run folder (`load_network`). Out: a `NetworkAnswerer`. Its rows pass through the
+submission's own planning and forecaster, wherever it is asked. What it says of a date can be kept on disk: a
+function of networks, settings, data, rows and the version of the code, so an interrupted backtest goes on.
 """
 
 import hashlib
@@ -42,9 +42,11 @@ from kronos.training.start import network_digest
 log = logging.getLogger(__name__)
 
 CODE = 1
-"""Version of what computes the answers: raised whenever the same networks, settings and rows would be answered otherwise, so that
-nothing kept by older code is taken for this one's."""
-RESERVED = frozenset({"random-init", "pretrained", "auto", "network", "head", "ridge", "logistic", "boosting"})
+"""Version of what computes the answers: raised whenever the same networks, settings and rows would be
+answered otherwise, so that nothing kept by older code is taken for this one's."""
+RESERVED = frozenset(
+    {"random-init", "pretrained", "auto", "network", "head", "ridge", "logistic", "boosting"}
+)
 """Names that a run folder cannot give its network."""
 
 FloatArray = NDArray[np.float64]
@@ -70,7 +72,9 @@ class NetworkAnswerer:
     paths: bool = False
     """Sample paths also where outcomes are listed: bands are scored on them."""
     by_date: bool = False
-    """Put rows of one date only into a batch, so that no bit of a date's answers depends on what else is asked."""
+    """Put rows of one date only into a batch, so that no bit of a date's answers depends on what else is
+    asked.
+    """
     cache: Path | None = None
     """Folder that keeps the answers, one file per date."""
     deadline: float = math.inf
@@ -137,7 +141,9 @@ class NetworkAnswerer:
         if folder is None:
             return self._answer(store, rows)
         path = folder / f"{date_text(store.sessions[date]).replace(':', '').replace(' ', 'T')}.npz"
-        asked = np.array([f"{name} {steps}" for name, steps in zip(rows.ids, rows.horizon.tolist(), strict=True)])
+        asked = np.array(
+            [f"{name} {steps}" for name, steps in zip(rows.ids, rows.horizon.tolist(), strict=True)]
+        )
         if path.is_file():
             with np.load(path, allow_pickle=False) as saved:
                 if np.array_equal(saved["asked"], asked):
@@ -160,8 +166,18 @@ class NetworkAnswerer:
 
     def _folder(self, store: BarStore) -> str:
         own = self.config.inference
-        fixed = {**self.key(self.horizon), "data": store.digest, "calendar": self.config.data.calendar, "paths": self.paths}
-        fixed |= {"code": CODE, "torch": torch.__version__, "seed": own.seed, "sample_count": own.sample_count}
+        fixed = {
+            **self.key(self.horizon),
+            "data": store.digest,
+            "calendar": self.config.data.calendar,
+            "paths": self.paths,
+        }
+        fixed |= {
+            "code": CODE,
+            "torch": torch.__version__,
+            "seed": own.seed,
+            "sample_count": own.sample_count,
+        }
         fixed |= {"precision": str(self.forecaster.autocast), "device": self.forecaster.device.type}
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -174,21 +190,32 @@ def key_of(config: Config, horizon: int, digest: str, tokenizer_digest: str) -> 
     own, data = config.inference, config.data
     listed = enumerates(own.probability, horizon)
     names = ("temperature", "top_k", "top_p", "decode_rope", "anchor", "overflow")
-    key: dict[str, Any] = {"model": digest, "tokenizer": tokenizer_digest, "horizon": horizon, "lookback": data.lookback_window}
+    key: dict[str, Any] = {
+        "model": digest,
+        "tokenizer": tokenizer_digest,
+        "horizon": horizon,
+        "lookback": data.lookback_window,
+    }
     key |= {"max_context": data.max_context, "clip": data.clip, "norm_epsilon": data.norm_epsilon}
     key |= {"mass": own.enumeration_mass, "pairs": own.enumeration_pairs} if listed else {}
     key |= {"probability": "enumerated" if listed else "sampled", "code": CODE}
     return key | {name: getattr(own, name) for name in names}
 
 
-# -- which networks ----------------------------------------------------------------------------------------------------
-def load_network(config: Config, horizon: int, name: str = "", allow_incomplete: bool = False) -> NetworkAnswerer:
-    """The networks of a configuration: the run's, or its pretrained pair. Raises KitError where there are none."""
+# -- which networks ------------------------------------------------------------------------------------------
+def load_network(
+    config: Config, horizon: int, name: str = "", allow_incomplete: bool = False
+) -> NetworkAnswerer:
+    """The networks of a configuration: the run's, or its pretrained pair. Raises KitError where there are
+    none.
+    """
     pair = find_pair(config, allow_incomplete)
     return of_pair(config, pair, load_forecaster(config, pair), horizon, name)
 
 
-def of_pair(config: Config, pair: Pair, forecaster: Forecaster, horizon: int, name: str = "") -> NetworkAnswerer:
+def of_pair(
+    config: Config, pair: Pair, forecaster: Forecaster, horizon: int, name: str = ""
+) -> NetworkAnswerer:
     """The answerer of a loaded pair, under the run's name unless another is given."""
     return NetworkAnswerer(
         name=own_name(name or config.model_paths.exp_name),
@@ -216,11 +243,15 @@ def random_init(network: NetworkAnswerer, seed: int) -> NetworkAnswerer:
     forecaster.model = model.to(forecaster.device)
     digest = hashlib.sha256(f"{network.digest} random {seed}".encode()).hexdigest()
     note = "the same network, untrained"
-    return replace(network, name="random-init", baseline=True, forecaster=forecaster, digest=digest, note=note)
+    return replace(
+        network, name="random-init", baseline=True, forecaster=forecaster, digest=digest, note=note
+    )
 
 
 def pretrained(network: NetworkAnswerer) -> NetworkAnswerer | None:
-    """The published pair that the model started from, or None (said) where it is not here or did not start from one."""
+    """The published pair that the model started from, or None (said) where it is not here or did not start
+    from one.
+    """
     config = network.config
     if not (network.pair.trained and config.predictor_is_pretrained):
         return None
@@ -232,20 +263,24 @@ def pretrained(network: NetworkAnswerer) -> NetworkAnswerer | None:
         log.warning("the pretrained network is not scored: %s", error)
         return None
     made = of_pair(config, pair, forecaster, network.horizon)
-    made = replace(made, cache=network.cache, deadline=network.deadline, paths=network.paths, by_date=network.by_date)
+    made = replace(
+        made, cache=network.cache, deadline=network.deadline, paths=network.paths, by_date=network.by_date
+    )
     return replace(made, name="pretrained", baseline=True, note=f"{pair.predictor} without fine-tuning")
 
 
-# -- forecasting -------------------------------------------------------------------------------------------------------
+# -- forecasting ---------------------------------------------------------------------------------------------
 def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team, paths: bool = False) -> Answer:
     """What the networks say of the rows that can be forecast, on every process of the team.
 
-    The batches are those of one process, dealt out in turn: a row's batch, and so every bit of its answer, does not depend
-    on how many processes there are. paths: sample them also where outcomes are listed.
+    The batches are those of one process, dealt out in turn: a row's batch, and so every bit of its answer,
+    does not depend on how many processes there are. paths: sample them also where outcomes are listed.
     """
     n, todo = len(plan.ids), int((plan.reason == "").sum())
     forecaster.processes = team.world
-    size = min(team.gather(forecaster.memory_plan(*plan.extent()).series))  # one for all: it decides who is in a batch
+    size = min(
+        team.gather(forecaster.memory_plan(*plan.extent()).series)
+    )  # one for all: it decides who is in a batch
 
     def share() -> list[tuple[NDArray[np.int64], NDArray[np.float32], Rises]]:
         parts = []
@@ -274,12 +309,15 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team, paths: bool
     return Answer(score, prob, reason, closes if sampled else None, noise, mass)
 
 
-def read_paths(closes: NDArray[np.float32], last: NDArray[np.float32]) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(score, P(rise), variance of its log odds) of B rows from the last closes of their paths (B, S) and known ones (B,).
+def read_paths(
+    closes: NDArray[np.float32], last: NDArray[np.float32]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(score, P(rise), variance of its log odds) of B rows from the last closes of their paths (B, S) and
+    known ones (B,).
 
-    The score is the paths' mean log return over its deviation and P(rise) the normal probability of it: that keeps more of what a
-    network knows than the share of rising paths (docs/forecasting.md). Where a path has no logarithm or all paths are alike, the
-    share. NaN in rows without paths.
+    The score is the paths' mean log return over its deviation and P(rise) the normal probability of it: that
+    keeps more of what a network knows than the share of rising paths (docs/forecasting.md). Where a path has
+    no logarithm or all paths are alike, the share. NaN in rows without paths.
     """
     paths, known = closes.astype(np.float64), last.astype(np.float64)[:, None]
     count = closes.shape[1]
@@ -308,7 +346,9 @@ def joined(parts: list[tuple[NDArray[np.int64], Answer]], rows: int) -> Answer:
                 continue
             if columns[name] is None:
                 fill = "" if name == "reason" else np.nan
-                columns[name] = np.full((rows, *values.shape[1:]), fill, "<U64" if name == "reason" else values.dtype)
+                columns[name] = np.full(
+                    (rows, *values.shape[1:]), fill, "<U64" if name == "reason" else values.dtype
+                )
             columns[name][where] = values
     if columns["score"] is None:
         columns["score"], columns["reason"] = np.full(rows, np.nan), np.full(rows, "", "<U64")

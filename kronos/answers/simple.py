@@ -1,6 +1,7 @@
 """Answers that need neither a network nor a fit: constants and rules of thumb.
 
-In: a store and rows. Out: `Constant`, `Rule` and `Drift` answerers. One owner for the backtest, the submission and the score.
+In: a store and rows. Out: `Constant`, `Rule` and `Drift` answerers. One owner for the backtest, the
+submission and the score.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Constant:
-    """The same answer for every row of a date: always a rise, always a fall, or what prices did more often in all history."""
+    """The same answer for every row of a date: always a rise, always a fall, or what prices did more often in
+    all history.
+    """
 
     name: str
     prob: float | None
@@ -70,7 +73,9 @@ class Rule:
         return Answer(score, None, _reasons(rows, score))
 
     def scores(self, store: BarStore, last: NDArray[np.int64]) -> FloatArray:
-        """(n,) positive for a rise; NaN where history is too short. last (n,): store row of the last known bar."""
+        """(n,) positive for a rise; NaN where history is too short. last (n,): store row of the last known
+        bar.
+        """
         return self.sign * past_return(store, last, self.near, self.far)
 
 
@@ -107,7 +112,9 @@ def simple_answerers() -> list[Answerer]:
     return [*constants, *RULES, Drift()]
 
 
-def drift_probability(store: BarStore, last: NDArray[np.int64], horizon: NDArray[np.int64] | int) -> FloatArray:
+def drift_probability(
+    store: BarStore, last: NDArray[np.int64], horizon: NDArray[np.int64] | int
+) -> FloatArray:
     """`Drift`'s probability, (n,). mu, sigma: mean and deviation of daily returns over up to 252 days.
 
     NaN below 32 bars or without any change. last (n,): store rows; horizon: trading days, one or (n,).

@@ -1,6 +1,7 @@
 """Boosted trees as tables of nodes: saved as JSON, evaluated to the bits of scikit-learn.
 
-In: a fitted `HistGradientBoostingClassifier` of two classes. Out: `Trees`. NumPy only. A pickle would run whatever it holds.
+In: a fitted `HistGradientBoostingClassifier` of two classes. Out: `Trees`. NumPy only. A pickle would run
+whatever it holds.
 """
 
 from dataclasses import dataclass
@@ -56,10 +57,12 @@ class Trees:
 
 
 def _leaves(tree: Tree, columns: FloatArray) -> NDArray[np.int64]:
-    """The leaf of each row, columns (F, n) -> (n,): every split that sends a row right strikes out the leaves on its left, and
-    the first leaf that is left is the row's."""
+    """The leaf of each row, columns (F, n) -> (n,): every split that sends a row right strikes out the leaves
+    on its left, and the first leaf that is left is the row's."""
     left = np.full(columns.shape[1], 2 ** len(tree.value) - 1, np.uint32)
-    for column, threshold, first, middle in zip(tree.column, tree.threshold, tree.first, tree.middle, strict=True):
+    for column, threshold, first, middle in zip(
+        tree.column, tree.threshold, tree.first, tree.middle, strict=True
+    ):
         struck = np.uint32((1 << middle) - (1 << first))
         left &= ~(struck * (columns[column] > threshold))
     lowest = (left & -left.astype(np.int64)).astype(np.float64)
@@ -68,7 +71,11 @@ def _leaves(tree: Tree, columns: FloatArray) -> NDArray[np.int64]:
 
 def _sound(tree: Tree, columns: int) -> bool:
     splits, leaves = len(tree.column), len(tree.value)
-    if leaves != splits + 1 or leaves > MOST_LEAVES or {len(tree.threshold), len(tree.first), len(tree.middle)} != {splits}:
+    if (
+        leaves != splits + 1
+        or leaves > MOST_LEAVES
+        or {len(tree.threshold), len(tree.first), len(tree.middle)} != {splits}
+    ):
         return False
     ranges = zip(tree.first, tree.middle, strict=True)
     return all(0 <= c < columns for c in tree.column) and all(0 <= a < b < leaves for a, b in ranges)

@@ -1,1 +1,3 @@
-"""From price files to batches of windows. `store`, `windows`, `sampling`, `splits` and `calendar` need NumPy only."""
+"""From price files to batches of windows. `store`, `windows`, `sampling`, `splits` and `calendar` need NumPy
+only.
+"""

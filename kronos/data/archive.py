@@ -1,7 +1,8 @@
-"""Unpacking an archive from elsewhere: nothing outside the folder, no links, no more bytes than were announced.
+"""Unpacking an archive from elsewhere: nothing outside the folder, no links, no more bytes than were
+announced.
 
-In: a zip or tar file, a folder, the announced sizes. Out: the files, written aside first. The dangers are those of CWE-22
-(paths), CWE-59 (links) and CWE-409 (bombs).
+In: a zip or tar file, a folder, the announced sizes. Out: the files, written aside first. The dangers are
+those of CWE-22 (paths), CWE-59 (links) and CWE-409 (bombs).
 """
 
 import errno
@@ -31,11 +32,16 @@ UNPLACEABLE = {errno.EINVAL, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EN
 
 
 def unpack(
-    archive: Path, folder: Path, announced: Mapping[str, int], reserved: Collection[str], said: Callable[[int], object]
+    archive: Path,
+    folder: Path,
+    announced: Mapping[str, int],
+    reserved: Collection[str],
+    said: Callable[[int], object],
 ) -> list[str]:
     """Write the archive's files under `folder` (which is new) and return their names, sorted.
 
-    announced: bytes by file name, which limit what may come out. reserved: names at the top that no entry may have.
+    announced: bytes by file name, which limit what may come out. reserved: names at the top that no entry may
+    have.
     said: called with the number of bytes of each piece written.
     Raises KitError, naming the entry, when the archive is damaged or would do anything but write plain files.
     """
@@ -56,7 +62,8 @@ def unpack(
 
 
 def unpack_tar(archive: Path, folder: Path, largest: int, said: Callable[[int], object]) -> list[str]:
-    """Write the files of a tar archive (.tar, .tar.gz, .tar.xz) under `folder`, which is new, and return their names, sorted.
+    """Write the files of a tar archive (.tar, .tar.gz, .tar.xz) under `folder`, which is new, and return
+    their names, sorted.
 
     largest: bytes that may come out. said: called with the number of bytes of each piece written.
     Every entry is checked before the first one is written. Raises KitError as `unpack`.
@@ -95,7 +102,9 @@ def _check_tar(archive: Path, largest: int) -> None:
             if not problem and entry.isreg() and str(name).lower() in seen:
                 problem = "a name that is taken"
             if problem:
-                raise KitError(f"{archive.name}: refused because of {problem}: {entry.name[:100]!r}; nothing was unpacked")
+                raise KitError(
+                    f"{archive.name}: refused because of {problem}: {entry.name[:100]!r}; nothing was unpacked"
+                )
             if entry.isreg():
                 seen.add(str(name).lower())
                 total += entry.size
@@ -119,7 +128,9 @@ def _check(archive: Path, entries: list[zipfile.ZipInfo], reserved: Collection[s
         if not problem and (name.parts[0] in reserved or str(name).lower() in seen):
             problem = "a name that is taken"
         if problem:
-            raise KitError(f"{archive.name}: refused because of {problem}: {entry.orig_filename[:100]!r}; nothing was unpacked")
+            raise KitError(
+                f"{archive.name}: refused because of {problem}: {entry.orig_filename[:100]!r}; nothing was unpacked"
+            )
         seen.add(str(name).lower())
 
 
@@ -146,12 +157,16 @@ def _name_problem(written: str, name: PurePosixPath) -> str:
     return ""
 
 
-def _write(source: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, left: int, said: Callable[[int], object]) -> int:
+def _write(
+    source: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, left: int, said: Callable[[int], object]
+) -> int:
     with source.open(entry) as packed:
         return _write_file(packed, entry.filename, folder, left, said)
 
 
-def _write_file(packed: IO[bytes], name: str, folder: Path, left: int, said: Callable[[int], object], flush: bool = True) -> int:
+def _write_file(
+    packed: IO[bytes], name: str, folder: Path, left: int, said: Callable[[int], object], flush: bool = True
+) -> int:
     """Bytes written. What counts is what comes out: an archive may lie about its sizes."""
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,10 @@
 """Price files in pieces: a CSV, .csv.gz or Parquet file as frames of a few hundred thousand rows.
 
-In: a path. Out: its column names, then (line of the first row, frame) with the wanted columns under the names of their
-roles, numbers as Float32. A file that cannot be read stops with one line naming file, column and line. Memory stays at
-one piece, whatever the file's size; the next piece is read while the last one is parsed. What a clean piece of a plain file
-goes through is `_Parser.fast`; everything else here runs after that gave up.
+In: a path. Out: its column names, then (line of the first row, frame) with the wanted columns under the names
+of their roles, numbers as Float32. A file that cannot be read stops with one line naming file, column and
+line. Memory stays at one piece, whatever the file's size; the next piece is read while the last one is
+parsed. What a clean piece of a plain file goes through is `_Parser.fast`; everything else here runs after
+that gave up.
 """
 
 import codecs
@@ -26,12 +27,22 @@ import numpy as np
 import polars as pl
 
 from kronos.data.forms import HEAD_BYTES, PLAIN, Form
-from kronos.data.numerals import LARGEST, Marks, largest_of, marks_of, numbers_from_text, refuse_huge, shown_value
+from kronos.data.numerals import (
+    LARGEST,
+    Marks,
+    largest_of,
+    marks_of,
+    numbers_from_text,
+    refuse_huge,
+    shown_value,
+)
 from kronos.errors import KitError
 
 log = logging.getLogger(__name__)
 
-PIECE_BYTES = 16 << 20  # above 32 MiB the allocator hands out fresh pages each time: measured 1.5 times slower
+PIECE_BYTES = (
+    16 << 20
+)  # above 32 MiB the allocator hands out fresh pages each time: measured 1.5 times slower
 PARSING = 2  # pieces at once: the parser uses every core for one piece, but not all the time
 PIECE_ROWS = 500_000
 LONGEST_LINE = 4 << 20
@@ -44,7 +55,9 @@ T = TypeVar("T")
 
 
 class _Summed:
-    """A file whose bytes are summed up as they pass: reading 2 GB a second time for a digest takes as long as parsing a tenth."""
+    """A file whose bytes are summed up as they pass: reading 2 GB a second time for a digest takes as long as
+    parsing a tenth.
+    """
 
     def __init__(self, handle: IO[bytes]) -> None:
         self.handle, self.crc32 = handle, 0
@@ -78,12 +91,16 @@ def _read_lines(handle: "IO[bytes] | _Summed", size: int) -> tuple[bytes, bytes]
 
 
 def _is_inside_quotes(piece: bytes) -> bool:
-    """Whether the end of a piece, which begins outside, lies in a quoted field: a line break there ends no row."""
+    """Whether the end of a piece, which begins outside, lies in a quoted field: a line break there ends no
+    row.
+    """
     return b'"' in piece and bool(np.count_nonzero(np.frombuffer(piece, np.uint8) == ord('"')) % 2)
 
 
 def _to_closing_quote(handle: "IO[bytes] | _Summed") -> bytes:
-    """The lines up to the one that closes the quotes; about LONGEST_LINE bytes at most, for a quote may be a stray one."""
+    """The lines up to the one that closes the quotes; about LONGEST_LINE bytes at most, for a quote may be a
+    stray one.
+    """
     lines: list[bytes] = []
     size = 0
     while size < LONGEST_LINE and (line := handle.readline()):
@@ -121,7 +138,9 @@ class CsvSource:
         return cls(path, _header(path, header))
 
     def frames(self, roles: dict[str, int], numbers: Sequence[str]) -> Frames:
-        """Pieces with the columns of `roles` {name: position}: `numbers` as Float32, the others as strings."""
+        """Pieces with the columns of `roles` {name: position}: `numbers` as Float32, the others as
+        strings.
+        """
         names = [f"_{position}" for position in range(len(self.names))]
         for name, position in roles.items():
             names[position] = name
@@ -149,7 +168,11 @@ class CsvSource:
                     )
                 if not piece:
                     break
-                yield piece + (_guarded(self.path, lambda: _to_closing_quote(handle)) if _is_inside_quotes(piece) else b"")
+                yield piece + (
+                    _guarded(self.path, lambda: _to_closing_quote(handle))
+                    if _is_inside_quotes(piece)
+                    else b""
+                )
             self.crc32 = summed.crc32
 
 
@@ -202,7 +225,9 @@ class ParquetSource:
 
 
 def _scan(path: Path) -> pl.LazyFrame:
-    """This file and its columns: by default polars reads [ ] * ? in a name as a pattern and x=1 in a folder's as a column."""
+    """This file and its columns: by default polars reads [ ] * ? in a name as a pattern and x=1 in a folder's
+    as a column.
+    """
     return pl.scan_parquet(path, glob=False, hive_partitioning=False)
 
 
@@ -224,10 +249,12 @@ def is_parquet(path: Path) -> bool:
     return path.suffix.lower() in (".parquet", ".pq")
 
 
-# -- parsing -----------------------------------------------------------------------------------------------------------
+# -- parsing -------------------------------------------------------------------------------------------------
 @dataclass
 class _Parser:
-    """Bytes of whole lines to a frame. The fast way takes a clean piece; any doubt goes the slow way, which finds the place."""
+    """Bytes of whole lines to a frame. The fast way takes a clean piece; any doubt goes the slow way, which
+    finds the place.
+    """
 
     path: Path
     written: tuple[str, ...]
@@ -250,9 +277,11 @@ class _Parser:
         return frame if largest <= LARGEST else None
 
     def settle(self, frame: pl.DataFrame | None, piece: bytes, line: int) -> tuple[pl.DataFrame, int]:
-        """The frame of a piece that begins at `line`, and the number of its lines: what `fast` gave, or what a careful look
-        gives. Raises KitError."""
-        if frame is None or self.marks == "comma decimals":  # then 30.373 is no fraction, though it reads as one
+        """The frame of a piece that begins at `line`, and the number of its lines: what `fast` gave, or what
+        a careful look gives. Raises KitError."""
+        if (
+            frame is None or self.marks == "comma decimals"
+        ):  # then 30.373 is no fraction, though it reads as one
             frame = self._slow(piece, line)
         lines = piece.count(b"\n") if b'"' in piece else len(frame)
         if frame[self.names[-1]].null_count():
@@ -261,7 +290,8 @@ class _Parser:
         return frame, lines
 
     def _read(self, piece: bytes, numbers: Sequence[str]) -> pl.DataFrame:
-        # Every column, also those that nobody needs: with a choice of columns, lines with too many fields would pass.
+        # Every column, also those that nobody needs: with a choice of columns, lines with too many fields
+        # would pass.
         schema = {name: pl.Float32 if name in numbers else pl.String for name in self.names}
         quote = '"' if b'"' in piece else None
         return pl.read_csv(piece, has_header=False, schema=schema, quote_char=quote, separator=self.separator)
@@ -278,7 +308,10 @@ class _Parser:
                     f"{self.path}: expected one way to write numbers, found decimal commas from line {line} on; "
                     "write all with a decimal point and without thousands separators"
                 )
-        places = {name: f"{self.path}: line {{row}}, column {self.written[self.names.index(name)]}" for name in self.numbers}
+        places = {
+            name: f"{self.path}: line {{row}}, column {self.written[self.names.index(name)]}"
+            for name in self.numbers
+        }
         numbers = [numbers_from_text(frame[name], places[name], line, self.marks) for name in self.numbers]
         return frame.with_columns(numbers)
 
@@ -292,7 +325,9 @@ class _Parser:
             )
         for number, fields in self._fields(text, line):
             if fields and len(fields) != len(self.names):
-                return KitError(f"{self.path}: line {number}: expected {len(self.names)} fields, found {len(fields)}")
+                return KitError(
+                    f"{self.path}: line {number}: expected {len(self.names)} fields, found {len(fields)}"
+                )
         return KitError(
             f"{self.path}: between line {line} and {line + text.count(chr(10))}: not readable as CSV: {_one_line(error)}"
         )
@@ -300,7 +335,8 @@ class _Parser:
     def _without_footer(self, piece: bytes, frame: pl.DataFrame, line: int) -> pl.DataFrame:
         """A line with too few fields reads as missing values: tell it from a last column that is empty.
 
-        Lines of prose at the end ("Downloaded from ...") are left out, with a word; any other short line is refused.
+        Lines of prose at the end ("Downloaded from ...") are left out, with a word; any other short line is
+        refused.
         """
         width = len(self.names)
         separators = int(np.count_nonzero(np.frombuffer(piece, np.uint8) == ord(self.separator)))
@@ -311,14 +347,22 @@ class _Parser:
         if not short:
             return frame
         end = len(rows) - len(short)
-        if short == list(range(end, len(rows))) and len(short) <= FOOTER_LINES and all(_is_prose(rows[p][1]) for p in short):
+        if (
+            short == list(range(end, len(rows)))
+            and len(short) <= FOOTER_LINES
+            and all(_is_prose(rows[p][1]) for p in short)
+        ):
             number, fields = rows[end]
             log.info("%s: line %d is no row, left out: %s", self.path, number, shown_value(", ".join(fields)))
-            alone = pl.col(self.names[0]).is_not_null() & pl.all_horizontal(pl.exclude(self.names[0]).is_null())
+            alone = pl.col(self.names[0]).is_not_null() & pl.all_horizontal(
+                pl.exclude(self.names[0]).is_null()
+            )
             found = np.flatnonzero(frame.select(alone).to_series().to_numpy())[-len(short) :]
             return frame.filter(~pl.Series(np.isin(np.arange(len(frame)), found)))
         number, fields = rows[short[0]]
-        raise KitError(f"{self.path}: line {number}: expected {width} fields, found {len(fields)}; is the file truncated?")
+        raise KitError(
+            f"{self.path}: line {number}: expected {width} fields, found {len(fields)}; is the file truncated?"
+        )
 
     def _fields(self, text: str, line: int) -> Iterator[tuple[int, list[str]]]:
         try:
@@ -326,10 +370,12 @@ class _Parser:
             for fields in reader:
                 yield line + reader.line_num - 1, fields
         except csv.Error as error:
-            raise KitError(f"{self.path}: line {line + reader.line_num - 1}: not readable as CSV: {error}") from error
+            raise KitError(
+                f"{self.path}: line {line + reader.line_num - 1}: not readable as CSV: {error}"
+            ) from error
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
+# -- files ---------------------------------------------------------------------------------------------------
 def _refuse_missing(path: Path) -> None:
     if path.is_dir():
         raise KitError(f"{path}: expected a file, found a folder")
@@ -390,14 +436,20 @@ def _guarded(path: Path, read: Callable[[], T]) -> T:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise KitError(f"{path}: not readable as gzip: {_one_line(error)}; is the file truncated?") from error
     except UnicodeDecodeError as error:
-        raise KitError(f"{path}: not readable as {error.encoding}: {error.reason}; save the file as UTF-8") from error
+        raise KitError(
+            f"{path}: not readable as {error.encoding}: {error.reason}; save the file as UTF-8"
+        ) from error
     except OSError as error:
-        raise KitError(f"{path}: expected a readable file, found: {error.strerror}; is the disk or the network well?") from error
+        raise KitError(
+            f"{path}: expected a readable file, found: {error.strerror}; is the disk or the network well?"
+        ) from error
 
 
 def _header(path: Path, line: bytes) -> tuple[str, ...]:
     if not line.strip():
-        raise KitError(f"{path}: expected a CSV file, found {'an empty first line' if line else 'an empty file'}")
+        raise KitError(
+            f"{path}: expected a CSV file, found {'an empty first line' if line else 'an empty file'}"
+        )
     if line.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise KitError(f"{path}: expected UTF-8 text, found UTF-16; save the file as UTF-8")
     try:
@@ -407,9 +459,13 @@ def _header(path: Path, line: bytes) -> tuple[str, ...]:
             f"{path}: line 1: expected UTF-8 text, found the byte 0x{line[error.start]:02x}; is this a CSV file?"
         ) from error
     if not text.replace("\t", "").isprintable():
-        raise KitError(f"{path}: line 1: expected column names, found control characters; is this a CSV file?")
+        raise KitError(
+            f"{path}: line 1: expected column names, found control characters; is this a CSV file?"
+        )
     if len(line) >= LONGEST_LINE:
-        raise KitError(f"{path}: line 1: expected column names, found a line of more than {LONGEST_LINE:,} bytes")
+        raise KitError(
+            f"{path}: line 1: expected column names, found a line of more than {LONGEST_LINE:,} bytes"
+        )
     return tuple(name.strip() for name in _fields_of(path, text))
 
 
@@ -418,14 +474,20 @@ def _fields_of(path: Path, header: str) -> list[str]:
     try:
         names = next(reader)
     except csv.Error as error:
-        raise KitError(f"{path}: line 1: expected column names, found a very long one ({error}); is this a CSV file?") from error
+        raise KitError(
+            f"{path}: line 1: expected column names, found a very long one ({error}); is this a CSV file?"
+        ) from error
     if reader.line_num > 1:
-        raise KitError(f"{path}: line 1: expected all column names on one line, found a quote that it does not close")
+        raise KitError(
+            f"{path}: line 1: expected all column names on one line, found a quote that it does not close"
+        )
     return names
 
 
 def _tried(parser: _Parser, piece: bytes) -> tuple[int, bytes, pl.DataFrame | None]:
-    """Blank lines before a piece, the piece without them (the parser counts columns in the first line), and a first try at it."""
+    """Blank lines before a piece, the piece without them (the parser counts columns in the first line), and a
+    first try at it.
+    """
     rest = piece.lstrip(b"\r\n") if piece[:1] in (b"\r", b"\n") else piece
     return piece.count(b"\n", 0, len(piece) - len(rest)), rest, parser.fast(rest) if rest else None
 

@@ -1,8 +1,9 @@
-"""When the market is open: the data's own dates for the past, frozen exchange rules for what comes after them.
+"""When the market is open: the data's own dates for the past, frozen exchange rules for what comes after
+them.
 
-In: the sessions of a store, the exchange's name, the bar frequency. Out: how many sessions lie between two dates, and the
-sessions that follow one. NumPy only: the rules are small text files, written by scripts/freeze_calendars.py from
-pandas_market_calendars. Early closes of future days are not modelled.
+In: the sessions of a store, the exchange's name, the bar frequency. Out: how many sessions lie between two
+dates, and the sessions that follow one. NumPy only: the rules are small text files, written by
+scripts/freeze_calendars.py from pandas_market_calendars. Early closes of future days are not modelled.
 """
 
 import logging
@@ -43,7 +44,9 @@ class SessionRules:
     @classmethod
     @cache
     def load(cls, name: str) -> "SessionRules":
-        """Read the frozen file of an exchange; '24/7' is open every day. Raises KitError for an unknown name."""
+        """Read the frozen file of an exchange; '24/7' is open every day. Raises KitError for an unknown
+        name.
+        """
         if name == ALWAYS_OPEN:
             end = np.datetime64("2100-12-31")
             return cls(name, np.datetime64("1900-01-01"), end, end, np.array([], dtype="datetime64[D]"))
@@ -51,7 +54,9 @@ class SessionRules:
         if not path.is_file():
             names = ", ".join([*sorted(p.stem for p in FOLDER.glob("*.txt")), ALWAYS_OPEN])
             raise KitError(f"data.calendar: expected one of {names}, found {name!r}")
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        lines = [
+            line.split() for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+        ]
         limits = {key: np.datetime64(rest[0]) for key, *rest in lines if not key.isdigit()}
         closed = [f"{key}-{day}" for key, *rest in lines if key.isdigit() for day in rest]
         return cls(name, closed=np.array(closed, dtype="datetime64[D]"), **limits)
@@ -64,11 +69,19 @@ class SessionRules:
         return days if self.name == ALWAYS_OPEN else days[np.is_busday(days, holidays=self.closed)]
 
     def is_open(self, days: Days) -> NDArray[np.bool_]:
-        """Whether each day is a session day, same shape; days outside the known range count by their weekday."""
-        return np.ones(days.shape, bool) if self.name == ALWAYS_OPEN else np.is_busday(days, holidays=self.closed)
+        """Whether each day is a session day, same shape; days outside the known range count by their
+        weekday.
+        """
+        return (
+            np.ones(days.shape, bool)
+            if self.name == ALWAYS_OPEN
+            else np.is_busday(days, holidays=self.closed)
+        )
 
     def days_between(self, first: Days, last: Days) -> NDArray[np.int64]:
-        """Session days after `first` up to and with `last`, same shape; by weekdays outside the known range."""
+        """Session days after `first` up to and with `last`, same shape; by weekdays outside the known
+        range.
+        """
         if self.name == ALWAYS_OPEN:
             return (last - first).astype(np.int64)
         day = np.timedelta64(1, "D")
@@ -82,16 +95,20 @@ class SessionRules:
 
 
 def open_days(name: str, first: str | np.datetime64, last: str | np.datetime64) -> Days:
-    """Session days of an exchange in [first, last] by the frozen rules alone, (n,) datetime64[D]. Raises KitError."""
+    """Session days of an exchange in [first, last] by the frozen rules alone, (n,) datetime64[D]. Raises
+    KitError.
+    """
     begin, end = np.array([first, last], dtype="datetime64[D]")
     return SessionRules.load(name).open_days(begin, end)
 
 
 class TradingCalendar:
-    """Sessions of the past and the future on one line: the store's, then those of the exchange after the store's last.
+    """Sessions of the past and the future on one line: the store's, then those of the exchange after the
+    store's last.
 
-    A session is a bar of the given frequency: a day, a week (labelled with the data's usual weekday), a month, or an intraday bar
-    (the times of day that at least half of the data's last days have, repeated on every future session day).
+    A session is a bar of the given frequency: a day, a week (labelled with the data's usual weekday), a
+    month, or an intraday bar (the times of day that at least half of the data's last days have, repeated on
+    every future session day).
     """
 
     def __init__(self, sessions: NDArray[np.datetime64], name: str, frequency: str) -> None:
@@ -100,15 +117,20 @@ class TradingCalendar:
         self.rules = SessionRules.load(name)
         self.frequency = frequency
 
-    def steps_between(self, last: NDArray[np.datetime64], target: NDArray[np.datetime64]) -> NDArray[np.int64]:
-        """Sessions after `last` up to and with `target`: (n,) datetime64 each -> (n,) int64; negative when target < last.
+    def steps_between(
+        self, last: NDArray[np.datetime64], target: NDArray[np.datetime64]
+    ) -> NDArray[np.int64]:
+        """Sessions after `last` up to and with `target`: (n,) datetime64 each -> (n,) int64; negative when
+        target < last.
 
         Raises KitError when a date lies beyond what is known of the exchange.
         """
         return self._ordinal(target) - self._ordinal(last)
 
     def future(self, last: np.datetime64, n: int) -> NDArray[np.datetime64]:
-        """The n sessions after `last`, (n,) datetime64[s]: the data's own while they reach, then the exchange's."""
+        """The n sessions after `last`, (n,) datetime64[s]: the data's own while they reach, then the
+        exchange's.
+        """
         place = self._ordinal(np.array([last])) + np.arange(n)
         result = self.sessions[np.minimum(place, len(self.sessions) - 1)]
         later = place >= len(self.sessions)
@@ -121,7 +143,7 @@ class TradingCalendar:
             result[later] = self._days[day].astype("datetime64[s]") + self._times[time]
         return result
 
-    # -- one line of sessions ------------------------------------------------------------------------------------------
+    # -- one line of sessions --------------------------------------------------------------------------------
     def _ordinal(self, dates: NDArray[np.datetime64]) -> NDArray[np.int64]:
         """Number of sessions dated at or before each date."""
         dates = np.asarray(dates).astype("datetime64[s]")
@@ -134,7 +156,9 @@ class TradingCalendar:
         return count
 
     def _grid_count(self, dates: NDArray[np.datetime64]) -> NDArray[np.int64]:
-        """Bars dated at or before each date, on the grid of future days x times of day that starts at the data's last day."""
+        """Bars dated at or before each date, on the grid of future days x times of day that starts at the
+        data's last day.
+        """
         days = dates.astype("datetime64[D]")
         if days.max() > self.rules.last:
             raise self.rules.unknown(days.max())
@@ -150,7 +174,9 @@ class TradingCalendar:
 
     @cached_property
     def _days(self) -> Days:
-        """Days with bars from the data's last day (weekly: the week after it) to the end of the rules, (n,) datetime64[D]."""
+        """Days with bars from the data's last day (weekly: the week after it) to the end of the rules, (n,)
+        datetime64[D].
+        """
         start = self.sessions[-1].astype("datetime64[D]")
         if self.frequency == "monthly":
             return _same_days_of_later_months(start, self.rules.last)
@@ -158,7 +184,9 @@ class TradingCalendar:
             self._compare_with_rules(start)
             return self.rules.open_days(start, self.rules.last)
         days = np.arange(start, self.rules.last, dtype="datetime64[D]")
-        days = days[days - _weekday(days) > start - _weekday(start)]  # a label moved by a holiday stands for its whole week
+        days = days[
+            days - _weekday(days) > start - _weekday(start)
+        ]  # a label moved by a holiday stands for its whole week
         usual = np.bincount(_weekday(self.sessions.astype("datetime64[D]"))).argmax()
         return days[_weekday(days) == usual]
 
@@ -167,7 +195,9 @@ class TradingCalendar:
         """Times of day of a session day's bars, sorted (n,) timedelta64[s]: one, but for intraday data."""
         days = self.sessions.astype("datetime64[D]")
         recent = days >= np.unique(days)[-RECENT_DAYS:][0]
-        times, seen = np.unique(self.sessions[recent] - days[recent].astype("datetime64[s]"), return_counts=True)
+        times, seen = np.unique(
+            self.sessions[recent] - days[recent].astype("datetime64[s]"), return_counts=True
+        )
         if self.frequency in ("daily", "weekly", "monthly"):
             return times[[seen.argmax()]]
         usual = times[2 * seen >= len(np.unique(days[recent]))]
@@ -178,7 +208,7 @@ class TradingCalendar:
             )
         return usual
 
-    # -- nothing silent ------------------------------------------------------------------------------------------------
+    # -- nothing silent --------------------------------------------------------------------------------------
     def _note_projection(self, day: np.datetime64) -> None:
         if day > self.rules.known:
             _warn_once(
@@ -187,7 +217,9 @@ class TradingCalendar:
             )
 
     def _compare_with_rules(self, last: np.datetime64) -> None:
-        """Say so when the data's last year does not look like this exchange: the calendar is probably another one."""
+        """Say so when the data's last year does not look like this exchange: the calendar is probably another
+        one.
+        """
         own = np.unique(self.sessions.astype("datetime64[D]"))[-COMPARED_DAYS:]
         if own[0] < self.rules.first or last > self.rules.last:
             return
@@ -206,10 +238,11 @@ def _warn_once(text: str) -> None:
 
 
 def _same_days_of_later_months(last: np.datetime64, end: np.datetime64) -> Days:
-    """A day in each month after that of `last`: the first ones of a month where it is early in its month, else the last ones.
+    """A day in each month after that of `last`: the first ones of a month where it is early in its month,
+    else the last ones.
 
-    Monthly bars are labelled with either end of their month; a target anywhere in a month means that month's bar, so that the
-    label of the month is what counts.
+    Monthly bars are labelled with either end of their month; a target anywhere in a month means that month's
+    bar, so that the label of the month is what counts.
     """
     months = np.arange(last.astype("datetime64[M]") + 1, end.astype("datetime64[M]") + 1)
     day = int((last - last.astype("datetime64[M]").astype("datetime64[D]")).astype(int))

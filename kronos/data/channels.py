@@ -1,9 +1,11 @@
-"""Raw bars as a network can compare them between stocks: returns over the stock's own volatility, volume against its mean.
+"""Raw bars as a network can compare them between stocks: returns over the stock's own volatility, volume
+against its mean.
 
-In: a store and the rows of the last known bars. Out: `Channels` of the bars up to them, float32. Nothing after a row is read;
-of other stocks only the market's mean return of each day. NumPy only.
+In: a store and the rows of the last known bars. Out: `Channels` of the bars up to them, float32. Nothing
+after a row is read; of other stocks only the market's mean return of each day. NumPy only.
 
-Letters: B rows, L bars of the lookback, C channels, S figures of the whole lookback, D trading days of the store.
+Letters: B rows, L bars of the lookback, C channels, S figures of the whole lookback, D trading days of the
+store.
 """
 
 from dataclasses import dataclass
@@ -15,7 +17,11 @@ from kronos.bars import AMOUNT, CLOSE, FEATURES, VOLUME
 from kronos.data.store import BarStore
 
 CHANNELS = ("open", "high", "low", "close", "close against the market", "volume", "turnover", "present")
-FIGURES = ("volatility against the market's", "turnover against the market's", "share of the lookback that is known")
+FIGURES = (
+    "volatility against the market's",
+    "turnover against the market's",
+    "share of the lookback that is known",
+)
 CLIP = 6.0
 """Channels are cut to +-CLIP: deviations of the stock's daily return, or powers of e of its volume."""
 LARGEST_RETURN = 0.5
@@ -51,7 +57,9 @@ class Market:
 
     @classmethod
     def of(cls, store: BarStore) -> "Market":
-        """Means over the stocks with a bar on the day. A day's values depend on bars of that day and of the ones before only."""
+        """Means over the stocks with a bar on the day. A day's values depend on bars of that day and of the
+        ones before only.
+        """
         days = len(store.sessions)
         total, count, turnover, bars = (np.zeros(days) for _ in range(4))
         starts = np.zeros(len(store) + 1, bool)
@@ -93,7 +101,9 @@ class ChannelReader:
     def _fill(self, rows: NDArray[np.int64], series: FloatArray, figures: FloatArray) -> None:
         """Channels of some rows, written into (b, L, C) and (b, S)."""
         first = self.store.offsets[np.searchsorted(self.store.offsets, rows, side="right") - 1]
-        where = rows[:, None] + np.arange(-self.lookback, 1)  # one bar more: the first return needs a close before it
+        where = rows[:, None] + np.arange(
+            -self.lookback, 1
+        )  # one bar more: the first return needs a close before it
         known = where >= first[:, None]
         where = np.maximum(where, first[:, None])
         bars = self.store.bars[where].astype(np.float64)
@@ -103,14 +113,18 @@ class ChannelReader:
         session = self.store.session[where[:, 1:]]
         market = self.market.change[session] * moves
         volatility = _deviation(change[:, :, CLOSE], moves)
-        scale = np.where(volatility > LEAST_VOLATILITY, 1 / np.maximum(volatility, LEAST_VOLATILITY), 0)[:, None]
+        scale = np.where(volatility > LEAST_VOLATILITY, 1 / np.maximum(volatility, LEAST_VOLATILITY), 0)[
+            :, None
+        ]
         series[:, :, : CLOSE + 1] = np.clip(change * scale[:, :, None], -CLIP, CLIP)
         series[:, :, CLOSE + 1] = np.clip((change[:, :, CLOSE] - market) * scale, -CLIP, CLIP)
         traded = np.log1p(np.maximum(bars[:, 1:, VOLUME : AMOUNT + 1], 0))
         present = known[:, 1:]
         count = np.maximum(present.sum(axis=1), 1)
         usual = (traded * present[:, :, None]).sum(axis=1) / count[:, None]
-        series[:, :, CLOSE + 2 : CLOSE + 4] = np.clip((traded - usual[:, None]) * present[:, :, None], -CLIP, CLIP)
+        series[:, :, CLOSE + 2 : CLOSE + 4] = np.clip(
+            (traded - usual[:, None]) * present[:, :, None], -CLIP, CLIP
+        )
         series[:, :, CLOSE + 4] = present
         markets = np.maximum(_deviation(market, moves), LEAST_VOLATILITY)
         figures[:, 0] = np.clip(np.log(np.maximum(volatility, LEAST_VOLATILITY) / markets), -CLIP, CLIP)
@@ -120,7 +134,9 @@ class ChannelReader:
 
 
 def _deviation(values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Standard deviation of each row's known values, (b,); 0 where fewer than two are known. values are 0 where unknown."""
+    """Standard deviation of each row's known values, (b,); 0 where fewer than two are known. values are 0
+    where unknown.
+    """
     count = np.maximum(known.sum(axis=1), 1)
     mean = values.sum(axis=1) / count
     return np.sqrt((np.square(values - mean[:, None]) * known).sum(axis=1) / count)

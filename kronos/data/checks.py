@@ -1,8 +1,9 @@
 """Data checks: what is wrong with a user's files, said before anything is trained on them.
 
-In: a configuration (price files, test file, sample). Out: one `CheckResult` per check, with the figures found and what to do.
-The files are judged as they are, before cleaning. `warn`: cleaning or a fallback deals with it, and counts it; `fail`: a
-person should look first. `pytest tests/data_checks --data PATH` and the report of `kaggle/prepare_data.py` show the same.
+In: a configuration (price files, test file, sample). Out: one `CheckResult` per check, with the figures found
+and what to do. The files are judged as they are, before cleaning. `warn`: cleaning or a fallback deals with
+it, and counts it; `fail`: a person should look first. `pytest tests/data_checks --data PATH` and the report
+of `kaggle/prepare_data.py` show the same.
 """
 
 import re
@@ -80,13 +81,19 @@ def run_checks(config: Config) -> list[CheckResult]:
 
 
 def check(name: str, evidence: Evidence) -> CheckResult:
-    """Run one check of `CHECKS`. skip: what it judges was not given, or could not be read (another check says why)."""
+    """Run one check of `CHECKS`. skip: what it judges was not given, or could not be read (another check says
+    why).
+    """
     needs, judge = CHECKS[name]
     if name in evidence.problems:
         return CheckResult(name, "fail", evidence.problems[name])
     absent = next((need for need in needs if getattr(evidence, need) is None), None)
     if absent:
-        why = "the price files could not be read" if absent == "panel" else f"no {absent} file that can be read was given"
+        why = (
+            "the price files could not be read"
+            if absent == "panel"
+            else f"no {absent} file that can be read was given"
+        )
         return CheckResult(name, "skip", f"not run: {why}")
     try:
         return CheckResult(name, *judge(evidence))
@@ -94,9 +101,11 @@ def check(name: str, evidence: Evidence) -> CheckResult:
         return CheckResult(name, "fail", str(error))
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
+# -- reading -------------------------------------------------------------------------------------------------
 def gather(config: Config) -> Evidence:
-    """Read what the checks judge. A user's error does not stop it: it becomes the result of the check that it belongs to."""
+    """Read what the checks judge. A user's error does not stop it: it becomes the result of the check that it
+    belongs to.
+    """
     problems: dict[str, str] = {}
     panel = test = sample = None
     try:
@@ -128,11 +137,13 @@ def _belongs_to(message: str) -> str:
     if "differs from the same bar" in message or "expected each ticker and date once" in message:
         return "duplicates"
     return (
-        "dates" if re.search(r"parseable dates|expected (a date|dates|rows with a date)|day or month first", message) else "types"
+        "dates"
+        if re.search(r"parseable dates|expected (a date|dates|rows with a date)|day or month first", message)
+        else "types"
     )
 
 
-# -- the files' form ---------------------------------------------------------------------------------------------------
+# -- the files' form -----------------------------------------------------------------------------------------
 def columns(evidence: Evidence) -> Finding:
     """Which columns there are; the required ones are checked while reading."""
     panel = _panel(evidence)
@@ -142,7 +153,11 @@ def columns(evidence: Evidence) -> Finding:
     absent = [role for role in ("ticker", "volume") if role not in panel.roles]
     if not absent:
         return "ok", found, ""
-    return "warn", f"{found}; no {' and no '.join(absent)} column", "each file is taken as one ticker, missing volume as 0"
+    return (
+        "warn",
+        f"{found}; no {' and no '.join(absent)} column",
+        "each file is taken as one ticker, missing volume as 0",
+    )
 
 
 def types(evidence: Evidence) -> Finding:
@@ -155,7 +170,9 @@ def types(evidence: Evidence) -> Finding:
     found = f"{_share(bad, rows)} lack a ticker, a date or a finite price, {volumes:,} lack a volume"
     if not bad and not volumes:
         return "ok", found, ""
-    return _severity(bad, rows, MANY_MISSING, found, "such rows are left out (volume: set to 0); look where they come from")
+    return _severity(
+        bad, rows, MANY_MISSING, found, "such rows are left out (volume: set to 0); look where they come from"
+    )
 
 
 def dates(evidence: Evidence) -> Finding:
@@ -184,24 +201,34 @@ def duplicates(evidence: Evidence) -> Finding:
     differ = ~((a == b) | (np.isnan(a) & np.isnan(b))).all(axis=1)
     found = f"{len(rows):,} rows repeat a ticker and a date, e.g. {_example(panel, rows[np.argmax(differ)])}"
     if differ.any():
-        return "fail", f"{found}; {int(differ.sum()):,} with other numbers", "decide which are right (data.cleaning.duplicate)"
+        return (
+            "fail",
+            f"{found}; {int(differ.sum()):,} with other numbers",
+            "decide which are right (data.cleaning.duplicate)",
+        )
     return "warn", found, "identical copies are dropped"
 
 
-# -- the bars ----------------------------------------------------------------------------------------------------------
+# -- the bars ------------------------------------------------------------------------------------------------
 def ohlc_order(evidence: Evidence) -> Finding:
-    """High is the highest and Low the lowest of the four prices; only among rows whose prices are all positive."""
+    """High is the highest and Low the lowest of the four prices; only among rows whose prices are all
+    positive.
+    """
     panel = _panel(evidence)
     opened, high, low, close = (panel.values[:, k] for k in (OPEN, HIGH, LOW, CLOSE))
     slack = ROUNDING * np.abs(close)
-    wrong = (high < low) | (np.maximum(opened, close) > high + slack) | (np.minimum(opened, close) < low - slack)
+    wrong = (
+        (high < low) | (np.maximum(opened, close) > high + slack) | (np.minimum(opened, close) < low - slack)
+    )
     wrong &= np.isfinite(panel.values[:, :4]).all(axis=1) & (panel.values[:, :4] > 0).all(axis=1)
     rows = np.flatnonzero(wrong)
     if not len(rows):
         return "ok", "High and Low contain Open and Close everywhere", ""
     total = len(panel.session)
     found = f"{_share(len(rows), total)} have Open or Close outside High and Low beyond rounding, e.g. {_example(panel, rows[0])}"
-    return _severity(len(rows), total, MANY_IMPOSSIBLE, found, "repaired by default (data.cleaning.inconsistent_bar)")
+    return _severity(
+        len(rows), total, MANY_IMPOSSIBLE, found, "repaired by default (data.cleaning.inconsistent_bar)"
+    )
 
 
 def zero_prices(evidence: Evidence) -> Finding:
@@ -212,7 +239,9 @@ def zero_prices(evidence: Evidence) -> Finding:
         return "ok", "all prices are positive", ""
     closes = int((panel.values[rows, CLOSE] <= 0).sum())
     found = f"{_share(len(rows), len(panel.session))} have a price <= 0 ({closes:,} the Close), e.g. {_example(panel, rows[0])}"
-    remedy = "repaired from the row's other prices, left out when Close is bad (data.cleaning.non_positive_price)"
+    remedy = (
+        "repaired from the row's other prices, left out when Close is bad (data.cleaning.non_positive_price)"
+    )
     return _severity(len(rows), len(panel.session), MANY_ZERO_PRICES, found, remedy)
 
 
@@ -228,7 +257,9 @@ def gaps(evidence: Evidence) -> Finding:
     worst = rows[np.argmax(missing)]
     found = f"{int(long.sum()):,} gaps of more than {limit} trading days in {_share(tickers, len(panel.tickers), 'tickers')}"
     found += f", the longest {int(missing.max()):,} days before {_example(panel, worst)}"
-    return _severity(tickers, len(panel.tickers), MANY_TICKERS, found, "windows do not cross them (data.cleaning.max_gap)")
+    return _severity(
+        tickers, len(panel.tickers), MANY_TICKERS, found, "windows do not cross them (data.cleaning.max_gap)"
+    )
 
 
 def jumps(evidence: Evidence) -> Finding:
@@ -240,18 +271,28 @@ def jumps(evidence: Evidence) -> Finding:
         return "ok", f"no close moves by more than {limit:.0%}", ""
     worst = rows[np.argmax(np.abs(np.log(ratio)))]
     found = f"{_share(int(large.sum()), len(rows), 'moves')} are larger than {limit:.0%}, the worst {_example(panel, worst)}"
-    return _severity(int(large.sum()), len(rows), MANY_JUMPS, found, "look at them; data.cleaning.jump splits or drops them")
+    return _severity(
+        int(large.sum()),
+        len(rows),
+        MANY_JUMPS,
+        found,
+        "look at them; data.cleaning.jump splits or drops them",
+    )
 
 
 def splits(evidence: Evidence) -> Finding:
-    """Jumps that look like a split: nobody recorded one, or one was recorded and the prices are not adjusted for it."""
+    """Jumps that look like a split: nobody recorded one, or one was recorded and the prices are not adjusted
+    for it.
+    """
     panel = _panel(evidence)
     rows, ratio = _close_ratios(panel)
     looks = looks_like_split(ratio, rows, _owner(panel, rows), _max_jump(evidence))
     recorded = panel.split[rows]
     silent, unadjusted = int((looks & ~recorded).sum()), int((looks & recorded).sum())
     if "split" in panel.roles and unadjusted > MANY_TICKERS * max(int(recorded.sum()), 1):
-        found = f"the close jumps by a simple ratio at {unadjusted:,} of {int(recorded.sum()):,} recorded splits"
+        found = (
+            f"the close jumps by a simple ratio at {unadjusted:,} of {int(recorded.sum()):,} recorded splits"
+        )
         return "fail", found, "the prices are not adjusted for splits; use adjusted prices"
     if not silent:
         return "ok", "no jump looks like a split that nobody recorded", ""
@@ -260,7 +301,7 @@ def splits(evidence: Evidence) -> Finding:
     return "warn", found, "look whether the prices are adjusted (data.cleaning.unadjusted_split)"
 
 
-# -- the question ------------------------------------------------------------------------------------------------------
+# -- the question --------------------------------------------------------------------------------------------
 def test_ids_known(evidence: Evidence) -> Finding:
     """Test IDs that have a history."""
     panel, test = _panel(evidence), _test(evidence)
@@ -270,7 +311,11 @@ def test_ids_known(evidence: Evidence) -> Finding:
         return "ok", f"all {len(test):,} test IDs have prices", ""
     found = f"{_share(len(unknown), len(test), 'test IDs')} have no prices, e.g. {unknown[0]}"
     return _severity(
-        len(unknown), len(test), evidence.config.inference.max_fallback_ratio, found, "they get the base rate's answer"
+        len(unknown),
+        len(test),
+        evidence.config.inference.max_fallback_ratio,
+        found,
+        "they get the base rate's answer",
     )
 
 
@@ -290,7 +335,9 @@ def one_as_of_day(evidence: Evidence) -> Finding:
     """Everything is asked about one date, and every ticker's history ends on one day before it."""
     panel, test = _panel(evidence), _test(evidence)
     asked = test["Date"].to_numpy().astype("datetime64[s]")
-    later = int(np.bincount(panel.session, minlength=len(panel.sessions))[panel.sessions >= asked.min()].sum())
+    later = int(
+        np.bincount(panel.session, minlength=len(panel.sessions))[panel.sessions >= asked.min()].sum()
+    )
     if later:
         found = f"{later:,} bars are dated on or after the first test date {date_text(asked.min())}"
         return "fail", found, "training on them would leak the answer; cut the price file before that date"
@@ -304,7 +351,11 @@ def one_as_of_day(evidence: Evidence) -> Finding:
         limit = evidence.config.inference.max_fallback_ratio
         return _severity(early, len(last), limit, found, "their horizon is counted from their own last bar")
     if len(np.unique(asked)) > 1:
-        return "warn", f"{found}, {len(np.unique(asked)):,} test dates", "each row is forecast as of its own date"
+        return (
+            "warn",
+            f"{found}, {len(np.unique(asked)):,} test dates",
+            "each row is forecast as of its own date",
+        )
     return "ok", found, ""
 
 
@@ -321,12 +372,18 @@ def enough_history(evidence: Evidence) -> Finding:
     if not short:
         return "ok", found, ""
     what = "tickers" if evidence.test is None else "test tickers"
-    found += f"; {_share(short, len(asked), what)} have fewer than {evidence.config.data.lookback_window} bars"
-    return _severity(short, len(asked), evidence.config.inference.max_fallback_ratio, found, "shorten data.lookback_window")
+    found += (
+        f"; {_share(short, len(asked), what)} have fewer than {evidence.config.data.lookback_window} bars"
+    )
+    return _severity(
+        short, len(asked), evidence.config.inference.max_fallback_ratio, found, "shorten data.lookback_window"
+    )
 
 
 def class_balance(evidence: Evidence) -> Finding:
-    """Share of rises from bar to bar, year by year. A year far from one half is a data error more often than a market."""
+    """Share of rises from bar to bar, year by year. A year far from one half is a data error more often than
+    a market.
+    """
     panel = _panel(evidence)
     rows, ratio = _close_ratios(panel)
     year = panel.sessions.astype("datetime64[Y]").astype(int) + 1970
@@ -369,7 +426,7 @@ CHECKS: dict[str, Check] = {
 """Name -> (the evidence that it needs, the function)."""
 
 
-# -- shared figures ----------------------------------------------------------------------------------------------------
+# -- shared figures ------------------------------------------------------------------------------------------
 def _severity(bad: int, total: int, many: float, found: str, remedy: str) -> Finding:
     """fail above a share of `many`, else warn."""
     return ("fail" if bad > many * total else "warn"), found, remedy
@@ -418,7 +475,8 @@ def _max_jump(evidence: Evidence) -> float:
 def looks_like_split(
     ratio: NDArray[np.float64], rows: NDArray[np.int64], owner: NDArray[np.int64], max_jump: float
 ) -> NDArray[np.bool_]:
-    """Whether each close / previous close (n,) is a jump near a split's ratio, with none close before it in its ticker.
+    """Whether each close / previous close (n,) is a jump near a split's ratio, with none close before it in
+    its ticker.
 
     The rule of `cleaning`: a penny stock that flips between two ticks does not split every week.
     """

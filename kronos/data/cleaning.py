@@ -1,11 +1,14 @@
-"""The whole policy for dirty rows, in one place: what counts as dirty, what happens to it, and how often it did.
+"""The whole policy for dirty rows, in one place: what counts as dirty, what happens to it, and how often it
+did.
 
-In: a `Panel` as read, a `CleaningConfig`. Out: the same arrays with repaired values, a mask of the rows that stay, the
-segments that training windows may not leave, and a `Tally` for the manifest. Rows read = rows kept + rows dropped, by reason.
+In: a `Panel` as read, a `CleaningConfig`. Out: the same arrays with repaired values, a mask of the rows that
+stay, the segments that training windows may not leave, and a `Tally` for the manifest. Rows read = rows kept
++ rows dropped, by reason.
 
-Causality. A repair uses the row itself and nothing else. Whether a row stays depends on rows up to it (its ticker's earlier rows,
-and others of the same date). Segments do look ahead (a run of idle days is long or not), but they only say which windows are
-trained on; no value depends on them, and forecasts do not read them. Nothing is filled, forwards or backwards.
+Causality. A repair uses the row itself and nothing else. Whether a row stays depends on rows up to it (its
+ticker's earlier rows, and others of the same date). Segments do look ahead (a run of idle days is long or
+not), but they only say which windows are trained on; no value depends on them, and forecasts do not read
+them. Nothing is filled, forwards or backwards.
 Thresholds and words: `policy`; segments: `segments`.
 """
 
@@ -30,7 +33,9 @@ PIECE_ROWS = 1 << 15  # temporaries stay in the cache, and in the heap instead o
 
 @dataclass
 class Cleaned:
-    """What stays of a panel. `panel.values` holds the repaired bars; offsets and segments count kept rows only."""
+    """What stays of a panel. `panel.values` holds the repaired bars; offsets and segments count kept rows
+    only.
+    """
 
     keep: Mask
     """(N,) rows of the panel that stay."""
@@ -43,15 +48,20 @@ class Cleaned:
     """(G, D) as `BarStore.ordinals`; None where there is one market."""
 
 
-def clean(panel: Panel, config: CleaningConfig, frequency: str, write: Callable[[NDArray[np.float32]], None]) -> Cleaned:
-    """Apply the policy: repairs `panel.values` in place, leaves dates without a kept row out of `panel.sessions`.
+def clean(
+    panel: Panel, config: CleaningConfig, frequency: str, write: Callable[[NDArray[np.float32]], None]
+) -> Cleaned:
+    """Apply the policy: repairs `panel.values` in place, leaves dates without a kept row out of
+    `panel.sessions`.
 
     write is given the kept bars (n, 6) piece by piece, in order, while the next pieces are judged.
     Raises KitError where an action is 'stop', and when no row stays.
     """
     limits = Limits.of(config, frequency)
     keep, cut = np.empty(len(panel.session), dtype=bool), np.empty(len(panel.session), dtype=bool)
-    used = np.zeros((max(len(panel.markets), 1), len(panel.sessions)), dtype=bool)  # dates of rows that stay, by market
+    used = np.zeros(
+        (max(len(panel.markets), 1), len(panel.sessions)), dtype=bool
+    )  # dates of rows that stay, by market
     tally = Tally()
     tally.add("missing_key", panel.missing_key, dropped=panel.missing_key)
     tally.add("unsorted", panel.unsorted, repaired=panel.unsorted)
@@ -61,11 +71,15 @@ def clean(panel: Panel, config: CleaningConfig, frequency: str, write: Callable[
             tally.merge(found)
             write(panel.values[rows] if not found.dropped else panel.values[rows][keep[rows]])
         if not keep.any():
-            raise KitError(f"{panel.name}: expected bars with a Close above 0, found none in {panel.read:,} rows")
+            raise KitError(
+                f"{panel.name}: expected bars with a Close above 0, found none in {panel.read:,} rows"
+            )
         ordinals = _forget_unused_sessions(panel, used)
         spans = []
         start = 0
-        for found, part, kept in pool.map(lambda piece: _segments(panel, piece, keep, cut, limits, ordinals), pieces):
+        for found, part, kept in pool.map(
+            lambda piece: _segments(panel, piece, keep, cut, limits, ordinals), pieces
+        ):
             tally.merge(found)
             spans.append(part + start)
             start += kept
@@ -74,10 +88,11 @@ def clean(panel: Panel, config: CleaningConfig, frequency: str, write: Callable[
 
 
 def _forget_unused_sessions(panel: Panel, used: Mask) -> NDArray[np.int32] | None:
-    """The calendar of the past holds the dates on which a bar was kept: a stray date must not count as a trading day.
+    """The calendar of the past holds the dates on which a bar was kept: a stray date must not count as a
+    trading day.
 
-    used (G, D) by market. Returns how many sessions of each market lie at or before each session that is left, (G, D); None
-    for one market.
+    used (G, D) by market. Returns how many sessions of each market lie at or before each session that is
+    left, (G, D); None for one market.
     """
     anywhere = used.any(axis=0)
     if not anywhere.all():
@@ -86,7 +101,7 @@ def _forget_unused_sessions(panel: Panel, used: Mask) -> NDArray[np.int32] | Non
     return np.cumsum(used[:, anywhere], axis=1, dtype=np.int32) if len(used) > 1 else None
 
 
-# -- one piece ---------------------------------------------------------------------------------------------------------
+# -- one piece -----------------------------------------------------------------------------------------------
 def _pieces(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Ranges of tickers (first, last + 1) with about PIECE_ROWS rows each."""
     rows = int(offsets[-1])
@@ -95,9 +110,11 @@ def _pieces(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
 
 
-def _judge(panel: Panel, piece: tuple[int, int], keep: Mask, cut: Mask, used: Mask, limits: Limits) -> tuple[Tally, slice]:
-    """Repair and judge the rows of whole tickers: fills their part of values, keep and cut, marks the dates of kept rows as
-    used, and says which part that is."""
+def _judge(
+    panel: Panel, piece: tuple[int, int], keep: Mask, cut: Mask, used: Mask, limits: Limits
+) -> tuple[Tally, slice]:
+    """Repair and judge the rows of whole tickers: fills their part of values, keep and cut, marks the dates
+    of kept rows as used, and says which part that is."""
     work = _Piece(panel, piece, limits)
     work.check_rows()
     work.check_sequence()
@@ -112,7 +129,12 @@ def _judge(panel: Panel, piece: tuple[int, int], keep: Mask, cut: Mask, used: Ma
 
 
 def _segments(
-    panel: Panel, piece: tuple[int, int], keep: Mask, cut: Mask, limits: Limits, ordinals: NDArray[np.int32] | None
+    panel: Panel,
+    piece: tuple[int, int],
+    keep: Mask,
+    cut: Mask,
+    limits: Limits,
+    ordinals: NDArray[np.int32] | None,
 ) -> tuple[Tally, NDArray[np.int64], int]:
     """Segments of whole tickers, counted from the piece's first kept row, and the number of kept rows."""
     offsets = panel.offsets[piece[0] : piece[1] + 1]
@@ -247,7 +269,9 @@ class _Piece:
         else:
             self.tally.add("jump", np.count_nonzero(jump))
         self.tally.add("unadjusted_split", np.count_nonzero(split))
-        self.cut[kept] = (jump & (action == "split")) | (split & (self.limits.actions.unadjusted_split == "split"))
+        self.cut[kept] = (jump & (action == "split")) | (
+            split & (self.limits.actions.unadjusted_split == "split")
+        )
 
     def _duplicates(self, action: str) -> None:
         kept = _chosen(self.keep)
@@ -274,7 +298,9 @@ class _Piece:
         at = np.flatnonzero(jump)
         size = np.maximum(ratio[at], 1 / ratio[at])
         simple = (np.abs(size[:, None] / SPLIT_RATIOS - 1) < SPLIT_TOLERANCE).any(axis=1)
-        alone = np.ones(len(at), dtype=bool)  # a penny stock that flips between two ticks does not split every week
+        alone = np.ones(
+            len(at), dtype=bool
+        )  # a penny stock that flips between two ticks does not split every week
         alone[1:] = (np.diff(at) > SPLIT_QUIET_BARS) | (owner[at[1:]] != owner[at[:-1]])
         split = np.zeros_like(jump)
         split[at[simple & alone]] = True

@@ -1,8 +1,10 @@
 """Which column of a price file plays which role.
 
-In: a file's column names, and `data.columns` for the names that nobody could guess. Out: `Layout`, or one line that says
-what is missing and how to name it. Names that services use are known, whatever their case and order.
-Sources of the names: the competition's data page, the guide, and the exports of the services listed in docs/data.md.
+In: a file's column names, and `data.columns` for the names that nobody could guess. Out: `Layout`, or one
+line that says what is missing and how to name it. Names that services use are known, whatever their case and
+order.
+Sources of the names: the competition's data page, the guide, and the exports of the services listed in
+docs/data.md.
 """
 
 import re
@@ -60,8 +62,8 @@ ROLES: dict[str, Tiers] = {
     "split": (("stock splits", "split"),),
     "market": ((),),
 }  # fmt: skip
-"""Role -> names in lower case, surest first: a name of a later tier counts where no earlier one is there. The first name of
-all is the competition's or the guide's."""
+"""Role -> names in lower case, surest first: a name of a later tier counts where no earlier one is there. The
+first name of all is the competition's or the guide's."""
 PRICES = ("open", "high", "low", "close")
 REQUIRED = ("date", *PRICES)
 NUMBERS = (*PRICES, "volume", "amount", "split")
@@ -97,7 +99,9 @@ class Layout:
 
 
 def plain(name: str) -> str:
-    """A name as the tables have it: lower case, without <>, _, a leading '1. ' or a trailing currency or star."""
+    """A name as the tables have it: lower case, without <>, _, a leading '1. ' or a trailing currency or
+    star.
+    """
     text = re.sub(r"[\s_\-]+", " ", name.strip().strip("<>*").lower()).strip()
     text = re.sub(r"^\d+[a-z]?\. ", "", text)
     return text if text.startswith("volume") else re.sub(r" \((usd[tc]?|eur|cny|utc)\)$", "", text)
@@ -136,16 +140,22 @@ def _mapped_roles(path: Path, names: Sequence[str], columns: Mapping[str, str | 
             continue
         wanted = str(name).strip().lower()
         if lowered.count(wanted) != 1:
-            raise KitError(f"{path}: data.columns.{role}: expected one column {str(name)!r}, found {shown(names)}")
+            raise KitError(
+                f"{path}: data.columns.{role}: expected one column {str(name)!r}, found {shown(names)}"
+            )
         position = lowered.index(wanted)
         if position in roles.values():
-            raise KitError(f"{path}: data.columns: expected another column for each role, found {str(name)!r} twice")
+            raise KitError(
+                f"{path}: data.columns: expected another column for each role, found {str(name)!r} twice"
+            )
         roles[role] = position
     return roles
 
 
 def _of_role(path: Path, role: str, names: Sequence[str], known: Sequence[str]) -> int | None:
-    """Position of the column with a role; None where there is none. Raises KitError where two are as likely."""
+    """Position of the column with a role; None where there is none. Raises KitError where two are as
+    likely.
+    """
     for tier in ROLES[role]:
         found = [position for position, name in enumerate(known) if name in tier]
         if len(found) > 1 and role != "time":

@@ -1,6 +1,8 @@
-"""The small files beside the prices: `test.csv` (ID, Date), `sample_submission.csv` (ID, Pred), answers of the same form.
+"""The small files beside the prices: `test.csv` (ID, Date), `sample_submission.csv` (ID, Pred), answers of
+the same form.
 
-In: their paths. Out: small tables in file order, or one line naming file, line and column. Source: the competition's data page.
+In: their paths. Out: small tables in file order, or one line naming file, line and column. Source: the
+competition's data page.
 """
 
 from collections.abc import Sequence
@@ -28,17 +30,23 @@ def read_test(path: str | Path) -> pl.DataFrame:
     frame = read_columns(path, ("ID", "Date"))
     parsed = dates.parse(frame["Date"], dates.detect(path, frame["Date"]))
     if parsed.bad is not None:
-        raise KitError(f"{path}: line {parsed.bad + 2}, column Date: expected a date, found {frame['Date'][parsed.bad]!r}")
+        raise KitError(
+            f"{path}: line {parsed.bad + 2}, column Date: expected a date, found {frame['Date'][parsed.bad]!r}"
+        )
     return frame.with_columns(parsed.wall.alias("Date"))
 
 
 def read_sample(path: str | Path) -> pl.DataFrame:
-    """The form of a submission: ID (String), Pred (String, as written), in file order. Raises KitError as `read_test`."""
+    """The form of a submission: ID (String), Pred (String, as written), in file order. Raises KitError as
+    `read_test`.
+    """
     return read_columns(Path(path), ("ID", "Pred"))
 
 
 def read_columns(path: Path, wanted: tuple[str, ...]) -> pl.DataFrame:
-    """The `wanted` columns of a small CSV as strings, in file order; the first one holds names, complete and unique. KitError."""
+    """The `wanted` columns of a small CSV as strings, in file order; the first one holds names, complete and
+    unique. KitError.
+    """
     source = blocks.CsvSource.open(path)
     plain = [name.strip().lower() for name in source.names]
     missing = [name for name in wanted if plain.count(name.lower()) != 1]
@@ -53,7 +61,9 @@ def read_columns(path: Path, wanted: tuple[str, ...]) -> pl.DataFrame:
         if row := _first(empty):
             raise KitError(f"{path}: line {row + 1}, column {column}: expected a value, found none")
     if row := _first(~frame[name].is_first_distinct()):
-        raise KitError(f"{path}: line {row + 1}, column {name}: expected each ID once, found {frame[name][row - 1]!r} again")
+        raise KitError(
+            f"{path}: line {row + 1}, column {name}: expected each ID once, found {frame[name][row - 1]!r} again"
+        )
     return frame
 
 
@@ -62,7 +72,9 @@ def read_answers(path: str | Path, column: str) -> tuple[list[str], NDArray[np.i
     table = read_columns(Path(path), ("ID", column))
     wrong = table.filter(~pl.col(column).is_in(["0", "1"]))
     if len(wrong):
-        raise KitError(f"{path}: expected 0 or 1 in {column}, found {wrong[column][0]!r} for {wrong['ID'][0]}")
+        raise KitError(
+            f"{path}: expected 0 or 1 in {column}, found {wrong[column][0]!r} for {wrong['ID'][0]}"
+        )
     return table["ID"].to_list(), table[column].cast(pl.Int64).to_numpy()
 
 
@@ -83,12 +95,22 @@ def read_rows(config: Config) -> tuple[list[str], NDArray[np.datetime64]]:
     return wanted, dates[[position[name] for name in wanted]]
 
 
-def check_ids(found: Sequence[str], wanted: Sequence[str], found_path: str | Path, wanted_path: str | Path) -> None:
-    """Raise KitError unless `found` holds exactly the IDs of `wanted`, in any order; both are free of repetitions."""
+def check_ids(
+    found: Sequence[str], wanted: Sequence[str], found_path: str | Path, wanted_path: str | Path
+) -> None:
+    """Raise KitError unless `found` holds exactly the IDs of `wanted`, in any order; both are free of
+    repetitions.
+    """
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
-        parts = [f"{len(names)} {what} ({_some(names)})" for what, names in (("missing", missing), ("extra", extra)) if names]
-        raise KitError(f"{found_path}: expected the {len(wanted)} IDs of {wanted_path}, found {' and '.join(parts)}")
+        parts = [
+            f"{len(names)} {what} ({_some(names)})"
+            for what, names in (("missing", missing), ("extra", extra))
+            if names
+        ]
+        raise KitError(
+            f"{found_path}: expected the {len(wanted)} IDs of {wanted_path}, found {' and '.join(parts)}"
+        )
 
 
 def _first(mask: pl.Series) -> int:

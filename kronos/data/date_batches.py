@@ -1,8 +1,10 @@
-"""Whole dates as training batches: which stocks of which dates, what was known then, and how they ranked afterwards.
+"""Whole dates as training batches: which stocks of which dates, what was known then, and how they ranked
+afterwards.
 
-In: a store, origins (trading days), horizons. Out: `DateIndex`, which finds the rows of each origin, and `DateReader`, which
-reads a batch of dates with the labels of every horizon. The order of dates is `sampling.BatchPlan`'s, in which a date is a
-"window"; which stocks of a date are drawn is a function of (seed, position in the stream). NumPy only.
+In: a store, origins (trading days), horizons. Out: `DateIndex`, which finds the rows of each origin, and
+`DateReader`, which reads a batch of dates with the labels of every horizon. The order of dates is
+`sampling.BatchPlan`'s, in which a date is a "window"; which stocks of a date are drawn is a function of
+(seed, position in the stream). NumPy only.
 
 Letters: D origins, E dates of a batch, W stocks of a date (drawn, then padded), K horizons.
 """
@@ -41,11 +43,14 @@ class DateIndex:
     """Rows and dates that give no sample, by reason."""
 
     @classmethod
-    def build(cls, store: BarStore, part: Part, horizons: Sequence[int], every: int, history: int) -> "DateIndex":
+    def build(
+        cls, store: BarStore, part: Part, horizons: Sequence[int], every: int, history: int
+    ) -> "DateIndex":
         """Origins of a part, `every` trading days apart, counted back from the last one.
 
-        The labels of all horizons end inside the part (purged). history: bars that a row needs, its own included. Only rows
-        inside a run of bars that cleaning left whole (`store.segments`). Raises KitError when no date is left.
+        The labels of all horizons end inside the part (purged). history: bars that a row needs, its own
+        included. Only rows inside a run of bars that cleaning left whole (`store.segments`). Raises KitError
+        when no date is left.
         """
         last = part.last - max(horizons)
         sessions = np.arange(last, part.first - 1, -every, dtype=np.int64)[::-1]
@@ -63,7 +68,9 @@ class DateIndex:
             f"dates with fewer than {MIN_STOCKS} stocks": int((~full).sum()),
         }
         if store.members is not None:
-            left_out["rows of days on which the stock is not in the pool"] = int((enough & inside & ~member).sum())
+            left_out["rows of days on which the stock is not in the pool"] = int(
+                (enough & inside & ~member).sum()
+            )
         if not full.any():
             raise KitError(
                 f"{part.name} part: expected a date with at least {MIN_STOCKS} stocks of {history} bars whose close "
@@ -85,7 +92,9 @@ class DateIndex:
 
 
 def rows_by_date(store: BarStore, sessions: IntArray) -> tuple[IntArray, IntArray]:
-    """Store rows dated on any of the rising sessions, by date and then by ticker, and the position of each one's date."""
+    """Store rows dated on any of the rising sessions, by date and then by ticker, and the position of each
+    one's date.
+    """
     slot = np.full(len(store.sessions), -1, np.int64)
     slot[sessions] = np.arange(len(sessions))
     date = slot[store.session]
@@ -124,7 +133,9 @@ def future_returns(store: BarStore, row: IntArray, horizons: Sequence[int]) -> N
 
 
 def rank_within(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rank of each value among those that are known, in (-0.5, 0.5), ties shared; NaN where it is not. (n,)"""
+    """Rank of each value among those that are known, in (-0.5, 0.5), ties shared; NaN where it is not.
+    (n,)
+    """
     result = np.full(len(values), np.nan)
     known = np.isfinite(values)
     if known.any():
@@ -161,14 +172,17 @@ class DateBatch:
 class DateReader:
     """Draws the stocks of dates and reads their labels."""
 
-    def __init__(self, store: BarStore, index: DateIndex, horizons: Sequence[int], stocks: int, seed: int) -> None:
+    def __init__(
+        self, store: BarStore, index: DateIndex, horizons: Sequence[int], stocks: int, seed: int
+    ) -> None:
         """stocks: W, how many of a date are drawn. seed: of the draw."""
         self.store, self.index, self.horizons = store, index, tuple(horizons)
         self.stocks, self.seed = stocks, seed
 
     def __call__(self, dates: IntArray, positions: IntArray, real: NDArray[np.bool_]) -> DateBatch:
-        """dates, positions (E,): which origins of the index, and where in the stream they stand: another visit to a date draws
-        other stocks. real (E,): padding has none. Ranks are those among all stocks of the date, drawn or not."""
+        """dates, positions (E,): which origins of the index, and where in the stream they stand: another
+        visit to a date draws other stocks. real (E,): padding has none. Ranks are those among all stocks of
+        the date, drawn or not."""
         parts = [self._date(int(d), int(p), bool(r)) for d, p, r in zip(dates, positions, real, strict=True)]
         columns = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
         return DateBatch(**columns)

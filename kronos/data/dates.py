@@ -1,7 +1,8 @@
 """Dates as they are written in price files: one form per data set.
 
-In: strings. Out: `Parsed`: the time as written, and the moment it means where the text says so (an offset, or seconds since
-1970). Which day of which exchange that is, `kronos.data.zones` decides: nothing is cut off here.
+In: strings. Out: `Parsed`: the time as written, and the moment it means where the text says so (an offset, or
+seconds since 1970). Which day of which exchange that is, `kronos.data.zones` decides: nothing is cut off
+here.
 """
 
 import re
@@ -13,7 +14,9 @@ import polars as pl
 from kronos.errors import KitError
 
 EPOCH = "epoch"
-"""The format of a number of seconds, milli-, micro- or nanoseconds since 1970 (UTC); the size of each number says which."""
+"""The format of a number of seconds, milli-, micro- or nanoseconds since 1970 (UTC); the size of each number
+says which.
+"""
 _OFFSET = re.compile(r"(?<=\d)\s*(Z|UTC|GMT|[+-]\d{2}:?\d{2})$")
 _OFFSET_TEXT = r"\s*(?:Z|UTC|GMT|[+-]\d{2}:?\d{2})$"
 _EPOCH_TEXT = r"^\d{9,10}(?:\.\d+)?$|^(?:\d{12,13}|\d{15,16}|\d{18,19})(?:\.0+)?$"
@@ -79,7 +82,9 @@ class Parsed:
 
 
 def detect(path: Path, values: pl.Series) -> DateForm:
-    """The form of a file's dates, from its first rows. Raises KitError when there is none, or when day and month are unclear."""
+    """The form of a file's dates, from its first rows. Raises KitError when there is none, or when day and
+    month are unclear.
+    """
     values = values.drop_nulls().unique(maintain_order=True).str.strip_chars()
     values = values.filter(values != "")
     if not len(values):
@@ -92,7 +97,9 @@ def detect(path: Path, values: pl.Series) -> DateForm:
             return form
     forms = [DateForm(text, bool(offset), example) for text in _formats(body)]
     if not forms or (offset and not forms[0].has_time):
-        raise KitError(f"{path}: no parseable dates: expected YYYY-MM-DD (with or without a time), found {_short(example)}")
+        raise KitError(
+            f"{path}: no parseable dates: expected YYYY-MM-DD (with or without a time), found {_short(example)}"
+        )
     fitting = [form for form in forms if parse(values, form).bad is None] if len(forms) > 1 else forms
     if len(fitting) != 1:
         found = "both fit" if fitting else "neither fits"
@@ -142,7 +149,9 @@ def _offsets(text: pl.Series) -> pl.Series:
 
 
 def _moments(text: pl.Series) -> pl.Series:
-    """Seconds to nanoseconds since 1970, by their size, as Datetime in milliseconds; null for anything else."""
+    """Seconds to nanoseconds since 1970, by their size, as Datetime in milliseconds; null for anything
+    else.
+    """
     whole = text.str.extract(r"^(\d{9,19})(?:\.\d+)?$").cast(pl.Int64, strict=False)
     result: pl.Series = pl.repeat(None, len(text), dtype=pl.Int64, eager=True)
     for per_second in (1, 10**3, 10**6, 10**9):

@@ -1,9 +1,10 @@
 """How a CSV file is written, found out only where it is not the plain form.
 
-In: the start of a file whose header the plain reading could not use. Out: a `Form` (encoding, separator, lines before the
-rows) and the `Layout` of its columns; or None, and the first error stands. The plain form is UTF-8 with commas and one line
-of names. Nothing here runs for a plain file, and nothing is guessed: a form counts only where its column names are known, or
-where numbers without names can only be the bars of one order.
+In: the start of a file whose header the plain reading could not use. Out: a `Form` (encoding, separator,
+lines before the rows) and the `Layout` of its columns; or None, and the first error stands. The plain form is
+UTF-8 with commas and one line of names. Nothing here runs for a plain file, and nothing is guessed: a form
+counts only where its column names are known, or where numbers without names can only be the bars of one
+order.
 """
 
 import csv
@@ -21,7 +22,9 @@ TITLE_LINES = 5
 """Lines before the names that may be a title."""
 SEPARATORS = (",", ";", "\t", "|")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
-_DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{8}|\d{9,10}(\.\d+)?|\d{12,13}|\d{15,16}|\d{18,19}")
+_DATE = re.compile(
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{8}|\d{9,10}(\.\d+)?|\d{12,13}|\d{15,16}|\d{18,19}"
+)
 _TIME = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 
 
@@ -39,14 +42,20 @@ PLAIN = Form()
 
 
 def diagnose(path: Path, head: bytes, columns: Mapping[str, str | int]) -> tuple[Form, Layout] | None:
-    """The form in which the start of a file makes sense; None where there is none. columns: `data.columns`."""
+    """The form in which the start of a file makes sense; None where there is none. columns:
+    `data.columns`.
+    """
     first: list[str] = []
     for encoding in _encodings(head):
         text = head.decode(encoding, errors="ignore")
         lines = text.removeprefix("\ufeff").splitlines()[: TITLE_LINES + 200]
         for separator in SEPARATORS:
             rows = [_fields(line, separator) for line in lines]
-            found = _three_headers(path, rows) or _with_names(path, rows, columns) or _without_names(path, rows, columns)
+            found = (
+                _three_headers(path, rows)
+                or _with_names(path, rows, columns)
+                or _without_names(path, rows, columns)
+            )
             if found is not None and _is_sure(encoding, found[1]):
                 skipped, layout = found
                 return Form(encoding, separator, skipped), layout
@@ -79,7 +88,9 @@ def _encodings(head: bytes) -> Iterator[str]:
 
 
 def _is_sure(encoding: str, layout: Layout) -> bool:
-    """Nearly every byte sequence is GB 18030; it is that for sure where column names that we know come out."""
+    """Nearly every byte sequence is GB 18030; it is that for sure where column names that we know come
+    out.
+    """
     if encoding != "gb18030":
         return True
     return any(not layout.names[position].isascii() for position in layout.roles.values())
@@ -92,8 +103,10 @@ def _fields(line: str, separator: str) -> list[str]:
         return []
 
 
-# -- names below a title ------------------------------------------------------------------------------------------------
-def _with_names(path: Path, rows: Sequence[list[str]], columns: Mapping[str, str | int]) -> tuple[int, Layout] | None:
+# -- names below a title -------------------------------------------------------------------------------------
+def _with_names(
+    path: Path, rows: Sequence[list[str]], columns: Mapping[str, str | int]
+) -> tuple[int, Layout] | None:
     """The first line whose names make a layout, when the lines before it have fewer fields."""
     for number, names in enumerate(rows[: TITLE_LINES + 1]):
         printable = all(name.isprintable() for name in names)
@@ -106,10 +119,15 @@ def _with_names(path: Path, rows: Sequence[list[str]], columns: Mapping[str, str
     return None
 
 
-# -- yfinance -----------------------------------------------------------------------------------------------------------
+# -- yfinance ------------------------------------------------------------------------------------------------
 def _three_headers(path: Path, rows: Sequence[list[str]]) -> tuple[int, Layout] | None:
     """Prices, tickers and 'Date' in three lines of names, for one ticker or several (yfinance's download)."""
-    if len(rows) < 4 or not rows[2] or rows[2][0].strip().lower() not in ("date", "datetime") or any(rows[2][1:]):
+    if (
+        len(rows) < 4
+        or not rows[2]
+        or rows[2][0].strip().lower() not in ("date", "datetime")
+        or any(rows[2][1:])
+    ):
         return None
     top, second = rows[0], rows[1]
     if len({len(row) for row in (*rows[:3], rows[3])}) != 1:
@@ -135,11 +153,15 @@ def _role_at(name: str, position: int) -> dict[str, int]:
     return {role: position} if role else {}
 
 
-# -- no names -----------------------------------------------------------------------------------------------------------
-def _without_names(path: Path, rows: Sequence[list[str]], columns: Mapping[str, str | int]) -> tuple[int, Layout] | None:
-    """Rows that begin at once: [ticker,] date [, time], open, high, low, close [, volume]. The columns are called 1, 2, 3 ...
+# -- no names ------------------------------------------------------------------------------------------------
+def _without_names(
+    path: Path, rows: Sequence[list[str]], columns: Mapping[str, str | int]
+) -> tuple[int, Layout] | None:
+    """Rows that begin at once: [ticker,] date [, time], open, high, low, close [, volume]. The columns are
+    called 1, 2, 3 ...
 
-    Certain only where in every row of the start the second price is the highest and the third the lowest of four.
+    Certain only where in every row of the start the second price is the highest and the third the lowest of
+    four.
     """
     rows = [row for row in rows[:-1] if row] if len(rows) > 1 else list(rows)
     if not rows or len({len(row) for row in rows}) != 1 or len(rows[0]) < 5:

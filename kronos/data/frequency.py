@@ -1,7 +1,8 @@
 """How long a bar is: one name for a data set, checked ticker by ticker.
 
-In: a panel. Out: the name of its frequency, as in `data.frequency`; or one line naming the files whose bars are of another
-length. Horizons are counted in bars, so bars of two lengths in one data set would give wrong ones.
+In: a panel. Out: the name of its frequency, as in `data.frequency`; or one line naming the files whose bars
+are of another length. Horizons are counted in bars, so bars of two lengths in one data set would give wrong
+ones.
 """
 
 import numpy as np
@@ -18,7 +19,9 @@ PAIRS = 100
 FEWEST_STEPS = 5
 """Tickers with fewer bars are not judged."""
 SURE = 0.8
-"""Share of a ticker's steps that must be of another length before it is refused: rarely traded shares skip days."""
+"""Share of a ticker's steps that must be of another length before it is refused: rarely traded shares skip
+days.
+"""
 
 
 def frequency_of(panel: Panel, wanted: str = "auto") -> str:
@@ -66,15 +69,24 @@ def _no_name(panel: Panel, steps: NDArray[np.float64]) -> KitError:
     values, counts = np.unique(steps, return_counts=True)
     step = int(values[counts.argmax()])
     if step < SECONDS["daily"]:
-        near = min(SECONDS, key=lambda name: abs(np.log(SECONDS[name] / step)) if name.endswith("min") else np.inf)
+        near = min(
+            SECONDS, key=lambda name: abs(np.log(SECONDS[name] / step)) if name.endswith("min") else np.inf
+        )
         remedy = f"set data.frequency: {near} (horizons are counted in the times of day that the data has)"
     else:
         remedy = "bring daily, weekly or monthly bars"
-    return KitError(f"{panel.name}: expected bars of {', '.join(SECONDS)}; found them {step:,} seconds apart; {remedy}")
+    return KitError(
+        f"{panel.name}: expected bars of {', '.join(SECONDS)}; found them {step:,} seconds apart; {remedy}"
+    )
 
 
 def _mixed(
-    panel: Panel, differs: NDArray[np.bool_], kind: NDArray[np.int64], names: list[str], common: int, asked: bool
+    panel: Panel,
+    differs: NDArray[np.bool_],
+    kind: NDArray[np.int64],
+    names: list[str],
+    common: int,
+    asked: bool,
 ) -> KitError:
     """The line that names files (or tickers of one file) whose bars have another length."""
     shown: dict[str, str] = {}

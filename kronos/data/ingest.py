@@ -1,8 +1,10 @@
 """Price files to one panel: every row read, nothing judged yet.
 
-In: `data.data_path`: a CSV, .csv.gz or Parquet file, a list of them, or a folder with one file per ticker. Out: `Panel`. What
-only a human can decide stops with one line: a missing column, dates of two forms, files that contradict each other, repeated
-dates. A plain file takes the fast path (`blocks`); `forms` and `repeats` look at a file again only after something failed.
+In: `data.data_path`: a CSV, .csv.gz or Parquet file, a list of them, or a folder with one file per ticker.
+Out: `Panel`. What
+only a human can decide stops with one line: a missing column, dates of two forms, files that contradict each
+other, repeated dates. A plain file takes the fast path (`blocks`); `forms` and `repeats` look at a file again
+only after something failed.
 """
 
 import itertools
@@ -38,14 +40,21 @@ MONEY = 0.5
 """A turnover this near to volume x close, in relative terms, is money."""
 ARCHIVE = re.compile(r"(?P<name>.+)-\d+(?:s|m|h|d|w|mo)-\d{4}-\d{2}(?:-\d{2})?$")
 DATED = re.compile(r"(?P<name>.+?)[-_. ](?:19|20)\d{2}(?:[-_.](?:0[1-9]|1[0-2]))(?:[-_.]\d{2})?$")
-IN_ALL_OR_NONE = ("volume", "amount", "split", "ticker")  # columns that every file must have when one of them has
+IN_ALL_OR_NONE = (
+    "volume",
+    "amount",
+    "split",
+    "ticker",
+)  # columns that every file must have when one of them has
 
 
 def find_sources(data_path: str | list[str]) -> list[Path]:
     """The files that data_path means, in reading order. Raises KitError when there are none."""
     given = [Path(p) for p in ([data_path] if isinstance(data_path, str) else data_path) if p]
     if not given:
-        raise KitError("data.data_path: expected a price file or a folder, found nothing; name the competition's train.csv")
+        raise KitError(
+            "data.data_path: expected a price file or a folder, found nothing; name the competition's train.csv"
+        )
     found: list[Path] = []
     for path in given:
         if not path.exists():
@@ -71,8 +80,8 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def open_prices(path: Path, columns: Mapping[str, str | int]) -> tuple[blocks.Source, Layout]:
-    """A price file and the roles of its columns. columns: `data.columns`. Reads the header, and more of the start only where
-    that does not make sense. Raises KitError."""
+    """A price file and the roles of its columns. columns: `data.columns`. Reads the header, and more of the
+    start only where that does not make sense. Raises KitError."""
     try:
         source = blocks.open_source(path)
         return source, layout_of(path, source.names, columns)
@@ -87,10 +96,13 @@ def open_prices(path: Path, columns: Mapping[str, str | int]) -> tuple[blocks.So
 
 
 def read(paths: list[Path], data: DataConfig | None = None) -> Panel:
-    """Read all files into one panel, with dates of the exchange, a frequency and markets. data: the settings; None: the
-    defaults. Raises KitError naming file, column and line of what stops it, or why the rows make no sense together."""
+    """Read all files into one panel, with dates of the exchange, a frequency and markets. data: the settings;
+    None: the defaults. Raises KitError naming file, column and line of what stops it, or why the rows make no
+    sense together."""
     data = data or DataConfig()
-    known = [describe(path) if path.exists() else {} for path in paths]  # before: a change while we read must not go unseen
+    known = [
+        describe(path) if path.exists() else {} for path in paths
+    ]  # before: a change while we read must not go unseen
     opened = [open_prices(path, data.columns) for path in paths]
     reader = _Reader(_names_of_files(paths))
     total = sum(_likely_rows(source) for source, _ in opened)
@@ -99,7 +111,9 @@ def read(paths: list[Path], data: DataConfig | None = None) -> Panel:
             opened[number] = reader.add(source, layout, number, bar)
     reader.finish()
     if not any(len(block.values) for block in reader.blocks):
-        raise KitError(f"{paths[0]}: expected rows with a ticker and a date, found none in {sum(reader.rows):,} rows")
+        raise KitError(
+            f"{paths[0]}: expected rows with a ticker and a date, found none in {sum(reader.rows):,} rows"
+        )
     panel = arrange(reader.blocks, paths, reader.roles or frozenset())
     panel.ignored, panel.read, panel.missing_key = list(reader.ignored), sum(reader.rows), reader.missing_key
     panel.has_zone = reader.has_zone
@@ -116,7 +130,9 @@ def read(paths: list[Path], data: DataConfig | None = None) -> Panel:
 
 
 def _judge_turnover(panel: Panel) -> None:
-    """`turnover` is money only where its size is that of volume x close: elsewhere it is a share of the float."""
+    """`turnover` is money only where its size is that of volume x close: elsewhere it is a share of the
+    float.
+    """
     step = max(len(panel.session) // 100_000, 1)
     some = panel.values[::step].astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -134,7 +150,8 @@ def _judge_turnover(panel: Panel) -> None:
 
 
 def _likely_rows(source: blocks.Source) -> float:
-    """Rows of a file, for the time that is left: counted, or from its size and the mean length of its first lines (of a
+    """Rows of a file, for the time that is left: counted, or from its size and the mean length of its first
+    lines (of a
     compressed one: as if it were a fifth of its text)."""
     if isinstance(source, blocks.ParquetSource):
         return source.rows
@@ -145,9 +162,11 @@ def _likely_rows(source: blocks.Source) -> float:
     return source.path.stat().st_size / max(len(start), 1) * start.count(b"\n")
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
+# -- reading -------------------------------------------------------------------------------------------------
 class _Reader:
-    """Collects the blocks of all files and what they have in common. stems: the ticker of each file without a ticker column."""
+    """Collects the blocks of all files and what they have in common. stems: the ticker of each file without a
+    ticker column.
+    """
 
     def __init__(self, stems: list[str]) -> None:
         self.stems = stems
@@ -170,8 +189,12 @@ class _Reader:
         """Whether the blocks hold UTC."""
         return bool(self.zoned) and not self.midnight
 
-    def add(self, source: blocks.Source, layout: Layout, number: int, bar: "tqdm[Any]") -> tuple[blocks.Source, Layout]:
-        """Read one file to its end. Returns what it was read as: a first piece that cannot be read may show another form."""
+    def add(
+        self, source: blocks.Source, layout: Layout, number: int, bar: "tqdm[Any]"
+    ) -> tuple[blocks.Source, Layout]:
+        """Read one file to its end. Returns what it was read as: a first piece that cannot be read may show
+        another form.
+        """
         self.rows.append(0)
         try:
             first, frames = _started(source, layout)
@@ -206,7 +229,9 @@ class _Reader:
             if (role in roles) != (role in self.roles):
                 has, lacks = (path, self.first) if role in roles else (self.first, path)
                 name = ROLES[role][0][0]
-                raise KitError(f"{lacks}: expected the same columns as in {has}, found no {name}; add it or remove it everywhere")
+                raise KitError(
+                    f"{lacks}: expected the same columns as in {has}, found no {name}; add it or remove it everywhere"
+                )
 
     def _add_frame(self, path: Path, layout: Layout, number: int, line: int, frame: pl.DataFrame) -> None:
         date, seconds, wall = self._dates(path, layout, line, frame)
@@ -217,16 +242,25 @@ class _Reader:
         split = np.zeros(len(frame), dtype=bool)
         if "split" in frame.columns:
             split = (frame["split"].fill_nan(0).fill_null(0) != 0).to_numpy()
-        block = Block(values, split, ticker, date, names, seconds, wall, np.broadcast_to(np.uint32(number), len(frame)))
+        block = Block(
+            values, split, ticker, date, names, seconds, wall, np.broadcast_to(np.uint32(number), len(frame))
+        )
         nowhere = (ticker < 0) | (date < 0)
         if nowhere.any():
             blank = int(frame.select(pl.all_horizontal(pl.all().is_null())).to_series().sum())
             self.missing_key += int(nowhere.sum()) - blank
             self.rows[-1] -= blank
             there = ~nowhere
-            block.values, block.split, block.ticker, block.date = values[there], split[there], ticker[there], date[there]
+            block.values, block.split, block.ticker, block.date = (
+                values[there],
+                split[there],
+                ticker[there],
+                date[there],
+            )
             block.file = block.file[there]
-            used, block.date = np.unique(block.date, return_inverse=True)  # a date without a row is none of the data's
+            used, block.date = np.unique(
+                block.date, return_inverse=True
+            )  # a date without a row is none of the data's
             block.seconds, block.wall = seconds[used], wall[used]
         self.midnight = self.midnight and not (block.wall % DAY).any()
         self.rows[-1] += len(frame)
@@ -243,16 +277,24 @@ class _Reader:
     def _dates(
         self, path: Path, layout: Layout, line: int, frame: pl.DataFrame
     ) -> tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.int64]]:
-        """(n,) codes and the distinct dates they mean, in seconds: of UTC where they have a zone, and as written."""
+        """(n,) codes and the distinct dates they mean, in seconds: of UTC where they have a zone, and as
+        written.
+        """
         column, values = layout.names[layout.roles["date"]], frame["date"]
         if values.dtype.is_integer() or values.dtype.is_float():
-            values = values.fill_nan(None).cast(pl.Int64).cast(pl.String) if values.dtype.is_float() else values.cast(pl.String)
+            values = (
+                values.fill_nan(None).cast(pl.Int64).cast(pl.String)
+                if values.dtype.is_float()
+                else values.cast(pl.String)
+            )
         if "time" in frame.columns:
             values = dates.joined(_text(values), _text(frame["time"]))
         if values.dtype == pl.Date or isinstance(values.dtype, pl.Datetime):
             return self._typed_dates(path, values)
         if values.dtype != pl.String:
-            raise KitError(f"{path}: no parseable dates: column {column} holds {values.dtype}; write them as YYYY-MM-DD")
+            raise KitError(
+                f"{path}: no parseable dates: column {column} holds {values.dtype}; write them as YYYY-MM-DD"
+            )
         codes, distinct_text = _encode(values)
         if self.form is None:
             self.form = dates.detect(path, values)
@@ -268,16 +310,22 @@ class _Reader:
         seconds = wall if parsed.moment is None else _seconds(parsed.moment)
         return _without(codes, parsed.wall.is_null().to_numpy()), seconds, wall
 
-    def _typed_dates(self, path: Path, values: pl.Series) -> tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.int64]]:
+    def _typed_dates(
+        self, path: Path, values: pl.Series
+    ) -> tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.int64]]:
         """As `_dates`, of a Parquet file's dates and times."""
         zone = values.dtype.time_zone if isinstance(values.dtype, pl.Datetime) else None
         self._agree_on_zone(path, zone is not None)
         distinct = values.unique().drop_nulls().sort()
         codes = np.full(len(values), -1, dtype=np.int64)
         present = values.is_not_null().to_numpy()
-        codes[present] = distinct.to_physical().to_numpy().searchsorted(values.to_physical().to_numpy()[present])
+        codes[present] = (
+            distinct.to_physical().to_numpy().searchsorted(values.to_physical().to_numpy()[present])
+        )
         wall = distinct.dt.replace_time_zone(None) if zone is not None else distinct
-        moment = distinct.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if zone is not None else distinct
+        moment = (
+            distinct.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if zone is not None else distinct
+        )
         seconds, written = (_seconds(stamps.cast(pl.Datetime("ms"))) for stamps in (moment, wall))
         return narrow(codes, max(len(distinct), 1)), seconds, written
 
@@ -310,10 +358,14 @@ class _Reader:
 
     def _listen(self, path: Path, frame: pl.DataFrame) -> None:
         """Remember what the market column says about each ticker."""
-        pairs = frame.select(pl.col("ticker", "market").cast(pl.String).str.strip_chars()).drop_nulls().unique()
+        pairs = (
+            frame.select(pl.col("ticker", "market").cast(pl.String).str.strip_chars()).drop_nulls().unique()
+        )
         for ticker, market in pairs.iter_rows():
             if self.said.setdefault(ticker, market) != market:
-                raise KitError(f"{path}: expected one market for {ticker}, found {self.said[ticker]!r} and {market!r}")
+                raise KitError(
+                    f"{path}: expected one market for {ticker}, found {self.said[ticker]!r} and {market!r}"
+                )
 
 
 def _started(source: blocks.Source, layout: Layout) -> tuple[tuple[int, pl.DataFrame], blocks.Frames]:
@@ -323,7 +375,9 @@ def _started(source: blocks.Source, layout: Layout) -> tuple[tuple[int, pl.DataF
 
 
 def _other_form(source: blocks.Source, layout: Layout) -> tuple[blocks.Source, Layout] | None:
-    """The form of a file whose first rows are no rows under its first line; None where there is none but the one tried."""
+    """The form of a file whose first rows are no rows under its first line; None where there is none but the
+    one tried.
+    """
     if not isinstance(source, blocks.CsvSource) or source.form != forms.PLAIN or not source.path.is_file():
         return None
     found = forms.diagnose(source.path, blocks.head_of(source.path), {})
@@ -334,7 +388,9 @@ def _other_form(source: blocks.Source, layout: Layout) -> tuple[blocks.Source, L
 
 
 def _wanted(layout: Layout) -> tuple[dict[str, int], list[str]]:
-    """The columns to read {name: position}, and which of them hold numbers. Tickers side by side: names with a number."""
+    """The columns to read {name: position}, and which of them hold numbers. Tickers side by side: names with
+    a number.
+    """
     if not layout.groups:
         return layout.roles, [role for role in NUMBERS if role in layout.roles]
     roles = {"date": layout.roles["date"]}
@@ -344,12 +400,16 @@ def _wanted(layout: Layout) -> tuple[dict[str, int], list[str]]:
 
 
 def _one_ticker_a_row(layout: Layout, frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The frame itself, or one for each of the tickers that stand side by side; a ticker has no bar where all prices lack."""
+    """The frame itself, or one for each of the tickers that stand side by side; a ticker has no bar where all
+    prices lack.
+    """
     if not layout.groups:
         yield frame
     for place, (ticker, group) in enumerate(layout.groups):
         names = [role for role in group if role != "date"]
-        part = frame.select("date", pl.lit(ticker).alias("ticker"), *(pl.col(f"{role} {place}").alias(role) for role in names))
+        part = frame.select(
+            "date", pl.lit(ticker).alias("ticker"), *(pl.col(f"{role} {place}").alias(role) for role in names)
+        )
         yield part.filter(pl.any_horizontal(pl.col(PRICES).is_not_null() & pl.col(PRICES).is_not_nan()))
 
 
@@ -371,7 +431,9 @@ def _encode(text: pl.Series) -> tuple[NDArray[np.integer], pl.Series]:
         full[text.is_not_null().to_numpy()] = codes
         return full, distinct
     physical = coded.to_numpy()
-    example = np.full(int(physical.max(initial=0)) + 1, -1, dtype=np.int32)  # a row of each string; other pieces' strings: -1
+    example = np.full(
+        int(physical.max(initial=0)) + 1, -1, dtype=np.int32
+    )  # a row of each string; other pieces' strings: -1
     example[physical] = np.arange(len(physical), dtype=np.int32)
     present = np.flatnonzero(example >= 0)
     table = np.empty_like(example)
@@ -386,13 +448,14 @@ def _without(codes: NDArray[np.integer], empty: NDArray[np.bool_]) -> NDArray[np
     return codes
 
 
-# -- names -------------------------------------------------------------------------------------------------------------
+# -- names ---------------------------------------------------------------------------------------------------
 def _is_price_file(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and not path.is_dir()
 
 
 def _names_of_files(paths: list[Path]) -> list[str]:
-    """The ticker of each file: its name without the ending, and without a month or day where several differ in that alone.
+    """The ticker of each file: its name without the ending, and without a month or day where several differ
+    in that alone.
 
     A file of Binance's archive (BTCUSDT-1h-2024-01) is always called by its symbol.
     """

@@ -1,21 +1,26 @@
-"""A synthetic stock market in the competition's layout, with a planted signal whose best attainable accuracy is known.
+"""A synthetic stock market in the competition's layout, with a planted signal whose best attainable accuracy
+is known.
 
-In: `MarketConfig` and the paths of `DataConfig`. Out: train.csv, test.csv, sample_submission.csv, solution.csv and
-market.json, which holds the truth. The process is ours; the inversion formula is J. Gil-Pelaez, Biometrika 38 (1951).
+In: `MarketConfig` and the paths of `DataConfig`. Out: train.csv, test.csv, sample_submission.csv,
+solution.csv and market.json, which holds the truth. The process is ours; the inversion formula is J.
+Gil-Pelaez, Biometrika 38 (1951).
 
 The process, per ticker i and trading day t, in units of the ticker's own daily volatility c_i:
 
     r[t+1] = v[t] * (signal * s[t] + sqrt(COMMON) * f[t+1] + sqrt(1 - COMMON) * e[t+1])      f, e standard normal
 
-* s is +1 or -1 and keeps its sign from one day to the next with probability STAY. It is in plain sight: volume is
-  high while s is +1 and low while it is -1, and the two never overlap. Prices rise, on average, on heavy volume.
+* s is +1 or -1 and keeps its sign from one day to the next with probability STAY. It is in plain sight:
+  volume is high while s is +1 and low while it is -1, and the two never overlap. Prices rise, on average, on
+  heavy volume.
 * v is a volatility level that walks up and down a ladder: volatility clusters and returns have fat tails.
-* f is shared by all tickers on a date: shares rise and fall together. It is independent over time, so no past tells it.
+* f is shared by all tickers on a date: shares rise and fall together. It is independent over time, so no past
+  tells it.
 
-P(rise) given the whole past depends on (s[t], v[t]) alone and is exact (`rise_probability`); the best class is the sign of
-s[t] and needs only volume. The default signal is an annual Sharpe ratio of about 6 in every share, far stronger than in any
-real market: it shows that the machinery learns what there is to learn, and nothing about real prices. signal 0 is a
-driftless random walk of log prices, on which nothing can be right more than half of the time.
+P(rise) given the whole past depends on (s[t], v[t]) alone and is exact (`rise_probability`); the best class
+is the sign of s[t] and needs only volume. The default signal is an annual Sharpe ratio of about 6 in every
+share, far stronger than in any
+real market: it shows that the machinery learns what there is to learn, and nothing about real prices. signal
+0 is a driftless random walk of log prices, on which nothing can be right more than half of the time.
 """
 
 import hashlib
@@ -39,13 +44,15 @@ BEFORE_FIRST = np.datetime64("2021-01-01")
 """The market opens on the first trading day after this date."""
 STAY = 0.9
 COMMON = 0.03
-"""Share of the common factor in a day's variance: far less than in a real market, or the one test date would be
-such a matter of luck that a demonstration on it could show nothing."""
+"""Share of the common factor in a day's variance: far less than in a real market, or the one test date would
+be such a matter of luck that a demonstration on it could show nothing."""
 VOLATILITY_LEVELS = np.exp(np.linspace(-0.5, 0.5, 5))
 VOLATILITY_MOVE = 0.05
 """Probability of one step up the ladder of levels, and of one step down."""
 VOLUME_STEP, VOLUME_NOISE = 0.6, 0.05
-"""Log volume is base + VOLUME_STEP * s + noise; the noise is cut at 3 standard deviations, below VOLUME_STEP."""
+"""Log volume is base + VOLUME_STEP * s + noise; the noise is cut at 3 standard deviations, below
+VOLUME_STEP.
+"""
 WORLDS = 1000
 """Simulated futures of the test date, for the accuracy against the date's median (no closed form)."""
 
@@ -56,8 +63,9 @@ FloatArray = NDArray[np.float64]
 class Market:
     """One simulated market. D = days + horizon trading days, N tickers; ticker i is called `ticker_{i+1}`.
 
-    sessions (D,) datetime64[s]; scale (N,) is c_i; open, high, low, close, volume (D, N); state (D, N) int8 is s; level
-    (D, N) int8 indexes VOLATILITY_LEVELS; prob_up (D, N) is P(close[t + horizon] > close[t] | everything up to t).
+    sessions (D,) datetime64[s]; scale (N,) is c_i; open, high, low, close, volume (D, N); state (D, N) int8
+    is s; level (D, N) int8 indexes VOLATILITY_LEVELS; prob_up (D, N) is P(close[t + horizon] > close[t] |
+    everything up to t).
     """
 
     config: MarketConfig
@@ -82,7 +90,7 @@ class Market:
         return self.close[self.config.horizon :] > self.close[: -self.config.horizon]
 
 
-# -- the process -------------------------------------------------------------------------------------------------------
+# -- the process ---------------------------------------------------------------------------------------------
 def simulate(config: MarketConfig, calendar: str = "NYSE") -> Market:
     """Simulate `days` training days and `horizon` more. Same config, same numbers."""
     rng = np.random.default_rng(config.seed)
@@ -112,7 +120,9 @@ def simulate(config: MarketConfig, calendar: str = "NYSE") -> Market:
 
 
 def _trading_days(calendar: str, days: int) -> NDArray[np.datetime64]:
-    """The first `days` trading days after BEFORE_FIRST, datetime64[s]. Raises KitError beyond what is known of the exchange."""
+    """The first `days` trading days after BEFORE_FIRST, datetime64[s]. Raises KitError beyond what is known
+    of the exchange.
+    """
     rules = SessionRules.load(calendar)
     first = BEFORE_FIRST + np.timedelta64(1, "D")
     last = min(BEFORE_FIRST + np.timedelta64(2 * days + 30, "D"), rules.last)
@@ -135,12 +145,16 @@ def _states(rng: np.random.Generator, days: int, tickers: int) -> tuple[NDArray[
 
 
 def _ladder_moves(uniform: FloatArray) -> NDArray[np.int8]:
-    """-1, 0 or 1 for uniforms in [0, 1). At an end of the ladder the outward move stays put: all levels are equally common."""
+    """-1, 0 or 1 for uniforms in [0, 1). At an end of the ladder the outward move stays put: all levels are
+    equally common.
+    """
     return (uniform > 1 - VOLATILITY_MOVE).astype(np.int8) - (uniform < VOLATILITY_MOVE).astype(np.int8)
 
 
 def _shocks(rng: np.random.Generator, signal: float, state: NDArray, level: NDArray) -> FloatArray:
-    """Next day's returns in units of c_i, given the day's states. state, level: (..., N); the factor is shared along N."""
+    """Next day's returns in units of c_i, given the day's states. state, level: (..., N); the factor is
+    shared along N.
+    """
     common = rng.standard_normal((*state.shape[:-1], 1))
     own = rng.standard_normal(state.shape)
     return VOLATILITY_LEVELS[level] * (signal * state + np.sqrt(COMMON) * common + np.sqrt(1 - COMMON) * own)
@@ -149,7 +163,9 @@ def _shocks(rng: np.random.Generator, signal: float, state: NDArray, level: NDAr
 def _candle(
     rng: np.random.Generator, close: FloatArray, returns: FloatArray, spread: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Open, high and low around the closes: open is last close plus part of the day's move, the range contains both."""
+    """Open, high and low around the closes: open is last close plus part of the day's move, the range
+    contains both.
+    """
     opened = close * np.exp(-0.7 * returns + 0.2 * spread * rng.standard_normal(close.shape))
     reach = 0.4 * spread * np.abs(rng.standard_normal((2, *close.shape)))
     high = np.maximum(opened, close) * np.exp(reach[0])
@@ -157,12 +173,14 @@ def _candle(
     return opened, high, low
 
 
-# -- the truth ---------------------------------------------------------------------------------------------------------
+# -- the truth -----------------------------------------------------------------------------------------------
 def rise_probability(signal: float, horizon: int, nodes: int = 400) -> FloatArray:
-    """P(log price is higher after `horizon` days), exactly. Returns (2, levels): row 0 for s = -1, row 1 for s = +1.
+    """P(log price is higher after `horizon` days), exactly. Returns (2, levels): row 0 for s = -1, row 1 for
+    s = +1.
 
-    The sum of the returns is normal given the path of (s, v), a Markov chain: its characteristic function is a
-    product of `horizon` small matrices, and P = 1/2 + 1/pi * integral of Im phi(u) / u over u > 0 (Gil-Pelaez 1951).
+    The sum of the returns is normal given the path of (s, v), a Markov chain: its characteristic function is
+    a product of `horizon` small matrices, and P = 1/2 + 1/pi * integral of Im phi(u) / u over u > 0
+    (Gil-Pelaez 1951).
     """
     levels = len(VOLATILITY_LEVELS)
     sign = np.repeat([-1.0, 1.0], levels)
@@ -181,22 +199,27 @@ def rise_probability(signal: float, horizon: int, nodes: int = 400) -> FloatArra
 def _transition() -> FloatArray:
     """Transition matrix of (s, level), s slowest: entry [a, b] is P(b tomorrow | a today)."""
     levels = len(VOLATILITY_LEVELS)
-    ladder = (1 - 2 * VOLATILITY_MOVE) * np.eye(levels) + VOLATILITY_MOVE * (np.eye(levels, k=1) + np.eye(levels, k=-1))
+    ladder = (1 - 2 * VOLATILITY_MOVE) * np.eye(levels) + VOLATILITY_MOVE * (
+        np.eye(levels, k=1) + np.eye(levels, k=-1)
+    )
     ladder[0, 0] += VOLATILITY_MOVE
     ladder[-1, -1] += VOLATILITY_MOVE
     return np.kron(np.array([[STAY, 1 - STAY], [1 - STAY, STAY]]), ladder)
 
 
 def attainable(prob_up: FloatArray) -> float:
-    """Expected accuracy of the best possible classifier over rows with these probabilities: mean of max(p, 1 - p)."""
+    """Expected accuracy of the best possible classifier over rows with these probabilities: mean of max(p, 1
+    - p).
+    """
     return float(np.maximum(prob_up, 1 - prob_up).mean())
 
 
 def attainable_within_date(market: Market, worlds: int = WORLDS) -> tuple[float, float]:
-    """The best classifier's accuracy against the test date's median return, simulated from the last training day.
+    """The best classifier's accuracy against the test date's median return, simulated from the last training
+    day.
 
-    Returns (mean, standard error) over `worlds` independent futures. The common factor moves all tickers alike, so
-    the median removes most of it.
+    Returns (mean, standard error) over `worlds` independent futures. The common factor moves all tickers
+    alike, so the median removes most of it.
     """
     rng = np.random.default_rng([market.config.seed, 1])
     last = market.config.days - 1
@@ -211,7 +234,7 @@ def attainable_within_date(market: Market, worlds: int = WORLDS) -> tuple[float,
     return float(right.mean()), float(right.std(ddof=1) / np.sqrt(worlds))
 
 
-# -- the files ---------------------------------------------------------------------------------------------------------
+# -- the files -----------------------------------------------------------------------------------------------
 def market_path(data: DataConfig) -> Path:
     """Where the truth is written: beside the solution, or beside the prices when no solution is asked for."""
     return Path(data.solution_path or _single(data)).parent / RECORD
@@ -229,11 +252,14 @@ class Record:
     settings: dict[str, Any]
     prices_sha256: str
     files: dict[str, list[str]] | None = None
-    """Role (see ROLES) -> SHA-256 of what the kit wrote there; two while it is at work: the old content and the new."""
+    """Role (see ROLES) -> SHA-256 of what the kit wrote there; two while it is at work: the old content and
+    the new.
+    """
 
 
 def ensure_market(config: MarketConfig, data: DataConfig) -> dict[str, Any]:
-    """The truth of the generated files; writes them when they are missing or were generated with other settings.
+    """The truth of the generated files; writes them when they are missing or were generated with other
+    settings.
 
     Raises KitError, before anything is written, when one of the four files is there and is not the kit's own.
     """
@@ -241,7 +267,9 @@ def ensure_market(config: MarketConfig, data: DataConfig) -> dict[str, Any]:
     known = _up_to_date(config, data)
     if known is None:
         busy = f"another process is writing {prices}: waiting for it"
-        with files.locked(prices.parent / f".{prices.name}.lock", busy):  # else one takes away what the other has just written
+        with files.locked(
+            prices.parent / f".{prices.name}.lock", busy
+        ):  # else one takes away what the other has just written
             known = _up_to_date(config, data)
             known = write_market(config, data) if known is None else known
     return known
@@ -254,12 +282,16 @@ def check_market(config: MarketConfig, data: DataConfig) -> None:
 
 
 def _up_to_date(config: MarketConfig, data: DataConfig) -> dict[str, Any] | None:
-    """The truth of the files that are there; None where they are to be written. Raises KitError as `ensure_market`."""
+    """The truth of the files that are there; None where they are to be written. Raises KitError as
+    `ensure_market`.
+    """
     truth = market_path(data)
     record = None
     if truth.is_file():
         record = records.read(
-            truth, Record, remedy=f"if {truth} is not the kit's, name another data.solution_path; else remove it"
+            truth,
+            Record,
+            remedy=f"if {truth} is not the kit's, name another data.solution_path; else remove it",
         )
     _check_foreign(config, data, record)
     missing = [path for path in _places(data).values() if not path.exists()]
@@ -274,13 +306,16 @@ def _check_foreign(config: MarketConfig, data: DataConfig, record: Record | None
     if not there:
         return
     known = (record.files if record else None) or {}
-    if record and record.files is None:  # written before the record held all four: what the same settings give again is known
+    if (
+        record and record.files is None
+    ):  # written before the record held all four: what the same settings give again is known
         known = _content_digests(_old_config(config, record), data) | {"data_path": [record.prices_sha256]}
     for role, path in there.items():
         if path.is_dir() or files.digest(path) not in known.get(role, []):
             raise KitError(
                 f"data.{role}: {path}: expected no file, or the one that market.generate wrote, found another, which is left as "
-                f"it is; set market.generate to false to use your own files, or name another data.{role}" + _nearest(data)
+                f"it is; set market.generate to false to use your own files, or name another data.{role}"
+                + _nearest(data)
             )
 
 
@@ -319,16 +354,21 @@ def _old_config(config: MarketConfig, record: Record) -> MarketConfig:
 def write_market(config: MarketConfig, data: DataConfig) -> dict[str, Any]:
     """Simulate and write all files, each atomically. Returns the truth, as in market.json.
 
-    First the record says which contents are the kit's, the old ones and the new; then the old prices go, and the new ones come
-    last: whoever is killed in between leaves files without prices, all of them known as the kit's own, which `ensure_market`
-    writes again, and never prices of one market beside the truth of another. Does not look at what is there.
+    First the record says which contents are the kit's, the old ones and the new; then the old prices go, and
+    the new ones come
+    last: whoever is killed in between leaves files without prices, all of them known as the kit's own, which
+    `ensure_market` writes again, and never prices of one market beside the truth of another. Does not look at
+    what is there.
     """
     prices, record = Path(_single(data)), market_path(data)
     market = simulate(config, data.calendar)
     truth = _truth(market, _settings(config, data))
     contents = _contents(market, data)
     digests = {role: hashlib.sha256(content).hexdigest() for role, content in contents.items()}
-    final = truth | {"prices_sha256": digests["data_path"], "files": {role: [digest] for role, digest in digests.items()}}
+    final = truth | {
+        "prices_sha256": digests["data_path"],
+        "files": {role: [digest] for role, digest in digests.items()},
+    }
     before = {role: [files.digest(path)] for role, path in _places(data).items() if path.is_file()}
     both = {role: [*before.get(role, []), digest] for role, digest in digests.items()}
     files.write_json(record, final | {"files": both})
@@ -380,7 +420,9 @@ def _settings(config: MarketConfig, data: DataConfig) -> dict[str, Any]:
 
 def _single(data: DataConfig) -> str:
     if not isinstance(data.data_path, str) or not data.data_path:
-        raise KitError(f"data.data_path: expected the one CSV file that market.generate writes, found {data.data_path!r}")
+        raise KitError(
+            f"data.data_path: expected the one CSV file that market.generate writes, found {data.data_path!r}"
+        )
     return data.data_path
 
 
@@ -408,11 +450,16 @@ def _training_frame(market: Market) -> pl.DataFrame:
     days, tickers = market.config.days, market.config.tickers
     shuffled = np.random.default_rng([market.config.seed, 2]).random((days, tickers)).argsort(axis=1)
     day = np.arange(days)[:, None]
-    columns = {name: getattr(market, name.lower())[day, shuffled].ravel() for name in ("Open", "High", "Low", "Close", "Volume")}
+    columns = {
+        name: getattr(market, name.lower())[day, shuffled].ravel()
+        for name in ("Open", "High", "Low", "Close", "Volume")
+    }
     dates = market.sessions[:days].astype("datetime64[D]").astype(str).repeat(tickers)
     names = np.array(market.tickers)[shuffled.ravel()]
     nothing = np.zeros(days * tickers)
-    return pl.DataFrame({"Ticker": names, "Date": dates, **columns, "Dividends": nothing, "Stock Splits": nothing})
+    return pl.DataFrame(
+        {"Ticker": names, "Date": dates, **columns, "Dividends": nothing, "Stock Splits": nothing}
+    )
 
 
 def _write(path: Path, content: bytes) -> None:

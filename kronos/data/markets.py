@@ -1,8 +1,10 @@
 """Which market each ticker belongs to, and which day of its exchange a time is.
 
-In: a panel as read (times as written, or UTC where the files name a zone), `data.calendar`, `data.timezone`, `data.markets`.
-Out: the panel with a market per ticker and exchange-local dates. One market is the rule; others are named by the user, or
-found where a ticker's bars plainly follow another exchange's days. Nothing is cut off: an offset is applied.
+In: a panel as read (times as written, or UTC where the files name a zone), `data.calendar`, `data.timezone`,
+`data.markets`.
+Out: the panel with a market per ticker and exchange-local dates. One market is the rule; others are named by
+the user, or found where a ticker's bars plainly follow another exchange's days. Nothing is cut off: an offset
+is applied.
 """
 
 import fnmatch
@@ -32,7 +34,9 @@ FEWEST_ALWAYS_OPEN = 10
 STRANGE = 0.02
 """Share of a ticker's days on which its market is closed, above which another market is looked for."""
 FITS, BETTER = 0.05, 0.01
-"""A market fits when at most so many days differ, and is taken when it is so much better than the configured one."""
+"""A market fits when at most so many days differ, and is taken when it is so much better than the configured
+one.
+"""
 
 Mask = NDArray[np.bool_]
 
@@ -46,9 +50,11 @@ class Market:
 
 
 def assign(panel: Panel, data: DataConfig, named: Mapping[str, str]) -> None:
-    """Give each ticker its market and each row its exchange-local date, in place. named {ticker: value of the market column}.
+    """Give each ticker its market and each row its exchange-local date, in place. named {ticker: value of the
+    market column}.
 
-    Raises KitError when a market is unknown, when dates contradict it, or when tickers follow calendars that nobody named.
+    Raises KitError when a market is unknown, when dates contradict it, or when tickers follow calendars that
+    nobody named.
     """
     markets = [Market(name, _zone(name, data)) for name in _calendars(data)]
     chosen = _named(panel, data, named, [market.calendar for market in markets])
@@ -77,12 +83,16 @@ def _zone(calendar: str, data: DataConfig) -> str:
         pl.Series([0]).cast(pl.Datetime("ms", data.timezone))
         pl.Series([0]).cast(pl.Datetime("ms", "UTC")).dt.convert_time_zone(data.timezone)
     except pl.exceptions.PolarsError as error:
-        raise KitError(f"data.timezone: expected a zone like Asia/Shanghai or UTC, found {data.timezone!r}") from error
+        raise KitError(
+            f"data.timezone: expected a zone like Asia/Shanghai or UTC, found {data.timezone!r}"
+        ) from error
     return data.timezone
 
 
-# -- named by the user ---------------------------------------------------------------------------------------------------
-def _named(panel: Panel, data: DataConfig, named: Mapping[str, str], calendars: list[str]) -> NDArray[np.int64]:
+# -- named by the user ---------------------------------------------------------------------------------------
+def _named(
+    panel: Panel, data: DataConfig, named: Mapping[str, str], calendars: list[str]
+) -> NDArray[np.int64]:
     """(K,) position among the calendars; -1 where nobody says."""
     chosen = np.full(len(panel.tickers), -1, dtype=np.int64)
     rules = _rules(data, calendars)
@@ -104,7 +114,9 @@ def _rules(data: DataConfig, calendars: list[str]) -> dict[str, int]:
     for key, value in data.markets.items():
         names, calendar = (value, key) if isinstance(value, list) else ([key], value)
         if calendar not in calendars:
-            raise KitError(f"data.markets: expected a calendar among {', '.join(calendars)}, found {calendar!r}")
+            raise KitError(
+                f"data.markets: expected a calendar among {', '.join(calendars)}, found {calendar!r}"
+            )
         for name in names:
             rules[name] = calendars.index(calendar)
     return rules
@@ -122,11 +134,15 @@ def _of_ticker(ticker: str, said: str | None, rules: Mapping[str, int], calendar
         )
     if ticker in rules:
         return rules[ticker]
-    fitting = [name for name in rules if ticker.lower().endswith(name.lower()) or fnmatch.fnmatch(ticker.lower(), name.lower())]
+    fitting = [
+        name
+        for name in rules
+        if ticker.lower().endswith(name.lower()) or fnmatch.fnmatch(ticker.lower(), name.lower())
+    ]
     return rules[max(fitting, key=len)] if fitting else -1
 
 
-# -- found by the bars ---------------------------------------------------------------------------------------------------
+# -- found by the bars ---------------------------------------------------------------------------------------
 def _find(panel: Panel, markets: list[Market], chosen: NDArray[np.int64]) -> None:
     """Fill the unnamed tickers: the configured market, or the one whose days their bars plainly follow."""
     row = _one_row_a_day(panel)
@@ -183,15 +199,19 @@ def _one_row_a_day(panel: Panel) -> NDArray[np.int64]:
 def _differences(
     panel: Panel, market: Market, owner: NDArray[np.int64], session: NDArray[np.int32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How far tickers' days are from a market's: share of days that only one of them has, and share of days when it is closed.
+    """How far tickers' days are from a market's: share of days that only one of them has, and share of days
+    when it is closed.
 
-    owner, session (n,): one row per day of a ticker, in order; both (K,) as shares of the ticker's days, 0 without any.
+    owner, session (n,): one row per day of a ticker, in order; both (K,) as shares of the ticker's days, 0
+    without any.
     """
     tickers = len(panel.tickers)
     rules = SessionRules.load(market.calendar)
     day = _local(panel, market.zone).astype("datetime64[D]")
     is_open = rules.is_open(day) | (day < rules.first) | (day > rules.last)
-    number = rules.days_between(np.full(len(day), day[0]), day).astype(np.int32)  # open days up to each session
+    number = rules.days_between(np.full(len(day), day[0]), day).astype(
+        np.int32
+    )  # open days up to each session
     days = np.maximum(np.bincount(owner, minlength=tickers), 1)
     closed = np.bincount(owner[~is_open[session]], minlength=tickers)
     own = number[session]
@@ -201,7 +221,7 @@ def _differences(
     return (closed + missing) / days, closed / days
 
 
-# -- dates of the exchange -----------------------------------------------------------------------------------------------
+# -- dates of the exchange -----------------------------------------------------------------------------------
 def _local(panel: Panel, zone: str) -> NDArray[np.datetime64]:
     """(D,) the panel's times on a market's clocks, datetime64[s]: as written where the files name no zone."""
     return to_zone(panel.sessions, zone) if panel.has_zone else panel.sessions
@@ -214,8 +234,8 @@ def to_zone(moments: NDArray[np.datetime64], zone: str) -> NDArray[np.datetime64
 
 
 def localise(panel: Panel) -> None:
-    """Exchange-local dates in place of what was read: whole days for daily and longer bars. Raises KitError where two bars of a
-    market would have one time."""
+    """Exchange-local dates in place of what was read: whole days for daily and longer bars. Raises KitError
+    where two bars of a market would have one time."""
     long_bars = panel.frequency in LONG_BARS
     tables = []
     for number, market in enumerate(panel.markets):

@@ -1,7 +1,8 @@
 """Who may be asked about when: a pool such as an index, whose members come and go.
 
-In: a CSV with the columns ticker, first, last: a row for each time in which a ticker is in the pool, days inclusive. Out: the
-array `BarStore.members`. A member's bars outside these days stay in the store, as context of forecasts made within them.
+In: a CSV with the columns ticker, first, last: a row for each time in which a ticker is in the pool, days
+inclusive. Out: the array `BarStore.members`. A member's bars outside these days stay in the store, as context
+of forecasts made within them.
 """
 
 import logging
@@ -20,17 +21,21 @@ COLUMNS = ("ticker", "first", "last")
 
 
 def read(path: str | Path, tickers: list[str], sessions: NDArray[np.datetime64]) -> NDArray[np.int32]:
-    """(I, 3) int32: ticker, first and last session (inclusive) of each interval, sorted, those that touch joined.
+    """(I, 3) int32: ticker, first and last session (inclusive) of each interval, sorted, those that touch
+    joined.
 
-    tickers: the store's, sorted; others in the file are counted in the log. sessions: (D,) the store's dates. Intervals without a
-    session are left out. Raises KitError when the file cannot be read or names none of the tickers.
+    tickers: the store's, sorted; others in the file are counted in the log. sessions: (D,) the store's dates.
+    Intervals without a session are left out. Raises KitError when the file cannot be read or names none of
+    the tickers.
     """
     frame = _frame(Path(path))
     place = {name: k for k, name in enumerate(tickers)}
     known = frame.filter(pl.col("ticker").is_in(list(place)))
     others = frame["ticker"].n_unique() - known["ticker"].n_unique()
     if not len(known):
-        raise KitError(f"{path}: expected tickers of the prices, found none of its {others:,} there; do the names agree?")
+        raise KitError(
+            f"{path}: expected tickers of the prices, found none of its {others:,} there; do the names agree?"
+        )
     first = np.searchsorted(sessions, known["first"].to_numpy().astype("datetime64[s]"), side="left")
     after = known["last"].to_numpy().astype("datetime64[D]") + np.timedelta64(1, "D")
     last = np.searchsorted(sessions, after.astype("datetime64[s]"), side="left") - 1
@@ -75,7 +80,9 @@ def _frame(path: Path) -> pl.DataFrame:
         raise KitError(f"{path}: expected a ticker and two days in every row, found an empty value")
     backward = frame.filter(pl.col("last") < pl.col("first"))
     if len(backward):
-        raise KitError(f"{path}: expected first <= last, found {', '.join(str(value) for value in backward.row(0))}")
+        raise KitError(
+            f"{path}: expected first <= last, found {', '.join(str(value) for value in backward.row(0))}"
+        )
     return frame
 
 

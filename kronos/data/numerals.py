@@ -1,8 +1,8 @@
 """Numbers as they are written in price files.
 
-In: strings, or numbers of any width. Out: Float32, null where nothing is known, or one line naming file, column and row.
-How a file writes numbers (`1,234.5`, `1.234,5`, `57.9K`) is looked for only where plain reading failed, in all its number
-columns at once, and holds for the whole file.
+In: strings, or numbers of any width. Out: Float32, null where nothing is known, or one line naming file,
+column and row. How a file writes numbers (`1,234.5`, `1.234,5`, `57.9K`) is looked for only where plain
+reading failed, in all its number columns at once, and holds for the whole file.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,8 @@ _ONE_COMMA = r"^[+-]?\d{1,3},\d{3}$"
 def marks_of(path: object, columns: Sequence[pl.Series]) -> Marks:
     """What commas and points mean in a file, from the number columns of one of its pieces (strings).
 
-    Raises KitError where the numbers contradict each other, or where `1,234` may be a thousand or a little more than one.
+    Raises KitError where the numbers contradict each other, or where `1,234` may be a thousand or a little
+    more than one.
     """
     text = pl.concat([_bare(column).drop_nulls().alias("x") for column in columns])
     with_comma = text.filter(text.str.contains(",", literal=True))
@@ -61,19 +62,25 @@ def marks_of(path: object, columns: Sequence[pl.Series]) -> Marks:
 
 
 def numbers_from_text(text: pl.Series, place: str, first_row: int, marks: Marks = "plain") -> pl.Series:
-    """Strings to Float32, missing words to null. place: a message's start with {row}. Raises KitError at the first misfit.
+    """Strings to Float32, missing words to null. place: a message's start with {row}. Raises KitError at the
+    first misfit.
 
-    Read beside plain numbers: a currency sign before, K, M, B, 万, 亿 after, and thousands and decimals as `marks` says.
+    Read beside plain numbers: a currency sign before, K, M, B, 万, 亿 after, and thousands and decimals as
+    `marks` says.
     """
     bare = _bare(text)
     wide = bare.cast(pl.Float64, strict=False)
-    odd = bare.is_not_null() & (wide.is_null() | (bare.str.contains(".", literal=True) if marks == "comma decimals" else False))
+    odd = bare.is_not_null() & (
+        wide.is_null() | (bare.str.contains(".", literal=True) if marks == "comma decimals" else False)
+    )
     if odd.any():
         wide = wide.zip_with(~odd, _written_otherwise(bare.zip_with(odd, _nothing()), marks))
     bad = bare.is_not_null() & wide.is_null()
     if bad.any():
         row = bad.arg_max() or 0
-        raise KitError(f"{place.format(row=row + first_row)}: expected a number, found {shown_value(text[row])}")
+        raise KitError(
+            f"{place.format(row=row + first_row)}: expected a number, found {shown_value(text[row])}"
+        )
     if text.name != "split":
         refuse_huge(wide, text, place, first_row)
     return wide.cast(pl.Float32).alias(text.name)
@@ -105,18 +112,24 @@ def _written_otherwise(text: pl.Series, marks: Marks) -> pl.Series:
         body = body.str.replace_all(",", "", literal=True)
     else:
         fits = body.str.contains(r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$")
-    values = body.cast(pl.Float64, strict=False).zip_with(fits.fill_null(False), pl.Series([None], dtype=pl.Float64))
+    values = body.cast(pl.Float64, strict=False).zip_with(
+        fits.fill_null(False), pl.Series([None], dtype=pl.Float64)
+    )
     return values * suffix.replace_strict(_SUFFIXES, default=1.0, return_dtype=pl.Float64)
 
 
 def refuse_huge(wide: pl.Series, written: pl.Series, place: str, first_row: int) -> None:
     """Finite numbers above LARGEST stop; infinities written as such are values for the cleaning policy."""
-    infinite_word = written.str.to_lowercase().str.contains("inf") if written.dtype == pl.String else wide.is_infinite()
+    infinite_word = (
+        written.str.to_lowercase().str.contains("inf") if written.dtype == pl.String else wide.is_infinite()
+    )
     bad = (wide.abs() > LARGEST) & ~infinite_word & wide.is_not_nan()
     if bad.any():
         row = bad.arg_max() or 0
         found = shown_value(str(written[row]))
-        raise KitError(f"{place.format(row=row + first_row)}: expected a number below {LARGEST:g}, found {found}")
+        raise KitError(
+            f"{place.format(row=row + first_row)}: expected a number below {LARGEST:g}, found {found}"
+        )
 
 
 def largest_of(values: pl.Series) -> float:

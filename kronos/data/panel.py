@@ -1,7 +1,8 @@
 """Every row of the price files as arrays, by ticker and date.
 
-In: `Block`s, pieces of files with codes of their own. Out: `Panel`. Cost: one counting sort by ticker, block by block (rows keep
-their order within a ticker; tickers whose dates do not rise are sorted afterwards). No loop over tickers or rows.
+In: `Block`s, pieces of files with codes of their own. Out: `Panel`. Cost: one counting sort by ticker, block
+by block (rows keep their order within a ticker; tickers whose dates do not rise are sorted afterwards). No
+loop over tickers or rows.
 """
 
 import mmap
@@ -26,7 +27,9 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 @dataclass
 class Panel:
-    """N rows of K tickers on D dates, as read. Rows of ticker k are offsets[k]:offsets[k + 1], dates never falling."""
+    """N rows of K tickers on D dates, as read. Rows of ticker k are offsets[k]:offsets[k + 1], dates never
+    falling.
+    """
 
     name: str
     """The files, for messages."""
@@ -91,8 +94,12 @@ def merged(blocks: list[Block]) -> Block:
     return Block(
         values=np.concatenate([block.values for block in blocks]),
         split=np.concatenate([block.split for block in blocks]),
-        ticker=np.concatenate([block.ticker.astype(np.int32) + start for block, start in zip(blocks, tickers, strict=False)]),
-        date=np.concatenate([place[block.date.astype(np.int64) + start] for block, start in zip(blocks, dates, strict=False)]),
+        ticker=np.concatenate(
+            [block.ticker.astype(np.int32) + start for block, start in zip(blocks, tickers, strict=False)]
+        ),
+        date=np.concatenate(
+            [place[block.date.astype(np.int64) + start] for block, start in zip(blocks, dates, strict=False)]
+        ),
         names=pl.concat([block.names for block in blocks]),
         seconds=seconds,
         wall=np.concatenate([block.wall for block in blocks])[example],
@@ -113,19 +120,30 @@ def arrange(blocks: list[Block], paths: list[Path], roles: frozenset[str]) -> Pa
     names = pl.concat([block.names for block in blocks])
     tickers = names.filter(names != "").unique().sort()
     table = pl.DataFrame({"name": tickers, "code": np.arange(len(tickers), dtype=np.int64)})
-    codes = names.to_frame("name").join(table, on="name", how="left", maintain_order="left")["code"].fill_null(-1).to_numpy()
+    codes = (
+        names.to_frame("name")
+        .join(table, on="name", how="left", maintain_order="left")["code"]
+        .fill_null(-1)
+        .to_numpy()
+    )
     sessions = np.unique(np.concatenate([block.seconds for block in blocks]))
     start = 0
-    before = np.zeros((len(blocks) + 1, len(tickers)), dtype=np.int64)  # rows of each ticker in the blocks before
+    before = np.zeros(
+        (len(blocks) + 1, len(tickers)), dtype=np.int64
+    )  # rows of each ticker in the blocks before
     for number, block in enumerate(blocks):
-        block.ticker = codes[start : start + len(block.names)].astype(np.min_scalar_type(len(tickers)))[block.ticker]
+        block.ticker = codes[start : start + len(block.names)].astype(np.min_scalar_type(len(tickers)))[
+            block.ticker
+        ]
         start += len(block.names)
         before[number + 1] = before[number] + np.bincount(block.ticker, minlength=len(tickers))
     offsets = np.concatenate([[0], np.cumsum(before[-1])])
     before += offsets[:-1]
     values, session, split, file = _scatter(blocks, before, sessions, several=len(paths) > 1)
     name = str(paths[0]) + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
-    panel = Panel(name, values, session, split, sessions.astype("datetime64[s]"), offsets, tickers.to_list(), roles)
+    panel = Panel(
+        name, values, session, split, sessions.astype("datetime64[s]"), offsets, tickers.to_list(), roles
+    )
     _sort_dates(panel, file)
     panel.paths = paths
     if file is not None:
@@ -137,7 +155,9 @@ def arrange(blocks: list[Block], paths: list[Path], roles: frozenset[str]) -> Pa
 def _scatter(
     blocks: list[Block], first: NDArray[np.int64], sessions: NDArray[np.int64], several: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.bool_], NDArray[np.uint32] | None]:
-    """A counting sort by ticker: the rows of block b go to first[b, ticker] and the places after it, in their order."""
+    """A counting sort by ticker: the rows of block b go to first[b, ticker] and the places after it, in their
+    order.
+    """
     rows = int(first[-1, -1]) if first.size else 0
     values, session = _fresh((rows, len(FEATURES)), np.float32), _fresh((rows,), np.int32)
     split, file = _fresh((rows,), np.bool_), _fresh((rows,), np.uint32) if several else None
@@ -154,14 +174,18 @@ def _scatter(
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy sorts and copies outside the interpreter's lock
         waiting: list[Future[None]] = []
         for free in first[:-1]:
-            waiting.append(pool.submit(copy, blocks.pop(), free))  # a block's memory is free again when it is copied
+            waiting.append(
+                pool.submit(copy, blocks.pop(), free)
+            )  # a block's memory is free again when it is copied
         for done in waiting:
             done.result()
     return values, session, split, file
 
 
 def _fresh(shape: tuple[int, ...], kind: type[Scalar]) -> NDArray[Scalar]:
-    """An array of new memory in ordinary pages. NumPy asks for huge ones: their first touch took 1 s of 500 MB, these 0.2 s."""
+    """An array of new memory in ordinary pages. NumPy asks for huge ones: their first touch took 1 s of 500
+    MB, these 0.2 s.
+    """
     size = int(np.prod(shape)) * np.dtype(kind).itemsize
     memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return np.ndarray(shape, kind, memory)
@@ -183,7 +207,9 @@ def _places(tickers: NDArray[np.integer], free: NDArray[np.int64]) -> NDArray[np
 
 
 def _sort_dates(panel: Panel, file: NDArray[np.uint32] | None) -> None:
-    """Bring the rows of tickers whose dates fall somewhere into order; equal dates keep their order in the file."""
+    """Bring the rows of tickers whose dates fall somewhere into order; equal dates keep their order in the
+    file.
+    """
     falling = same_ticker(panel.offsets) & (panel.session[1:] < panel.session[:-1])
     panel.unsorted = int(falling.sum())
     if not panel.unsorted:

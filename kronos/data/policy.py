@@ -1,6 +1,8 @@
-"""The words and numbers of the cleaning policy: problems, limits by bar frequency, and the tally of what was found.
+"""The words and numbers of the cleaning policy: problems, limits by bar frequency, and the tally of what was
+found.
 
-In: the configuration, the data's frequency. Out: `Limits` for `cleaning` and `segments`, `Tally` for manifest and console.
+In: the configuration, the data's frequency. Out: `Limits` for `cleaning` and `segments`, `Tally` for manifest
+and console.
 Source of the thresholds: Kronos paper (arXiv 2508.02739), appendix on data cleaning, by bar frequency.
 """
 
@@ -57,13 +59,17 @@ PROBLEMS = {  # name -> what the table on the console says; the order is the ord
 
 
 def nearest_in_paper(frequency: str) -> str:
-    """The frequency whose limits hold for bars of a length that the paper does not have: the nearest one it has."""
+    """The frequency whose limits hold for bars of a length that the paper does not have: the nearest one it
+    has.
+    """
     return min(PAPER, key=lambda name: abs(np.log(SECONDS[name] / SECONDS[frequency])))
 
 
 @dataclass
 class Tally:
-    """How often each problem was found, and what was done: rows found, repaired, dropped, kept out of training windows."""
+    """How often each problem was found, and what was done: rows found, repaired, dropped, kept out of
+    training windows.
+    """
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
@@ -108,7 +114,8 @@ class Limits:
 def table(tally: Tally, limits: Limits) -> list[str]:
     """The console's lines: problem, rows found, what happened. One line when nothing was found."""
     values: dict[str, Any] = {
-        name: getattr(limits, name) for name in ("max_jump", "illiquid_run", "stagnant_run", "max_gap", "min_length")
+        name: getattr(limits, name)
+        for name in ("max_jump", "illiquid_run", "stagnant_run", "max_gap", "min_length")
     }
     if not any(row["found"] for row in tally.counts.values()):
         return ["  no problem found in any row"]
@@ -116,6 +123,8 @@ def table(tally: Tally, limits: Limits) -> list[str]:
     for problem, words in PROBLEMS.items():
         row = tally.counts.get(problem)
         if row and row["found"]:
-            numbers = f"{row['found']:>12,} {row['repaired']:>12,} {row['dropped']:>12,} {row['excluded']:>15,}"
+            numbers = (
+                f"{row['found']:>12,} {row['repaired']:>12,} {row['dropped']:>12,} {row['excluded']:>15,}"
+            )
             lines.append(f"  {words.format(**values):<50} {numbers}")
     return lines

@@ -1,8 +1,8 @@
 """From price files to prepared data: read, clean, check, write; or reuse what is there when nothing changed.
 
-In: a `Config` (`data.data_path`, `data.cleaning`, `data.frequency`, `data.store`). Out: an open `BarStore`, and one table in the
-log of what was read, repaired and dropped. The same content, cleaning and frequency give the same store; lookback and horizon
-do not enter it.
+In: a `Config` (`data.data_path`, `data.cleaning`, `data.frequency`, `data.store`). Out: an open `BarStore`,
+and one table in the log of what was read, repaired and dropped. The same content, cleaning and frequency give
+the same store; lookback and horizon do not enter it.
 """
 
 import logging
@@ -27,10 +27,11 @@ log = logging.getLogger(__name__)
 
 
 def prepare(config: Config) -> BarStore:
-    """Prepare `config.data` and open it. An up-to-date store is reused; another process preparing it is waited for.
+    """Prepare `config.data` and open it. An up-to-date store is reused; another process preparing it is
+    waited for.
 
-    Raises KitError when the files cannot be used, when no run of bars holds one window, or when no row of the test file has
-    a history. The store that was there before stays untouched then.
+    Raises KitError when the files cannot be used, when no run of bars holds one window, or when no row of the
+    test file has a history. The store that was there before stays untouched then.
     """
     data = config.data
     if config.market.generate:
@@ -91,9 +92,11 @@ def open_store(config: Config) -> BarStore:
     return store
 
 
-# -- reuse -------------------------------------------------------------------------------------------------------------
+# -- reuse ---------------------------------------------------------------------------------------------------
 def _up_to_date(config: Config, paths: list[Path]) -> tuple[BarStore | None, str]:
-    """The store, if it was made from these files by these settings; else None and why not ('' when there is none)."""
+    """The store, if it was made from these files by these settings; else None and why not ('' when there is
+    none).
+    """
     path = Path(config.data.store)
     if not path.is_dir() or not any(path.iterdir()):
         return None, ""
@@ -170,7 +173,7 @@ def _same_sources(known: list[dict[str, Any]], paths: list[Path]) -> bool:
     return True
 
 
-# -- building ----------------------------------------------------------------------------------------------------------
+# -- building ------------------------------------------------------------------------------------------------
 def _build(config: Config, paths: list[Path]) -> None:
     data = config.data
     with writing(data.store) as writer:  # refuses a folder that holds something else before any work is done
@@ -182,7 +185,11 @@ def _build(config: Config, paths: list[Path]) -> None:
         offsets = np.append(cleaned.offsets[kept], cleaned.offsets[-1])
         _check_usable(config, tickers, cleaned.segments)
         writer.save("session", panel.session if cleaned.keep.all() else panel.session[cleaned.keep])
-        for name, array in (("sessions", panel.sessions), ("offsets", offsets), ("segments", cleaned.segments)):
+        for name, array in (
+            ("sessions", panel.sessions),
+            ("offsets", offsets),
+            ("segments", cleaned.segments),
+        ):
             writer.save(name, array)
         if data.pool_path:
             writer.save("members", members.read(data.pool_path, tickers, panel.sessions))
@@ -198,7 +205,9 @@ def _build(config: Config, paths: list[Path]) -> None:
         log.info(line)
 
 
-def _manifest(config: Config, panel: ingest.Panel, cleaned: cleaning.Cleaned, some: NDArray[np.int64]) -> dict[str, Any]:
+def _manifest(
+    config: Config, panel: ingest.Panel, cleaned: cleaning.Cleaned, some: NDArray[np.int64]
+) -> dict[str, Any]:
     """Everything that was decided, for whoever asks later. some: positions of the tickers that kept a row."""
     kept = int(cleaned.offsets[-1])
     read = panel.read
@@ -211,7 +220,11 @@ def _manifest(config: Config, panel: ingest.Panel, cleaned: cleaning.Cleaned, so
         "frequency": panel.frequency,
         "markets": _markets(panel, cleaned, some),
         "rows": {"read": read, "kept": kept, "dropped": cleaned.tally.dropped},
-        "dates": {"first": str(panel.sessions[0]), "last": str(panel.sessions[-1]), "count": len(panel.sessions)},
+        "dates": {
+            "first": str(panel.sessions[0]),
+            "last": str(panel.sessions[-1]),
+            "count": len(panel.sessions),
+        },
         "tickers_read": len(panel.tickers),
         "tickers_kept": len(some),
         "segments": len(cleaned.segments),
@@ -231,7 +244,9 @@ def _markets(panel: ingest.Panel, cleaned: cleaning.Cleaned, some: NDArray[np.in
 
 
 def remarks(manifest: dict[str, Any]) -> list[str]:
-    """What a person should know of how the files were read: columns that were not, a missing volume, several markets."""
+    """What a person should know of how the files were read: columns that were not, a missing volume, several
+    markets.
+    """
     lines = []
     read, ignored = manifest["columns"]["read"], manifest["columns"]["ignored"]
     if "volume" not in read:
@@ -240,8 +255,13 @@ def remarks(manifest: dict[str, Any]) -> list[str]:
     if ignored:
         lines.append(f"columns not read: {shown(ignored)}")
     if len(manifest["markets"]) > 1:
-        parts = [f"{m['calendar']} ({m['tickers']:,} tickers, {m['sessions']:,} sessions)" for m in manifest["markets"]]
-        lines.append(f"markets: {', '.join(parts)}; horizons, gaps and the embargo count each ticker's own sessions")
+        parts = [
+            f"{m['calendar']} ({m['tickers']:,} tickers, {m['sessions']:,} sessions)"
+            for m in manifest["markets"]
+        ]
+        lines.append(
+            f"markets: {', '.join(parts)}; horizons, gaps and the embargo count each ticker's own sessions"
+        )
     return lines
 
 
@@ -255,9 +275,11 @@ def summary(manifest: dict[str, Any]) -> str:
     )
 
 
-# -- is it of use? -----------------------------------------------------------------------------------------------------
+# -- is it of use? -------------------------------------------------------------------------------------------
 def _check_usable(config: Config, tickers: list[str], segments: NDArray[np.int64]) -> list[str]:
-    """One window fits somewhere, and the test file asks about these tickers; else KitError. Returns remarks for the log."""
+    """One window fits somewhere, and the test file asks about these tickers; else KitError. Returns remarks
+    for the log.
+    """
     data, length = config.data, segments[:, 1] - segments[:, 0]
     longest = int(length.max(initial=0))
     if longest < config.window:
@@ -275,7 +297,9 @@ def _check_usable(config: Config, tickers: list[str], segments: NDArray[np.int64
             f"{data.test_path}: expected tickers of {_named(data.data_path)}, found none of its {len(names):,} IDs there{zeros}"
         )
     if unknown:
-        remarks.append(f"{data.test_path}: {len(unknown):,} of {len(names):,} IDs have no history, e.g. {unknown[0]}{zeros}")
+        remarks.append(
+            f"{data.test_path}: {len(unknown):,} of {len(names):,} IDs have no history, e.g. {unknown[0]}{zeros}"
+        )
     return remarks
 
 

@@ -1,6 +1,7 @@
 """Writing a folder so that readers see the old one or the new one, by one process at a time, killed or not.
 
-In: the folder's final path and the file names it may hold. Out: a temporary sibling to fill, renamed at the end.
+In: the folder's final path and the file names it may hold. Out: a temporary sibling to fill, renamed at the
+end.
 POSIX locks on a file beside it: the kernel drops them with the process, so a killed writer blocks nobody.
 """
 
@@ -23,11 +24,15 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the only right to write `path`; waits, with a log line, while another process has it. Not reentrant."""
+    """Hold the only right to write `path`; waits, with a log line, while another process has it. Not
+    reentrant.
+    """
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(
-                files.locked(path.parent / f".{path.name}.lock", f"another process is preparing {path}: waiting for it")
+                files.locked(
+                    path.parent / f".{path.name}.lock", f"another process is preparing {path}: waiting for it"
+                )
             )
         except OSError as error:
             if error.errno == errno.ENOSPC:
@@ -42,7 +47,8 @@ def locked(path: Path) -> Iterator[None]:
 def published(path: Path, names: frozenset[str]) -> Iterator[Path]:
     """Yield an empty folder beside `path`; when the block ends without an error it takes the place of `path`.
 
-    names: the files that belong to such a folder. Raises KitError when `path` holds anything else. Call it under `locked`.
+    names: the files that belong to such a folder. Raises KitError when `path` holds anything else. Call it
+    under `locked`.
     """
     recover(path)
     _refuse_foreign(path, names)
@@ -57,24 +63,29 @@ def published(path: Path, names: frozenset[str]) -> Iterator[Path]:
 
 
 def read_as_one(path: Path, mark: str, read: Callable[[Path], T]) -> T:
-    """read(path), again where the folder was replaced meanwhile: files of two generations never come together.
+    """read(path), again where the folder was replaced meanwhile: files of two generations never come
+    together.
 
-    mark: a file in the folder that is other for other contents. A published folder is replaced by renaming and never written
-    to, so all files come from one where the mark is the same before and after.
+    mark: a file in the folder that is other for other contents. A published folder is replaced by renaming
+    and never written to, so all files come from one where the mark is the same before and after.
     """
     for tries_left in reversed(range(TRIES)):
         before = _content(path / mark)
         try:
             result = read(path)
         except (KitError, OSError):
-            between = before is None and _old(path).exists()  # the two renames of `_replace`; or killed there: the error stands
+            between = (
+                before is None and _old(path).exists()
+            )  # the two renames of `_replace`; or killed there: the error stands
             if not tries_left or (before == _content(path / mark) and not between):
                 raise
         else:
             if before == _content(path / mark):
                 return result
         time.sleep(PAUSE)
-    raise KitError(f"{path}: expected a folder that stays while it is read, found it replaced {TRIES} times; try again")
+    raise KitError(
+        f"{path}: expected a folder that stays while it is read, found it replaced {TRIES} times; try again"
+    )
 
 
 def _content(path: Path) -> bytes | None:
@@ -115,7 +126,11 @@ def _flush(folder: Path) -> None:
 
 def _refuse_foreign(path: Path, names: frozenset[str]) -> None:
     if path.is_file():
-        raise KitError(f"{path}: expected a folder for the prepared data, found a file; choose another data.store")
+        raise KitError(
+            f"{path}: expected a folder for the prepared data, found a file; choose another data.store"
+        )
     foreign = sorted(p.name for p in path.iterdir() if p.name not in names) if path.is_dir() else []
     if foreign:
-        raise KitError(f"{path}: expected prepared data or nothing, found {foreign[0]!r}; choose another data.store")
+        raise KitError(
+            f"{path}: expected prepared data or nothing, found {foreign[0]!r}; choose another data.store"
+        )

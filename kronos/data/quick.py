@@ -1,6 +1,7 @@
 """What a person should know before a long run: at most ten lines, from the counts that a store already has.
 
-In: an open store, the configuration. Out: `CheckResult`s, like those of the full checks (`kronos.data.checks`), without reading
+In: an open store, the configuration. Out: `CheckResult`s, like those of the full checks
+(`kronos.data.checks`), without reading
 a price file: under two seconds whatever the number of rows.
 """
 
@@ -22,7 +23,9 @@ MANY_WITHOUT = 0.5
 
 
 def quick_checks(store: BarStore, config: Config) -> list[CheckResult]:
-    """The quick checks of a prepared store, at most ten lines. Raises KitError when the test file cannot be read."""
+    """The quick checks of a prepared store, at most ten lines. Raises KitError when the test file cannot be
+    read.
+    """
     results = [_rows(store), _windows(store, config), _dates(store, config), _markets(store, config)]
     results += _columns(store)
     if config.data.test_path:
@@ -61,7 +64,11 @@ def _dates(store: BarStore, config: Config) -> CheckResult:
     found = f"{len(store.sessions):,} {store.frequency} dates, {date_text(store.sessions[0])} to {date_text(store.sessions[-1])}"
     closed = [c for c in store.calendars(config.data.calendar) if c != ALWAYS_OPEN]
     weekend = 0
-    if closed and len(closed) == len(store.calendars(config.data.calendar)) and store.frequency not in ("weekly", "monthly"):
+    if (
+        closed
+        and len(closed) == len(store.calendars(config.data.calendar))
+        and store.frequency not in ("weekly", "monthly")
+    ):
         weekend = int((~np.is_busday(store.sessions.astype("datetime64[D]"))).sum())
     if not weekend:
         return CheckResult("dates", "ok", found)
@@ -71,10 +78,14 @@ def _dates(store: BarStore, config: Config) -> CheckResult:
 
 def _markets(store: BarStore, config: Config) -> CheckResult:
     known = store.manifest.get("markets", [])
-    found = ", ".join(f"{m['calendar']} ({m['tickers']:,} tickers, {m['sessions']:,} sessions)" for m in known)
+    found = ", ".join(
+        f"{m['calendar']} ({m['tickers']:,} tickers, {m['sessions']:,} sessions)" for m in known
+    )
     if not found or known[0]["calendar"] == config.data.calendar:
         return CheckResult("markets", "ok", found or config.data.calendar)
-    return CheckResult("markets", "warn", found, f"data.calendar is {config.data.calendar}; set it to what the bars follow")
+    return CheckResult(
+        "markets", "warn", found, f"data.calendar is {config.data.calendar}; set it to what the bars follow"
+    )
 
 
 def _columns(store: BarStore) -> list[CheckResult]:
@@ -91,11 +102,17 @@ def _columns(store: BarStore) -> list[CheckResult]:
 
 def _test_file(store: BarStore, config: Config) -> list[CheckResult]:
     test = competition.read_test(config.data.test_path)
-    unknown = [name for name, place in zip(test["ID"], store.index_of(test["ID"].to_list()).tolist(), strict=True) if place < 0]
+    unknown = [
+        name
+        for name, place in zip(test["ID"], store.index_of(test["ID"].to_list()).tolist(), strict=True)
+        if place < 0
+    ]
     found = f"{len(test):,} IDs, {len(unknown):,} without a history"
     ids = CheckResult("test IDs", "ok", found)
     if unknown:
-        ids = CheckResult("test IDs", "warn", f"{found}, e.g. {unknown[0]}", "they get the base rate's answer")
+        ids = CheckResult(
+            "test IDs", "warn", f"{found}, e.g. {unknown[0]}", "they get the base rate's answer"
+        )
     asked = test["Date"].to_numpy().astype("datetime64[s]")
     steps = []
     for number, name in enumerate(store.calendars(config.data.calendar)):
@@ -106,4 +123,7 @@ def _test_file(store: BarStore, config: Config) -> list[CheckResult]:
     found = f"{' / '.join(steps)} bars after the last one, {date_text(store.sessions[-1])}, to {date_text(asked.max())}"
     if asked.min() > store.sessions[-1]:
         return [ids, CheckResult("horizon", "ok", found)]
-    return [ids, CheckResult("horizon", "warn", found, "the price file reaches the dates that are asked about")]
+    return [
+        ids,
+        CheckResult("horizon", "warn", found, "the price file reaches the dates that are asked about"),
+    ]

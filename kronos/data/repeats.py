@@ -1,7 +1,7 @@
 """Rows that repeat a ticker and a date with other numbers: a few are dirt, many mean that a file was misread.
 
-In: a panel, the share that is allowed (`data.cleaning.max_duplicates`). Out: nothing, or one line with the likely cause: a
-column that tells the repeated rows apart. The files are looked at again only then.
+In: a panel, the share that is allowed (`data.cleaning.max_duplicates`). Out: nothing, or one line with the
+likely cause: a column that tells the repeated rows apart. The files are looked at again only then.
 """
 
 import numpy as np
@@ -27,9 +27,13 @@ def contradicting(panel: Panel) -> NDArray[np.int64]:
 
 
 def refuse(panel: Panel, allowed: float, opened: list[tuple[blocks.Source, Layout]]) -> None:
-    """Raise KitError when more than a share `allowed` of the rows, and more than one, contradict the row before."""
+    """Raise KitError when more than a share `allowed` of the rows, and more than one, contradict the row
+    before.
+    """
     rows = contradicting(panel)
-    if len(rows) <= max(allowed * len(panel.session), 1):  # one row is no share: Yahoo repeats a day that is not over
+    if len(rows) <= max(
+        allowed * len(panel.session), 1
+    ):  # one row is no share: Yahoo repeats a day that is not over
         return
     ticker = panel.tickers[int(np.searchsorted(panel.offsets, rows[0], side="right")) - 1]
     date = str(panel.sessions[panel.session[rows[0]]]).removesuffix("T00:00:00")
@@ -50,7 +54,8 @@ def _cause(opened: list[tuple[blocks.Source, Layout]]) -> str:
         if likely:
             name = min(likely, key=lambda column: (frame[column].str.contains(r"^[\d.]+$").any(), column))
             return (
-                f"column {name[1:]!r} ({frame[name].n_unique():,} values) tells them apart: data.columns: {{ticker: {name[1:]}}}"
+                f"column {name[1:]!r} ({frame[name].n_unique():,} values) tells them apart: "
+                f"data.columns: {{ticker: {name[1:]}}}"
             )
     return (
         "is a column of tickers or times missing, or are these several files of one ticker? Name it in data.columns, or keep "
@@ -59,8 +64,12 @@ def _cause(opened: list[tuple[blocks.Source, Layout]]) -> str:
 
 
 def _unread_columns(source: blocks.Source, layout: Layout) -> pl.DataFrame:
-    """The start of a file as strings: ticker, date and time, and every unread column with a space before its name."""
-    roles: dict[str, int] = {role: layout.roles[role] for role in ("ticker", "date", "time") if role in layout.roles}
+    """The start of a file as strings: ticker, date and time, and every unread column with a space before its
+    name.
+    """
+    roles: dict[str, int] = {
+        role: layout.roles[role] for role in ("ticker", "date", "time") if role in layout.roles
+    }
     taken = set(layout.roles.values())
     for position, name in enumerate(layout.names):
         if position not in taken and name and f" {name}" not in roles:
@@ -72,7 +81,9 @@ def _unread_columns(source: blocks.Source, layout: Layout) -> pl.DataFrame:
 
 def _looks_like_times(values: pl.Series) -> bool:
     present = values.drop_nulls().str.strip_chars()
-    return bool(len(present)) and bool(present.str.contains(r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( [AaPp][Mm])?$").all())
+    return bool(len(present)) and bool(
+        present.str.contains(r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( [AaPp][Mm])?$").all()
+    )
 
 
 def _looks_like_names(values: pl.Series) -> bool:

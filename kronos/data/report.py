@@ -1,7 +1,8 @@
-"""The data report: one HTML page that says what was prepared, what was cleaned, and what a person should look at.
+"""The data report: one HTML page that says what was prepared, what was cleaned, and what a person should look
+at.
 
-In: a prepared store and the configuration it was made from. Out: one self-contained file, figures embedded as SVG, for a
-screen and for paper. The table of checks is the one of `pytest tests/data_checks --data`.
+In: a prepared store and the configuration it was made from. Out: one self-contained file, figures embedded as
+SVG, for a screen and for paper. The table of checks is the one of `pytest tests/data_checks --data`.
 """
 
 from pathlib import Path
@@ -49,7 +50,7 @@ def write_report(store: BarStore, config: Config, path: str | Path) -> Path:
     return Path(path)
 
 
-# -- tables ------------------------------------------------------------------------------------------------------------
+# -- tables --------------------------------------------------------------------------------------------------
 def _facts(store: BarStore, found: Survey) -> dict[str, str]:
     return {
         "bars": f"{len(store):,}",
@@ -74,10 +75,15 @@ def _verdict(results: list[CheckResult]) -> tuple[str, str]:
 
 
 def _counts(store: BarStore) -> list[tuple[str, list[str]]]:
-    """The manifest's account of cleaning: (problem, how many rows were found, repaired, dropped, kept from training)."""
+    """The manifest's account of cleaning: (problem, how many rows were found, repaired, dropped, kept from
+    training).
+    """
     tally, limits = store.manifest["cleaning"], store.manifest["limits"]
     return [
-        (words.format(**limits), [f"{tally[name][what]:,}" for what in ("found", "repaired", "dropped", "excluded")])
+        (
+            words.format(**limits),
+            [f"{tally[name][what]:,}" for what in ("found", "repaired", "dropped", "excluded")],
+        )
         for name, words in PROBLEMS.items()
         if name in tally and tally[name]["found"]
     ]
@@ -93,11 +99,15 @@ def _illiquid(store: BarStore, found: Survey) -> list[tuple[str, str]]:
     return [(store.tickers[k], f"{found.zero_volume[k]:.1%}") for k in order if found.zero_volume[k] > 0]
 
 
-# -- figures -----------------------------------------------------------------------------------------------------------
+# -- figures -------------------------------------------------------------------------------------------------
 def _figures(store: BarStore, found: Survey) -> list[tuple[str, str, Markup]]:
     """(title, what it says, SVG) of each plot."""
     return [
-        ("Rows per year", "Bars in the store, by calendar year.", draw(lambda axes: _plot_years(axes, found))),
+        (
+            "Rows per year",
+            "Bars in the store, by calendar year.",
+            draw(lambda axes: _plot_years(axes, found)),
+        ),
         (
             "Share of rises per date",
             f"Close above the bar before, over all tickers of a date; the line is the mean of {MONTH} dates. "
@@ -105,7 +115,11 @@ def _figures(store: BarStore, found: Survey) -> list[tuple[str, str, Markup]]:
             draw(lambda axes: _plot_rises(axes, store, found)),
         ),
         ("History lengths", "Bars per ticker.", draw(lambda axes: _plot_lengths(axes, found))),
-        ("Rises per year", "Share of rises, year by year; the line is one half.", draw(lambda axes: _plot_balance(axes, found))),
+        (
+            "Rises per year",
+            "Share of rises, year by year; the line is one half.",
+            draw(lambda axes: _plot_balance(axes, found)),
+        ),
     ]
 
 
@@ -121,7 +135,12 @@ def _plot_rises(axes: Axes, store: BarStore, found: Survey) -> None:
     dates = store.sessions[shown].astype("datetime64[s]").astype(object)
     axes.plot(dates, share, ".", color=GREY, markersize=2, rasterized=True)
     if len(share) >= MONTH:
-        axes.plot(dates[MONTH - 1 :], np.convolve(share, np.full(MONTH, 1 / MONTH), "valid"), color=BLUE, linewidth=1)
+        axes.plot(
+            dates[MONTH - 1 :],
+            np.convolve(share, np.full(MONTH, 1 / MONTH), "valid"),
+            color=BLUE,
+            linewidth=1,
+        )
     axes.axhline(0.5, color=INK, linewidth=0.6)
     percent(axes)
     axes.set_ylim(0, 1)
@@ -136,7 +155,9 @@ def _plot_lengths(axes: Axes, found: Survey) -> None:
 def _plot_balance(axes: Axes, found: Survey) -> None:
     shown = found.changes_per_year > 0
     share = found.rises_per_year[shown] / found.changes_per_year[shown]
-    axes.bar(found.years[shown], share, color=np.where(np.abs(share - 0.5) > 0.15, RED, BLUE).tolist(), width=0.8)
+    axes.bar(
+        found.years[shown], share, color=np.where(np.abs(share - 0.5) > 0.15, RED, BLUE).tolist(), width=0.8
+    )
     axes.axhline(0.5, color=INK, linewidth=0.6)
     percent(axes)
     _whole_years(axes, found.years)

@@ -1,7 +1,8 @@
 """Which runs of bars training windows may be cut from.
 
-In: columns of rows that are judged. Out: (M, 2) segments, counted in kept rows: a ticker's rows, cut at long gaps and at what the
-policy splits, without the runs that it leaves out. They say which windows are trained on, nothing else: no value depends on them.
+In: columns of rows that are judged. Out: (M, 2) segments, counted in kept rows: a ticker's rows, cut at long
+gaps and at what the policy splits, without the runs that it leaves out. They say which windows are trained
+on, nothing else: no value depends on them.
 """
 
 import numpy as np
@@ -22,9 +23,9 @@ def segments_of(
 ) -> tuple[NDArray[np.int64], Tally]:
     """Segments of the n kept rows of some whole tickers.
 
-    close, volume (n,), None where the files have no volume; session (n,) positions of their dates; owner (n,) their tickers;
-    cut (n,) no window crosses into a row. Returns (M, 2) positions among the n rows, first and end (exclusive), and what was
-    found on the way.
+    close, volume (n,), None where the files have no volume; session (n,) positions of their dates; owner (n,)
+    their tickers; cut (n,) no window crosses into a row. Returns (M, 2) positions among the n rows, first and
+    end (exclusive), and what was found on the way.
     """
     tally = Tally()
     begins = np.ones(len(close), dtype=bool)
@@ -41,7 +42,9 @@ def segments_of(
 
 
 def _long_runs(problem: str, flag: Mask, begins: Mask, limit: int, limits: Limits, tally: Tally) -> Mask:
-    """Rows of runs of `flag` longer than `limit`; a run ends where `begins` is set. Empty when the action is 'keep'."""
+    """Rows of runs of `flag` longer than `limit`; a run ends where `begins` is set. Empty when the action is
+    'keep'.
+    """
     edge = begins.copy()
     edge[1:] |= flag[1:] != flag[:-1]
     first = np.flatnonzero(edge)

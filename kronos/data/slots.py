@@ -1,8 +1,9 @@
 """A ring of places for batches in memory that worker processes share with the process that trains.
 
-In: one batch as a pattern (names, shapes, types), the number of places. Out: `write` in a worker, `read` in the trainer; only
-batch numbers travel through a pipe. The memory is a file without a name: a killed process leaves nothing behind, a
-container's small /dev/shm is not used, and forked and spawned workers reach it alike. NumPy only.
+In: one batch as a pattern (names, shapes, types), the number of places. Out: `write` in a worker, `read` in
+the trainer; only batch numbers travel through a pipe. The memory is a file without a name: a killed process
+leaves nothing behind, a container's small /dev/shm is not used, and forked and spawned workers reach it
+alike. NumPy only.
 """
 
 import mmap
@@ -23,8 +24,8 @@ Pattern = tuple[tuple[str, tuple[int, ...], str], ...]
 class Slots:
     """Batch i lives in slot i mod `count`, from `write` until batch i + count is written there.
 
-    Whoever hands out the numbers lets no worker begin batch i + count before batch i was read; a slot says which batch
-    it holds, so that a broken order is an error and never a mixed batch.
+    Whoever hands out the numbers lets no worker begin batch i + count before batch i was read; a slot says
+    which batch it holds, so that a broken order is an error and never a mixed batch.
     """
 
     def __init__(self, pattern: Pattern, count: int, descriptor: int | None = None) -> None:
@@ -34,7 +35,9 @@ class Slots:
         self._file = _anonymous() if descriptor is None else os.fdopen(descriptor, "r+b")
         os.ftruncate(self._file.fileno(), size)
         memory = mmap.mmap(self._file.fileno(), size)
-        arrays = {name: np.ndarray((count, *shape), kind, memory, place) for name, shape, kind, place in places}
+        arrays = {
+            name: np.ndarray((count, *shape), kind, memory, place) for name, shape, kind, place in places
+        }
         self._number, self._arrays = arrays.pop("number"), arrays
 
     @classmethod
@@ -62,7 +65,9 @@ class Slots:
 
 
 def _anonymous() -> IO[bytes]:
-    """A file without a name: in memory on Linux, elsewhere one in the temporary folder that was unlinked at its birth."""
+    """A file without a name: in memory on Linux, elsewhere one in the temporary folder that was unlinked at
+    its birth.
+    """
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("windows"), "r+b")
     return tempfile.TemporaryFile(buffering=0)

@@ -1,7 +1,9 @@
-"""Parts of history by date, the same for all tickers: train, then validation, then test, with days left out between.
+"""Parts of history by date, the same for all tickers: train, then validation, then test, with days left out
+between.
 
-In: the trading days, and the parts' shares, lengths or last days (`DataConfig`). Out: `Splits`, with a printable account of the
-boundaries. NumPy only. Why by date and with an embargo: a label that ends inside a later part has seen it.
+In: the trading days, and the parts' shares, lengths or last days (`DataConfig`). Out: `Splits`, with a
+printable account of the boundaries. NumPy only. Why by date and with an embargo: a label that ends inside a
+later part has seen it.
 """
 
 from dataclasses import dataclass
@@ -21,14 +23,18 @@ class Part:
     first: int
     last: int
     whole: bool = False
-    """True: every bar of a window lies in the part. False: its predicted bars do, and the lookback may begin before it."""
+    """True: every bar of a window lies in the part. False: its predicted bars do, and the lookback may begin
+    before it.
+    """
 
     def __len__(self) -> int:
         return max(0, self.last - self.first + 1)
 
     def dates(self, sessions: NDArray[np.datetime64]) -> tuple[str, str]:
         """First and last day of the part as YYYY-MM-DD, from the store's sessions (D,)."""
-        return str(sessions[self.first].astype("datetime64[D]")), str(sessions[self.last].astype("datetime64[D]"))
+        return str(sessions[self.first].astype("datetime64[D]")), str(
+            sessions[self.last].astype("datetime64[D]")
+        )
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,9 @@ class Splits:
             first, last = part.dates(sessions)
             lines.append(f"{part.name:<10} {first} to {last}  {len(part):>7,} trading days")
         if self.validation.first <= self.train.last:
-            return "\n".join([*lines, "every day trains: validation lies inside the training part and chooses nothing"])
+            return "\n".join(
+                [*lines, "every day trains: validation lies inside the training part and chooses nothing"]
+            )
         left_over = len(sessions) - 1 - self.parts[-1].last
         unused = f"; {left_over:,} at the end unused" if left_over else ""
         lines.append(f"{self.embargo:,} trading days left out between two parts{unused}")
@@ -59,10 +67,11 @@ class Splits:
 
 
 def split_sessions(n_sessions: int, train: float, val: float, test: float, embargo: int) -> Splits:
-    """Cut `n_sessions` trading days by shares, oldest first; `embargo` days are taken from the start of a later part.
+    """Cut `n_sessions` trading days by shares, oldest first; `embargo` days are taken from the start of a
+    later part.
 
-    A training window lies wholly in its part, so that its last label + embargo < the first validation label, counted in
-    trading days. test 0: no test part. Raises KitError when a part that was asked for has no day.
+    A training window lies wholly in its part, so that its last label + embargo < the first validation label,
+    counted in trading days. test 0: no test part. Raises KitError when a part that was asked for has no day.
     """
     ends = [round(n_sessions * share) for share in (train, train + val, train + val + test)]
     parts = [Part("train", 0, ends[0] - 1, whole=True), Part("validation", ends[0] + embargo, ends[1] - 1)]
@@ -95,7 +104,9 @@ def split_store(data: DataConfig, sessions: NDArray[np.datetime64], embargo: int
 
 
 def _all_days(splits: Splits, last: int) -> Splits:
-    """Every day trains. The newest days, as many as validated before, are looked at, too: they choose nothing."""
+    """Every day trains. The newest days, as many as validated before, are looked at, too: they choose
+    nothing.
+    """
     newest = Part("validation", max(0, last + 1 - len(splits.validation)), last)
     return Splits(Part("train", 0, last, whole=True), newest, None, splits.embargo)
 
@@ -128,7 +139,9 @@ def _split_by_days(data: DataConfig, sessions: NDArray[np.datetime64], embargo: 
 
 
 def _last_session(sessions: NDArray[np.datetime64], text: str) -> int:
-    """Position of the last session on or before the day (all of it) or the time that a setting names; -1: there is none."""
+    """Position of the last session on or before the day (all of it) or the time that a setting names; -1:
+    there is none.
+    """
     if len(text) == len("YYYY-MM-DD"):
         text += "T23:59:59"
     return int(np.searchsorted(sessions, np.datetime64(text), side="right")) - 1

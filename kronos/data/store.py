@@ -1,8 +1,9 @@
 """The prepared data: a folder of memory-mapped arrays that reopens at once, whatever its size.
 
-In: cleaned bars in ticker-major order (`write_store`, `store_from_dict`, or a `StoreWriter` filled piece by piece).
-Out: `BarStore`, read-only. A store appears under its name complete or not at all, one process writes it at a time, and a
-folder that is damaged or of another version is refused. Layout: docs/architecture.md. NumPy only.
+In: cleaned bars in ticker-major order (`write_store`, `store_from_dict`, or a `StoreWriter` filled piece by
+piece).
+Out: `BarStore`, read-only. A store appears under its name complete or not at all, one process writes it at a
+time, and a folder that is damaged or of another version is refused. Layout: docs/architecture.md. NumPy only.
 """
 
 import hashlib
@@ -60,16 +61,19 @@ class BarStore:
     tickers: list[str]
     """K names, sorted."""
     members: NDArray[np.int32] | None = None
-    """(I, 3) ticker, first session, last session (inclusive) of each time in which a ticker may be asked about, sorted; None:
-    every ticker on all of its days."""
+    """(I, 3) ticker, first session, last session (inclusive) of each time in which a ticker may be asked
+    about, sorted; None: every ticker on all of its days."""
     market: NDArray[np.int16] | None = None
     """(K,) position of each ticker's market in `calendars`; None: there is one market."""
     ordinals: NDArray[np.int32] | None = None
-    """(G, D) how many sessions of a market are dated at or before each session; None: every session is one of the market's."""
+    """(G, D) how many sessions of a market are dated at or before each session; None: every session is one of
+    the market's.
+    """
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = False) -> "BarStore":
-        """Open a prepared store, all of it from one preparation, also while another process puts a new one in its place.
+        """Open a prepared store, all of it from one preparation, also while another process puts a new one in
+        its place.
         verify: compare every array with its digest (small stores: always).
 
         Raises KitError when there is none, when it is of another version, or when it is damaged.
@@ -82,11 +86,15 @@ class BarStore:
         total = sum(entry["bytes"] for entry in manifest["arrays"].values())
         for name, entry in manifest["arrays"].items():
             _check_file(path / name, entry, verify or total <= SMALL_BYTES)
-        arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r" if name in MAPPED else None) for name in ARRAYS}
+        arrays = {
+            name: np.load(path / f"{name}.npy", mmap_mode="r" if name in MAPPED else None) for name in ARRAYS
+        }
         for name in OPTIONAL:
             if name in manifest["arrays"]:
                 arrays[name] = np.load(path / f"{name}.npy")
-        tickers = records.read(path / TICKERS, list[str], remedy=f"delete {path} and run kaggle/prepare_data.py again")
+        tickers = records.read(
+            path / TICKERS, list[str], remedy=f"delete {path} and run kaggle/prepare_data.py again"
+        )
         return cls(path=path, manifest=manifest, tickers=tickers, **arrays)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -98,7 +106,9 @@ class BarStore:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the digests of all arrays and of the ticker names: equal for equal content, wherever it lies."""
+        """SHA-256 over the digests of all arrays and of the ticker names: equal for equal content, wherever
+        it lies.
+        """
         return self.manifest["digest"]
 
     @property
@@ -107,11 +117,15 @@ class BarStore:
         return self.manifest["frequency"]
 
     def calendars(self, configured: str) -> list[str]:
-        """The calendar of each market, as found when the data was prepared; the configured one where nothing is known."""
+        """The calendar of each market, as found when the data was prepared; the configured one where nothing
+        is known.
+        """
         return [entry["calendar"] for entry in self.manifest.get("markets", [])] or [configured]
 
     def market_of(self, tickers: NDArray[np.integer]) -> NDArray[np.int64]:
-        """The market of each ticker (store positions, -1: unknown), same shape; the first one for unknown tickers."""
+        """The market of each ticker (store positions, -1: unknown), same shape; the first one for unknown
+        tickers.
+        """
         if self.market is None:
             return np.zeros(np.shape(tickers), dtype=np.int64)
         return np.where(tickers >= 0, self.market[tickers], 0).astype(np.int64)
@@ -123,7 +137,9 @@ class BarStore:
         return self.sessions[np.diff(self.ordinals[market], prepend=0) > 0]
 
     def span_of(self, steps: int) -> int:
-        """How many of all sessions hold at least `steps` of every market's own, wherever one begins to count."""
+        """How many of all sessions hold at least `steps` of every market's own, wherever one begins to
+        count.
+        """
         if self.ordinals is None or steps == 0:
             return steps
         longest = steps
@@ -144,7 +160,9 @@ class BarStore:
 
     @cached_property
     def member_rows(self) -> NDArray[np.int64]:
-        """(I, 2) first row and end (exclusive) of the bars dated in each interval of `members`, rising; without them all rows."""
+        """(I, 2) first row and end (exclusive) of the bars dated in each interval of `members`, rising;
+        without them all rows.
+        """
         if self.members is None:
             return np.array([[0, len(self)]], dtype=np.int64)
         ticker, first, last = self.members.astype(np.int64).T
@@ -173,7 +191,8 @@ class BarStore:
     def end_before(self, tickers: NDArray[np.int64], dates: NDArray[np.datetime64]) -> NDArray[np.int64]:
         """The row after each ticker's last bar that is dated strictly before the date: what was known then.
 
-        tickers (n,) store positions, dates (n,) datetime64 -> (n,) int64; offsets[k] where the ticker has no such bar.
+        tickers (n,) store positions, dates (n,) datetime64 -> (n,) int64; offsets[k] where the ticker has no
+        such bar.
         """
         tickers = np.asarray(tickers, dtype=np.int64)
         if (tickers < 0).any():
@@ -189,8 +208,8 @@ class BarStore:
 
 
 def settings_of(config: Config) -> dict[str, Any]:
-    """The settings that a store's content depends on, as its manifest keeps them. A pool's file is known by its digest, None
-    where it is not here."""
+    """The settings that a store's content depends on, as its manifest keeps them. A pool's file is known by
+    its digest, None where it is not here."""
     names = ("frequency", "calendar", "timezone", "columns", "markets")
     key: dict[str, Any] = {name: getattr(config.data, name) for name in names}
     key["cleaning"] = asdict(config.data.cleaning)
@@ -200,9 +219,11 @@ def settings_of(config: Config) -> dict[str, Any]:
     return key
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
+# -- reading -------------------------------------------------------------------------------------------------
 def _reopened(path: Path, digest: str) -> BarStore:
-    """The store that another process has open. Raises KitError when something else was put in its place since."""
+    """The store that another process has open. Raises KitError when something else was put in its place
+    since.
+    """
     store = BarStore.open(path)
     if store.digest != digest:
         raise KitError(
@@ -260,10 +281,12 @@ def _check_file(path: Path, entry: Mapping[str, Any], verify: bool) -> None:
 
 
 def _damaged(path: Path, what: str) -> KitError:
-    return KitError(f"{path} {what}: the prepared data is damaged; delete {path.parent} and run kaggle/prepare_data.py again")
+    return KitError(
+        f"{path} {what}: the prepared data is damaged; delete {path.parent} and run kaggle/prepare_data.py again"
+    )
 
 
-# -- writing -----------------------------------------------------------------------------------------------------------
+# -- writing -------------------------------------------------------------------------------------------------
 class StoreWriter:
     """The store of a `writing` block: arrays in any order, whole or in pieces, then `finish`.
 
@@ -297,12 +320,16 @@ class StoreWriter:
             handle.write(bytes(HEADER_BYTES))
             yield append
             handle.seek(0)
-            np.lib.format.write_array_header_1_0(handle, {"descr": ARRAYS[name], "fortran_order": False, "shape": (rows, *width)})
+            np.lib.format.write_array_header_1_0(
+                handle, {"descr": ARRAYS[name], "fortran_order": False, "shape": (rows, *width)}
+            )
             assert handle.tell() == HEADER_BYTES, "the header grew over the first rows"
         self._sum_up(name)
 
     def finish(self, tickers: Sequence[str], manifest: Mapping[str, Any]) -> None:
-        """Write names and manifest, with the size and digest of every array. Nothing may be written after it."""
+        """Write names and manifest, with the size and digest of every array. Nothing may be written after
+        it.
+        """
         files.write_text(self.folder / TICKERS, json.dumps(list(tickers), ensure_ascii=False))
         entries = {name: self.entries[name].result() for name in (*ARRAYS, *OPTIONAL) if name in self.entries}
         assert set(ARRAYS) <= set(entries), "a store needs all of its arrays"
@@ -328,7 +355,9 @@ def _entry(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[StoreWriter]:
-    """Write a store next to `path` and put it there when the block ends without an error. The caller holds the lock."""
+    """Write a store next to `path` and put it there when the block ends without an error. The caller holds
+    the lock.
+    """
     with published(Path(path), STORE_FILES) as folder, ThreadPoolExecutor(1) as pool:
         writer = StoreWriter(folder, pool)
         yield writer
@@ -354,7 +383,13 @@ def write_store(
     offsets = np.asarray(offsets, dtype=np.int64)
     if segments is None:
         segments = np.stack([offsets[:-1], offsets[1:]], axis=1)
-    arrays = {"bars": bars, "session": session, "sessions": sessions, "offsets": offsets, "segments": segments}
+    arrays = {
+        "bars": bars,
+        "session": session,
+        "sessions": sessions,
+        "offsets": offsets,
+        "segments": segments,
+    }
     arrays = {name: np.asarray(values).astype(ARRAYS[name]) for name, values in arrays.items()}
     check_arrays(tickers=tickers, **arrays)
     with locked(Path(path)), writing(path) as writer:
@@ -362,12 +397,19 @@ def write_store(
             writer.save(name, values)
         if members is not None:
             writer.save("members", members)
-        writer.finish(tickers, {"frequency": "daily", "rows": {"read": len(bars), "kept": len(bars)}, **(manifest or {})})
+        writer.finish(
+            tickers,
+            {"frequency": "daily", "rows": {"read": len(bars), "kept": len(bars)}, **(manifest or {})},
+        )
     return BarStore.open(path)
 
 
-def store_from_dict(path: str | Path, series: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], **manifest: Any) -> BarStore:
-    """A small store from {ticker: (dates (n,) datetime64, bars (n, 6))}, without cleaning; for tests and tools."""
+def store_from_dict(
+    path: str | Path, series: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], **manifest: Any
+) -> BarStore:
+    """A small store from {ticker: (dates (n,) datetime64, bars (n, 6))}, without cleaning; for tests and
+    tools.
+    """
     names = sorted(series)
     dates = [np.asarray(series[name][0]).astype("datetime64[s]") for name in names]
     sessions, session = np.unique(np.concatenate(dates), return_inverse=True)
@@ -383,7 +425,13 @@ def store_from_dict(path: str | Path, series: Mapping[str, tuple[NDArray[Any], N
 
 
 def check_arrays(
-    *, bars: NDArray, session: NDArray, sessions: NDArray, offsets: NDArray, segments: NDArray, tickers: Sequence[str]
+    *,
+    bars: NDArray,
+    session: NDArray,
+    sessions: NDArray,
+    offsets: NDArray,
+    segments: NDArray,
+    tickers: Sequence[str],
 ) -> None:
     """What every store keeps to. Raises ValueError naming the first rule that is broken."""
     rows, first = len(bars), offsets[:-1]

@@ -1,6 +1,7 @@
 """What prepared data looks like from above: the figures that the data checks judge and the report draws.
 
-In: a `BarStore`. Out: `Survey`, small arrays whatever the number of rows. NumPy only; one pass, no loop over tickers.
+In: a `BarStore`. Out: `Survey`, small arrays whatever the number of rows. NumPy only; one pass, no loop over
+tickers.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ WORST = 10
 
 @dataclass(frozen=True)
 class Survey:
-    """K tickers, D dates, Y years. Changes are close to close, bar to bar within a ticker; a tie is no rise."""
+    """K tickers, D dates, Y years. Changes are close to close, bar to bar within a ticker; a tie is no
+    rise.
+    """
 
     years: NDArray[np.int64]
     """(Y,) first to last year of the data."""
@@ -67,7 +70,9 @@ def survey(store: BarStore) -> Survey:
     days = len(store.sessions)
     per_date = [np.bincount(session[chosen], minlength=days) for chosen in (slice(None), rows, rows[rose])]
     year = store.sessions.astype("datetime64[Y]").astype(int) + 1970
-    bars, changes, rises = (np.bincount(year - year[0], weights=counts).astype(np.int64) for counts in per_date)
+    bars, changes, rises = (
+        np.bincount(year - year[0], weights=counts).astype(np.int64) for counts in per_date
+    )
     held = np.flatnonzero(np.diff(offsets))  # a ticker without a bar has no first and no last one
     return Survey(
         years=np.arange(year[0], year[-1] + 1),
@@ -79,7 +84,8 @@ def survey(store: BarStore) -> Survey:
         lengths=np.diff(offsets),
         first_session=session[offsets[held]].astype(np.int64),
         last_session=session[offsets[held + 1] - 1].astype(np.int64),
-        zero_volume=np.add.reduceat(store.bars[:, VOLUME] == 0, offsets[held], dtype=float) / np.diff(offsets)[held],
+        zero_volume=np.add.reduceat(store.bars[:, VOLUME] == 0, offsets[held], dtype=float)
+        / np.diff(offsets)[held],
         unchanged=int((close[rows] == close[rows - 1]).sum()),
         worst_moves=_worst_moves(store, close, rows),
         worst_gaps=_worst_gaps(store, session, rows),
@@ -95,7 +101,11 @@ def date_text(value: np.datetime64) -> str:
 def _worst_moves(store: BarStore, close: NDArray, rows: NDArray) -> list[dict[str, Any]]:
     size = np.abs(np.log(close[rows] / close[rows - 1]))
     return [
-        {"ticker": _ticker(store, row), "date": _date(store, row), "change": float(close[row] / close[row - 1] - 1)}
+        {
+            "ticker": _ticker(store, row),
+            "date": _date(store, row),
+            "change": float(close[row] / close[row - 1] - 1),
+        }
         for row in rows[_largest(size)]
     ]
 

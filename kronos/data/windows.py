@@ -1,8 +1,11 @@
-"""Training windows: lookback + predict consecutive bars of one ticker, and their statistics from the lookback alone.
+"""Training windows: lookback + predict consecutive bars of one ticker, and their statistics from the lookback
+alone.
 
-In: a `BarStore` and a `Part`. Out: `WindowIndex`, which numbers the windows without listing them (its memory grows with
-the segments, not with the rows), and `WindowReader`, which reads a batch of them with array operations. NumPy only.
-Source: Kronos paper (arXiv 2508.02739), section 3 and appendix on data; docs/architecture.md, "Order of windows".
+In: a `BarStore` and a `Part`. Out: `WindowIndex`, which numbers the windows without listing them (its memory
+grows with the segments, not with the rows), and `WindowReader`, which reads a batch of them with array
+operations. NumPy only.
+Source: Kronos paper (arXiv 2508.02739), section 3 and appendix on data; docs/architecture.md, "Order of
+windows".
 """
 
 from collections.abc import Iterable
@@ -42,7 +45,8 @@ class LeftOut:
 class WindowIndex:
     """All windows of a part, numbered in store order: by ticker, then by date.
 
-    first (S,): first row of the first window of each segment that has any. ends (S,): number of windows up to and with it.
+    first (S,): first row of the first window of each segment that has any. ends (S,): number of windows up to
+    and with it.
     """
 
     lookback: int
@@ -56,10 +60,14 @@ class WindowIndex:
 
     @classmethod
     def build(cls, store: BarStore, lookback: int, predict: int, part: Part) -> "WindowIndex":
-        """Find the windows whose predicted bars lie in `part` (the whole window, where `part.whole`), inside one segment, and
-        that are asked on a day on which the ticker may be: the last bar of the lookback (`BarStore.members`)."""
+        """Find the windows whose predicted bars lie in `part` (the whole window, where `part.whole`), inside
+        one segment, and
+        that are asked on a day on which the ticker may be: the last bar of the lookback
+        (`BarStore.members`)."""
         if lookback < 1 or predict < 1:
-            raise ValueError(f"WindowIndex: lookback and predict must be at least 1, found {lookback} and {predict}")
+            raise ValueError(
+                f"WindowIndex: lookback and predict must be at least 1, found {lookback} and {predict}"
+            )
         start, end = store.segments[:, 0], store.segments[:, 1]
         length = lookback + predict
         inside = _first_row_at(store.session, start, end, part.first)
@@ -108,22 +116,32 @@ class WindowIndex:
 
 
 def require_windows(indices: Iterable[WindowIndex]) -> None:
-    """Refuse before training when a part has no window. Raises KitError naming every empty part and the remedy."""
+    """Refuse before training when a part has no window. Raises KitError naming every empty part and the
+    remedy.
+    """
     empty = [index for index in indices if not len(index)]
     if empty:
         remedies = {"train": "train_ratio", "validation": "val_ratio", "test": "test_ratio"}
         keys = ", ".join(f"data.{remedies.get(i.part.name, 'train_ratio')}" for i in empty)
         found = "; ".join(i.describe() for i in empty)
-        raise KitError(f"expected at least one window in every part, found {found}. Lower data.lookback_window or raise {keys}")
+        raise KitError(
+            f"expected at least one window in every part, found {found}. Lower data.lookback_window or raise {keys}"
+        )
 
 
-def _asked_about(store: BarStore, first: IntArray, count: IntArray, lookback: int) -> tuple[IntArray, IntArray, IntArray]:
-    """Runs of windows cut to those whose last lookback bar lies on a day on which the ticker may be asked about.
+def _asked_about(
+    store: BarStore, first: IntArray, count: IntArray, lookback: int
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Runs of windows cut to those whose last lookback bar lies on a day on which the ticker may be asked
+    about.
 
-    first, count: (M,) of each segment. Returns (R,) segment, first row and number of windows of each run that has any, rising.
+    first, count: (M,) of each segment. Returns (R,) segment, first row and number of windows of each run that
+    has any, rising.
     """
     runs = store.member_rows
-    last = first + lookback - 1  # the last lookback bar of the first window; the run of these rows is [last, last + count)
+    last = (
+        first + lookback - 1
+    )  # the last lookback bar of the first window; the run of these rows is [last, last + count)
     low = np.searchsorted(runs[:, 1], last, side="right")
     high = np.searchsorted(runs[:, 0], last + count, side="left")
     pairs = np.where(count > 0, np.maximum(high - low, 0), 0)
@@ -137,7 +155,9 @@ def _asked_about(store: BarStore, first: IntArray, count: IntArray, lookback: in
 
 
 def _first_row_at(session: NDArray[np.int32], start: IntArray, end: IntArray, wanted: int) -> IntArray:
-    """In each run of rows [start, end), the first row dated at session `wanted` or later; end when there is none. (M,)."""
+    """In each run of rows [start, end), the first row dated at session `wanted` or later; end when there is
+    none. (M,).
+    """
     low, high = start.copy(), end.copy()
     while (searching := np.flatnonzero(low < high)).size:  # one bisection for all runs at once
         middle = (low[searching] + high[searching]) // 2
@@ -168,10 +188,23 @@ class Windows:
 
 
 class WindowReader:
-    """Reads windows from a store's memory map; holds the stamps of all its sessions (D x 5 numbers) and nothing per row."""
+    """Reads windows from a store's memory map; holds the stamps of all its sessions (D x 5 numbers) and
+    nothing per row.
+    """
 
-    def __init__(self, store: BarStore, lookback: int, predict: int, *, clip: float, epsilon: EpsilonKind, first_session: int):
-        """first_session: bars dated before it get weight 0. clip, epsilon: see `bars.normalise`, `bars.window_stats`."""
+    def __init__(
+        self,
+        store: BarStore,
+        lookback: int,
+        predict: int,
+        *,
+        clip: float,
+        epsilon: EpsilonKind,
+        first_session: int,
+    ):
+        """first_session: bars dated before it get weight 0. clip, epsilon: see `bars.normalise`,
+        `bars.window_stats`.
+        """
         self.store, self.lookback, self.length = store, lookback, lookback + predict
         self.clip, self.epsilon, self.first_session = clip, epsilon, first_session
         self.stamps = bars.calendar_stamps(store.sessions)
@@ -196,7 +229,8 @@ class WindowReader:
 def gather(column: NDArray, rows: IntArray, length: int) -> NDArray:
     """Copy `length` consecutive entries from each row: column (N, ...), rows (B,) -> (B, length, ...).
 
-    The overlapping windows are a view with one window per row, so that a batch is a single indexed copy of whole windows.
+    The overlapping windows are a view with one window per row, so that a batch is a single indexed copy of
+    whole windows.
     """
     if len(rows) and (rows.min() < 0 or rows.max() + length > len(column)):
         raise IndexError(f"rows {rows.min()}..{rows.max()} + {length} of {len(column)}")
@@ -204,5 +238,7 @@ def gather(column: NDArray, rows: IntArray, length: int) -> NDArray:
     assert column.flags.c_contiguous
     if not len(rows):
         return np.empty((0, length, *column.shape[1:]), dtype=column.dtype)
-    flat = as_strided(column, (len(column) - length + 1, length * (step // column.itemsize)), (step, column.itemsize))
+    flat = as_strided(
+        column, (len(column) - length + 1, length * (step // column.itemsize)), (step, column.itemsize)
+    )
     return flat[rows].reshape(len(rows), length, *column.shape[1:])

@@ -47,7 +47,12 @@ KAGGLE_HAS = frozenset(
     matplotlib pillow""".split()  # noqa: SIM905 (a list of a line and a half)
 )
 """In Kaggle's image for certain, in versions that the kit takes (requirements-kaggle-image.txt); what they need is there, too."""
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+PLATFORMS = (
+    "manylinux_2_28_x86_64",
+    "manylinux_2_27_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux2014_x86_64",
+)
 INSTALL = """#!/usr/bin/env bash
 # Compares every file with SHA256SUMS, then installs what this Python is missing, from this folder and from nowhere else.
 set -euo pipefail
@@ -77,11 +82,17 @@ KAGGLE = Target("3.12", KAGGLE_HAS)
 
 def this_python(has: Iterable[str] = ()) -> Target:
     """The running Python on another machine, which has the packages `has`."""
-    return Target(f"{sys.version_info[0]}.{sys.version_info[1]}", frozenset(map(canonicalize_name, has)), here=True)
+    return Target(
+        f"{sys.version_info[0]}.{sys.version_info[1]}", frozenset(map(canonicalize_name, has)), here=True
+    )
 
 
 def bundle(
-    output: str | Path, slug: str, target: Target = KAGGLE, model: str | Path | None = None, configs: Iterable[str | Path] = ()
+    output: str | Path,
+    slug: str,
+    target: Target = KAGGLE,
+    model: str | Path | None = None,
+    configs: Iterable[str | Path] = (),
 ) -> Path:
     """Write the dataset folder `output`. Returns it.
 
@@ -90,9 +101,13 @@ def bundle(
     """
     output = Path(output)
     if not re.fullmatch(r"[\w-]+/[a-z0-9-]{6,50}", slug):
-        raise KitError(f"--id: expected OWNER/NAME with a name of 6 to 50 letters a-z, digits and hyphens, found {slug!r}")
+        raise KitError(
+            f"--id: expected OWNER/NAME with a name of 6 to 50 letters a-z, digits and hyphens, found {slug!r}"
+        )
     if output.exists():
-        raise KitError(f"{output}: expected a new folder, found one that exists; remove it or name another with --output")
+        raise KitError(
+            f"{output}: expected a new folder, found one that exists; remove it or name another with --output"
+        )
     if model is not None:
         check_package(model)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -106,12 +121,14 @@ def bundle(
         files.write_text(staged / "install.sh", INSTALL)
         _write_sums(staged)
         title = slug.split("/")[1]
-        files.write_json(staged / "dataset-metadata.json", {"title": title, "id": slug, "licenses": [{"name": "other"}]})
+        files.write_json(
+            staged / "dataset-metadata.json", {"title": title, "id": slug, "licenses": [{"name": "other"}]}
+        )
         staged.rename(output)
     return output
 
 
-# -- the kit -----------------------------------------------------------------------------------------------------------
+# -- the kit -------------------------------------------------------------------------------------------------
 def _copy_kit(target: Path) -> None:
     for name in kit_files():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -125,9 +142,13 @@ def kit_files() -> list[str]:
         names = [name for name in _git("ls-files", "-z").split("\0") if name and (ROOT / name).is_file()]
     else:
         log.info("%s: no checkout that git can read; taking what lies in the kit's own folders", ROOT)
-        names = sorted(str(p) for p in (p.relative_to(ROOT) for p in ROOT.rglob("*") if p.is_file()) if _is_ours(p))
+        names = sorted(
+            str(p) for p in (p.relative_to(ROOT) for p in ROOT.rglob("*") if p.is_file()) if _is_ours(p)
+        )
     if ESSENTIAL not in names:
-        raise KitError(f"{ROOT}: expected {ESSENTIAL} among the {len(names)} files of the kit, found none; fetch the kit again")
+        raise KitError(
+            f"{ROOT}: expected {ESSENTIAL} among the {len(names)} files of the kit, found none; fetch the kit again"
+        )
     return names
 
 
@@ -139,9 +160,13 @@ def _is_checkout() -> bool:
 
 def _git(*arguments: str) -> str:
     """What git says about the root; '' where it says nothing: it is not installed, or refuses the folder."""
-    surroundings = {k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+    surroundings = {
+        k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    }
     try:
-        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, env=surroundings)
+        done = subprocess.run(
+            ["git", "-C", ROOT, *arguments], capture_output=True, text=True, env=surroundings
+        )
     except FileNotFoundError:
         return ""
     return done.stdout if done.returncode == 0 else ""
@@ -170,7 +195,7 @@ def _write_sums(staged: Path) -> None:
     files.write_text(staged / SUMS, "".join(f"{files.digest(staged / name)}  {name}\n" for name in kept))
 
 
-# -- wheels ------------------------------------------------------------------------------------------------------------
+# -- wheels --------------------------------------------------------------------------------------------------
 def runtime_requirements() -> list[Requirement]:
     """What the kit needs to run without a network, as pyproject.toml says."""
     import tomllib
@@ -192,7 +217,9 @@ def missing(target: Target) -> list[str]:
         try:
             found = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError as error:
-            raise KitError(f"{wanted.name}: expected it to be installed here, found no such package; install it first") from error
+            raise KitError(
+                f"{wanted.name}: expected it to be installed here, found no such package; install it first"
+            ) from error
         pins[name] = found.version.split("+")[0]
         todo += map(Requirement, found.requires or [])
     return [f"{name}=={version}" for name, version in sorted(pins.items())]
@@ -216,4 +243,6 @@ def _download(folder: Path, pins: list[str], target: Target) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         errors = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["pip failed"]
-        raise KitError(f"wheels: expected pip to fetch {len(pins)} wheels for Python {target.python}, found: {errors[-1]}")
+        raise KitError(
+            f"wheels: expected pip to fetch {len(pins)} wheels for Python {target.python}, found: {errors[-1]}"
+        )

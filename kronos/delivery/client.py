@@ -1,7 +1,8 @@
 """Kaggle, as the kit sees it: five calls that end in an answer or in one clear line, never in silence.
 
-In: a competition and what to do. Out: plain values. The package runs in a process of its own (`process`, `worker`), which is
-ended when Kaggle stays silent for `patience` seconds; nothing that it says leaves this module before secrets are taken out.
+In: a competition and what to do. Out: plain values. The package runs in a process of its own (`process`,
+`worker`), which is ended when Kaggle stays silent for `patience` seconds; nothing that it says leaves this
+module before secrets are taken out.
 The errors, and what a user can do about them: docs/kaggle.md.
 """
 
@@ -22,7 +23,9 @@ UPLOAD_FAILED = "Could not submit to competition"
 
 
 class KaggleError(KitError):
-    """Kaggle, or the way there, said no. `kind` and `status` say how (see `worker`); the message is one clean line."""
+    """Kaggle, or the way there, said no. `kind` and `status` say how (see `worker`); the message is one clean
+    line.
+    """
 
     def __init__(self, message: str, kind: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -32,18 +35,24 @@ class KaggleError(KitError):
     @property
     def sure(self) -> bool:
         """Whether Kaggle itself refused: what was asked for certainly did not happen."""
-        return self.kind in ("credentials", "package") or (self.kind == "http" and 400 <= (self.status or 0) < 500)
+        return self.kind in ("credentials", "package") or (
+            self.kind == "http" and 400 <= (self.status or 0) < 500
+        )
 
 
 class Client:
-    """The calls for one competition; used in a `with` block, which ends its process. KitError for a name that cannot be one.
+    """The calls for one competition; used in a `with` block, which ends its process. KitError for a name that
+    cannot be one.
 
-    patience: seconds. hold: a lock's descriptor that is kept as long as the process lives, which may be longer than this one.
+    patience: seconds. hold: a lock's descriptor that is kept as long as the process lives, which may be
+    longer than this one.
     """
 
     def __init__(self, competition: str, patience: float = PATIENCE, hold: int | None = None) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", competition):
-            raise KitError(f"inference.competition: expected the end of the competition's address, found {competition!r}")
+            raise KitError(
+                f"inference.competition: expected the end of the competition's address, found {competition!r}"
+            )
         self.competition = competition
         self.patience = patience
         self._worker = Worker(hold)
@@ -71,19 +80,31 @@ class Client:
         return self._call("submissions")
 
     def submit(self, file: Path, message: str) -> dict[str, Any]:
-        """Send a file: {message, ref}. Raises KaggleError also when the package says that the upload failed."""
+        """Send a file: {message, ref}. Raises KaggleError also when the package says that the upload
+        failed.
+        """
         more = file.stat().st_size / SLOWEST_UPLOAD
         reply = self._call("submit", more_patience=more, file=str(file), message=message)
         if not reply["ref"] and UPLOAD_FAILED in reply["message"]:
-            raise KaggleError(f"{file.name}: the upload to Kaggle broke off; run the same command again", "upload")
+            raise KaggleError(
+                f"{file.name}: the upload to Kaggle broke off; run the same command again", "upload"
+            )
         return reply
 
-    def _call(self, operation: str, watch: Callable[[], Any] | None = None, more_patience: float = 0.0, **arguments: Any) -> Any:
+    def _call(
+        self,
+        operation: str,
+        watch: Callable[[], Any] | None = None,
+        more_patience: float = 0.0,
+        **arguments: Any,
+    ) -> Any:
         request = {"operation": operation, "competition": self.competition, **arguments}
         try:
             result = self._worker.ask(request, self.patience + more_patience, watch)
         except SilentError as error:
-            raise explain(self.competition, "silence", None, f"{self.patience + more_patience:.0f} s") from error
+            raise explain(
+                self.competition, "silence", None, f"{self.patience + more_patience:.0f} s"
+            ) from error
         except EndedError as error:
             raise explain(self.competition, "ended", None, str(error)) from None
         if "answer" in result:
@@ -98,7 +119,9 @@ def explain(competition: str, kind: str, status: int | None, message: str) -> Ka
     if kind == "http":
         return KaggleError(_refusal(competition, page, status, said), kind, status)
     lines = {
-        "credentials": _rejected(where) if (where := source()) else f"Kaggle needs to know who you are: {HOW_TO}",
+        "credentials": _rejected(where)
+        if (where := source())
+        else f"Kaggle needs to know who you are: {HOW_TO}",
         "network": f"no connection to Kaggle ({said}); check the network and proxy and run again; in a Kaggle notebook without "
         "internet attach the competition as an input instead",
         "silence": f"Kaggle has been silent for {said}; run the same command again, which goes on where this one stopped, or "
@@ -115,7 +138,8 @@ def _refusal(competition: str, page: str, status: int | None, said: str) -> str:
         return _rejected(source() or "this machine")
     if status == 403:
         return (
-            f"Kaggle refuses access to {competition} ({said}): accept the rules at {page}/rules while logged in, then run again"
+            f"Kaggle refuses access to {competition} ({said}): "
+            f"accept the rules at {page}/rules while logged in, then run again"
         )
     if status == 404:
         return f"Kaggle knows no competition {competition!r} ({said}): set inference.competition to the end of its address"

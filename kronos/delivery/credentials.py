@@ -1,7 +1,7 @@
 """Which Kaggle credentials are there, and keeping them out of everything that is printed or written.
 
-In: the environment and the files that the kaggle package reads. Out: a sentence about where they come from, and text without
-them. Order and places: the package's `authenticate()` (2.2.4), listed in docs/kaggle.md.
+In: the environment and the files that the kaggle package reads. Out: a sentence about where they come from,
+and text without them. Order and places: the package's `authenticate()` (2.2.4), listed in docs/kaggle.md.
 """
 
 import json
@@ -22,15 +22,25 @@ HOW_TO = (
 )
 _PATTERNS = (
     (re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]+", re.IGNORECASE), rf"\1 {HIDDEN}"),
-    (re.compile(r"(https?://)[^\s/]+@"), rf"\1{HIDDEN}@"),  # name and password of a proxy, which may hold an @ itself
-    (re.compile(r"((?:https?://|/)[^\s?'\"]+)\?[^\s'\")]+"), rf"\1?{HIDDEN}"),  # signed links carry their key in the query
+    (
+        re.compile(r"(https?://)[^\s/]+@"),
+        rf"\1{HIDDEN}@",
+    ),  # name and password of a proxy, which may hold an @ itself
+    (
+        re.compile(r"((?:https?://|/)[^\s?'\"]+)\?[^\s'\")]+"),
+        rf"\1?{HIDDEN}",
+    ),  # signed links carry their key in the query
 )
 
 
 def source() -> str:
     """Where the credentials that requests will carry come from, '' when there are none."""
     if token := os.environ.get("KAGGLE_API_TOKEN"):
-        return f"KAGGLE_API_TOKEN (the file {token})" if _read(Path(token)) is not None else "the variable KAGGLE_API_TOKEN"
+        return (
+            f"KAGGLE_API_TOKEN (the file {token})"
+            if _read(Path(token)) is not None
+            else "the variable KAGGLE_API_TOKEN"
+        )
     for path in (*_token_files(), *_key_files()):
         if path.is_file():
             return str(path)

@@ -1,8 +1,9 @@
 """The competition's files, from Kaggle into the folder that the configuration reads them from.
 
-In: a configuration (inference.competition, the paths of `data`) and Kaggle credentials. Out: the files and download.json with
-their sizes and digests. Killed at any moment, a rerun goes on: the archive is kept as a part, then whole, until the files and
-the manifest are in place. Nothing is fetched that is there already. See docs/kaggle.md.
+In: a configuration (inference.competition, the paths of `data`) and Kaggle credentials. Out: the files and
+download.json with their sizes and digests. Killed at any moment, a rerun goes on: the archive is kept as a
+part, then whole, until the files and the manifest are in place. Nothing is fetched that is there already. See
+docs/kaggle.md.
 """
 
 import importlib.metadata
@@ -41,14 +42,18 @@ class Download:
         """One file per line."""
         found = self.manifest["files"]
         width = max(map(len, found), default=0)
-        lines = [f"  {name:<{width}}  {size(entry['bytes']):>9}  sha256 {entry['sha256'][:16]}" for name, entry in found.items()]
+        lines = [
+            f"  {name:<{width}}  {size(entry['bytes']):>9}  sha256 {entry['sha256'][:16]}"
+            for name, entry in found.items()
+        ]
         return "\n".join([f"{self.folder}: {self.news}", *lines])
 
 
 def download_data(config: Config, again: bool = False, patience: float = PATIENCE) -> Download:
     """Fetch what is missing. again: fetch everything anew and replace what is there. patience: see `client`.
 
-    Raises KitError when Kaggle refuses, when files in the folder differ from Kaggle's, or when an expected one is missing.
+    Raises KitError when Kaggle refuses, when files in the folder differ from Kaggle's, or when an expected
+    one is missing.
     """
     folder, expected = places(config)
     if folder.is_dir() and not os.access(folder, os.W_OK):
@@ -67,7 +72,9 @@ def places(config: Config) -> tuple[Path, dict[str, Path]]:
     """The folder to fill, and the files that the configuration expects there, by setting. Raises KitError."""
     data = config.data
     if config.market.generate:
-        raise KitError("market.generate: this profile makes its own data, there is nothing to download; pass the competition's")
+        raise KitError(
+            "market.generate: this profile makes its own data, there is nothing to download; pass the competition's"
+        )
     prices = data.data_path if isinstance(data.data_path, list) else [data.data_path]
     named = {f"data.data_path[{i}]" if i else "data.data_path": path for i, path in enumerate(prices)}
     named |= {"data.test_path": data.test_path, "data.sample_submission_path": data.sample_submission_path}
@@ -77,21 +84,29 @@ def places(config: Config) -> tuple[Path, dict[str, Path]]:
     folder = expected.get("data.test_path", next(iter(expected.values()))).parent
     for setting, path in expected.items():
         if not path.is_relative_to(folder):
-            raise KitError(f"{setting}: expected a path inside {folder}, where the files are unpacked, found {path}")
+            raise KitError(
+                f"{setting}: expected a path inside {folder}, where the files are unpacked, found {path}"
+            )
     return folder, expected
 
 
-# -- what is there already ---------------------------------------------------------------------------------------------
+# -- what is there already -----------------------------------------------------------------------------------
 def _read_only(folder: Path, expected: dict[str, Path]) -> Download:
     """An attached input, as on Kaggle itself: there is nothing to do as long as the files are there."""
     for setting, path in expected.items():
         if not path.exists():
-            raise KitError(f"{folder}: expected a folder that can be written to, since {path.name} ({setting}) is missing there")
-    return Download(folder, {"files": {}}, "cannot be written to, and holds the files already; nothing was downloaded")
+            raise KitError(
+                f"{folder}: expected a folder that can be written to, since {path.name} ({setting}) is missing there"
+            )
+    return Download(
+        folder, {"files": {}}, "cannot be written to, and holds the files already; nothing was downloaded"
+    )
 
 
 def _known(folder: Path, competition: str) -> Download | None:
-    """The finished download of an earlier call, its files checked against the manifest; None where there is work to do."""
+    """The finished download of an earlier call, its files checked against the manifest; None where there is
+    work to do.
+    """
     manifest = read_manifest(folder)
     if manifest is None:
         return None
@@ -106,8 +121,14 @@ def _known(folder: Path, competition: str) -> Download | None:
     for name, entry in manifest["files"].items():
         path = folder / name
         if path.stat().st_size != entry["bytes"] or files.digest(path) != entry["sha256"]:
-            raise KitError(f"{path}: differs from what was downloaded; move it away, or pass --again to replace it")
-    return Download(folder, manifest, f"complete since {manifest['date']}, sizes and digests agree; nothing was downloaded")
+            raise KitError(
+                f"{path}: differs from what was downloaded; move it away, or pass --again to replace it"
+            )
+    return Download(
+        folder,
+        manifest,
+        f"complete since {manifest['date']}, sizes and digests agree; nothing was downloaded",
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -131,7 +152,9 @@ class _Manifest:
 
 
 def _by_hand(folder: Path, listed: dict[str, int], again: bool) -> bool:
-    """Whether all files of the list lie here with its sizes, fetched in another way. KitError for a file of another size."""
+    """Whether all files of the list lie here with its sizes, fetched in another way. KitError for a file of
+    another size.
+    """
     own = (read_manifest(folder) or {"files": {}})["files"]
     there = {name: (folder / name).stat().st_size for name in listed if (folder / name).is_file()}
     if other := [name for name in there if there[name] != listed[name] and name not in own]:
@@ -144,7 +167,7 @@ def _by_hand(folder: Path, listed: dict[str, int], again: bool) -> bool:
     return bool(there) and len(there) == len(listed) and not again
 
 
-# -- fetching ----------------------------------------------------------------------------------------------------------
+# -- fetching ------------------------------------------------------------------------------------------------
 def _fetch(client: Client, folder: Path, again: bool) -> Download:
     """List, download, unpack, place, write the manifest, in this order."""
     staging, archive = folder / STAGING, folder / STAGING / "archive.zip"
@@ -170,7 +193,9 @@ def _fetch(client: Client, folder: Path, again: bool) -> Download:
     names = _place(archive, folder, listed)
     weight = archive.stat().st_size
     facts = {"bytes": weight, "sha256": files.digest(archive)}
-    return _finish(client, folder, names, listed, facts, f"{len(names)} files downloaded ({size(weight)}) and unpacked")
+    return _finish(
+        client, folder, names, listed, facts, f"{len(names)} files downloaded ({size(weight)}) and unpacked"
+    )
 
 
 def _download(client: Client, staging: Path) -> Path:
@@ -190,7 +215,9 @@ def _download(client: Client, staging: Path) -> Path:
     found = [path for path in staging.glob(f"{client.competition}.*") if path.suffix != ".kaggle-partial"]
     if len(found) != 1 or found[0].suffix != ".zip":
         names = ", ".join(sorted(path.name for path in found)) or "nothing"
-        raise KitError(f"{staging}: expected one zip archive from Kaggle, found {names}; remove the folder and run again")
+        raise KitError(
+            f"{staging}: expected one zip archive from Kaggle, found {names}; remove the folder and run again"
+        )
     return found[0]
 
 
@@ -200,7 +227,9 @@ def _arrived(client: Client, staging: Path) -> int:
 
 
 def _announced(client: Client, staging: Path) -> int | None:
-    """The archive's full size, as the package notes it beside a part (2.2 does); None while it is not known."""
+    """The archive's full size, as the package notes it beside a part (2.2 does); None while it is not
+    known.
+    """
     try:
         note = json.loads((staging / f"{client.competition}.zip.kaggle-partial").read_text())
         return int(note["size"])
@@ -225,21 +254,37 @@ def _place(archive: Path, folder: Path, listed: dict[str, int]) -> list[str]:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.parent.resolve().is_relative_to(folder.resolve()) or target.is_dir():
-            raise KitError(f"{target}: expected a place for a file inside {folder}, found a link out of it or a folder")
+            raise KitError(
+                f"{target}: expected a place for a file inside {folder}, found a link out of it or a folder"
+            )
         (aside / name).replace(target)
     return names
 
 
 def _finish(
-    client: Client, folder: Path, names: Any, listed: dict[str, int], archive: dict[str, Any] | None, news: str
+    client: Client,
+    folder: Path,
+    names: Any,
+    listed: dict[str, int],
+    archive: dict[str, Any] | None,
+    news: str,
 ) -> Download:
     """Write the manifest, and only then clear the rest away."""
     entries = {}
     for name in names:
         path = folder / name
-        entries[name] = {"bytes": path.stat().st_size, "sha256": files.digest(path), "listed_bytes": listed.get(name)}
+        entries[name] = {
+            "bytes": path.stat().st_size,
+            "sha256": files.digest(path),
+            "listed_bytes": listed.get(name),
+        }
         if entries[name]["bytes"] != listed.get(name):
-            log.warning("%s: %s bytes, Kaggle's list says %s", path, entries[name]["bytes"], listed.get(name, "nothing of it"))
+            log.warning(
+                "%s: %s bytes, Kaggle's list says %s",
+                path,
+                entries[name]["bytes"],
+                listed.get(name, "nothing of it"),
+            )
     for name in listed.keys() - entries.keys():
         log.warning("%s: on Kaggle's list, but not in the archive", name)
     manifest = {
@@ -266,10 +311,12 @@ def _check_expected(folder: Path, expected: dict[str, Path], manifest: dict[str,
     for setting, path in expected.items():
         if not path.exists():
             found = ", ".join(sorted(manifest["files"])[:8])
-            raise KitError(f"{setting}: expected {path.name} among the competition's files, found {found}; name the right one")
+            raise KitError(
+                f"{setting}: expected {path.name} among the competition's files, found {found}; name the right one"
+            )
 
 
-# -- small things ------------------------------------------------------------------------------------------------------
+# -- small things --------------------------------------------------------------------------------------------
 def size(count: float) -> str:
     """Bytes for people: 2.3 GB."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -1,7 +1,7 @@
 """What a backtest lets expect of a submission: its accuracy over dates with an interval.
 
-In: the run's folder, the submission's manifest. Out: words. The manifest knows what was expected of its answerer; for a
-manifest that does not say, the run's report of these very weights is read.
+In: the run's folder, the submission's manifest. Out: words. The manifest knows what was expected of its
+answerer; for a manifest that does not say, the run's report of these very weights is read.
 """
 
 import logging
@@ -42,7 +42,9 @@ def _of_answer(answer: dict[str, Any]) -> str:
 
 
 def main_figure(report: dict[str, Any], figure: str) -> dict[str, Any] | None:
-    """{value, low, high, p, dates} of the entry that the report's verdict is about, None where it has no such figure."""
+    """{value, low, high, p, dates} of the entry that the report's verdict is about, None where it has no such
+    figure.
+    """
     main = next(entry for entry in report["entries"] if entry["name"] == report["main"])
     found = main["figures"].get(figure)
     return dict(found) if found and found.get("value") is not None else None
@@ -52,5 +54,9 @@ def shown(interval: dict[str, Any] | None) -> str:
     """51.2% (50.3-52.1%, 40 dates); '' for None."""
     if interval is None:
         return ""
-    width = "no interval" if interval["low"] is None else f"{interval['low']:.1%}-{interval['high']:.1%}".replace("%-", "-")
+    width = (
+        "no interval"
+        if interval["low"] is None
+        else f"{interval['low']:.1%}-{interval['high']:.1%}".replace("%-", "-")
+    )
     return f"{interval['value']:.1%} ({width}, {interval['dates']} dates)"

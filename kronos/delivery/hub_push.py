@@ -1,7 +1,7 @@
 """Upload a packaged model to the Hugging Face hub.
 
-In: a packaged folder and "owner/name". Out: the address of the commit, or one clear line. The hub client finds the user's
-token itself (HF_TOKEN, or what `hf auth login` has saved); it is never read or printed here.
+In: a packaged folder and "owner/name". Out: the address of the commit, or one clear line. The hub client
+finds the user's token itself (HF_TOKEN, or what `hf auth login` has saved); it is never read or printed here.
 """
 
 import re
@@ -20,12 +20,15 @@ OF_THE_HUB = {".gitattributes"}
 """What the hub itself puts into a new repository."""
 
 
-def push(folder: str | Path, repository: str, allow_public: bool = False, replace_others: bool = False) -> str:
-    """Check the folder, upload it as one commit to a private repository (made where missing) and tag it with its version.
+def push(
+    folder: str | Path, repository: str, allow_public: bool = False, replace_others: bool = False
+) -> str:
+    """Check the folder, upload it as one commit to a private repository (made where missing) and tag it with
+    its version.
 
-    The repository's files become those of the folder. Returns the commit's address. Raises KitError when the folder is not
-    sound, without a token, when the hub refuses, when the repository is public (unless `allow_public`), or when it holds files
-    that no package of ours left there (unless `replace_others`).
+    The repository's files become those of the folder. Returns the commit's address. Raises KitError when the
+    folder is not sound, without a token, when the hub refuses, when the repository is public (unless
+    `allow_public`), or when it holds files that no package of ours left there (unless `replace_others`).
     """
     folder = Path(folder)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository):
@@ -36,7 +39,9 @@ def push(folder: str | Path, repository: str, allow_public: bool = False, replac
     try:
         client.create_repo(repository, private=True, exist_ok=True)  # changes nothing about one that exists
         _check_repository(client.repo_info(repository), repository, allow_public, replace_others)
-        commit = client.upload_folder(repo_id=repository, folder_path=folder, commit_message=version, delete_patterns="*")
+        commit = client.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message=version, delete_patterns="*"
+        )
         _tag(client, repository, version, commit.oid)
     except HfHubHTTPError as error:
         code = getattr(error.response, "status_code", "no status")
@@ -53,7 +58,9 @@ def push(folder: str | Path, repository: str, allow_public: bool = False, replac
 
 
 def _tag(client: huggingface_hub.HfApi, repository: str, version: str, commit: str) -> None:
-    """Let the tag `version` name the commit, also where an earlier upload of the same version has left it on another."""
+    """Let the tag `version` name the commit, also where an earlier upload of the same version has left it on
+    another.
+    """
     tags = {ref.name: ref.target_commit for ref in client.list_repo_refs(repository).tags}
     if tags.get(version) == commit:
         return

@@ -1,7 +1,7 @@
 """The log of what was submitted: one CSV file, one row a submission, beside what the backtest expected.
 
-In: rows. Out: `ledger.csv`, replaced as a whole under a lock, so that a reader or a kill sees the old file or the new one and
-two writers lose nothing. Columns that a person adds are kept. See docs/kaggle.md.
+In: rows. Out: `ledger.csv`, replaced as a whole under a lock, so that a reader or a kill sees the old file or
+the new one and two writers lose nothing. Columns that a person adds are kept. See docs/kaggle.md.
 """
 
 import csv
@@ -14,7 +14,20 @@ from kronos import files
 from kronos.delivery.tables import table
 from kronos.errors import KitError
 
-COLUMNS = ("date", "competition", "file", "sha256", "run", "message", "ref", "status", "public", "private", "expected", "problem")
+COLUMNS = (
+    "date",
+    "competition",
+    "file",
+    "sha256",
+    "run",
+    "message",
+    "ref",
+    "status",
+    "public",
+    "private",
+    "expected",
+    "problem",
+)
 SHOWN = ("date", "file", "run", "public", "private", "expected", "status", "ref", "message")
 OPEN = ("sending", "unclear", "pending")
 """States that the next look at Kaggle may end: being sent, perhaps sent, not scored yet."""
@@ -38,10 +51,14 @@ class Ledger:
             try:
                 missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
                 if missing:
-                    raise KitError(f"{self.path}: expected a ledger with the column {missing[0]}, found none; name another file")
+                    raise KitError(
+                        f"{self.path}: expected a ledger with the column {missing[0]}, found none; name another file"
+                    )
                 return [{str(name): value or "" for name, value in row.items()} for row in reader]
             except csv.Error as error:
-                raise KitError(f"{self.path}: expected CSV, found {error} in line {reader.line_num}; mend it") from error
+                raise KitError(
+                    f"{self.path}: expected CSV, found {error} in line {reader.line_num}; mend it"
+                ) from error
             except UnicodeDecodeError as error:
                 raise KitError(
                     f'{self.path}: expected UTF-8, found {error}; save it as "CSV UTF-8" in the program that wrote it'
@@ -49,7 +66,9 @@ class Ledger:
 
     @contextmanager
     def edit(self) -> Iterator[list[Row]]:
-        """Yield the rows to change; they are written when the block ends without an error. One process at a time."""
+        """Yield the rows to change; they are written when the block ends without an error. One process at a
+        time.
+        """
         lock = self.path.parent / f".{self.path.name}.lock"
         with files.locked(lock, f"another process writes {self.path}: waiting for it"):
             rows = self.rows()

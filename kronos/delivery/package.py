@@ -1,12 +1,14 @@
 """A run's networks as one folder that can be given away: versioned, checked, with a model card.
 
-In: a run folder (docs/architecture.md). Out: `models/NAME/vX.Y.Z/` in Hugging Face form, and `models/NAME/latest`, a link to
-one of the versions. A version is written beside its name and renamed: it is there whole or not at all, and never changes.
+In: a run folder (docs/architecture.md). Out: `models/NAME/vX.Y.Z/` in Hugging Face form, and
+`models/NAME/latest`, a link to one of the versions. A version is written beside its name and renamed: it is
+there whole or not at all, and never changes.
 
     tokenizer/ predictor/   config.json + model.safetensors (+ normalisation.json), for `from_pretrained`
     metadata.json           what it was trained on, with which settings, and how good it was
-    decisions/              how scores become answers, one file per horizon, where a backtest of these networks left them
-    README.md               the model card                  checksums.json   SHA-256 of every other file
+    decisions/              how scores become answers, one file per horizon, where a backtest left them
+    README.md               the model card
+    checksums.json          SHA-256 of every other file
 """
 
 import logging
@@ -64,17 +66,20 @@ class Version:
         return f"v{self.major}.{self.minor}.{self.patch}"
 
 
-# -- making ------------------------------------------------------------------------------------------------------------
+# -- making --------------------------------------------------------------------------------------------------
 def read_run(run: str | Path) -> Config:
     """The configuration that a run folder was trained with. Raises KitError where there is none."""
     return RunFolder(Path(run)).config
 
 
-def package_model(config: Config, output: str | Path, name: str, version: str | None = None, licence: str = "mit") -> Path:
-    """Write the next version (or `version`) of `output`/`name` and let `latest` point to it. Returns its folder.
+def package_model(
+    config: Config, output: str | Path, name: str, version: str | None = None, licence: str = "mit"
+) -> Path:
+    """Write the next version (or `version`) of `output`/`name` and let `latest` point to it. Returns its
+    folder.
 
-    Raises KitError, with nothing written, when the run is not complete, its networks do not belong together, the version
-    exists, or the finished folder does not pass `check_package`.
+    Raises KitError, with nothing written, when the run is not complete, its networks do not belong together,
+    the version exists, or the finished folder does not pass `check_package`.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
         raise KitError(f"--name: expected letters, digits, '.', '_' and '-', found {name!r}")
@@ -82,7 +87,9 @@ def package_model(config: Config, output: str | Path, name: str, version: str | 
     chosen = Version.parse(version) if version else _next(root)
     target = root / str(chosen)
     if target.exists():
-        raise KitError(f"{target}: expected a new version, found one that exists; versions never change, choose a higher one")
+        raise KitError(
+            f"{target}: expected a new version, found one that exists; versions never change, choose a higher one"
+        )
     pair = find_pair(config)
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{chosen}.", suffix=".tmp", dir=root) as holder:
@@ -93,7 +100,9 @@ def package_model(config: Config, output: str | Path, name: str, version: str | 
         facts = _facts(config, staged, name, str(chosen), licence)
         files.write_json(staged / METADATA, facts)
         files.write_text(staged / CARD, _card(facts))
-        files.write_json(staged / CHECKSUMS, {str(p.relative_to(staged)): files.digest(p) for p in _contents(staged)})
+        files.write_json(
+            staged / CHECKSUMS, {str(p.relative_to(staged)): files.digest(p) for p in _contents(staged)}
+        )
         check_package(staged)
         staged.rename(target)
     point_latest(root, chosen)
@@ -136,7 +145,9 @@ def _copy_network(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for name in ("config.json", "model.safetensors"):
         if not (source / name).is_file():
-            raise KitError(f"{source / name}: expected a saved network, found none; finish the training first")
+            raise KitError(
+                f"{source / name}: expected a saved network, found none; finish the training first"
+            )
         shutil.copyfile(source / name, target / name)
     if (source / NORMALISATION_FILE).is_file():  # networks of earlier versions have none
         shutil.copyfile(source / NORMALISATION_FILE, target / NORMALISATION_FILE)
@@ -146,7 +157,8 @@ def _copy_decisions(config: Config, staged: Path) -> None:
     """Take the findings along that rest on these very networks, one file per horizon."""
     run = RunFolder(config.run_dir)
     digests = {
-        kind: files.folder_digest(staged / folder) for kind, folder in (("model", "predictor"), ("tokenizer", "tokenizer"))
+        kind: files.folder_digest(staged / folder)
+        for kind, folder in (("model", "predictor"), ("tokenizer", "tokenizer"))
     }
     for horizon in run.horizons():
         found = run.findings(horizon)
@@ -163,7 +175,7 @@ def _rests_on(found: Findings, digests: dict[str, str]) -> bool:
     return all(key.get(kind) == digest for kind, digest in digests.items())
 
 
-# -- what is said about it ---------------------------------------------------------------------------------------------
+# -- what is said about it -----------------------------------------------------------------------------------
 def _facts(config: Config, staged: Path, name: str, version: str, licence: str) -> dict[str, Any]:
     run = RunFolder(config.run_dir)
     summaries = {"tokenizer": run.summary("tokenizer"), "predictor": run.summary("basemodel")}
@@ -197,10 +209,17 @@ def _facts(config: Config, staged: Path, name: str, version: str, licence: str) 
 
 def _network_facts(folder: Path, summary: dict[str, Any] | None) -> dict[str, Any]:
     network = NETWORKS[folder.name].from_pretrained(folder)
-    facts = {"parameters": sum(p.numel() for p in network.parameters()), "digest": files.folder_digest(folder)}
+    facts = {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "digest": files.folder_digest(folder),
+    }
     if summary is None:
         return facts | {"start": "as published", "best": None}
-    return facts | {"start": summary["facts"]["start"], "best": summary["best"], "start_value": summary["start_value"]}
+    return facts | {
+        "start": summary["facts"]["start"],
+        "best": summary["best"],
+        "start_value": summary["start_value"],
+    }
 
 
 def _data_facts(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +231,13 @@ def _data_facts(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
     if store.digest != summary["data_digest"]:
         return known
     first, last = date_text(store.sessions[0]), date_text(store.sessions[-1])
-    return known | {"tickers": len(store.tickers), "bars": len(store), "first": first, "last": last, "frequency": store.frequency}
+    return known | {
+        "tickers": len(store.tickers),
+        "bars": len(store),
+        "first": first,
+        "last": last,
+        "frequency": store.frequency,
+    }
 
 
 def _backtest(config: Config, weights: str) -> dict[str, Any] | None:
@@ -226,15 +251,18 @@ def _backtest(config: Config, weights: str) -> dict[str, Any] | None:
 
 def _card(facts: dict[str, Any]) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("kronos.delivery"), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("kronos.delivery"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("model_card.md").render(facts)
 
 
-# -- checking ----------------------------------------------------------------------------------------------------------
+# -- checking ------------------------------------------------------------------------------------------------
 def check_package(folder: str | Path) -> list[str]:
-    """What was checked, one line each: every checksum, both networks and that they fit, a forecast that is finite and the
-    same twice. Raises KitError at the first thing that is wrong."""
+    """What was checked, one line each: every checksum, both networks and that they fit, a forecast that is
+    finite and the same twice. Raises KitError at the first thing that is wrong."""
     folder = Path(folder)
     facts = _read(folder / METADATA)
     count = _check_sums(folder)
@@ -242,7 +270,9 @@ def check_package(folder: str | Path) -> list[str]:
     for kind, network in networks.items():
         expected, found = facts["networks"][kind]["parameters"], sum(p.numel() for p in network.parameters())
         if expected != found:
-            raise KitError(f"{folder / kind}: expected {expected:,} parameters ({METADATA}), found {found:,}; package it again")
+            raise KitError(
+                f"{folder / kind}: expected {expected:,} parameters ({METADATA}), found {found:,}; package it again"
+            )
     steps = _smoke_forecast(networks, facts["window"], folder)
     for horizon in RunFolder(folder).horizons():
         RunFolder(folder).findings(horizon)  # every value is looked at
@@ -259,8 +289,16 @@ def _check_sums(folder: Path) -> int:
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:
         name = wrong[0]
-        what = "a file that was not packaged" if name not in expected else "other content" if name in found else "no file"
-        raise KitError(f"{folder / name}: expected what {CHECKSUMS} lists, found {what}; fetch the package again")
+        what = (
+            "a file that was not packaged"
+            if name not in expected
+            else "other content"
+            if name in found
+            else "no file"
+        )
+        raise KitError(
+            f"{folder / name}: expected what {CHECKSUMS} lists, found {what}; fetch the package again"
+        )
     return len(found)
 
 
@@ -275,20 +313,30 @@ def _smoke_forecast(networks: dict[str, Any], window: dict[str, Any], folder: Pa
         epsilon=window["norm_epsilon"],
         sampling=Sampling(sample_count=3, seed=1),
     )
-    stamps = calendar_stamps(np.datetime64("2024-01-01", "s") + np.arange(length + steps) * np.timedelta64(1, "D"))
+    stamps = calendar_stamps(
+        np.datetime64("2024-01-01", "s") + np.arange(length + steps) * np.timedelta64(1, "D")
+    )
     walk = 100 * np.exp(np.cumsum(np.random.default_rng(0).normal(0, 0.01, length)))
-    bars = np.stack([walk, walk * 1.01, walk * 0.99, walk, np.full(length, 1e5), walk * 1e5], axis=1)[None].astype(np.float32)
+    bars = np.stack([walk, walk * 1.01, walk * 0.99, walk, np.full(length, 1e5), walk * 1e5], axis=1)[
+        None
+    ].astype(np.float32)
     inputs = (bars, stamps[None, :length], stamps[None, length:], np.array([7], dtype=np.int64))
     first, second = (forecaster.forecast(*inputs).paths for _ in range(2))
     if not (np.isfinite(first).all() and np.array_equal(first, second)):
-        raise KitError(f"{folder}: expected a finite forecast that is the same twice, found another; train the network again")
+        raise KitError(
+            f"{folder}: expected a finite forecast that is the same twice, found another; train the network again"
+        )
     return steps
 
 
 def _contents(folder: Path) -> Iterator[Path]:
     """Every file but the list of checksums itself and what a hub client keeps beside a download."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != CHECKSUMS and not path.relative_to(folder).parts[0].startswith("."):
+        if (
+            path.is_file()
+            and path.name != CHECKSUMS
+            and not path.relative_to(folder).parts[0].startswith(".")
+        ):
             yield path
 
 

@@ -1,6 +1,8 @@
-"""A file that is about to be submitted: checked against the sample, and put together with what is known about it.
+"""A file that is about to be submitted: checked against the sample, and put together with what is known about
+it.
 
-In: a configuration, a file (ID, Pred), a message. Out: a `Parcel`. Nothing is sent from here. See docs/kaggle.md.
+In: a configuration, a file (ID, Pred), a message. Out: a `Parcel`. Nothing is sent from here. See
+docs/kaggle.md.
 """
 
 import gzip
@@ -83,7 +85,9 @@ def _check_form(config: Config, path: Path, ids: list[str]) -> None:
         raise KitError(f"{path}: expected the first line {header!r} as in {source}, found {first!r}")
     if ids != wanted:
         row = next(i for i, (one, other) in enumerate(zip(ids, wanted, strict=True)) if one != other)
-        raise KitError(f"{path}: expected the order of {source}, found {ids[row]} for {wanted[row]} in line {row + 2}; sort it")
+        raise KitError(
+            f"{path}: expected the order of {source}, found {ids[row]} for {wanted[row]} in line {row + 2}; sort it"
+        )
 
 
 def _form(config: Config) -> tuple[list[str], str, str]:
@@ -116,7 +120,9 @@ class _Manifest:
 
 
 def _manifest(path: Path, digest: str) -> dict[str, Any]:
-    """What make_submission wrote beside the file; {} where nothing did, or where the file was changed since."""
+    """What make_submission wrote beside the file; {} where nothing did, or where the file was changed
+    since.
+    """
     beside = path.with_suffix(".json")
     if not beside.is_file():
         return {}

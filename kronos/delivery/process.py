@@ -1,6 +1,7 @@
 """The process that holds the `kaggle` package: started when it is first asked, ended when it falls silent.
 
-In: a request (a JSON tree). Out: its answer, or one of two exceptions. See `worker` for why it is a process, and its protocol.
+In: a request (a JSON tree). Out: its answer, or one of two exceptions. See `worker` for why it is a process,
+and its protocol.
 """
 
 import contextlib
@@ -32,7 +33,9 @@ class EndedError(Exception):
 
 
 class Worker:
-    """One process after the other; `hold` is a file descriptor (a lock) that each keeps open as long as it lives."""
+    """One process after the other; `hold` is a file descriptor (a lock) that each keeps open as long as it
+    lives.
+    """
 
     def __init__(self, hold: int | None = None) -> None:
         self._hold = hold
@@ -40,9 +43,13 @@ class Worker:
         self._noise = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the worker)
 
     def ask(self, request: Any, patience: float, watch: Callable[[], Any] | None = None) -> Any:
-        """The answer to a request. watch: a value that changes while there is progress; silence is counted in seconds."""
+        """The answer to a request. watch: a value that changes while there is progress; silence is counted in
+        seconds.
+        """
         process = self._process = self._process or self._start()
-        if watch is None:  # should this process be killed, that one still ends by itself, and gives back what it holds
+        if (
+            watch is None
+        ):  # should this process be killed, that one still ends by itself, and gives back what it holds
             request = {**request, "within": patience + GRACE}
         try:
             with contextlib.suppress(BrokenPipeError):  # it has ended: reading tells

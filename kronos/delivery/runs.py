@@ -1,8 +1,9 @@
 """Experiments side by side: the runs under one folder, and two of them date by date.
 
-In: run folders (docs/architecture.md) and their backtests (docs/evaluation.md). Out: tables. Best first means: by the lower end
-of the interval of within-date accuracy, since the best of many point estimates is mostly luck; runs without a backtest follow
-by their validation loss, which compares only runs on the same data and window.
+In: run folders (docs/architecture.md) and their backtests (docs/evaluation.md). Out: tables. Best first
+means: by the lower end of the interval of within-date accuracy, since the best of many point estimates is
+mostly luck; runs without a backtest follow by their validation loss, which compares only runs on the same
+data and window.
 """
 
 import math
@@ -60,17 +61,23 @@ class Run:
         open_stages = [f"{stage} {status}" for stage, status in self.status.items() if status != "complete"]
         cells = {
             "run": self.folder.name,
-            "within-date accuracy": shown(main_figure(self.report, RANKED)) if self.report else self.no_report,
+            "within-date accuracy": shown(main_figure(self.report, RANKED))
+            if self.report
+            else self.no_report,
             "accuracy": shown(main_figure(self.report, "accuracy")) if self.report else "",
             "loss": "; ".join(f"{stage} {value:.4g}" for stage, value in self.losses.items()),
             "hours": f"{self.hours:.2f}",
         }
         cost = {} if price is None else {"cost": f"{self.hours * price:.2f}"}
         changes = ", ".join(f"{key}={_brief(value)}" for key, value in self.changed.items())
-        return cells | cost | {"status": ", ".join(open_stages) or "complete", "changed settings": changes or "none"}
+        return (
+            cells
+            | cost
+            | {"status": ", ".join(open_stages) or "complete", "changed settings": changes or "none"}
+        )
 
 
-# -- all runs ----------------------------------------------------------------------------------------------------------
+# -- all runs ------------------------------------------------------------------------------------------------
 def find_runs(base: Path) -> list[Run]:
     """Every run directly under `base`, best first. Raises KitError where there is none."""
     folders = sorted(path.parent for path in base.glob(f"*/{CONFIG}"))
@@ -92,7 +99,8 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         changed=dict(_changes(tree, to_dict(Config()))),
-        status={stage: str(summary["status"]) for stage, summary in summaries.items()} or {"training": "not begun"},
+        status={stage: str(summary["status"]) for stage, summary in summaries.items()}
+        or {"training": "not begun"},
         losses={stage: float(s["best"]["value"]) for stage, s in summaries.items() if s.get("best")},
         hours=sum(float(summary.get("seconds") or 0.0) for summary in summaries.values()) / 3600,
         report=report,
@@ -101,7 +109,9 @@ def read_run(folder: Path) -> Run:
 
 
 def _changes(tree: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of `tree` that differ from `defaults`, places left out; keys of another version count as changed."""
+    """Leaves of `tree` that differ from `defaults`, places left out; keys of another version count as
+    changed.
+    """
     for key, value in tree.items():
         if isinstance(value, dict) and isinstance(defaults.get(key), dict):
             yield from _changes(value, defaults[key], f"{prefix}{key}.")
@@ -118,9 +128,11 @@ def runs_table(runs: Sequence[Run], price: float | None = None) -> str:
     return f"{table([run.cells(price) for run in runs])}\n{note}"
 
 
-# -- two runs ----------------------------------------------------------------------------------------------------------
+# -- two runs ------------------------------------------------------------------------------------------------
 def against(one: Run, other: Run) -> str:
-    """Two runs on the dates that both backtests have: differences with paired intervals over dates, and what was changed."""
+    """Two runs on the dates that both backtests have: differences with paired intervals over dates, and what
+    was changed.
+    """
     reports = [_needed(run) for run in (one, other)]
     dates = _common_dates(reports)
     bootstrap = DateBootstrap(_sessions(reports[0], dates), int(reports[0]["dates"]["horizon"]))
@@ -131,7 +143,11 @@ def against(one: Run, other: Run) -> str:
             continue
         difference = bootstrap.interval(values[0] - values[1], null=0.0)
         rows.append(
-            {"figure": figure, one.folder.name: f"{np.nanmean(values[0]):.4f}", other.folder.name: f"{np.nanmean(values[1]):.4f}"}
+            {
+                "figure": figure,
+                one.folder.name: f"{np.nanmean(values[0]):.4f}",
+                other.folder.name: f"{np.nanmean(values[1]):.4f}",
+            }
         )
         rows[-1] |= {
             "difference": f"{difference.value:+.4f}",
@@ -160,12 +176,16 @@ def _common_dates(reports: Sequence[dict[str, Any]]) -> list[str]:
         )
     both = set(reports[0]["per_date"]["origins"]) & set(reports[1]["per_date"]["origins"])
     if not both:
-        raise KitError("expected backtests with dates in common, found none; run both with the same --origins or --every")
+        raise KitError(
+            "expected backtests with dates in common, found none; run both with the same --origins or --every"
+        )
     return sorted(both)
 
 
 def _sessions(report: dict[str, Any], dates: Sequence[str]) -> tuple[int, ...]:
-    """Positions of the dates in the trading calendar; of dates that it does not know (intraday) by their order and stride."""
+    """Positions of the dates in the trading calendar; of dates that it does not know (intraday) by their
+    order and stride.
+    """
     days = open_days(report["config"]["data"]["calendar"], dates[0], dates[-1]).astype("datetime64[D]")
     wanted = np.array(dates, "datetime64[s]")
     if np.isin(wanted, days).all():
@@ -192,16 +212,19 @@ def _better(figure: str, one: Run, other: Run, difference: Interval) -> str:
 
 
 def _different(one: Run, other: Run) -> str:
-    keys = sorted(key for key in {*one.changed, *other.changed} if one.changed.get(key) != other.changed.get(key))
+    keys = sorted(
+        key for key in {*one.changed, *other.changed} if one.changed.get(key) != other.changed.get(key)
+    )
     default = dict(_leaves(to_dict(Config())))
     rows = [
-        {"setting": key} | {run.folder.name: _brief(run.changed.get(key, default.get(key))) for run in (one, other)}
+        {"setting": key}
+        | {run.folder.name: _brief(run.changed.get(key, default.get(key))) for run in (one, other)}
         for key in keys
     ]
     return table(rows) if rows else "The settings are the same."
 
 
-# -- small things ------------------------------------------------------------------------------------------------------
+# -- small things --------------------------------------------------------------------------------------------
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict):

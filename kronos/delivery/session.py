@@ -1,8 +1,10 @@
-"""A notebook session on Kaggle: from what is attached to a configuration that runs there and resumes next time.
+"""A notebook session on Kaggle: from what is attached to a configuration that runs there and resumes next
+time.
 
-In: the input folder (read-only) and the output folder (kept when the run completes), a profile. Out: OUTPUT/session.json, a
-resolved configuration with the paths of this session, and one line for everything that was found or not. The previous
-version's output, attached as an input, is copied back so that `--skip-existing` goes on where it stopped.
+In: the input folder (read-only) and the output folder (kept when the run completes), a profile. Out:
+OUTPUT/session.json, a resolved configuration with the paths of this session, and one line for everything that
+was found or not. The previous version's output, attached as an input, is copied back so that
+`--skip-existing` goes on where it stopped.
 """
 
 import json
@@ -22,20 +24,32 @@ from kronos.networks.hub import CONFIG_FILE, WEIGHTS_FILE
 log = logging.getLogger(__name__)
 
 DEPTH = 8
-"""Folders below the input folder that are looked into: Kaggle mounts a data set some levels deep, a model six."""
+"""Folders below the input folder that are looked into: Kaggle mounts a data set some levels deep, a model
+six.
+"""
 CLOSED = ("train_kaggle.sh", "pipeline_config.json")
-"""A folder with one of these is not looked into: the kit (whose tests have networks of their own), or an earlier run."""
+"""A folder with one of these is not looked into: the kit (whose tests have networks of their own), or an
+earlier run.
+"""
 SESSION_HOURS, LAST_HOURS = 12, 0.5
-"""What a session of Kaggle's lasts, and what is kept of it for the submission: the backtest may take what training leaves."""
+"""What a session of Kaggle's lasts, and what is kept of it for the submission: the backtest may take what
+training leaves.
+"""
 
 
 def write_session(
-    inputs: str | Path, output: str | Path, profile: str | Path, overrides: Sequence[str], *, hours: float, gpus: int
+    inputs: str | Path,
+    output: str | Path,
+    profile: str | Path,
+    overrides: Sequence[str],
+    *,
+    hours: float,
+    gpus: int,
 ) -> Path:
     """Write the session's configuration. Returns its path.
 
-    hours: of training, below what the session lasts. gpus: those of this machine, one process each. `overrides` win over
-    everything found. Raises KitError naming what is not attached.
+    hours: of training, below what the session lasts. gpus: those of this machine, one process each.
+    `overrides` win over everything found. Raises KitError naming what is not attached.
     """
     inputs, output = Path(inputs), Path(output)
     base = configfile.load(profile, overrides)
@@ -52,14 +66,18 @@ def _data(inputs: Path, config: Config) -> Iterator[str]:
     """The competition's files: one folder that holds them all, by the names that the profile gives them."""
     given = config.data.data_path
     if isinstance(given, list):
-        raise KitError("data.data_path: expected one file for a session, found a list; give --set data.data_path=FILE")
+        raise KitError(
+            "data.data_path: expected one file for a session, found a list; give --set data.data_path=FILE"
+        )
     wanted = {"data_path": given, "test_path": config.data.test_path}
     wanted |= {key: getattr(config.data, key) for key in ("sample_submission_path", "solution_path")}
     names = {key: Path(path).name for key, path in wanted.items() if path}
     required = [name for key, name in names.items() if key != "solution_path"]
     folder = next((f for f in _folders(inputs) if all((f / name).is_file() for name in required)), None)
     if folder is None:
-        raise KitError(f"{inputs}: expected a folder with {', '.join(required)}, found none; attach the competition's data")
+        raise KitError(
+            f"{inputs}: expected a folder with {', '.join(required)}, found none; attach the competition's data"
+        )
     log.info("competition files: %s", folder)
     yield "market.generate=false"  # inputs are read-only
     for key, name in names.items():
@@ -68,7 +86,8 @@ def _data(inputs: Path, config: Config) -> Iterator[str]:
 
 
 def _model(inputs: Path, config: Config) -> Iterator[str]:
-    """The pretrained networks that are needed: those of one packaged model, or of folders that are told apart by content.
+    """The pretrained networks that are needed: those of one packaged model, or of folders that are told apart
+    by content.
 
     Nothing is looked for where the configuration names a folder that is there.
     """
@@ -79,8 +98,12 @@ def _model(inputs: Path, config: Config) -> Iterator[str]:
     }
     wanted = {kind: source for kind, source in named.items() if source and not Path(source).is_dir()}
     package = _package(inputs) if wanted else None
-    found = {kind: package / kind if package else _network(inputs, kind, source) for kind, source in wanted.items()}
-    bits = {kind: [_settings(folder).get(key) for key in ("s1_bits", "s2_bits")] for kind, folder in found.items()}
+    found = {
+        kind: package / kind if package else _network(inputs, kind, source) for kind, source in wanted.items()
+    }
+    bits = {
+        kind: [_settings(folder).get(key) for key in ("s1_bits", "s2_bits")] for kind, folder in found.items()
+    }
     if len(found) == 2 and bits["tokenizer"] != bits["predictor"]:
         raise KitError(
             f"{found['tokenizer']} and {found['predictor']}: expected networks of equal (s1_bits, s2_bits), found "
@@ -93,7 +116,11 @@ def _model(inputs: Path, config: Config) -> Iterator[str]:
 
 def _package(inputs: Path) -> Path | None:
     """The attached model of `package_model.py`, None where there is none. Raises KitError for several."""
-    packages = [f for f in _folders(inputs) if (f / METADATA).is_file() and all(_kind(f / kind) == kind for kind in NETWORKS)]
+    packages = [
+        f
+        for f in _folders(inputs)
+        if (f / METADATA).is_file() and all(_kind(f / kind) == kind for kind in NETWORKS)
+    ]
     if len(packages) > 1:
         raise KitError(
             f"{inputs}: expected one packaged model, found {', '.join(map(str, packages))}; attach one, or name its folders "
@@ -106,7 +133,11 @@ def _network(inputs: Path, kind: str, source: str) -> Path:
     """The only attached network of this kind; of several, the only one whose path has the published name."""
     found = [folder for folder in _folders(inputs) if _kind(folder) == kind]
     name = Path(source).name.lower()
-    chosen = [f for f in found if name in (part.lower() for part in f.relative_to(inputs).parts)] if len(found) > 1 else found
+    chosen = (
+        [f for f in found if name in (part.lower() for part in f.relative_to(inputs).parts)]
+        if len(found) > 1
+        else found
+    )
     if len(chosen) == 1:
         return chosen[0]
     raise KitError(
@@ -121,7 +152,14 @@ def _kind(folder: Path) -> str | None:
     if not ((folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file()):
         return None
     keys = _settings(folder).keys()
-    return next((kind for kind, network in NETWORKS.items() if keys >= {f.name for f in fields(network.config_class)}), None)
+    return next(
+        (
+            kind
+            for kind, network in NETWORKS.items()
+            if keys >= {f.name for f in fields(network.config_class)}
+        ),
+        None,
+    )
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -133,8 +171,12 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _machine(output: Path, hours: float, gpus: int) -> Iterator[str]:
-    """Where results go and what computes. The prepared data lies beside the output folder: it can be made again."""
-    log.info("%s, at most %g hours of training", f"{gpus} GPU(s), one process each" if gpus else "no GPU", hours)
+    """Where results go and what computes. The prepared data lies beside the output folder: it can be made
+    again.
+    """
+    log.info(
+        "%s, at most %g hours of training", f"{gpus} GPU(s), one process each" if gpus else "no GPU", hours
+    )
     yield f"model_paths.base_path={json.dumps(str(output / 'runs'))}"
     yield f"data.store={json.dumps(str(output.parent / 'temp' / 'store'))}"
     yield f"training.time_limit={hours}"

@@ -1,11 +1,12 @@
-"""The one place that imports the `kaggle` package, in a process of its own (started by `kronos.delivery.process`).
+"""The one place that imports the `kaggle` package, in a process of its own (started by
+`kronos.delivery.process`).
 
-In: a JSON object a line on stdin, {"operation": name, "within": seconds, ...arguments}. Out: one a line on stdout,
-{"answer": ...} or {"error": kind, "status": HTTP status or null, "message": ...}; what the package prints goes to stderr.
-Standard library and kaggle only.
-Importing kaggle logs in over the network, without a timeout, and ends the process when there are no credentials: hence a
-process that can be killed. Its Python interface is used, since its command line drops the HTTP status and exits with 0 when
-an upload fails (kaggle 2.2.4).
+In: a JSON object a line on stdin, {"operation": name, "within": seconds, ...arguments}. Out: one a line on
+stdout, {"answer": ...} or {"error": kind, "status": HTTP status or null, "message": ...}; what the package
+prints goes to stderr. Standard library and kaggle only.
+Importing kaggle logs in over the network, without a timeout, and ends the process when there are no
+credentials: hence a process that can be killed. Its Python interface is used, since its command line drops
+the HTTP status and exits with 0 when an upload fails (kaggle 2.2.4).
 """
 
 import errno
@@ -27,16 +28,23 @@ def main() -> None:
     os.dup2(2, 1)  # the package prints help and warnings to stdout
     for line in sys.stdin:
         request = json.loads(line)
-        signal.alarm(math.ceil(request.pop("within", 0)))  # ends this process where nobody is left who would; 0: no limit
+        signal.alarm(
+            math.ceil(request.pop("within", 0))
+        )  # ends this process where nobody is left who would; 0: no limit
         print(json.dumps(perform(request.pop("operation"), request)), file=answers, flush=True)
 
 
 def perform(operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Call the package and name what went wrong; an exception that is nobody's expectation keeps its traceback."""
+    """Call the package and name what went wrong; an exception that is nobody's expectation keeps its
+    traceback.
+    """
     try:
         api: Any = importlib.import_module("kaggle").api
         failures: Any = importlib.import_module("requests.exceptions")
-    except (ImportError, AttributeError) as error:  # AttributeError: our folder kaggle/, where the package is not installed
+    except (
+        ImportError,
+        AttributeError,
+    ) as error:  # AttributeError: our folder kaggle/, where the package is not installed
         return _error("package", error)
     try:
         if not getattr(api, "_authenticated", False):
@@ -55,10 +63,14 @@ def perform(operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _error(kind: str, error: BaseException, status: int | None = None) -> dict[str, Any]:
-    return {"error": kind, "status": status, "message": f"{type(error).__name__}: {error}" if status is None else str(error)}
+    return {
+        "error": kind,
+        "status": status,
+        "message": f"{type(error).__name__}: {error}" if status is None else str(error),
+    }
 
 
-# -- operations --------------------------------------------------------------------------------------------------------
+# -- operations ----------------------------------------------------------------------------------------------
 def list_files(api: Any, competition: str) -> list[dict[str, Any]]:
     """Every data file: name, bytes, date."""
     found: list[dict[str, Any]] = []
@@ -73,7 +85,9 @@ def list_files(api: Any, competition: str) -> list[dict[str, Any]]:
 
 
 def download(api: Any, competition: str, folder: str) -> bool:
-    """All files as one archive, COMPETITION.zip, into `folder`; the package resumes a part that it left there."""
+    """All files as one archive, COMPETITION.zip, into `folder`; the package resumes a part that it left
+    there.
+    """
     api.competition_download_files(competition, path=folder, quiet=True)
     return True
 

@@ -1,8 +1,8 @@
 """The backtest: ask every answerer about past dates as the submission would, and say what it shows.
 
-In: a configuration, the run folders to score, options. Out: `Backtest`: report.json in the output folder (docs/evaluation.md has
-its form), the table and the verdict; with `save` the findings that the submission chooses by. Fit < calibrate < test; each later
-block begins after the earlier block's last label.
+In: a configuration, the run folders to score, options. Out: `Backtest`: report.json in the output folder
+(docs/evaluation.md has its form), the table and the verdict; with `save` the findings that the submission
+chooses by. Fit < calibrate < test; each later block begins after the earlier block's last label.
 """
 
 import logging
@@ -100,7 +100,8 @@ class Backtest:
 def run_backtest(config: Config, options: Options | None = None) -> Backtest:
     """Score a configuration's run (or `options.models`) on past dates and write report.json.
 
-    Raises KitError, with no report written, when there is no model, no date after its training, or no row to score.
+    Raises KitError, with no report written, when there is no model, no date after its training, or no row to
+    score.
     """
     options, started = options or Options(), time.monotonic()
     store = open_store(config)
@@ -108,7 +109,10 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
     networks, boundary = _networks(config, options, store, horizon)
     setup = _setup(config, options, store, boundary, networks, started)
     _say_plan(setup)
-    networks = [replace(n, cache=setup.folder / "cache", deadline=setup.deadline, paths=True, by_date=True) for n in networks]
+    networks = [
+        replace(n, cache=setup.folder / "cache", deadline=setup.deadline, paths=True, by_date=True)
+        for n in networks
+    ]
     if options.refit:
         from kronos.evaluation.refit import RefitFitter
 
@@ -120,10 +124,14 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
     if not options.refit:
         contestants += _ask_head(setup, _run_of(config, networks))
     contestants += _ask_others(setup, contestants)
-    if not any(c.model for c in contestants):  # without a network the report is about the head, else the first fit
+    if not any(
+        c.model for c in contestants
+    ):  # without a network the report is about the head, else the first fit
         first = next((k for k, c in enumerate(contestants) if c.kind in ("head", "fitted")), None)
         if first is None:
-            raise KitError("backtest: expected a network, a head or evaluation.fitted_baselines to report about, found none")
+            raise KitError(
+                "backtest: expected a network, a head or evaluation.fitted_baselines to report about, found none"
+            )
         contestants.insert(0, replace(contestants.pop(first), model=True))
     judged = [judge(setup, one) for one in contestants]
     test = setup.panel.only(setup.is_test)
@@ -164,20 +172,26 @@ def _report_name(options: Options) -> str:
 
 
 def horizon_of(config: Config, store: BarStore) -> int:
-    """Trading days ahead: evaluation.horizon, else inference.horizon, else the test file's, else data.predict_window."""
+    """Trading days ahead: evaluation.horizon, else inference.horizon, else the test file's, else
+    data.predict_window.
+    """
     if given := config.evaluation.horizon or config.inference.horizon:
         return given
     if not (config.data.test_path and Path(config.data.test_path).is_file()):
         return config.data.predict_window
     dates = competition.read_test(config.data.test_path)["Date"].to_numpy().astype("datetime64[s]")
     days, count = np.unique(dates, return_counts=True)
-    calendar = TradingCalendar(store.sessions_of(0), store.calendars(config.data.calendar)[0], store.frequency)
+    calendar = TradingCalendar(
+        store.sessions_of(0), store.calendars(config.data.calendar)[0], store.frequency
+    )
     steps = int(calendar.steps_between(store.sessions_of(0)[-1:], days[[count.argmax()]])[0])
     return steps if steps > 0 else config.data.predict_window
 
 
-# -- networks ----------------------------------------------------------------------------------------------------------
-def _networks(config: Config, options: Options, store: BarStore, horizon: int) -> tuple[list[NetworkAnswerer], Boundary]:
+# -- networks ------------------------------------------------------------------------------------------------
+def _networks(
+    config: Config, options: Options, store: BarStore, horizon: int
+) -> tuple[list[NetworkAnswerer], Boundary]:
     """The networks to score, and the days that they have seen."""
     if options.refit:
         from kronos.evaluation.refit import planned_boundary
@@ -220,7 +234,12 @@ def _names(folders: Sequence[str]) -> list[str]:
 
 
 def _setup(
-    config: Config, options: Options, store: BarStore, boundary: Boundary, networks: list[NetworkAnswerer], started: float
+    config: Config,
+    options: Options,
+    store: BarStore,
+    boundary: Boundary,
+    networks: list[NetworkAnswerer],
+    started: float,
 ) -> Setup:
     """Dates and rows."""
     own, horizon = config.evaluation, horizon_of(config, store)
@@ -243,9 +262,13 @@ def _setup(
     return set_up(config, store, timeline, panel, folder, deadline)
 
 
-# -- asking ------------------------------------------------------------------------------------------------------------
-def _ask_networks(setup: Setup, options: Options, networks: list[NetworkAnswerer]) -> tuple[Setup, list[Contestant], int]:
-    """All networks' answers, the setup with the labels of a control, and how many rows a changed future changed."""
+# -- asking --------------------------------------------------------------------------------------------------
+def _ask_networks(
+    setup: Setup, options: Options, networks: list[NetworkAnswerer]
+) -> tuple[Setup, list[Contestant], int]:
+    """All networks' answers, the setup with the labels of a control, and how many rows a changed future
+    changed.
+    """
     if not networks:
         return setup, [], 0
     fresh = options.control == "future-noise"
@@ -254,7 +277,10 @@ def _ask_networks(setup: Setup, options: Options, networks: list[NetworkAnswerer
         for network in networks:
             memory = network.forecaster.memory_plan(setup.config.data.lookback_window, setup.panel.horizon)
             network.forecaster.batch_size = memory.series
-    asked = [contest(setup, network, model=True, note=network.note, key=network.key(setup.panel.horizon)) for network in networks]
+    asked = [
+        contest(setup, network, model=True, note=network.note, key=network.key(setup.panel.horizon))
+        for network in networks
+    ]
     changed = 0
     if options.control == "shuffle-labels":
         setup = replace(setup, panel=shuffled_labels(setup.panel, setup.config.evaluation.seed))
@@ -267,7 +293,9 @@ def _ask_networks(setup: Setup, options: Options, networks: list[NetworkAnswerer
         note = f"mean of the ranks of {', '.join(one.name for one in asked)}"
         asked.insert(0, _blend(setup, ENSEMBLE, asked, note, model=True, candidate=False))
     extra = _baseline_networks(setup.config, networks[0])
-    asked += [contest(setup, network, only_test=True, candidate=False, note=network.note) for network in extra]
+    asked += [
+        contest(setup, network, only_test=True, candidate=False, note=network.note) for network in extra
+    ]
     return setup, asked, changed
 
 
@@ -299,7 +327,9 @@ def _ask_others(setup: Setup, asked: list[Contestant]) -> list[Contestant]:
         members = members_of(f"{BLEND}{name}")
         if all(member in known for member in members):
             parts = [known[member] for member in members]
-            found.append(_blend(setup, f"{BLEND}{name}", parts, f"mean of the ranks of {' and '.join(members)}"))
+            found.append(
+                _blend(setup, f"{BLEND}{name}", parts, f"mean of the ranks of {' and '.join(members)}")
+            )
         else:
             missing = next(member for member in members if member not in known)
             log.info("blend:%s is not scored: there is no answerer %s here", name, missing)
@@ -310,11 +340,15 @@ def _blend(setup: Setup, name: str, members: list[Contestant], note: str, **abou
     given = blended([one.given for one in members], setup.asked)
     key: dict[str, object] = {one.name: one.key for one in members if one.key}
     simplicity = SIMPLICITY["blend"] + min(len(members), 9)
-    return Contestant(name, "blend", simplicity, given, note=note, members=[one.name for one in members], key=key, **about)
+    return Contestant(
+        name, "blend", simplicity, given, note=note, members=[one.name for one in members], key=key, **about
+    )
 
 
 def _with_noise(setup: Setup, networks: list[NetworkAnswerer]) -> tuple[Panel, dict[str, Answer]]:
-    """The panel with what the noise became, and answers given while everything after each origin was noise. Never cached."""
+    """The panel with what the noise became, and answers given while everything after each origin was noise.
+    Never cached.
+    """
     panel, limit = setup.panel, setup.config.evaluation.tickers
     future = panel.future_close.copy()
     parts: dict[str, list[tuple[Any, Answer]]] = {network.name: [] for network in networks}
@@ -330,11 +364,13 @@ def _with_noise(setup: Setup, networks: list[NetworkAnswerer]) -> tuple[Panel, d
 
 def _differences(a: Answer, b: Answer) -> int:
     """Rows of which P(rise) or any sampled close differs in any bit."""
-    one, other = (np.column_stack([values for values in (x.prob, x.closes) if values is not None]) for x in (a, b))
+    one, other = (
+        np.column_stack([values for values in (x.prob, x.closes) if values is not None]) for x in (a, b)
+    )
     return int((~((one == other) | (np.isnan(one) & np.isnan(other))).all(axis=1)).sum())
 
 
-# -- what is found -----------------------------------------------------------------------------------------------------
+# -- what is found -------------------------------------------------------------------------------------------
 def _findings(setup: Setup, results: Results, judged: list[Judged]) -> Findings:
     """What the submission chooses by: of every answerer that could be asked again."""
     answerers = []
@@ -383,10 +419,12 @@ def _figure(i: Interval | None) -> Figure | None:
     return Figure(i.value, i.low, i.high, i.p, i.dates)
 
 
-# -- words -------------------------------------------------------------------------------------------------------------
+# -- words ---------------------------------------------------------------------------------------------------
 def _say_plan(setup: Setup) -> None:
     t, sessions = setup.timeline, setup.store.sessions
-    parts = [f"{len(t.test)} dates from {sessions[t.test[0]]} to {sessions[t.test[-1]]}, {t.horizon} trading days ahead"]
+    parts = [
+        f"{len(t.test)} dates from {sessions[t.test[0]]} to {sessions[t.test[-1]]}, {t.horizon} trading days ahead"
+    ]
     if len(t.calibrate):
         parts.append(f"decisions begin with {len(t.calibrate)} dates until {sessions[t.calibrate[-1]]}")
     log.info("backtest: %s; %d rows", "; ".join(parts).replace("T00:00:00", ""), len(setup.panel))
@@ -395,9 +433,14 @@ def _say_plan(setup: Setup) -> None:
 
 
 def _alarm(setup: Setup, options: Options, results: Results, changed: int) -> dict[str, Any] | None:
-    """Too good, or not blind to the future: what to check. Expected on the planted market, and said all the same."""
+    """Too good, or not blind to the future: what to check. Expected on the planted market, and said all the
+    same.
+    """
     if changed:
-        return {"lines": [f"LEAK: {changed} forecasts changed when bars after their origin did."], "expected": False}
+        return {
+            "lines": [f"LEAK: {changed} forecasts changed when bars after their origin did."],
+            "expected": False,
+        }
     if options.control and results.skill > 0:
         return {"lines": [f"LEAK: skill on a negative control ({options.control})."], "expected": False}
     if not results.suspicious:

@@ -1,7 +1,8 @@
 """All answerers on the same rows: asked on every date, decided by what earlier dates taught.
 
-In: a `Setup` (store, dates, panel), answerers and fitters. Out: a `Contestant` each: its answers, and `judge`: P(rise) and class
-on the scored dates, every fold of them with a decision fitted on the dates whose labels had ended before.
+In: a `Setup` (store, dates, panel), answerers and fitters. Out: a `Contestant` each: its answers, and
+`judge`: P(rise) and class on the scored dates, every fold of them with a decision fitted on the dates whose
+labels had ended before.
 """
 
 import itertools
@@ -46,7 +47,9 @@ class Setup:
     panel: Panel
     """Calibration and test dates."""
     asked: Rows
-    """Every ticker with a bar on each of these dates, whatever became of it: nothing later decides what is asked."""
+    """Every ticker with a bar on each of these dates, whatever became of it: nothing later decides what is
+    asked.
+    """
     place: NDArray[np.int64]
     """(n,) where each row of the panel stands among those asked."""
     ties: FloatArray
@@ -61,7 +64,9 @@ class Setup:
 
     @property
     def blocks(self) -> list[NDArray[np.int64]]:
-        """Numbers of the dates of each part before which fits are made anew: of the calibration, then of the test."""
+        """Numbers of the dates of each part before which fits are made anew: of the calibration, then of the
+        test.
+        """
         count = self.config.evaluation.folds
         first = int((~self.is_test).sum())
         early = folds(first, max(1, round(count * first / max(1, self.panel.dates - first)))) if first else []
@@ -76,24 +81,40 @@ class Setup:
         return [block for block in self.blocks if block[0] >= first]
 
 
-def set_up(config: Config, store: BarStore, timeline: Timeline, panel: Panel, folder: Path, deadline: float) -> Setup:
+def set_up(
+    config: Config, store: BarStore, timeline: Timeline, panel: Panel, folder: Path, deadline: float
+) -> Setup:
     """The rows that are asked on every date of a panel."""
     asked, key = ask_on(store, panel.sessions, panel.horizon, config.evaluation.tickers)
     own = panel.origin.astype(np.int64) * len(store.tickers) + panel.ticker
-    return Setup(config, store, timeline, panel, asked, np.searchsorted(key, own), tie_shares(store, asked), folder, deadline)
+    return Setup(
+        config,
+        store,
+        timeline,
+        panel,
+        asked,
+        np.searchsorted(key, own),
+        tie_shares(store, asked),
+        folder,
+        deadline,
+    )
 
 
 def ask_on(
     store: BarStore, sessions: NDArray[np.int64], horizon: int, tickers: int | None = None
 ) -> tuple[Rows, NDArray[np.int64]]:
-    """Every ticker with a bar on each session (`panel.drawn` of them), as a submission of the next day would ask; and the keys
-    date x K + ticker, rising."""
+    """Every ticker with a bar on each session (`panel.drawn` of them), as a submission of the next day would
+    ask; and the keys date x K + ticker, rising."""
     row, key = rows_on(store, sessions)
     kept = drawn(store, key, tickers)
     row, key = row[kept], key[kept]
     place, ticker = np.divmod(key, max(len(store.tickers), 1))
     asof = np.asarray(sessions)[place]
-    after = np.timedelta64(1, "D") if store.frequency in ("daily", "weekly", "monthly") else np.timedelta64(1, "s")
+    after = (
+        np.timedelta64(1, "D")
+        if store.frequency in ("daily", "weekly", "monthly")
+        else np.timedelta64(1, "s")
+    )
     origins = store.sessions[asof]
     names = [date_text(store.sessions[session]) for session in np.asarray(sessions).tolist()]
     ids = [f"{store.tickers[t]} {names[d]}" for t, d in zip(ticker.tolist(), place.tolist(), strict=True)]
@@ -110,7 +131,7 @@ def folds(dates: int, count: int) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
 
-# -- asking ------------------------------------------------------------------------------------------------------------
+# -- asking --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Contestant:
     """Somebody who was asked, and the answers to all rows."""
@@ -142,7 +163,8 @@ class Contestant:
 
 
 def contest(setup: Setup, source: Answerer | Fitter, only_test: bool = False, **about: object) -> Contestant:
-    """Ask an answerer on all rows, a fitter in parts: each part's dates are answered by a fit on what had ended before them.
+    """Ask an answerer on all rows, a fitter in parts: each part's dates are answered by a fit on what had
+    ended before them.
 
     only_test: leave the calibration dates unasked (NaN). about: further fields of the contestant.
     """
@@ -159,7 +181,9 @@ def contest(setup: Setup, source: Answerer | Fitter, only_test: bool = False, **
                 unfit += len(rows)
                 continue
             parts.append((rows, made.answer(setup.store, setup.asked.only(rows))))
-        about = {"note": f"fitted {len(parts)} times, each on labels that ended before the dates it answers"} | about
+        about = {
+            "note": f"fitted {len(parts)} times, each on labels that ended before the dates it answers"
+        } | about
     else:
         first = int((~setup.is_test).sum()) if only_test else 0
         rows = np.flatnonzero(date >= first)
@@ -171,7 +195,7 @@ def contest(setup: Setup, source: Answerer | Fitter, only_test: bool = False, **
     return Contestant(source.name, source.kind, source.simplicity, given, **about)  # type: ignore[arg-type]
 
 
-# -- judging -----------------------------------------------------------------------------------------------------------
+# -- judging -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Judged:
     """A contestant's answers to the scored rows, and the decision for the time after them."""
@@ -183,7 +207,9 @@ class Judged:
     final: Decision
     """Fitted on all dates: for rows dated after them."""
     shifted: int = 0
-    """Answers that change when the contestant's mean log odds are moved by 0.3 in either direction: a test of the level."""
+    """Answers that change when the contestant's mean log odds are moved by 0.3 in either direction: a test of
+    the level.
+    """
 
 
 def judge(setup: Setup, contestant: Contestant) -> Judged:
@@ -199,7 +225,15 @@ def judge(setup: Setup, contestant: Contestant) -> Judged:
             decision = decision_from(setup, contestant, z, ended, asof=first)
         rows = np.flatnonzero((date >= block[0]) & (date <= block[-1]))
         asked, given = setup.asked.only(rows), contestant.part(rows)
-        made = decide(setup.store, asked, contestant, given, decision, setup.ties[rows], setup.config.inference.threshold)
+        made = decide(
+            setup.store,
+            asked,
+            contestant,
+            given,
+            decision,
+            setup.ties[rows],
+            setup.config.inference.threshold,
+        )
         shifted += _shift_changes(setup, asked, contestant, given, decision, setup.ties[rows], made)
         panel_rows = np.flatnonzero((setup.panel.origin >= block[0]) & (setup.panel.origin <= block[-1]))
         parts.append(made.only(setup.place[panel_rows] - rows[0]))
@@ -207,14 +241,24 @@ def judge(setup: Setup, contestant: Contestant) -> Judged:
     everything = np.ones(setup.panel.dates, bool)
     final = decision_from(setup, contestant, z, everything, asof=len(setup.store.sessions) - 1)
     missing = ~np.isfinite(contestant.given.score[setup.place[setup.is_test[setup.panel.origin]]])
-    decided = replace(_concatenated(parts), fallback=int(missing.sum()), note=contestant.note, model=contestant.model)
+    decided = replace(
+        _concatenated(parts), fallback=int(missing.sum()), note=contestant.note, model=contestant.model
+    )
     return Judged(contestant, decided, decisions, final, shifted)
 
 
 def _shift_changes(
-    setup: Setup, asked: Rows, who: Contestant, given: Answer, decision: Decision | None, ties: FloatArray, made: Decided
+    setup: Setup,
+    asked: Rows,
+    who: Contestant,
+    given: Answer,
+    decision: Decision | None,
+    ties: FloatArray,
+    made: Decided,
 ) -> int:
-    """Answers that change when 0.3 is added to, or taken from, every log odds: none, while the level is not the answerer's."""
+    """Answers that change when 0.3 is added to, or taken from, every log odds: none, while the level is not
+    the answerer's.
+    """
     if decision is None or given.prob is None or who.kind == "constant" or decision.date_slope > 0:
         return 0
     changed = 0
@@ -226,8 +270,12 @@ def _shift_changes(
     return changed
 
 
-def decision_from(setup: Setup, contestant: Contestant, z: FloatArray, dates: NDArray[np.bool_], asof: int) -> Decision:
-    """The decision that some dates (D,) teach, for rows asked from session `asof` on. z (N,): of the rows asked."""
+def decision_from(
+    setup: Setup, contestant: Contestant, z: FloatArray, dates: NDArray[np.bool_], asof: int
+) -> Decision:
+    """The decision that some dates (D,) teach, for rows asked from session `asof` on. z (N,): of the rows
+    asked.
+    """
     panel, given = setup.panel, contestant.given
     rows = np.flatnonzero(dates[panel.origin])
     where = setup.place[rows]
@@ -249,12 +297,17 @@ def decision_from(setup: Setup, contestant: Contestant, z: FloatArray, dates: ND
     made = fit_decision(samples, history, panel.horizon, prior, key=contestant.key)
     days = panel.origins[dates]
     fitted = replace(
-        made.fitted, first=date_text(days[0]), last=date_text(days[-1]), last_label=date_text(panel.targets[dates][-1])
+        made.fitted,
+        first=date_text(days[0]),
+        last=date_text(days[-1]),
+        last_label=date_text(panel.targets[dates][-1]),
     )
     if given.closes is None:
         return replace(made, fitted=fitted)
     weight = date_weights(samples.date, int(dates.sum()))
-    return replace(made, fitted=fitted, width=fit_width(given.closes[where], panel.future_close[rows], weight))
+    return replace(
+        made, fitted=fitted, width=fit_width(given.closes[where], panel.future_close[rows], weight)
+    )
 
 
 def date_weights(origin: NDArray[np.integer], dates: int) -> FloatArray:

@@ -1,8 +1,10 @@
-"""Which as-of dates a backtest scores: after the model's training, calibration first, then the test, never overlapping.
+"""Which as-of dates a backtest scores: after the model's training, calibration first, then the test, never
+overlapping.
 
-In: the store's trading days, the boundary of the model's training, the settings. Out: a `Timeline`. NumPy only.
-Rule: an origin t has the label of (t, t + horizon]. Fit < calibrate < test: a later block's first origin lies after the last day
-of an earlier block's last label. Counted in trading days of the common calendar.
+In: the store's trading days, the boundary of the model's training, the settings. Out: a `Timeline`. NumPy
+only.
+Rule: an origin t has the label of (t, t + horizon]. Fit < calibrate < test: a later block's first origin lies
+after the last day of an earlier block's last label. Counted in trading days of the common calendar.
 """
 
 from dataclasses import dataclass
@@ -19,12 +21,16 @@ from kronos.errors import KitError
 from kronos.evaluation.significance import MIN_EFFECTIVE, DateBootstrap
 
 PRETRAINING_END = np.datetime64("2024-06-30")
-"""The published weights are reported to have been trained on data until then: earlier dates are not out of sample for them."""
+"""The published weights are reported to have been trained on data until then: earlier dates are not out of
+sample for them.
+"""
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """What a model has seen, as positions in the store's sessions; -1 where it was trained on none of these data."""
+    """What a model has seen, as positions in the store's sessions; -1 where it was trained on none of these
+    data.
+    """
 
     train_end: int = -1
     """Last day of the training part."""
@@ -83,7 +89,8 @@ class Timeline:
     notes: tuple[str, ...] = ()
 
     def part_of(self, session: int) -> str:
-        """Which part of the model's training an origin lies in: 'training', 'embargo', 'validation' or 'unseen'.
+        """Which part of the model's training an origin lies in: 'training', 'embargo', 'validation' or
+        'unseen'.
 
         'validation' where its label reaches into the days that chose the checkpoint.
         """
@@ -106,10 +113,11 @@ def plan_timeline(
     embargo: int = 0,
     history: int = 0,
 ) -> Timeline:
-    """Choose origins among `sessions` trading days. every: trading days between two of them; None: `origins` of them, evenly.
+    """Choose origins among `sessions` trading days. every: trading days between two of them; None: `origins`
+    of them, evenly.
 
-    calibration_share: of the days after the boundary; 0: none. embargo: days between the blocks beyond the horizon. history:
-    trading days that an origin needs behind it. Raises KitError when no origin is left.
+    calibration_share: of the days after the boundary; 0: none. embargo: days between the blocks beyond the
+    horizon. history: trading days that an origin needs behind it. Raises KitError when no origin is left.
     """
     first, last = max(boundary.first, history), sessions - 1 - horizon
     if last < first:
@@ -154,7 +162,9 @@ def plan_timeline(
     if calibrate_last >= 0:
         calibrate, apart = _calibration_days(first, calibrate_last, stride, horizon)
         if apart != stride:
-            notes.append(f"calibration on {len(calibrate)} dates, {apart} trading days apart and not {stride}: it needs so many")
+            notes.append(
+                f"calibration on {len(calibrate)} dates, {apart} trading days apart and not {stride}: it needs so many"
+            )
     excluded = {
         "in training, or before its end": boundary.train_end + 1,
         "embargo after training": boundary.first - boundary.train_end - 1,
@@ -167,8 +177,8 @@ def plan_timeline(
 
 
 def _calibration_days(first: int, last: int, stride: int, horizon: int) -> tuple[NDArray[np.int64], int]:
-    """Every so many days up to `last`, and how many: `stride`, unless that leaves fewer than MIN_EFFECTIVE without overlap. The
-    range itself holds as many (`_effective`)."""
+    """Every so many days up to `last`, and how many: `stride`, unless that leaves fewer than MIN_EFFECTIVE
+    without overlap. The range itself holds as many (`_effective`)."""
     days = np.arange(last, first - 1, -stride)[::-1]
     if DateBootstrap(tuple(days.tolist()), horizon).effective < MIN_EFFECTIVE:
         stride = (last - first) // (MIN_EFFECTIVE - 1)
@@ -177,7 +187,8 @@ def _calibration_days(first: int, last: int, stride: int, horizon: int) -> tuple
 
 
 def _stride(days: int, origins: int, horizon: int) -> int:
-    """Trading days between two of so many origins, spread over a range of days. It is not below the horizon while the range holds
+    """Trading days between two of so many origins, spread over a range of days. It is not below the horizon
+    while the range holds
     MIN_EFFECTIVE dates that far apart: dates whose labels overlap cost as much and tell little more."""
     even = max(1, days // max(origins - 1, 1))
     least = min(horizon, max(1, days // (MIN_EFFECTIVE - 1)))

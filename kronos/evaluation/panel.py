@@ -1,8 +1,8 @@
 """The rows that a backtest is about: every ticker alive on each as-of date, and what became of it.
 
-In: a store, origins as positions in its `sessions`, the horizon in trading days. Out: a `Panel`, columns of n (origin, ticker)
-samples sorted by origin, then ticker. The label is the competition's: 1 when Close on the target date is greater than the last
-observed Close, so a tie is 0. NumPy only, no loop over tickers.
+In: a store, origins as positions in its `sessions`, the horizon in trading days. Out: a `Panel`, columns of n
+(origin, ticker) samples sorted by origin, then ticker. The label is the competition's: 1 when Close on the
+target date is greater than the last observed Close, so a tie is 0. NumPy only, no loop over tickers.
 """
 
 from dataclasses import dataclass, replace
@@ -80,18 +80,26 @@ class Panel:
         """The panel of some origins, which (D,) bool; `excluded` stays that of the whole."""
         kept = which[self.origin]
         place = np.cumsum(which) - 1
-        columns = {name: getattr(self, name)[kept] for name in ("ticker", "row", "last_close", "future_close")}
+        columns = {
+            name: getattr(self, name)[kept] for name in ("ticker", "row", "last_close", "future_close")
+        }
         dates = {name: getattr(self, name)[which] for name in ("sessions", "origins", "targets")}
         return replace(self, origin=place[self.origin[kept]].astype(np.int32), **columns, **dates)
 
     def only_rows(self, kept: NDArray[np.bool_]) -> "Panel":
         """The panel with some of its samples, kept (n,) bool, and all of its origins."""
-        columns = {name: getattr(self, name)[kept] for name in ("origin", "ticker", "row", "last_close", "future_close")}
+        columns = {
+            name: getattr(self, name)[kept]
+            for name in ("origin", "ticker", "row", "last_close", "future_close")
+        }
         return replace(self, **columns)
 
 
-def build_panel(store: BarStore, sessions: NDArray[np.int64], horizon: int, tickers: int | None = None) -> Panel:
-    """Every ticker with a bar on an origin and one on the trading day `horizon` days later; others are counted.
+def build_panel(
+    store: BarStore, sessions: NDArray[np.int64], horizon: int, tickers: int | None = None
+) -> Panel:
+    """Every ticker with a bar on an origin and one on the trading day `horizon` days later; others are
+    counted.
 
     sessions (D,): rising positions in `store.sessions`, each at least `horizon` before the last one.
     tickers: of each date only so many (`drawn`).
@@ -150,7 +158,8 @@ def rows_on(store: BarStore, sessions: NDArray[np.int64]) -> tuple[NDArray[np.in
 
 
 def drawn(store: BarStore, key: NDArray[np.int64], count: int | None) -> NDArray[np.bool_]:
-    """Which of the rows with these keys (`rows_on`) are scored: `count` of each date, by a hash of their names; None: all.
+    """Which of the rows with these keys (`rows_on`) are scored: `count` of each date, by a hash of their
+    names; None: all.
 
     So the same tickers date after date, and no ticker that comes or goes later changes the choice.
     """

@@ -1,8 +1,9 @@
 """Every answer of a backtest as a table that other tools can read: `predictions.parquet`.
 
-In: the asked rows and everybody's answers. Out: one line a row: date (the last day that was known), ticker, horizon, and a
-column of scores for each answerer. For networks that sampled paths also NAME.last and NAME.median, the mean and the median of
-the paths' closes on the target day as a return, and NAME.prob, their raw P(rise). Only its own file is replaced.
+In: the asked rows and everybody's answers. Out: one line a row: date (the last day that was known), ticker,
+horizon, and a column of scores for each answerer. For networks that sampled paths also NAME.last and
+NAME.median, the mean and the median of the paths' closes on the target day as a return, and NAME.prob, their
+raw P(rise). Only its own file is replaced.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
-"""Walk-forward training: the networks are trained anew before each fold of the test dates, on what had ended by then.
+"""Walk-forward training: the networks are trained anew before each fold of the test dates, on what had ended
+by then.
 
-In: a configuration, a store, the first session of a fold. Out: a `RefitFitter`, which makes a network for each
-fold. Runs lie under RUN/folds/K and are resumed like any run. One process; for small configurations.
+In: a configuration, a store, the first session of a fold. Out: a `RefitFitter`, which makes a network for
+each fold. Runs lie under RUN/folds/K and are resumed like any run. One process; for small configurations.
 """
 
 import math
@@ -39,17 +40,21 @@ def planned_boundary(config: Config, store: BarStore) -> Boundary:
 
 
 def fold_data(config: Config, store: BarStore, first_session: int) -> DataConfig:
-    """The parts of a fold: validation ends an embargo before the fold's first date. By shares, training and validation keep
-    their proportion; by days, validation keeps its length."""
+    """The parts of a fold: validation ends an embargo before the fold's first date. By shares, training and
+    validation keep their proportion; by days, validation keeps its length."""
     d = config.data
     days = first_session - config.embargo
     if d.parts_by_days:
         length = len(planned_splits(config, store).validation)
         validation_until = str(store.sessions[days - 1])
         train_until = str(store.sessions[days - 1 - length - config.embargo])
-        return replace(d, train_until=train_until, validation_until=validation_until, validation_days=None, test_days=0)
+        return replace(
+            d, train_until=train_until, validation_until=validation_until, validation_days=None, test_days=0
+        )
     assert d.train_ratio is not None and d.val_ratio is not None
-    share = days / len(store.sessions) / (d.train_ratio + d.val_ratio) * (1 - 1e-9)  # rounding must not reach the fold
+    share = (
+        days / len(store.sessions) / (d.train_ratio + d.val_ratio) * (1 - 1e-9)
+    )  # rounding must not reach the fold
     return replace(d, train_ratio=d.train_ratio * share, val_ratio=d.val_ratio * share, test_ratio=0.0)
 
 
@@ -58,11 +63,16 @@ def fold_config(config: Config, store: BarStore, first_session: int, number: int
     data = fold_data(config, store, first_session)
     own = f"{config.model_paths.exp_name}-fold{number}"
     paths = replace(
-        config.model_paths, exp_name=own, base_save_path=str(config.run_dir / "folds" / str(number)), finetuned_tokenizer=""
+        config.model_paths,
+        exp_name=own,
+        base_save_path=str(config.run_dir / "folds" / str(number)),
+        finetuned_tokenizer="",
     )
     single = replace(config.distributed, use_ddp=False, num_processes=1, num_machines=1, machine_rank=0)
     fresh = replace(config.experiment, skip_existing=True, name="")
-    return configfile.derived_paths(replace(config, data=data, model_paths=paths, distributed=single, experiment=fresh))
+    return configfile.derived_paths(
+        replace(config, data=data, model_paths=paths, distributed=single, experiment=fresh)
+    )
 
 
 def train_fold(config: Config, store: BarStore, horizon: int) -> NetworkAnswerer:
@@ -70,7 +80,9 @@ def train_fold(config: Config, store: BarStore, horizon: int) -> NetworkAnswerer
     wanted = {"tokenizer": config.experiment.train_tokenizer, "basemodel": config.experiment.train_basemodel}
     for stage in STAGES:
         if wanted[stage] and run_stage(config, stage, store) != "complete":
-            raise KitError(f"{config.run_dir}: stopped while training this fold; the same command goes on from there")
+            raise KitError(
+                f"{config.run_dir}: stopped while training this fold; the same command goes on from there"
+            )
     return load_network(config, horizon)
 
 
@@ -93,6 +105,14 @@ class RefitFitter:
         network = train_fold(own, store, horizon)
         note = "trained anew before each fold, on what had ended before the dates it answers"
         self.made.append(
-            replace(network, name=MODEL, note=note, cache=self.cache, deadline=self.deadline, paths=True, by_date=True)
+            replace(
+                network,
+                name=MODEL,
+                note=note,
+                cache=self.cache,
+                deadline=self.deadline,
+                paths=True,
+                by_date=True,
+            )
         )
         return self.made[-1]

@@ -1,8 +1,8 @@
 """How honest probabilities are, with the date's own luck taken out.
 
 In: a panel, P(rise). Out: a curve in bins of equally many rows, and the expected calibration error over it.
-On one date most stocks go one way: shares of rises by bin say more about the days than about P(rise). So each row's P(rise) and
-outcome are taken less their date's means, and the mean over all dates is added again.
+On one date most stocks go one way: shares of rises by bin say more about the days than about P(rise). So each
+row's P(rise) and outcome are taken less their date's means, and the mean over all dates is added again.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,8 @@ class Bin:
 def reliability(panel: Panel, prob: FloatArray, bootstrap: DateBootstrap) -> tuple[list[Bin], Interval]:
     """The reliability curve with date-bootstrap bands, and the expected calibration error over it.
 
-    prob (n,). The error is a mean of absolute values: above 0 by chance alone, so its band says how large, not whether.
+    prob (n,). The error is a mean of absolute values: above 0 by chance alone, so its band says how large,
+    not whether.
     """
     label = panel.label.astype(np.float64)
     count = np.bincount(panel.origin, minlength=panel.dates)
@@ -43,14 +44,17 @@ def reliability(panel: Panel, prob: FloatArray, bootstrap: DateBootstrap) -> tup
     place = equal_bins(said, BINS)
     flat = panel.origin.astype(np.int64) * BINS + place
     rows, outcomes, sums = (
-        np.bincount(flat, weights, minlength=panel.dates * BINS).reshape(panel.dates, BINS) for weights in (None, rose, said)
+        np.bincount(flat, weights, minlength=panel.dates * BINS).reshape(panel.dates, BINS)
+        for weights in (None, rose, said)
     )
     bins = []
     for k in np.flatnonzero(rows.sum(axis=0)):
         total = int(rows[:, k].sum())
         found = bootstrap.ratio(outcomes[:, k] + base * rows[:, k], rows[:, k].astype(np.float64))
         bins.append(Bin(total, base + float(sums[:, k].sum()) / total, found))
-    return bins, bootstrap.percentiles(np.stack([rows.astype(float), outcomes, sums], axis=1), _calibration_error)
+    return bins, bootstrap.percentiles(
+        np.stack([rows.astype(float), outcomes, sums], axis=1), _calibration_error
+    )
 
 
 def equal_bins(values: FloatArray, bins: int) -> NDArray[np.int64]:

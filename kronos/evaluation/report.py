@@ -1,7 +1,7 @@
 """The backtest as one HTML page: the verdict first, then everything that it rests on.
 
-In: the tree of report.json (docs/evaluation.md). Out: one self-contained page, figures embedded as SVG, for a screen and for
-paper. It computes nothing but a smoothed line: every number on it stands in report.json.
+In: the tree of report.json (docs/evaluation.md). Out: one self-contained page, figures embedded as SVG, for a
+screen and for paper. It computes nothing but a smoothed line: every number on it stands in report.json.
 """
 
 import json
@@ -54,23 +54,36 @@ def write_page(tree: dict[str, Any], path: str | Path) -> Path:
         verdict=(SKILL[tree["verdict"]["skill"]], tree["verdict"]["headline"]),
         columns={name: (short, tree["figures"][name]) for name, short in COLUMNS.items()},
         rows=[_row(entry, tree["main"]) for entry in tree["entries"]],
-        comparisons=[(COLUMNS[name], list(_comparisons(tree, name))) for name in COMPARED if tree["comparisons"].get(name)],
+        comparisons=[
+            (COLUMNS[name], list(_comparisons(tree, name)))
+            for name in COMPARED
+            if tree["comparisons"].get(name)
+        ],
         expected=[_expected(row) for row in tree["expected"]],
         decisions=[_decided(name, d) for name, d in tree["decisions"].items()],
         thirds=[
-            (t["by"], t["third"], f"{t['rows']:,}", number("rank_ic", t["rank_ic"]["value"]), spread("rank_ic", t["rank_ic"]))
+            (
+                t["by"],
+                t["third"],
+                f"{t['rows']:,}",
+                number("rank_ic", t["rank_ic"]["value"]),
+                spread("rank_ic", t["rank_ic"]),
+            )
             for t in tree["by_third"]
         ],
         figures=list(_figures(tree)),
         timeline=draw(lambda axes: _plot_timeline(axes, tree["timeline"]), size=(11.4, 1.6)),
-        tickers=[(name, [_ticker(t) for t in tree["tickers"][key]]) for name, key in (("Best", "best"), ("Worst", "worst"))],
+        tickers=[
+            (name, [_ticker(t) for t in tree["tickers"][key]])
+            for name, key in (("Best", "best"), ("Worst", "worst"))
+        ],
         examples=[(_caption(e), draw(lambda axes, e=e: _plot_example(axes, e))) for e in tree["examples"]],  # type: ignore[misc]
         config=json.dumps(tree["config"], indent=1),
     )
     return Path(path)
 
 
-# -- text --------------------------------------------------------------------------------------------------------------
+# -- text ----------------------------------------------------------------------------------------------------
 def number(name: str, value: float | None) -> str:
     """A figure as people write it: shares in per cent; a dash for one that is not defined."""
     if value is None or not np.isfinite(value):
@@ -90,8 +103,14 @@ def _facts(tree: dict[str, Any]) -> dict[str, str]:
     dates = tree["dates"]
     main = _entry(tree, tree["main"])["figures"]
     shown = {COLUMNS[name]: number(name, main[name]["value"]) for name in COMPARED if name in main}
-    scored = {"test dates": f"{dates['test']:,}", "without overlap": f"{dates['effective']:,}", "rows": f"{dates['rows']:,}"}
-    return scored | {"horizon": f"{dates['horizon']} days", "from": dates["first"], "to": dates["last"]} | shown
+    scored = {
+        "test dates": f"{dates['test']:,}",
+        "without overlap": f"{dates['effective']:,}",
+        "rows": f"{dates['rows']:,}",
+    }
+    return (
+        scored | {"horizon": f"{dates['horizon']} days", "from": dates["first"], "to": dates["last"]} | shown
+    )
 
 
 def _entry(tree: dict[str, Any], name: str) -> dict[str, Any]:
@@ -102,12 +121,22 @@ def _row(entry: dict[str, Any], main: str) -> dict[str, Any]:
     """One line of the table: every cell is (figure, interval)."""
     figures = entry["figures"]
     cells = [
-        (number(name, figures[name]["value"]), spread(name, figures[name])) if name in figures else ("", "") for name in COLUMNS
+        (number(name, figures[name]["value"]), spread(name, figures[name])) if name in figures else ("", "")
+        for name in COLUMNS
     ]
     note = "; ".join(
-        filter(None, [entry["note"], f"{entry['fallback']:,} rows answered without it" if entry["fallback"] else ""])
+        filter(
+            None,
+            [entry["note"], f"{entry['fallback']:,} rows answered without it" if entry["fallback"] else ""],
+        )
     )
-    return {"name": entry["name"], "kind": entry["kind"], "note": note, "cells": cells, "main": entry["name"] == main}
+    return {
+        "name": entry["name"],
+        "kind": entry["kind"],
+        "note": note,
+        "cells": cells,
+        "main": entry["name"] == main,
+    }
 
 
 def _expected(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -119,7 +148,15 @@ def _decided(name: str, d: dict[str, Any]) -> tuple[str, ...]:
     """(answerer, level as a share, slope, its estimate, date slope, answers changed by a shift, note)"""
     level = f"{1 / (1 + np.exp(-d['level'])):.1%}".replace("%", " %")
     estimate = "–" if d["slope_error"] is None else f"{d['fitted_slope']:.3f} ± {d['slope_error']:.3f}"
-    return name, level, f"{d['slope']:.3f}", estimate, f"{d['date_slope']:.3f}", f"{d['answers_changed_by_shift']:,}", d["note"]
+    return (
+        name,
+        level,
+        f"{d['slope']:.3f}",
+        estimate,
+        f"{d['date_slope']:.3f}",
+        f"{d['answers_changed_by_shift']:,}",
+        d["note"],
+    )
 
 
 def _comparisons(tree: dict[str, Any], name: str) -> Iterator[tuple[str, str, str, str, str]]:
@@ -133,7 +170,12 @@ def _comparisons(tree: dict[str, Any], name: str) -> Iterator[tuple[str, str, st
 
 
 def _ticker(t: dict[str, Any]) -> tuple[str, str, str, str]:
-    return t["ticker"], f"{t['dates']:,}", number("accuracy", t["accuracy"]), number("accuracy", t["within_date_accuracy"])
+    return (
+        t["ticker"],
+        f"{t['dates']:,}",
+        number("accuracy", t["accuracy"]),
+        number("accuracy", t["within_date_accuracy"]),
+    )
 
 
 def _caption(example: dict[str, Any]) -> str:
@@ -142,7 +184,7 @@ def _caption(example: dict[str, Any]) -> str:
     return f"{example['ticker']}, {example['origin']} to {example['target']}: P(rise) {example['prob_up']:.2f}, {answer}, {right}"
 
 
-# -- figures -----------------------------------------------------------------------------------------------------------
+# -- figures -------------------------------------------------------------------------------------------------
 def _figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Markup]]:
     """(title, what it says, SVG) of each plot."""
     main, per_date = tree["main"], tree["per_date"]
@@ -225,7 +267,15 @@ def _plot_reliability(axes: Axes, reliability: dict[str, Any]) -> None:
             continue
         bins = [b for b in reliability[name]["bins"] if b["observed"]["value"] is not None]
         at, seen = [b["predicted"] for b in bins], [b["observed"]["value"] for b in bins]
-        axes.errorbar(at, seen, yerr=_errors([b["observed"] for b in bins]), color=color, fmt="o-", markersize=3, linewidth=1)
+        axes.errorbar(
+            at,
+            seen,
+            yerr=_errors([b["observed"] for b in bins]),
+            color=color,
+            fmt="o-",
+            markersize=3,
+            linewidth=1,
+        )
         seen_at += at
         ece = reliability[name]["ece"]["value"]
         axes.plot([], [], color=color, label=f"{name}, ECE {number('', ece)}")
@@ -241,7 +291,9 @@ def _errors(intervals: list[dict[str, Any]]) -> NDArray[np.float64]:
     below, above = [], []
     for i in intervals:
         sure = i["value"] is not None and i["low"] is not None
-        below.append(max(0.0, i["value"] - i["low"]) if sure else 0.0)  # rounding alone may bring an end past the value
+        below.append(
+            max(0.0, i["value"] - i["low"]) if sure else 0.0
+        )  # rounding alone may bring an end past the value
         above.append(max(0.0, i["high"] - i["value"]) if sure else 0.0)
     return np.array([below, above])
 
@@ -258,10 +310,14 @@ def _plot_years(axes: Axes, by_year: list[dict[str, Any]]) -> None:
 
 
 def _plot_coverage(axes: Axes, figures: dict[str, Any]) -> None:
-    levels = [level for level in (50, 80, 90) if f"coverage_{level}" in figures]  # few paths have no wide band
+    levels = [
+        level for level in (50, 80, 90) if f"coverage_{level}" in figures
+    ]  # few paths have no wide band
     found = [figures[f"coverage_{level}"] for level in levels]
     names = [f"{level} % band" for level in levels]
-    axes.barh(names, [f["value"] for f in found], xerr=_errors(found), color=BLUE, height=0.5, alpha=0.6, ecolor=INK)
+    axes.barh(
+        names, [f["value"] for f in found], xerr=_errors(found), color=BLUE, height=0.5, alpha=0.6, ecolor=INK
+    )
     for place, level in enumerate(levels):
         axes.plot([level / 100] * 2, [place - 0.35, place + 0.35], color=RED, linewidth=2)
     axes.set_xlim(0, 1)
@@ -270,7 +326,11 @@ def _plot_coverage(axes: Axes, figures: dict[str, Any]) -> None:
 
 def _plot_timeline(axes: Axes, blocks: list[dict[str, Any]]) -> None:
     for place, block in enumerate(reversed(blocks)):
-        first, last = np.array([block["first"], block["last"]], dtype="datetime64[D]").astype("datetime64[s]").astype(object)
+        first, last = (
+            np.array([block["first"], block["last"]], dtype="datetime64[D]")
+            .astype("datetime64[s]")
+            .astype(object)
+        )
         axes.barh(place, last - first, left=first, height=0.6, color=PHASES.get(block["name"], GREY))
     axes.set_yticks(range(len(blocks)), [f"{b['name']} ({b['days']:,} days)" for b in reversed(blocks)])
     axes.xaxis_date()
@@ -279,7 +339,10 @@ def _plot_timeline(axes: Axes, blocks: list[dict[str, Any]]) -> None:
 def _plot_example(axes: Axes, example: dict[str, Any]) -> None:
     """Candles of what was known (left of 0) and of what happened, over the fan of the paths."""
     past, future = (_bars(example[key]) for key in ("history", "future"))
-    quantiles = {int(q): np.array([example["last_close"], *closes]) for q, closes in example["forecast"]["quantiles"].items()}
+    quantiles = {
+        int(q): np.array([example["last_close"], *closes])
+        for q, closes in example["forecast"]["quantiles"].items()
+    }
     steps = np.arange(len(quantiles[50]))
     for low, high, alpha in ((5, 95, 0.15), (25, 75, 0.3)):
         axes.fill_between(steps, quantiles[low], quantiles[high], color=BLUE, alpha=alpha, linewidth=0)

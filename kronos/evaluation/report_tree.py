@@ -1,4 +1,5 @@
-"""What report.json holds: plain numbers and names, from which the page is drawn. Its form: docs/evaluation.md.
+"""What report.json holds: plain numbers and names, from which the page is drawn. Its form:
+docs/evaluation.md.
 
 In: the scene of a backtest and its `Results`. Out: a tree of dictionaries and lists without NaN.
 """
@@ -47,7 +48,11 @@ def report_tree(
         "created": time.strftime("%Y-%m-%d %H:%M:%S"),
         "title": setup.config.experiment.name or setup.config.model_paths.exp_name,
         "control": options.control,
-        "verdict": {"skill": results.skill, "headline": results.headline, "lines": results.lines + _cautions(setup, dates)},
+        "verdict": {
+            "skill": results.skill,
+            "headline": results.headline,
+            "lines": results.lines + _cautions(setup, dates),
+        },
         "dates": dates,
         "figures": FIGURES,
         "main": results.main.name,
@@ -66,7 +71,9 @@ def report_tree(
             for figure, found in results.comparisons.items()
         },
         "per_date": _per_date(results),
-        "decisions": {one.contestant.name: _decision(one) for one in judged if one.contestant.kind != "constant"},
+        "decisions": {
+            one.contestant.name: _decision(one) for one in judged if one.contestant.kind != "constant"
+        },
         "expected": _expected(results),
         "reliability": {
             "decided": _curve(panel, results.main.prob, results.bootstrap),
@@ -85,7 +92,7 @@ def report_tree(
     }
 
 
-# -- numbers -----------------------------------------------------------------------------------------------------------
+# -- numbers -------------------------------------------------------------------------------------------------
 def number(value: float | None) -> float | None:
     """A finite float, or None."""
     return None if value is None or not math.isfinite(value) else float(value)
@@ -96,14 +103,20 @@ def numbers(values: Sequence[float] | NDArray) -> list[float | None]:
 
 
 def interval(i: Interval) -> dict[str, Any]:
-    return {"value": number(i.value), "low": number(i.low), "high": number(i.high), "p": number(i.p), "dates": i.dates}
+    return {
+        "value": number(i.value),
+        "low": number(i.low),
+        "high": number(i.high),
+        "p": number(i.p),
+        "dates": i.dates,
+    }
 
 
 def texts(dates: NDArray[np.datetime64]) -> list[str]:
     return [date_text(d) for d in dates]
 
 
-# -- parts -------------------------------------------------------------------------------------------------------------
+# -- parts ---------------------------------------------------------------------------------------------------
 def _entry(results: Results, place: int) -> dict[str, Any]:
     e = results.entries[place]
     figures = {name: interval(i) for name, i in results.overall[e.name].items()}
@@ -139,7 +152,10 @@ def _dates(results: Results, timeline: Timeline, models: list[NetworkAnswerer]) 
     parts: dict[str, int] = {}
     for session in panel.sessions.tolist():
         parts[timeline.part_of(session)] = parts.get(timeline.part_of(session), 0) + 1
-    published = any(n.config.predictor_is_pretrained or n.config.tokenizer_is_pretrained or not n.pair.trained for n in models)
+    published = any(
+        n.config.predictor_is_pretrained or n.config.tokenizer_is_pretrained or not n.pair.trained
+        for n in models
+    )
     return {
         "test": panel.dates,
         "effective": results.bootstrap.effective,
@@ -186,8 +202,13 @@ def _decision(one: Judged) -> dict[str, Any]:
 
 def _expected(results: Results) -> list[dict[str, Any]]:
     """Every answerer's expected accuracy on one more date, best first by the lower end of its interval."""
-    rows = [{"name": e.name, "kind": e.kind} | interval(results.overall[e.name]["accuracy"]) for e in results.entries]
-    return sorted(rows, key=lambda row: -(row["low"] if row["low"] is not None else (row["value"] or 0.0) - 1))
+    rows = [
+        {"name": e.name, "kind": e.kind} | interval(results.overall[e.name]["accuracy"])
+        for e in results.entries
+    ]
+    return sorted(
+        rows, key=lambda row: -(row["low"] if row["low"] is not None else (row["value"] or 0.0) - 1)
+    )
 
 
 def _curve(panel: Panel, prob: NDArray[np.float64] | None, bootstrap: DateBootstrap) -> dict[str, Any] | None:
@@ -197,11 +218,17 @@ def _curve(panel: Panel, prob: NDArray[np.float64] | None, bootstrap: DateBootst
     return {"bins": [asdict(b) | {"observed": interval(b.observed)} for b in bins], "ece": interval(error)}
 
 
-THIRDS = {"turnover": "traded value over 21 days", "volatility": "volatility over 63 days", "price": "last close"}
+THIRDS = {
+    "turnover": "traded value over 21 days",
+    "volatility": "volatility over 63 days",
+    "price": "last close",
+}
 
 
 def by_third(store: BarStore, results: Results) -> list[dict[str, Any]]:
-    """Rank IC of the main entry among the lowest, middle and highest third of each date's stocks, by what is known then."""
+    """Rank IC of the main entry among the lowest, middle and highest third of each date's stocks, by what is
+    known then.
+    """
     panel, main = results.panel, results.main
     raw = raw_features(store, panel.row)
     values = {
@@ -219,7 +246,12 @@ def by_third(store: BarStore, results: Results) -> list[dict[str, Any]]:
             own = panel.only_rows(third == number)
             ic = score_dates(own, main.only(third == number))["rank_ic"]
             found.append(
-                {"by": THIRDS[name], "third": words, "rows": len(own), "rank_ic": interval(results.bootstrap.interval(ic))}
+                {
+                    "by": THIRDS[name],
+                    "third": words,
+                    "rows": len(own),
+                    "rank_ic": interval(results.bootstrap.interval(ic)),
+                }
             )
     return found
 
@@ -233,7 +265,9 @@ def _by_year(results: Results) -> list[dict[str, Any]]:
         part = DateBootstrap(tuple(panel.sessions[which].tolist()), own.horizon, own.draws, own.seed)
         values = {f: results.per_date[results.main.name][f][which] for f in YEARLY}
         figures = {f: interval(part.interval(v)) for f, v in values.items()}
-        found.append({"year": int(year), "dates": int(which.sum()), "effective": part.effective, "figures": figures})
+        found.append(
+            {"year": int(year), "dates": int(which.sum()), "effective": part.effective, "figures": figures}
+        )
     return found
 
 
@@ -251,7 +285,9 @@ def _tickers(results: Results) -> dict[str, Any]:
     )
     count = np.bincount(panel.ticker, minlength=len(panel.tickers))
     known = np.flatnonzero(count >= max(1, panel.dates / 2))
-    accuracy, within = (np.bincount(panel.ticker, v, minlength=len(count))[known] / count[known] for v in (right, above))
+    accuracy, within = (
+        np.bincount(panel.ticker, v, minlength=len(count))[known] / count[known] for v in (right, above)
+    )
     order = np.lexsort((accuracy, within))
     listed = [
         {
@@ -264,7 +300,12 @@ def _tickers(results: Results) -> dict[str, Any]:
     ]
     most = min(EXTREMES, len(listed) // 2)
     spread = 0.5 / math.sqrt(results.bootstrap.effective) if results.bootstrap.effective else None
-    return {"best": listed[::-1][:most], "worst": listed[:most], "tickers": len(known), "expected_spread": spread}
+    return {
+        "best": listed[::-1][:most],
+        "worst": listed[:most],
+        "tickers": len(known),
+        "expected_spread": spread,
+    }
 
 
 def _timeline(store: BarStore, timeline: Timeline) -> list[dict[str, Any]]:
@@ -290,13 +331,17 @@ def _timeline(store: BarStore, timeline: Timeline) -> list[dict[str, Any]]:
 
 
 def _examples(setup: Setup, results: Results, network: NetworkAnswerer, refit: bool) -> list[dict[str, Any]]:
-    """A few stocks on the middle date, with refit on the last one, which the network at hand answered: what was known, the fan
-    of paths, what happened. Chosen by name, not by result."""
+    """A few stocks on the middle date, with refit on the last one, which the network at hand answered: what
+    was known, the fan of paths, what happened. Chosen by name, not by result."""
     panel, store = results.panel, setup.store
     date = panel.dates - 1 if refit else panel.dates // 2
     part = panel.slices()[date]
     rows = np.arange(part.start, part.stop)
-    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int))] if len(rows) else rows
+    chosen = (
+        rows[np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int))]
+        if len(rows)
+        else rows
+    )
     scored = setup.place[setup.is_test[setup.panel.origin]]
     plan = network.plan(store, setup.asked.only(scored[chosen]))
     found = []
@@ -338,7 +383,9 @@ def _example(store: BarStore, results: Results, row: int, closes: NDArray[np.flo
 
 def _bars(store: BarStore, rows: NDArray[np.int64]) -> dict[str, Any]:
     columns = {"open": OPEN, "high": HIGH, "low": LOW, "close": CLOSE}
-    return {"dates": texts(store.dates(rows))} | {name: numbers(store.bars[rows, k]) for name, k in columns.items()}
+    return {"dates": texts(store.dates(rows))} | {
+        name: numbers(store.bars[rows, k]) for name, k in columns.items()
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -1,7 +1,10 @@
-"""How good answers were, date by date: the date is the unit of evidence, since shares of one date move together.
+"""How good answers were, date by date: the date is the unit of evidence, since shares of one date move
+together.
 
-In: a `Panel` and a `Decided`. Out: {figure: (D,) values}, NaN where a figure is not defined on a date. The value over all dates
-is their plain mean: what a score on one more date would be expected to show. Ranks are SciPy's, pooled metrics scikit-learn's.
+In: a `Panel` and a `Decided`. Out: {figure: (D,) values}, NaN where a figure is not defined on a date. The
+value over all dates
+is their plain mean: what a score on one more date would be expected to show. Ranks are SciPy's, pooled
+metrics scikit-learn's.
 """
 
 import numpy as np
@@ -54,9 +57,11 @@ def score_dates(panel: Panel, entry: Decided) -> dict[str, NDArray[np.float64]]:
 
 
 def pooled(panel: Panel, entry: Decided) -> dict[str, float]:
-    """scikit-learn's metrics over all rows at once: for comparison with other texts, where a date with more rows weighs more.
+    """scikit-learn's metrics over all rows at once: for comparison with other texts, where a date with more
+    rows weighs more.
 
-    Its calls take milliseconds each, so `score_dates` computes the same per date in NumPy; tests compare the two.
+    Its calls take milliseconds each, so `score_dates` computes the same per date in NumPy; tests compare the
+    two.
     """
     label = panel.label
     found = {"accuracy": accuracy_score(label, entry.pred)}
@@ -75,13 +80,17 @@ def _classes(label: NDArray[np.int64], pred: NDArray[np.int64]) -> dict[str, flo
     both = 0 < rises.sum() < len(label)
     return {
         "accuracy": float(right.mean()),
-        "balanced_accuracy": float((right[rises].mean() + right[~rises].mean()) / 2) if both else float("nan"),
+        "balanced_accuracy": float((right[rises].mean() + right[~rises].mean()) / 2)
+        if both
+        else float("nan"),
         "predicted_rises": float(pred.mean()),
         "true_rises": float(label.mean()),
     }
 
 
-def _order(label: NDArray[np.int64], ret: NDArray[np.float64], score: NDArray[np.float64]) -> dict[str, float]:
+def _order(
+    label: NDArray[np.int64], ret: NDArray[np.float64], score: NDArray[np.float64]
+) -> dict[str, float]:
     ranks, rises = rankdata(score), int(label.sum())
     pairs = rises * (len(label) - rises)
     return {
@@ -98,7 +107,8 @@ def _probabilities(label: NDArray[np.int64], prob: NDArray[np.float64]) -> dict[
 
 
 def within_accuracy(score: NDArray[np.float64], ret: NDArray[np.float64]) -> float:
-    """Share of a date's rows whose score and return lie on the same side of the date's medians; on a median counts half.
+    """Share of a date's rows whose score and return lie on the same side of the date's medians; on a median
+    counts half.
 
     So a constant score has exactly 0.5. score, ret: (m,).
     """
@@ -112,9 +122,11 @@ def correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(a @ b / size) if size > 0 else float("nan")
 
 
-# -- paths -------------------------------------------------------------------------------------------------------------
+# -- paths ---------------------------------------------------------------------------------------------------
 def path_figures(closes: NDArray, last: NDArray, future: NDArray) -> dict[str, float]:
-    """Figures of sampled closes (m, S) against what happened (m,); rows without paths are left out, NaN when none is left."""
+    """Figures of sampled closes (m, S) against what happened (m,); rows without paths are left out, NaN when
+    none is left.
+    """
     have = np.isfinite(closes).all(axis=1)
     if not have.any():
         return {}
@@ -129,8 +141,8 @@ def path_figures(closes: NDArray, last: NDArray, future: NDArray) -> dict[str, f
 
 
 def band_edges(samples: NDArray, band: float) -> NDArray[np.float64] | None:
-    """Ends (2, m) of the central band of S samples, at ranks q (S + 1), between which a further sample falls with that
-    probability; None where S is too small for the band."""
+    """Ends (2, m) of the central band of S samples, at ranks q (S + 1), between which a further sample falls
+    with that probability; None where S is too small for the band."""
     tail = (1 - band) / 2
     if tail * (samples.shape[1] + 1) < 1:
         return None
@@ -138,6 +150,8 @@ def band_edges(samples: NDArray, band: float) -> NDArray[np.float64] | None:
 
 
 def coverage(samples: NDArray, truth: NDArray, band: float) -> float:
-    """Share of the truths (m,) inside the central band of their samples (m, S); NaN where S is too small for it."""
+    """Share of the truths (m,) inside the central band of their samples (m, S); NaN where S is too small for
+    it.
+    """
     edges = band_edges(samples, band)
     return float("nan") if edges is None else float(((edges[0] <= truth) & (truth <= edges[1])).mean())

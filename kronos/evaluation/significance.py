@@ -1,12 +1,13 @@
 """Error bars that are true: the date is the observation, overlapping horizons make neighbouring dates one.
 
-In: a figure's value on each of D dates, where the dates lie in the trading calendar, the horizon. Out: intervals, p-values,
-Holm's correction, a verdict in words. NumPy and SciPy.
+In: a figure's value on each of D dates, where the dates lie in the trading calendar, the horizon. Out:
+intervals, p-values, Holm's correction, a verdict in words. NumPy and SciPy.
 
-Method: circular block bootstrap over dates (Politis and Romano 1992), blocks of at least 2 x horizon, studentised with the
-overlapping-block variance, so that few blocks give wide intervals (Goncalves and Vogelsang 2011, Econometric Theory 27). Plain
-percentile intervals cover 75 to 93 % here. An interval is never narrower than Student's t with the variance and degrees of
-freedom that overlapping horizons alone imply. Coverage by simulation: docs/evaluation.md, tests/test_significance.py.
+Method: circular block bootstrap over dates (Politis and Romano 1992), blocks of at least 2 x horizon,
+studentised with the overlapping-block variance, so that few blocks give wide intervals (Goncalves and
+Vogelsang 2011, Econometric Theory 27). Plain percentile intervals cover 75 to 93 % here. An interval is never
+narrower than Student's t with the variance and degrees of freedom that overlapping horizons alone imply.
+Coverage by simulation: docs/evaluation.md, tests/test_significance.py.
 """
 
 import math
@@ -29,7 +30,9 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over dates with its 95 % interval; low and high are None where there are too few dates to tell."""
+    """A mean over dates with its 95 % interval; low and high are None where there are too few dates to
+    tell.
+    """
 
     value: float
     low: float | None = None
@@ -65,7 +68,9 @@ class DateBootstrap:
 
     @cached_property
     def effective(self) -> int:
-        """Dates that can be chosen without two horizons overlapping: the number of observations there really are."""
+        """Dates that can be chosen without two horizons overlapping: the number of observations there really
+        are.
+        """
         count, free = 0, -math.inf
         for session in self.sessions:
             if session >= free:
@@ -73,17 +78,23 @@ class DateBootstrap:
         return count
 
     def interval(self, values: FloatArray, null: float | None = None) -> Interval:
-        """The mean of `values` (D,) over the dates on which it is defined, its interval, and p against `null`."""
+        """The mean of `values` (D,) over the dates on which it is defined, its interval, and p against
+        `null`.
+        """
         defined = np.isfinite(values)
         if not defined.any():
             return Interval(float("nan"))
         own = (
-            self if defined.all() else DateBootstrap(tuple(np.array(self.sessions)[defined]), self.horizon, self.draws, self.seed)
+            self
+            if defined.all()
+            else DateBootstrap(tuple(np.array(self.sessions)[defined]), self.horizon, self.draws, self.seed)
         )
         return own._interval(np.asarray(values, np.float64)[defined], null)
 
     def ratio(self, above: FloatArray, below: FloatArray) -> Interval:
-        """Sum of `above` over sum of `below`, each (D,), with the interval of its linear approximation over dates."""
+        """Sum of `above` over sum of `below`, each (D,), with the interval of its linear approximation over
+        dates.
+        """
         value = float(above.sum() / below.sum())
         found = self.interval((above - value * below) / below.mean())
         if found.low is None or found.high is None:
@@ -91,7 +102,9 @@ class DateBootstrap:
         return Interval(value, value + found.low, value + found.high, dates=int((below > 0).sum()))
 
     def percentiles(self, totals: FloatArray, figure: Callable[[FloatArray], FloatArray]) -> Interval:
-        """A figure of sums over dates: totals (D, ...) -> (...) -> scalar. Its interval are percentiles of the draws."""
+        """A figure of sums over dates: totals (D, ...) -> (...) -> scalar. Its interval are percentiles of
+        the draws.
+        """
         dates, value = len(totals), float(figure(totals.sum(axis=0)))
         if self.effective < MIN_EFFECTIVE or dates < 2 * self.block:
             return Interval(value, dates=dates)
@@ -106,7 +119,9 @@ class DateBootstrap:
             return Interval(mean, dates=dates)
         error = math.sqrt(float(_variance(x, self.block)))
         if error <= 1e-12 * max(1.0, abs(mean)):
-            return Interval(mean, mean, mean, None if null is None else float(abs(mean - null) < 1e-12), dates)
+            return Interval(
+                mean, mean, mean, None if null is None else float(abs(mean - null) < 1e-12), dates
+            )
         t = self._replicates(x, mean)
         if not np.isfinite(largest := float(np.quantile(t, LEVEL, method="higher"))):
             return Interval(mean, dates=dates)  # so many equal dates that whole draws do not vary
@@ -114,7 +129,11 @@ class DateBootstrap:
         least = stats.t.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(ratio)
         half = error * max(largest, least)
         return Interval(
-            mean, mean - half, mean + half, None if null is None else _p_value(t, mean - null, error, ratio, freedom), dates
+            mean,
+            mean - half,
+            mean + half,
+            None if null is None else _p_value(t, mean - null, error, ratio, freedom),
+            dates,
         )
 
     def _replicates(self, x: FloatArray, mean: float) -> FloatArray:
@@ -127,7 +146,9 @@ class DateBootstrap:
 
 
 def _p_value(t: FloatArray, away: float, error: float, ratio: float, freedom: float) -> float:
-    """The larger of the bootstrap's p-value and Student's: agrees with the interval, which is the wider of both."""
+    """The larger of the bootstrap's p-value and Student's: agrees with the interval, which is the wider of
+    both.
+    """
     own = (1 + int((t >= abs(away) / error).sum())) / (1 + len(t))
     return float(max(own, 2 * stats.t.sf(abs(away) / (error * math.sqrt(ratio)), freedom)))
 
@@ -136,7 +157,9 @@ def _variance(x: FloatArray, block: int) -> FloatArray:
     """Variance of the mean of x (..., D) from sums over all circular blocks, (...,)."""
     count = x.shape[-1]
     away = x - x.mean(axis=-1, keepdims=True)
-    sums = np.cumsum(np.concatenate([np.zeros_like(away[..., :1]), away, away[..., : block - 1]], axis=-1), axis=-1)
+    sums = np.cumsum(
+        np.concatenate([np.zeros_like(away[..., :1]), away, away[..., : block - 1]], axis=-1), axis=-1
+    )
     return ((sums[..., block:] - sums[..., :-block]) ** 2).mean(axis=-1) / (block * count)
 
 
@@ -151,17 +174,19 @@ def _draws(count: int, block: int, draws: int, seed: int) -> NDArray[np.int64]:
 def overlap_model(sessions: tuple[int, ...], horizon: int, block: int) -> tuple[float, float]:
     """What overlap alone does to `_variance`: (true variance / expected estimate, degrees of freedom).
 
-    The model: the figure of a date is a sum over the days of its horizon, so that two dates correlate by the share of days
-    they have in common. Exact for normal values; the degrees of freedom are Satterthwaite's.
+    The model: the figure of a date is a sum over the days of its horizon, so that two dates correlate by the
+    share of days they have in common. Exact for normal values; the degrees of freedom are Satterthwaite's.
     """
     place = np.array(sessions, np.float64)
     count = len(place)
     shared = _shared(place, horizon)
     step = np.arange(block)
     rows = np.repeat(np.arange(count), block)
-    sums = sparse.csr_array((np.ones(count * block), (rows, (rows + np.tile(step, count)) % count)), (count, count))
-    # The estimate's matrix is sums' sums less the mean, that is less block^2 / count everywhere; only the first part is kept,
-    # which has few entries, and the constant is worked out by hand.
+    sums = sparse.csr_array(
+        (np.ones(count * block), (rows, (rows + np.tile(step, count)) % count)), (count, count)
+    )
+    # The estimate's matrix is sums' sums less the mean, that is less block^2 / count everywhere; only the
+    # first part is kept, which has few entries, and the constant is worked out by hand.
     product = (sums.T @ sums) @ shared
     constant, row_sums = block**2 / count, shared.sum(axis=0)
     total = float(shared.sum())
@@ -184,7 +209,7 @@ def _shared(place: FloatArray, horizon: int) -> sparse.csr_array:
     return upper + upper.T - sparse.diags_array(np.ones(len(place)))
 
 
-# -- several comparisons -----------------------------------------------------------------------------------------------
+# -- several comparisons -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Comparison:
     """One figure of the model less that of a baseline, over the dates on which both are defined."""
@@ -204,15 +229,23 @@ class Comparison:
 
     @property
     def words(self) -> str:
-        return {1: f"better than {self.baseline}", 0: f"no evidence against {self.baseline}", -1: f"worse than {self.baseline}"}[
-            self.better
-        ]
+        return {
+            1: f"better than {self.baseline}",
+            0: f"no evidence against {self.baseline}",
+            -1: f"worse than {self.baseline}",
+        }[self.better]
 
 
 def compare(
-    bootstrap: DateBootstrap, figure: str, own: FloatArray, others: dict[str, FloatArray], smaller_is_better: bool = False
+    bootstrap: DateBootstrap,
+    figure: str,
+    own: FloatArray,
+    others: dict[str, FloatArray],
+    smaller_is_better: bool = False,
 ) -> list[Comparison]:
-    """The model's values of a figure (D,) against each baseline's, with Holm's correction over the baselines."""
+    """The model's values of a figure (D,) against each baseline's, with Holm's correction over the
+    baselines.
+    """
     differences = {name: bootstrap.interval(own - values, null=0.0) for name, values in others.items()}
     adjusted = holm([d.p for d in differences.values()])
     return [
@@ -225,8 +258,9 @@ def compare(
 def skill(within: Interval, accuracy: list[Comparison], constants: set[str]) -> int:
     """1: evidence of skill; -1: worse than chance; 0: no evidence either way.
 
-    Skill is shown by within-date accuracy above 50 %, or by an accuracy above that of every constant answer, whatever share of
-    shares rose. Each errs in at most 2.5 % of cases without skill; beating one constant alone says which way the market went.
+    Skill is shown by within-date accuracy above 50 %, or by an accuracy above that of every constant answer,
+    whatever share of shares rose. Each errs in at most 2.5 % of cases without skill; beating one constant
+    alone says which way the market went.
     """
     against = [c.better for c in accuracy if c.baseline in constants]
     if within.excludes(0.5) > 0 or (against and min(against) > 0):

@@ -1,8 +1,10 @@
-"""What a trained pair of networks believes about the future at origins it has not seen, and whether chance explains it.
+"""What a trained pair of networks believes about the future at origins it has not seen, and whether chance
+explains it.
 
-In: a configuration with a test part. Out: networks trained by the kit's own stages; drifts and probabilities of rising at
-origins of the test part, beside what happened; slopes and shares with standard errors clustered by date, since shares of one
-date move together. Serves the studies of docs/findings.md and the tests that keep their outcome.
+In: a configuration with a test part. Out: networks trained by the kit's own stages; drifts and probabilities
+of rising at origins of the test part, beside what happened; slopes and shares with standard errors clustered
+by date, since shares of one date move together. Serves the studies of docs/findings.md and the tests that
+keep their outcome.
 
 Letters: n origins, L known bars, S paths, H steps ahead.
 """
@@ -74,7 +76,7 @@ class Belief:
     """Mean close of the paths."""
 
 
-# -- training ----------------------------------------------------------------------------------------------------------
+# -- training ------------------------------------------------------------------------------------------------
 def on_market(config: Config, folder: Path, signal: float, seed: int) -> Config:
     """`config` on a synthetic market of its own in `folder`, networks and market of one seed."""
     data = replace(
@@ -95,12 +97,18 @@ def on_market(config: Config, folder: Path, signal: float, seed: int) -> Config:
 
 def in_folder(config: Config, run: Path, tokenizer: Path) -> Config:
     """`config` with its run in the folder `run`, on the tokenizer of the run in the folder `tokenizer`."""
-    own = replace(config.model_paths, base_save_path=str(run), finetuned_tokenizer=str(tokenizer / "tokenizer" / "best_model"))
+    own = replace(
+        config.model_paths,
+        base_save_path=str(run),
+        finetuned_tokenizer=str(tokenizer / "tokenizer" / "best_model"),
+    )
     return configfile.derived_paths(replace(config, model_paths=own))
 
 
 def train(config: Config) -> BarStore:
-    """Prepare the data and train both stages; what is complete stays, the tokenizer of another run too. Returns the store."""
+    """Prepare the data and train both stages; what is complete stays, the tokenizer of another run too.
+    Returns the store.
+    """
     store = prepare(config)
     config = replace(config, experiment=replace(config.experiment, skip_existing=True))
     own_tokenizer = Path(config.model_paths.finetuned_tokenizer) == config.tokenizer_dir / "best_model"
@@ -109,7 +117,7 @@ def train(config: Config) -> BarStore:
     return store
 
 
-# -- origins -----------------------------------------------------------------------------------------------------------
+# -- origins -------------------------------------------------------------------------------------------------
 def unseen_part(config: Config, store: BarStore) -> Part:
     """The part of history that no stage reads. Raises KitError when the configuration leaves none."""
     splits = split_store(config.data, store.sessions, store.span_of(config.embargo))
@@ -120,11 +128,14 @@ def unseen_part(config: Config, store: BarStore) -> Part:
     return splits.test
 
 
-def held_out(config: Config, store: BarStore, horizon: int, every: int | None = None, limit: int | None = None) -> Origins:
-    """Origins whose H = `horizon` following bars lie in the test part, all tickers at each of its dates `every` sessions apart.
+def held_out(
+    config: Config, store: BarStore, horizon: int, every: int | None = None, limit: int | None = None
+) -> Origins:
+    """Origins whose H = `horizon` following bars lie in the test part, all tickers at each of its dates
+    `every` sessions apart.
 
-    every: None takes `horizon`, so that what follows one date does not overlap what follows the next. limit: at most that many
-    tickers. Closes of later rows enter `closes` and nothing else.
+    every: None takes `horizon`, so that what follows one date does not overlap what follows the next. limit:
+    at most that many tickers. Closes of later rows enter `closes` and nothing else.
     """
     lookback, part = config.data.lookback_window, unseen_part(config, store)
     index = WindowIndex.build(store, lookback, horizon, part)
@@ -133,8 +144,13 @@ def held_out(config: Config, store: BarStore, horizon: int, every: int | None = 
     if limit:
         rows = rows[np.searchsorted(store.offsets, rows, side="right") <= limit]
     if not len(rows):
-        raise KitError(f"test part: expected windows of {lookback} + {horizon} bars, found none; raise data.test_ratio")
-    raw, session = gather(store.bars, rows, lookback + horizon), gather(store.session, rows, lookback + horizon)
+        raise KitError(
+            f"test part: expected windows of {lookback} + {horizon} bars, found none; raise data.test_ratio"
+        )
+    raw, session = (
+        gather(store.bars, rows, lookback + horizon),
+        gather(store.session, rows, lookback + horizon),
+    )
     known = raw[:, :lookback]
     stats = window_stats(known, config.data.norm_epsilon)
     return Origins(
@@ -161,9 +177,11 @@ def believe(forecaster: Forecaster, origins: Origins, batch_size: int = 512) -> 
 
 
 def next_bar_loss(config: Config, store: BarStore, horizon: int, samples: int = 2000) -> float:
-    """Mean cross entropy (nats) of the bars 1..H after windows of the test part, teacher-forced: (s1 + s2) / 2.
+    """Mean cross entropy (nats) of the bars 1..H after windows of the test part, teacher-forced: (s1 + s2) /
+    2.
 
-    The same windows whatever the configuration trained on, so that networks trained with other horizons compare.
+    The same windows whatever the configuration trained on, so that networks trained with other horizons
+    compare.
     """
     d = config.data
     predictor = Kronos.from_pretrained(str(config.basemodel_dir / "best_model"))
@@ -171,7 +189,14 @@ def next_bar_loss(config: Config, store: BarStore, horizon: int, samples: int = 
     objective = PredictorObjective(predictor, tokenizer, lookback=d.lookback_window).eval()
     index = WindowIndex.build(store, d.lookback_window, horizon, unseen_part(config, store))
     batches = validation_loader(
-        store, index, batch_size=128, samples=samples, rank=0, processes=1, clip=d.clip, epsilon=d.norm_epsilon
+        store,
+        index,
+        batch_size=128,
+        samples=samples,
+        rank=0,
+        processes=1,
+        clip=d.clip,
+        epsilon=d.norm_epsilon,
     )
     total: dict[str, float] = {}
     with torch.inference_mode():
@@ -181,7 +206,7 @@ def next_bar_loss(config: Config, store: BarStore, horizon: int, samples: int = 
     return objective.report({name: [value] for name, value in total.items()})["loss"]
 
 
-# -- chance ------------------------------------------------------------------------------------------------------------
+# -- chance --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Estimate:
     """A number and its standard error, clustered by date."""
@@ -196,7 +221,9 @@ class Estimate:
 
 
 def slope(y: Values, x: Values, cluster: NDArray[np.int64]) -> Estimate:
-    """Slope of y on x with an intercept, each (n,); errors may correlate inside a cluster and not between two (CR1)."""
+    """Slope of y on x with an intercept, each (n,); errors may correlate inside a cluster and not between two
+    (CR1).
+    """
     x = x - x.mean()
     value = float(x @ y / (x @ x))
     scores = x * (y - y.mean() - value * x)

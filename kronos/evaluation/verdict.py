@@ -19,9 +19,13 @@ from kronos.evaluation.significance import MIN_EFFECTIVE, Comparison, DateBootst
 
 COMPARED = ("accuracy", "within_date_accuracy", "rank_ic", "auc", "brier", "log_loss", "crps")
 ALARM_WITHIN, ALARM_IC = 0.53, 0.08
-"""Above these a result on real prices is likelier a leak than a discovery, where the fits on the same rows find less for sure."""
+"""Above these a result on real prices is likelier a leak than a discovery, where the fits on the same rows
+find less for sure.
+"""
 LIMIT_WITHIN, LIMIT_IC = 0.54, 0.10
-"""Lower ends above these are a leak whatever else was found, in a fit as in a network: a leak in the data lifts them all."""
+"""Lower ends above these are a leak whatever else was found, in a fit as in a network: a leak in the data
+lifts them all.
+"""
 CHECKS = (
     "run it with --future-noise: forecasts must not change by one bit, and no skill may be left",
     "run it with --shuffle-labels: no skill may be left",
@@ -54,7 +58,11 @@ class Results:
     def overall(self) -> dict[str, dict[str, Interval]]:
         """{entry: {figure: interval}}; figures that an entry does not have are absent."""
         return {
-            name: {f: self.bootstrap.interval(v, CHANCE.get(f)) for f, v in figures.items() if np.isfinite(v).any()}
+            name: {
+                f: self.bootstrap.interval(v, CHANCE.get(f))
+                for f, v in figures.items()
+                if np.isfinite(v).any()
+            }
             for name, figures in self.per_date.items()
         }
 
@@ -64,9 +72,15 @@ class Results:
         own, others = self.per_date[self.main.name], [e for e in self.entries[1:] if not e.model]
         result = {}
         for figure in COMPARED:
-            values = {e.name: self.per_date[e.name][figure] for e in others if np.isfinite(self.per_date[e.name][figure]).any()}
+            values = {
+                e.name: self.per_date[e.name][figure]
+                for e in others
+                if np.isfinite(self.per_date[e.name][figure]).any()
+            }
             if figure in self.overall[self.main.name]:
-                result[figure] = compare(self.bootstrap, figure, own[figure], values, figure in SMALLER_IS_BETTER)
+                result[figure] = compare(
+                    self.bootstrap, figure, own[figure], values, figure in SMALLER_IS_BETTER
+                )
         return result
 
     @property
@@ -78,7 +92,7 @@ class Results:
         """1: evidence of skill; 0: none; -1: worse than chance."""
         return skill(self.within, self.comparisons["accuracy"], set(CONSTANTS))
 
-    # -- words ---------------------------------------------------------------------------------------------------------
+    # -- words -----------------------------------------------------------------------------------------------
     @property
     def headline(self) -> str:
         dates, effective = self.panel.dates, self.bootstrap.effective
@@ -98,7 +112,11 @@ class Results:
     def lines(self) -> list[str]:
         """Comparisons of accuracy, one sentence a kind."""
         found = self.comparisons["accuracy"]
-        kinds = {1: "Accuracy better than: ", 0: "No evidence of a difference to: ", -1: "Accuracy worse than: "}
+        kinds = {
+            1: "Accuracy better than: ",
+            0: "No evidence of a difference to: ",
+            -1: "Accuracy worse than: ",
+        }
         return [
             text + ", ".join(c.baseline for c in found if c.better == side) + "."
             for side, text in kinds.items()
@@ -109,10 +127,14 @@ class Results:
     def suspicious(self) -> list[str]:
         """Why the result is too good to be believed on real prices; empty where it is not.
 
-        A single lucky figure is none: an interval has to exclude what the best fit reaches on the same rows, or a limit.
+        A single lucky figure is none: an interval has to exclude what the best fit reaches on the same rows,
+        or a limit.
         """
         found = []
-        for figure, alarm, limit in (("within_date_accuracy", ALARM_WITHIN, LIMIT_WITHIN), ("rank_ic", ALARM_IC, LIMIT_IC)):
+        for figure, alarm, limit in (
+            ("within_date_accuracy", ALARM_WITHIN, LIMIT_WITHIN),
+            ("rank_ic", ALARM_IC, LIMIT_IC),
+        ):
             own = self.overall[self.main.name].get(figure)
             best = max([alarm, *self.fitted(figure)])
             if own is not None and own.excludes(best) > 0:
@@ -121,7 +143,9 @@ class Results:
             for e in self.entries:
                 i = self.overall[e.name].get(figure)
                 if i is not None and i.excludes(limit) > 0:
-                    found.append(f"{NAMED[figure]} of {e.name}, {_shown(figure, i)}, lies above {_short(figure, limit)}")
+                    found.append(
+                        f"{NAMED[figure]} of {e.name}, {_shown(figure, i)}, lies above {_short(figure, limit)}"
+                    )
         return found
 
     def fitted(self, figure: str) -> list[float]:
@@ -138,9 +162,14 @@ class Results:
             told = words.get(e.name)
             verdict = "" if told is None else {1: "better", 0: "no different", -1: "worse"}[told.better]
             cells = (_percent(f["accuracy"]), _percent(f["within_date_accuracy"]), _number(f.get("rank_ic")))
-            rows.append((e.name, *cells, _plain(f.get("brier")), f"{f['predicted_rises'].value:.0%}", verdict))
+            rows.append(
+                (e.name, *cells, _plain(f.get("brier")), f"{f['predicted_rises'].value:.0%}", verdict)
+            )
         widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
         return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
@@ -153,7 +182,10 @@ def alarm_lines(why: list[str], planted: bool) -> dict[str, Any]:
         text = f"Leak alarm, as expected: {'; '.join(why)}. A signal was planted in this synthetic market."
         return {"lines": [text], "expected": True}
     checks = [f"  {number}. {check}" for number, check in enumerate(CHECKS, 1)]
-    return {"lines": [f"LEAK ALARM: {'; '.join(why)}. On real prices look for the leak first:", *checks], "expected": False}
+    return {
+        "lines": [f"LEAK ALARM: {'; '.join(why)}. On real prices look for the leak first:", *checks],
+        "expected": False,
+    }
 
 
 def _shown(figure: str, i: Interval) -> str:

@@ -1,1 +1,3 @@
-"""From tokens to a decision: sampling, generation, paths in prices, probabilities. Import the modules by name."""
+"""From tokens to a decision: sampling, generation, paths in prices, probabilities. Import the modules by
+name.
+"""

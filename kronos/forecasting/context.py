@@ -4,9 +4,11 @@ In: lengths and horizons. Out: the bars that are used, decided before anything i
 
 The last of the H sampled tokens is never read again, so T + H - 1 tokens have to fit. What does not fit is
 
-* cut: the context loses its oldest bars beforehand. Exact: a network that sees the remaining bars computes just this.
-* slid: all bars are normalised and encoded, and at each step the network sees the last max_context tokens, counted from
-  position 0 again. This is what the published predictor does; nothing can be cached, so it costs one forward per step.
+* cut: the context loses its oldest bars beforehand. Exact: a network that sees the remaining bars computes
+  just this.
+* slid: all bars are normalised and encoded, and at each step the network sees the last max_context tokens,
+  counted from position 0 again. This is what the published predictor does; nothing can be cached, so it costs
+  one forward per step.
 """
 
 from typing import Literal, TypeVar
@@ -20,11 +22,15 @@ Overflow = Literal["cut", "slide"]
 Steps = TypeVar("Steps", int, NDArray[np.int64])
 
 MIN_BARS = 32
-"""Fewest bars that a context is cut to (or the whole context, where that is shorter): statistics over fewer are noise."""
+"""Fewest bars that a context is cut to (or the whole context, where that is shorter): statistics over fewer
+are noise.
+"""
 
 
 def room(horizon: Steps, max_context: int) -> Steps:
-    """Most context tokens that leave room for `horizon` steps; elementwise. Not positive where the horizon is too long."""
+    """Most context tokens that leave room for `horizon` steps; elementwise. Not positive where the horizon is
+    too long.
+    """
     return max_context + 1 - horizon
 
 
@@ -33,11 +39,17 @@ def slides(length: int, horizon: int, max_context: int) -> bool:
     return length > room(horizon, max_context)
 
 
-def plan_contexts(lengths: NDArray[np.int64], horizon: int, max_context: int, overflow: Overflow) -> NDArray[np.int64]:
-    """Bars of each context that are used, (B,) int64 <= lengths (B,). Raises KitError when the horizon cannot fit."""
+def plan_contexts(
+    lengths: NDArray[np.int64], horizon: int, max_context: int, overflow: Overflow
+) -> NDArray[np.int64]:
+    """Bars of each context that are used, (B,) int64 <= lengths (B,). Raises KitError when the horizon cannot
+    fit.
+    """
     if overflow == "slide":
         if horizon >= max_context:
-            raise KitError(f"forecast: expected a horizon below max_context {max_context}, found {horizon}; forecast fewer steps")
+            raise KitError(
+                f"forecast: expected a horizon below max_context {max_context}, found {horizon}; forecast fewer steps"
+            )
         return lengths.copy()
     used = np.minimum(lengths, room(horizon, max_context))
     if (bad := used < np.minimum(lengths, MIN_BARS)).any():
@@ -53,7 +65,9 @@ def plan_contexts(lengths: NDArray[np.int64], horizon: int, max_context: int, ov
 
 
 def check_fits(context: int, horizon: int, max_context: int) -> None:
-    """Raise KitError unless `context` tokens and `horizon` steps fit into one window (the last token is not read)."""
+    """Raise KitError unless `context` tokens and `horizon` steps fit into one window (the last token is not
+    read).
+    """
     if slides(context, horizon, max_context):
         raise KitError(
             f"forecast: expected context + horizon - 1 <= max_context {max_context}, found {context} + {horizon} - 1; "

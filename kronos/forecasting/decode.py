@@ -1,8 +1,8 @@
 """From tokens of context and paths to bars: the tokenizer's decoder over S futures that share one past.
 
-In: tokens of the context (B, T) and of its paths (B, S, H). Out: normalised bars of the paths, (B, S, H, 6), and of the
-last context bar. Equal to `KronosTokenizer.decode` of every path behind its context, which runs the context S times and
-took most of a forecast.
+In: tokens of the context (B, T) and of its paths (B, S, H). Out: normalised bars of the paths, (B, S, H, 6),
+and of the last context bar. Equal to `KronosTokenizer.decode` of every path behind its context, which runs
+the context S times and took most of a forecast.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,9 @@ from kronos.networks import KronosTokenizer
 from kronos.networks.decoding import PackedStack
 
 DECODE_BARS = 1 << 14
-"""Bars of paths that are decoded at once: bounds the memory, whatever the number of series, paths and steps."""
+"""Bars of paths that are decoded at once: bounds the memory, whatever the number of series, paths and
+steps.
+"""
 
 
 class Decoded(NamedTuple):
@@ -27,8 +29,11 @@ class Decoded(NamedTuple):
 
 
 @torch.inference_mode()
-def decode_paths(tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor, future_s1: Tensor, future_s2: Tensor) -> Decoded:
-    """Bars of paths and of the bar before them. s1, s2: (B, T) context; future_s1, future_s2: (B, S, H); all int64.
+def decode_paths(
+    tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor, future_s1: Tensor, future_s2: Tensor
+) -> Decoded:
+    """Bars of paths and of the bar before them. s1, s2: (B, T) context; future_s1, future_s2: (B, S, H); all
+    int64.
 
     The context is what the decoder looks back on, as in training; of its own bars only the last is decoded.
     """
@@ -39,11 +44,17 @@ def decode_paths(tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor, future_s1: 
     return Decoded(torch.cat(paths), torch.cat(last))
 
 
-def _decode(tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor, future_s1: Tensor, future_s2: Tensor) -> Decoded:
-    """All steps of a path at once: its tokens are known, and the decoder is causal. Many paths in several passes."""
+def _decode(
+    tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor, future_s1: Tensor, future_s2: Tensor
+) -> Decoded:
+    """All steps of a path at once: its tokens are known, and the decoder is causal. Many paths in several
+    passes.
+    """
     batch, samples, horizon = future_s1.shape
     at_once = min(samples, max(1, DECODE_BARS // (batch * horizon)))
-    own = PackedStack(tokenizer.decoder.blocks(), tokenizer.decoder.rope(s1.shape[1] + horizon), torch.float32)
+    own = PackedStack(
+        tokenizer.decoder.blocks(), tokenizer.decoder.rope(s1.shape[1] + horizon), torch.float32
+    )
     last = own.prefill(_embed(tokenizer, s1, s2), at_once, horizon, last=True)[:, 0]
     found = []
     for first in range(0, samples, at_once):
@@ -55,4 +66,6 @@ def _decode(tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor, future_s1: Tenso
 
 
 def _embed(tokenizer: KronosTokenizer, s1: Tensor, s2: Tensor) -> Tensor:
-    return tokenizer.post_quant_embed(tokenizer.quantizer.codes(s1, s2).type_as(tokenizer.post_quant_embed.weight))
+    return tokenizer.post_quant_embed(
+        tokenizer.quantizer.codes(s1, s2).type_as(tokenizer.post_quant_embed.weight)
+    )

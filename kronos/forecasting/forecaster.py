@@ -1,7 +1,8 @@
 """From bars to sampled futures: the public face of a trained pair of networks.
 
-In: the known bars of some series (price units), the calendar stamps of those bars and of the bars to come. Out: a
-`Forecast` with every sampled path, in price units. Runs without polars: a GPU machine needs torch and NumPy only.
+In: the known bars of some series (price units), the calendar stamps of those bars and of the bars to come.
+Out: a `Forecast` with every sampled path, in price units. Runs without polars: a GPU machine needs torch and
+NumPy only.
 Source: Kronos paper (arXiv 2508.02739), section 3.3, autoregressive inference.
 """
 
@@ -55,8 +56,8 @@ SHORTEST = 0.25
 class Forecaster:
     """A tokenizer and the predictor that was trained on its tokens, ready to forecast.
 
-    The predictor runs under autocast on a GPU when `autocast` names a type; the tokenizer always runs in float32,
-    because a token is a row of signs and half precision turns those near zero.
+    The predictor runs under autocast on a GPU when `autocast` names a type; the tokenizer always runs in
+    float32, because a token is a row of signs and half precision turns those near zero.
     """
 
     def __init__(
@@ -80,22 +81,29 @@ class Forecaster:
     ) -> None:
         """Moves both networks to `device`. batch_size: series at once; None: what fits (`memory_plan`).
 
-        epsilon, clip: how bars are normalised; None: as the networks were trained, where they say so, else as published.
-        overflow: what becomes of a context that does not fit beside the horizon (see `context`). anchor: paths start from the
-        true last close (see `anchored`). published_statistics: normalise by `bars.published_stats`, not `window_stats`.
-        probability, enumeration: how `prob_up` finds it, and how far it looks. cuda_graphs: a GPU repeats the decoding steps by
-        itself (`replay`).
+        epsilon, clip: how bars are normalised; None: as the networks were trained, where they say so, else as
+        published.
+        overflow: what becomes of a context that does not fit beside the horizon (see `context`). anchor:
+        paths start from the true last close (see `anchored`). published_statistics: normalise by
+        `bars.published_stats`, not `window_stats`.
+        probability, enumeration: how `prob_up` finds it, and how far it looks. cuda_graphs: a GPU repeats the
+        decoding steps by itself (`replay`).
 
-        Raises KitError when the two networks do not belong together or were trained with another normalisation, on a device
-        that is neither a processor nor a CUDA GPU, and on cuda_graphs without a GPU or with a sliding window.
+        Raises KitError when the two networks do not belong together or were trained with another
+        normalisation, on a device that is neither a processor nor a CUDA GPU, and on cuda_graphs without a
+        GPU or with a sliding window.
         """
         check_networks(model, tokenizer)
         self.device = torch.device(device)
         if self.device.type not in ("cpu", "cuda"):  # an Apple GPU lacks float64, which adds up probabilities
-            raise KitError(f"forecast: expected the device cpu or cuda, found {self.device.type}; set it to cpu")
+            raise KitError(
+                f"forecast: expected the device cpu or cuda, found {self.device.type}; set it to cpu"
+            )
         if cuda_graphs and (self.device.type != "cuda" or overflow == "slide"):
             found = "a processor" if self.device.type != "cuda" else "overflow: slide, which keeps no cache"
-            raise KitError(f"inference.cuda_graphs: expected a GPU and overflow: cut, found {found}; set it to false")
+            raise KitError(
+                f"inference.cuda_graphs: expected a GPU and overflow: cut, found {found}; set it to false"
+            )
         self.cuda_graphs = cuda_graphs
         self.model = model.to(self.device)
         self.tokenizer = tokenizer.to(self.device)
@@ -118,7 +126,9 @@ class Forecaster:
         self._paths_at_once = self.sampling.sample_count
 
     def memory_plan(self, context: int, horizon: int) -> MemoryPlan:
-        """What is computed at once for contexts of at most that length, chosen by the memory that is free now."""
+        """What is computed at once for contexts of at most that length, chosen by the memory that is free
+        now.
+        """
         made = plan_memory(
             self.model.config,
             self.tokenizer.config,
@@ -143,12 +153,13 @@ class Forecaster:
     ) -> Forecast:
         """Sample the futures of B series, of equal or unequal length.
 
-        bars: (B, L, 6), or B arrays (L_i, 6): known bars in price units, oldest first; stamps: the same with 5 calendar
-        fields, and future_stamps (B, H, 5), as `bars.calendar_stamps` gives them; series (B,) int64 keys: a key fixes the
-        random numbers of its series, so that a forecast depends on neither its batch mates nor the batch size (beyond
-        float rounding). Series are computed in batches of one length and returned in the caller's order. A path is NaN where
-        the networks gave something that is not finite (see `Forecast.finite`). Raises KitError before any computation when the
-        input is not finite or the horizon does not fit max_context (`context`).
+        bars: (B, L, 6), or B arrays (L_i, 6): known bars in price units, oldest first; stamps: the same with
+        5 calendar fields, and future_stamps (B, H, 5), as `bars.calendar_stamps` gives them; series (B,)
+        int64 keys: a key fixes the random numbers of its series, so that a forecast depends on neither its
+        batch mates nor the batch size (beyond float rounding). Series are computed in batches of one length
+        and returned in the caller's order. A path is NaN where the networks gave something that is not finite
+        (see `Forecast.finite`). Raises KitError before any computation when the input is not finite or the
+        horizon does not fit max_context (`context`).
         """
         asked, used = self._plan(bars, stamps, future_stamps, series)
         paths = np.empty((len(used), self.sampling.sample_count, asked.horizon, len(FEATURES)), np.float32)
@@ -156,7 +167,9 @@ class Forecaster:
             paths[rows] = found
         return Forecast(paths, asked.last_close, shortened=used < asked.lengths)
 
-    def paths(self, bars: Arrays, stamps: Arrays, future_stamps: NDArray, series: NDArray[np.int64]) -> FloatArray:
+    def paths(
+        self, bars: Arrays, stamps: Arrays, future_stamps: NDArray, series: NDArray[np.int64]
+    ) -> FloatArray:
         """`forecast(...).paths`, (B, S, H, 6) float32."""
         return self.forecast(bars, stamps, future_stamps, series).paths
 
@@ -170,8 +183,9 @@ class Forecaster:
     ) -> Rise:
         """P(the last close ahead is strictly above the last known one); arguments of `forecast`.
 
-        Enumerated (`next_step`) for one step ahead and sampled for more, unless `probability` names one of the two. NaN where the
-        networks gave something that is not finite. Raises KitError when more than one step is to be enumerated.
+        Enumerated (`next_step`) for one step ahead and sampled for more, unless `probability` names one of
+        the two. NaN where the networks gave something that is not finite. Raises KitError when more than one
+        step is to be enumerated.
         """
         if self.enumerates(np.asarray(future_stamps).shape[1]):
             found = self.next_step(bars, stamps, future_stamps, series, progress)
@@ -194,11 +208,15 @@ class Forecaster:
         series: NDArray[np.int64],
         progress: Progress | None = None,
     ) -> NextStep:
-        """P(rise) of the next bar without sampling noise (`kronos.forecasting.next_step`); arguments of `forecast`, horizon 1."""
+        """P(rise) of the next bar without sampling noise (`kronos.forecasting.next_step`); arguments of
+        `forecast`, horizon 1.
+        """
         asked, used = self._plan(bars, stamps, future_stamps, series)
         if asked.horizon != 1:
             steps = asked.horizon
-            raise KitError(f"forecast: expected one step ahead to enumerate, found {steps}; set inference.probability=sampled")
+            raise KitError(
+                f"forecast: expected one step ahead to enumerate, found {steps}; set inference.probability=sampled"
+            )
         prob, mass, pairs = np.empty(len(used)), np.empty(len(used)), np.empty(len(used), np.int64)
         most = SERIES_AT_ONCE if self.device.type == "cpu" else None
         for rows, found in self._in_batches(asked, used, self._enumerate, progress, most):
@@ -206,18 +224,21 @@ class Forecaster:
         return NextStep(prob, mass, pairs)
 
     def hidden_states(self, bars: NDArray, stamps: NDArray, last: bool = True) -> FloatArray:
-        """What the predictor makes of known bars: its states after the last norm, which the logits are read from.
+        """What the predictor makes of known bars: its states after the last norm, which the logits are read
+        from.
 
-        bars (B, L, 6), stamps (B, L, 5). last: of the last bar only, (B, D) float32; otherwise of all, (B, L, D). The state of a
-        bar depends on that bar and earlier ones, but all bars are normalised with the statistics of all L. Of more than
-        max_context bars the last max_context are seen by the predictor. NaN where the networks gave something that is not
-        finite. Raises KitError on bars that are not finite.
+        bars (B, L, 6), stamps (B, L, 5). last: of the last bar only, (B, D) float32; otherwise of all, (B, L,
+        D). The state of a bar depends on that bar and earlier ones, but all bars are normalised with the
+        statistics of all L. Of more than max_context bars the last max_context are seen by the predictor. NaN
+        where the networks gave something that is not finite. Raises KitError on bars that are not finite.
         """
         asked = Request.of(bars, stamps, np.asarray(stamps)[:, :1], np.arange(len(bars)))
         count, length, _ = np.shape(bars)
         shape = (count,) if last else (count, min(length, self.max_context))
         states = np.empty((*shape, self.model.config.d_model), np.float32)
-        for rows, found in self._in_batches(asked, asked.lengths, functools.partial(self._states, last), None):
+        for rows, found in self._in_batches(
+            asked, asked.lengths, functools.partial(self._states, last), None
+        ):
             states[rows] = found
         return states
 
@@ -230,7 +251,7 @@ class Forecaster:
                 states = self.model.context(*seen).float().masked_fill(~sound[:, None, None], torch.nan)
         return np.asarray((states[:, -1] if last else states).cpu().numpy())
 
-    # -- batches -------------------------------------------------------------------------------------------------------
+    # -- batches ---------------------------------------------------------------------------------------------
     def _plan(
         self, bars: Arrays, stamps: Arrays, future_stamps: NDArray, series: NDArray[np.int64]
     ) -> tuple[Request, NDArray[np.int64]]:
@@ -238,7 +259,11 @@ class Forecaster:
         asked = Request.of(bars, stamps, future_stamps, series)
         used = plan_contexts(asked.lengths, asked.horizon, self.max_context, self.overflow)
         if (shortened := used < asked.lengths).any():
-            log.info("%d of %d contexts are cut to leave room for the horizon in max_context", shortened.sum(), len(used))
+            log.info(
+                "%d of %d contexts are cut to leave room for the horizon in max_context",
+                shortened.sum(),
+                len(used),
+            )
         return asked, used
 
     def _in_batches(
@@ -249,7 +274,9 @@ class Forecaster:
         progress: Progress | None,
         most: int | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Work]]:
-        """Rows and what `work` makes of them, in batches of one length (of `most` series), halved when memory runs out."""
+        """Rows and what `work` makes of them, in batches of one length (of `most` series), halved when memory
+        runs out.
+        """
         plan = self.memory_plan(int(used.max()), asked.horizon)
         self._paths_at_once = plan.paths
         todo = deque(batches(used, min(plan.series, most or plan.series)))
@@ -266,14 +293,20 @@ class Forecaster:
                 progress(len(rows))
 
     def _halve(self, size: int) -> None:
-        """From now on batches are half as large as the one of `size` that did not fit, or the paths of one series. Said once."""
+        """From now on batches are half as large as the one of `size` that did not fit, or the paths of one
+        series. Said once.
+        """
         if size == 1 and self._paths_at_once == 1:
             raise KitError(
                 f"forecast: out of memory on {self.device} with one path of one series; lower data.max_context "
                 "or inference.enumeration_pairs"
             )
         if not self._short_of_memory:
-            log.warning("out of memory on %s with %d series at once: going on with halves; no answer changes", self.device, size)
+            log.warning(
+                "out of memory on %s with %d series at once: going on with halves; no answer changes",
+                self.device,
+                size,
+            )
         self._short_of_memory = True
         self.batch_size = max(1, size // 2)
         if size == 1:
@@ -282,7 +315,9 @@ class Forecaster:
     def _enumerate(self, bars: NDArray, stamps: NDArray, *_: NDArray) -> NextStep:
         return next_step(self, bars, stamps, self.enumeration)
 
-    def _batch(self, bars: NDArray, stamps: NDArray, future_stamps: NDArray, series: NDArray[np.int64]) -> FloatArray:
+    def _batch(
+        self, bars: NDArray, stamps: NDArray, future_stamps: NDArray, series: NDArray[np.int64]
+    ) -> FloatArray:
         """One batch: (B, L, 6) bars to (B, S, H, 6) paths."""
         with torch.inference_mode():
             s1, s2, stats, sound = self.encode(bars)
@@ -292,8 +327,9 @@ class Forecaster:
             return paths
 
     def encode(self, bars: NDArray) -> tuple[Tensor, Tensor, WindowStats, Tensor]:
-        """Tokens s1, s2 (B, L) of bars (B, L, 6), the statistics that they were normalised with, and whether each series is
-        sound (B,) bool: a vector that is not finite, or whose length overflowed, has signs, too.
+        """Tokens s1, s2 (B, L) of bars (B, L, 6), the statistics that they were normalised with, and whether
+        each series is sound (B,) bool: a vector that is not finite, or whose length overflowed, has signs,
+        too.
 
         Dropout is off from here on, whatever the caller did to the networks.
         """
@@ -305,11 +341,17 @@ class Forecaster:
             sound = (z.square().sum(dim=-1) > SHORTEST).all(dim=1)
             return *self.tokenizer.quantizer.indices(z), stats, sound
 
-    def _generate(self, s1: Tensor, s2: Tensor, stamps: NDArray, future_stamps: NDArray, series: NDArray) -> Paths:
+    def _generate(
+        self, s1: Tensor, s2: Tensor, stamps: NDArray, future_stamps: NDArray, series: NDArray
+    ) -> Paths:
         keys = torch.from_numpy(np.array(series, dtype=np.int64)).to(self.device)
         with self.precision():
             cached = functools.partial(generate, replayed=self.cuda_graphs)
-            way = generate_reference if slides(s1.shape[1], future_stamps.shape[1], self.max_context) else cached
+            way = (
+                generate_reference
+                if slides(s1.shape[1], future_stamps.shape[1], self.max_context)
+                else cached
+            )
             return way(
                 self.model,
                 *(s1, s2, self.tensor(stamps), self.tensor(future_stamps)),
@@ -320,12 +362,19 @@ class Forecaster:
             )
 
     def decode(
-        self, s1: Tensor, s2: Tensor, future_s1: Tensor, future_s2: Tensor, stats: WindowStats, last_close: NDArray
+        self,
+        s1: Tensor,
+        s2: Tensor,
+        future_s1: Tensor,
+        future_s2: Tensor,
+        stats: WindowStats,
+        last_close: NDArray,
     ) -> FloatArray:
-        """Known (B, L) and future (B, S, H) tokens to bars (B, S, H, 6) in price units, anchored at last_close (B,) if so set.
+        """Known (B, L) and future (B, S, H) tokens to bars (B, S, H, 6) in price units, anchored at
+        last_close (B,) if so set.
 
-        A sampled token is decoded behind its context, as in training: the decoder looks back, but never ahead. It sees
-        max_context tokens at most, like the predictor.
+        A sampled token is decoded behind its context, as in training: the decoder looks back, but never
+        ahead. It sees max_context tokens at most, like the predictor.
         """
         past = max(1, self.max_context - future_s1.shape[2])
         with self._full_precision():
@@ -350,7 +399,9 @@ def check_networks(model: Kronos, tokenizer: KronosTokenizer) -> None:
     """Raise KitError unless these are a predictor and the tokenizer of its tokens, in this order."""
     found = f"{type(model).__name__} and {type(tokenizer).__name__}"
     if isinstance(model, KronosTokenizer) and isinstance(tokenizer, Kronos):
-        raise KitError(f"forecast: expected (model, tokenizer), a Kronos and a KronosTokenizer, found {found}; swap the two")
+        raise KitError(
+            f"forecast: expected (model, tokenizer), a Kronos and a KronosTokenizer, found {found}; swap the two"
+        )
     if not (isinstance(model, Kronos) and isinstance(tokenizer, KronosTokenizer)):
         raise KitError(
             f"forecast: expected (model, tokenizer), a Kronos and a KronosTokenizer, found {found}; load them with "
@@ -360,13 +411,18 @@ def check_networks(model: Kronos, tokenizer: KronosTokenizer) -> None:
 
 
 def anchored(paths: FloatArray, rebuilt_close: FloatArray, last_close: NDArray) -> FloatArray:
-    """Paths (B, S, H, 6) moved so that the tokenizer's error on the last known bar does not look like a price move.
+    """Paths (B, S, H, 6) moved so that the tokenizer's error on the last known bar does not look like a price
+    move.
 
-    rebuilt_close, last_close (B,): that bar's close as its tokens say it, and the true one; all in price units. The predictor
-    knows the tokens only: a path goes on from the rebuilt close. Open, high, low and close move by the same amount of
-    currency, so that candles keep their shape (each feature has a scale of its own in normalised space); volume and amount stay.
+    rebuilt_close, last_close (B,): that bar's close as its tokens say it, and the true one; all in price
+    units. The predictor
+    knows the tokens only: a path goes on from the rebuilt close. Open, high, low and close move by the same
+    amount of currency, so that candles keep their shape (each feature has a scale of its own in normalised
+    space); volume and amount stay.
     """
     moved = paths.copy()
-    with np.errstate(invalid="ignore"):  # inf - inf, of a forecast that overflowed, is NaN: a reason further up, no answer
+    with np.errstate(
+        invalid="ignore"
+    ):  # inf - inf, of a forecast that overflowed, is NaN: a reason further up, no answer
         moved[..., OPEN : CLOSE + 1] += (last_close - rebuilt_close).astype(np.float32)[:, None, None, None]
     return moved

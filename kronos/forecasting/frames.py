@@ -1,7 +1,8 @@
 """From a user's table to arrays: bars and stamps, checked row by row before anything is computed.
 
-In: a pandas or polars table with open, high, low, close (volume and amount if there are any), stamps of its rows and of the
-bars to come. Out: a `Known` series. Everything that cannot give a sound forecast is refused with its row and column.
+In: a pandas or polars table with open, high, low, close (volume and amount if there are any), stamps of its
+rows and of the bars to come. Out: a `Known` series. Everything that cannot give a sound forecast is refused
+with its row and column.
 Neither library is needed: polars tables are known by their methods.
 Source: the interface of the published predictor; `kronos.bars` for what a missing volume or amount becomes.
 """
@@ -49,12 +50,15 @@ class Ahead:
     """Whose sessions follow the last known bar."""
 
 
-def read_series(df: Any, x_timestamp: Any, y_timestamp: Any = (), *, drop_lone_amount: bool = False, name: str = "df") -> Known:
+def read_series(
+    df: Any, x_timestamp: Any, y_timestamp: Any = (), *, drop_lone_amount: bool = False, name: str = "df"
+) -> Known:
     """Check one series and turn it into arrays. Raises KitError naming the row and the column.
 
-    df: L rows, oldest first, columns open, high, low, close, and volume and amount if known, in any order, among others: a
-    pandas table (columns of two levels, of one ticker, too) or a polars one. x_timestamp (L): see `stamps.read_stamps`; the name
-    of a column of df; or None for df's own index. y_timestamp (H): the same, or `Ahead`. Strictly increasing, y after x. A time
+    df: L rows, oldest first, columns open, high, low, close, and volume and amount if known, in any order,
+    among others: a pandas table (columns of two levels, of one ticker, too) or a polars one. x_timestamp (L):
+    see `stamps.read_stamps`; the name of a column of df; or None for df's own index. y_timestamp (H): the
+    same, or `Ahead`. Strictly increasing, y after x. A time
     zone is taken off: the networks know the exchange's wall time. drop_lone_amount: see `bars_of`.
     """
     table = Table.of(df, name)
@@ -70,11 +74,13 @@ def read_series(df: Any, x_timestamp: Any, y_timestamp: Any = (), *, drop_lone_a
     if len(future):
         future = _same_clock(known, future, name)
         if future[0] <= known[-1]:
-            raise KitError(f"{name}: expected every y_timestamp after the last x_timestamp {known[-1]}, found {future[0]}")
+            raise KitError(
+                f"{name}: expected every y_timestamp after the last x_timestamp {known[-1]}, found {future[0]}"
+            )
     return Known(bars, _wall_time(known), _wall_time(future), given, alone)
 
 
-# -- tables ------------------------------------------------------------------------------------------------------------
+# -- tables --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Table:
     """The columns of one series, whatever library holds them."""
@@ -109,7 +115,9 @@ class Table:
             return self.columns[name]
         alike = [other for other in self.columns if other.lower() == name]
         if len(alike) > 1:
-            raise KitError(f"{self.name}: expected one column {name}, found {' and '.join(alike)}; rename one of them")
+            raise KitError(
+                f"{self.name}: expected one column {name}, found {' and '.join(alike)}; rename one of them"
+            )
         return self.columns[alike[0]] if alike else None
 
     def stamps(self, given: Any) -> Any:
@@ -119,7 +127,9 @@ class Table:
         if given is not None:
             return given
         if self.index is None:
-            raise KitError(f"{self.name}: expected x_timestamp, found none, and a table without an index; name its column")
+            raise KitError(
+                f"{self.name}: expected x_timestamp, found none, and a table without an index; name its column"
+            )
         return self.index
 
     def row(self, number: int) -> str:
@@ -130,7 +140,9 @@ class Table:
         for name, column in self.columns.items():
             if name.lower() in TICKERS and len(found := sorted(map(str, set(column.to_list())))) > 1:
                 raise _several(
-                    self.name, found, f"give a list of tables, one per ticker, e.g. the rows where {name} is {found[0]!r}"
+                    self.name,
+                    found,
+                    f"give a list of tables, one per ticker, e.g. the rows where {name} is {found[0]!r}",
                 )
 
 
@@ -142,11 +154,15 @@ def _one_ticker(df: Any, name: str) -> Any:
     names = [{str(label).lower() for label in df.columns.get_level_values(level)} for level in range(levels)]
     holding = [level for level in range(levels) if set(PRICES) <= names[level]]
     if levels != 2 or len(holding) != 1:
-        raise KitError(f"{name}: expected columns of one level, or of two (a price and a ticker), found {levels} levels")
+        raise KitError(
+            f"{name}: expected columns of one level, or of two (a price and a ticker), found {levels} levels"
+        )
     tickers = list(dict.fromkeys(map(str, df.columns.get_level_values(1 - holding[0]))))
     if len(tickers) > 1:
         raise _several(
-            name, tickers, f"pick one with df.xs({tickers[0]!r}, axis=1, level={1 - holding[0]}), or give a list of tables"
+            name,
+            tickers,
+            f"pick one with df.xs({tickers[0]!r}, axis=1, level={1 - holding[0]}), or give a list of tables",
         )
     return df.droplevel(1 - holding[0], axis=1)
 
@@ -159,12 +175,16 @@ def _several(name: str, tickers: list[str], remedy: str) -> KitError:
 def bars_of(table: Table, drop_lone_amount: bool) -> tuple[FloatArray, bool]:
     """(L, 6) float32 bars of a table, and whether an amount came without a volume.
 
-    Neither volume nor amount: both are 0. Volume alone: amount = volume x mean price, both as the networks were trained. Amount
-    alone: volume = amount / mean price, which undoes that rule; with `drop_lone_amount` both are 0, as the original has it.
+    Neither volume nor amount: both are 0. Volume alone: amount = volume x mean price, both as the networks
+    were trained. Amount
+    alone: volume = amount / mean price, which undoes that rule; with `drop_lone_amount` both are 0, as the
+    original has it.
     """
     found = {name: table.column(name) for name in FEATURES}
     if missing := [name for name in PRICES if found[name] is None]:
-        raise KitError(f"{table.name}: expected the columns {', '.join(PRICES)}, found no {', '.join(missing)}; rename yours")
+        raise KitError(
+            f"{table.name}: expected the columns {', '.join(PRICES)}, found no {', '.join(missing)}; rename yours"
+        )
     length = len(found[PRICES[0]])
     if length < 2:
         raise KitError(f"{table.name}: expected at least 2 rows of history, found {length}")
@@ -210,12 +230,14 @@ def _as_floats(column: Any) -> NDArray[np.float64]:
     return np.array(column.to_list(), dtype=np.float64)  # a missing value is None, which becomes NaN
 
 
-# -- clocks ------------------------------------------------------------------------------------------------------------
+# -- clocks --------------------------------------------------------------------------------------------------
 def _same_clock(known: "pd.DatetimeIndex", future: "pd.DatetimeIndex", name: str) -> "pd.DatetimeIndex":
     """The future stamps in the time zone of the known ones."""
     if (known.tz is None) != (future.tz is None):
         zones = [str(index.tz or "none") for index in (known, future)]
-        raise KitError(f"{name}: expected a time zone on both x_timestamp and y_timestamp or on neither, found {zones}")
+        raise KitError(
+            f"{name}: expected a time zone on both x_timestamp and y_timestamp or on neither, found {zones}"
+        )
     return future if known.tz is None else future.tz_convert(known.tz)
 
 

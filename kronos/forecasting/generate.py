@@ -1,12 +1,13 @@
-"""Sampling the tokens that follow: the fast way with a cache, and the slow clear way that it is compared with.
+"""Sampling the tokens that follow: the fast way with a cache, and the slow clear way that it is compared
+with.
 
-In: tokens of the context (B, T), calendar stamps of context and future. Out: tokens of S paths, (B, S, H), and which paths
-are sound (`sampling.Drawn`).
+In: tokens of the context (B, T), calendar stamps of context and future. Out: tokens of S paths, (B, S, H),
+and which paths are sound (`sampling.Drawn`).
 Source: Kronos paper (arXiv 2508.02739), section 3.3, autoregressive inference; the published generation loop.
 
-Both ways make the same steps (`Step`) and differ in what they compute them from. `decode` runs the context once per
-series, whatever the number of paths, and keeps its keys and values; it is exact while the window does not slide.
-`decode_reference` runs the whole window again for every token of every path.
+Both ways make the same steps (`Step`) and differ in what they compute them from. `decode` runs the context
+once per series, whatever the number of paths, and keeps its keys and values; it is exact while the window
+does not slide. `decode_reference` runs the whole window again for every token of every path.
 
 Letters: B series, T context steps, S sample paths, H horizon steps.
 """
@@ -75,17 +76,20 @@ def generate(
     """Sample S paths of H bars for every series, with a key/value cache.
 
     s1, s2: (B, T) int64 tokens of the context; stamp: (B, T, 5), future_stamp: (B, H, 5) calendar fields.
-    series: (B,) int64, names each series' random numbers: equal keys give equal paths. max_context: most tokens that
-    the network sees at once. paths_at_once: most paths whose cache is held at a time, None: all; the context runs once
-    whatever it is. replayed: in steps that a GPU repeats by itself (`replay`); the same but for rounding. Raises
-    KitError when the window would have to slide, T + H - 1 > max_context, before any work.
+    series: (B,) int64, names each series' random numbers: equal keys give equal paths. max_context: most
+    tokens that the network sees at once. paths_at_once: most paths whose cache is held at a time, None: all;
+    the context runs once whatever it is. replayed: in steps that a GPU repeats by itself (`replay`); the same
+    but for rounding. Raises KitError when the window would have to slide, T + H - 1 > max_context, before any
+    work.
     """
     check_fits(s1.shape[1], future_stamp.shape[1], max_context)
     horizon, passes = future_stamp.shape[1], _passes(sampling.sample_count, paths_at_once)
     room = horizon if replayed else horizon - 1
     with _evaluating(model):
         time = model.time_emb(future_stamp)
-        state = model.prefill(s1, s2, stamp, paths=passes[0].paths, steps=room, decode_rope=sampling.decode_rope)
+        state = model.prefill(
+            s1, s2, stamp, paths=passes[0].paths, steps=room, decode_rope=sampling.decode_rope
+        )
         found = []
         for first, count in passes:
             if first:
@@ -108,7 +112,9 @@ def generate_reference(
     max_context: int,
     paths_at_once: int | None = None,
 ) -> Paths:
-    """`generate` by the slow clear loop. A window longer than max_context slides: its oldest tokens are left out."""
+    """`generate` by the slow clear loop. A window longer than max_context slides: its oldest tokens are left
+    out.
+    """
     given = (s1, s2, stamp, future_stamp)
     settings: dict[str, Any] = {"sampling": sampling, "series": series, "max_context": max_context}
     with _evaluating(model):
@@ -118,7 +124,14 @@ def generate_reference(
 
 @torch.inference_mode()
 def decode(
-    model: Kronos, s1: Tensor, s2: Tensor, stamp: Tensor, future_stamp: Tensor, *, sampling: Sampling, series: Tensor
+    model: Kronos,
+    s1: Tensor,
+    s2: Tensor,
+    stamp: Tensor,
+    future_stamp: Tensor,
+    *,
+    sampling: Sampling,
+    series: Tensor,
 ) -> Iterator[Step]:
     """The steps of `generate`, H of them, all paths at once."""
     paths, horizon = sampling.sample_count, future_stamp.shape[1]
@@ -127,8 +140,12 @@ def decode(
     yield from _steps(model, state, model.time_emb(future_stamp), sampling, keys)
 
 
-def _steps(model: Kronos, state: DecodeState, time: Tensor, sampling: Sampling, keys: Tensor) -> Iterator[Step]:
-    """The steps of the paths that `state` has room for. time: (B, H, D) calendar embeddings; keys: (H, 2, B, S)."""
+def _steps(
+    model: Kronos, state: DecodeState, time: Tensor, sampling: Sampling, keys: Tensor
+) -> Iterator[Step]:
+    """The steps of the paths that `state` has room for. time: (B, H, D) calendar embeddings; keys: (H, 2, B,
+    S).
+    """
     for step, (coarse, fine) in enumerate(keys):
         s1_logits = model.s1_logits(state.hidden)
         next1, sound1 = draw(s1_logits, sampling, coarse)
@@ -162,7 +179,9 @@ def decode_reference(
         window = slice(max(end - max_context, 0), end)
         h = model.context(s1[:, window], s2[:, window], stamps[:, window])
         s1_logits = model.s1_logits(h[:, -1]).unflatten(0, shape)
-        next1, sound1 = draw(s1_logits, sampling, draw_keys(sampling.seed, series, paths, step, COARSE, first))
+        next1, sound1 = draw(
+            s1_logits, sampling, draw_keys(sampling.seed, series, paths, step, COARSE, first)
+        )
         # What followed every position of the window: its tokens but for the first, and the one just drawn.
         s1 = torch.cat((s1, next1.view(-1, 1)), dim=1)
         queries = s1[:, window.start + 1 :]

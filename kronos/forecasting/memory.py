@@ -1,8 +1,8 @@
 """How many series and paths are forecast at once: as many as fit into the memory that is free.
 
-In: two networks' configurations, the longest context and horizon, free bytes. Out: `MemoryPlan`. Estimated from shapes: the
-key/value cache exactly (`networks/cost.py`), the largest tensors of each step from above. No answer depends on the plan (beyond
-float rounding): random numbers are keyed by series, path and step.
+In: two networks' configurations, the longest context and horizon, free bytes. Out: `MemoryPlan`. Estimated
+from shapes: the key/value cache exactly (`networks/cost.py`), the largest tensors of each step from above. No
+answer depends on the plan (beyond float rounding): random numbers are keyed by series, path and step.
 
 Letters as in `networks/decoding.py`: T context bars, H steps, S paths of a series.
 """
@@ -18,13 +18,17 @@ from kronos.networks.predictor import PredictorConfig
 from kronos.networks.tokenizer import TokenizerConfig
 
 SHARE = {"cpu": 0.3, "cuda": 0.7}
-"""Of the free memory that is planned with: other programs want some of a machine's, fragments take some of a GPU's."""
+"""Of the free memory that is planned with: other programs want some of a machine's, fragments take some of a
+GPU's.
+"""
 MOST_SERIES = {"cpu": 64, "cuda": 1024}
 """More at once are no faster: a processor's cache is full long before."""
 NOISE_BYTES = 40
 """Of each token's draw: logits, their copy in float32, random bits and noise, at their most."""
 COARSE_AT_ONCE = 32
-"""Candidates for s1 of a listed next bar whose s2 logits are computed together: (B, 32, V2) floats are held."""
+"""Candidates for s1 of a listed next bar whose s2 logits are computed together: (B, 32, V2) floats are
+held.
+"""
 ACTIVATIONS = 4
 """Tensors as wide as the feed-forward layer that one layer holds of a context at a time."""
 
@@ -69,10 +73,10 @@ def plan_memory(
 ) -> MemoryPlan:
     """Choose series and paths for contexts of at most T bars and H steps.
 
-    element: bytes of a number of the cache. free: bytes; of them a share of the device's `kind` is used. series: a number
-    that was asked for, kept; else a power of two, so that a little more free memory gives the same batches. slides: the window
-    slides, every step runs it anew for every path, without a cache. If not even one series fits, its paths take several passes;
-    one path is always tried.
+    element: bytes of a number of the cache. free: bytes; of them a share of the device's `kind` is used.
+    series: a number that was asked for, kept; else a power of two, so that a little more free memory gives
+    the same batches. slides: the window slides, every step runs it anew for every path, without a cache. If
+    not even one series fits, its paths take several passes; one path is always tried.
     """
     room, fixed = int(free * SHARE[kind]), _decoder_bytes(tokenizer, context)
     shared, each = _series_bytes(model, context, horizon, element, slides)
@@ -85,14 +89,18 @@ def plan_memory(
 
 
 def free_memory(device: torch.device, processes: int = 1) -> int:
-    """Bytes that one of so many processes on this machine may count with: of a GPU all that is free, of main memory a part."""
+    """Bytes that one of so many processes on this machine may count with: of a GPU all that is free, of main
+    memory a part.
+    """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
     return psutil.virtual_memory().available // processes
 
 
-def _series_bytes(c: PredictorConfig, context: int, horizon: int, element: int, slides: bool) -> tuple[int, int]:
+def _series_bytes(
+    c: PredictorConfig, context: int, horizon: int, element: int, slides: bool
+) -> tuple[int, int]:
     """Bytes of a series, and of each of its paths."""
     running = context * 4 * max(ACTIVATIONS * c.ff_dim, 6 * c.d_model)
     listing = COARSE_AT_ONCE * 2**c.s2_bits * 4 * 4 if horizon == 1 else 0
@@ -106,8 +114,8 @@ def _series_bytes(c: PredictorConfig, context: int, horizon: int, element: int, 
 
 
 def _decoder_bytes(c: TokenizerConfig, context: int) -> int:
-    """The tokenizer's decoder, which takes DECODE_BARS bars of paths at a time, of at least one series: each bar's scores of
-    the context, three times (joined with those of its own path, and their softmax)."""
+    """The tokenizer's decoder, which takes DECODE_BARS bars of paths at a time, of at least one series: each
+    bar's scores of the context, three times (joined with those of its own path, and their softmax)."""
     held = (DECODE_BARS + context) * (ACTIVATIONS * c.ff_dim + (2 * c.n_dec_layers + 6) * c.d_model)
     return 4 * (held + 3 * DECODE_BARS * c.n_heads * context)
 

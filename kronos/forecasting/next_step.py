@@ -1,14 +1,16 @@
 """P(rise) of the next bar without sampling noise: the likeliest pairs of tokens, decoded and added up.
 
-In: known bars, as a forecaster takes them. Out: `NextStep`: the probability, the mass it rests on, and hard bounds.
+In: known bars, as a forecaster takes them. Out: `NextStep`: the probability, the mass it rests on, and hard
+bounds.
 Source: the chain rule p(s1, s2) = p(s1) p(s2 | s1) over Kronos' two tokens (arXiv 2508.02739, section 3.2).
 
-The next bar has 2^(s1_bits + s2_bits) possible values, each with a probability that the network states. Sampling S paths draws
-S of them; here the N likeliest are listed and decoded, each once. What is not listed, 1 - mass, is not looked at: the
-probability is that of a rise *given* that the bar is one of those listed, and with everything else falling or rising the true
-one lies in [lower, upper].
+The next bar has 2^(s1_bits + s2_bits) possible values, each with a probability that the network states.
+Sampling S paths draws S of them; here the N likeliest are listed and decoded, each once. What is not listed,
+1 - mass, is not looked at: the probability is that of a rise *given* that the bar is one of those listed, and
+with everything else falling or rising the true one lies in [lower, upper].
 
-Letters: B series, T context steps, N pairs, C candidates for s1, V1 and V2 tokens, H heads, E width of a head.
+Letters: B series, T context steps, N pairs, C candidates for s1, V1 and V2 tokens, H heads, E width of a
+head.
 """
 
 from dataclasses import dataclass
@@ -47,7 +49,9 @@ class Enumeration:
 
     def __post_init__(self) -> None:
         if not (0 < self.mass <= 1 and self.pairs >= 1):
-            raise KitError(f"enumeration: expected 0 < mass <= 1 and pairs >= 1, found {self.mass} and {self.pairs}")
+            raise KitError(
+                f"enumeration: expected 0 < mass <= 1 and pairs >= 1, found {self.mass} and {self.pairs}"
+            )
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class Pairs(NamedTuple):
 def next_step(forecaster: "Forecaster", bars: NDArray, stamps: NDArray, enumeration: Enumeration) -> NextStep:
     """One batch of series of one length: bars (B, L, 6), stamps (B, L, 5).
 
-    Temperature, top-k and top-p of the forecaster's sampling hold as they do for paths; its seed plays no part. The next bar's
+    Temperature, top-k and top-p of the forecaster's sampling hold as they do for paths; its seed plays no
+    part. The next bar's
     own calendar does not enter: the network learns of it only with the bar after.
     """
     return _summed(*listed(forecaster, bars, stamps, enumeration))
@@ -95,12 +100,16 @@ def next_step(forecaster: "Forecaster", bars: NDArray, stamps: NDArray, enumerat
 def listed(
     forecaster: "Forecaster", bars: NDArray, stamps: NDArray, enumeration: Enumeration
 ) -> tuple[Pairs, Tensor, NDArray[np.bool_]]:
-    """The pairs that `next_step` adds up, which of them close above the last known close (B, N), which series are finite (B,)."""
+    """The pairs that `next_step` adds up, which of them close above the last known close (B, N), which series
+    are finite (B,).
+    """
     with torch.inference_mode():
         s1, s2, stats, sound = forecaster.encode(bars)
         with forecaster.precision():
             seen = (x[:, -forecaster.max_context :] for x in (s1, s2, forecaster.tensor(stamps)))
-            state = forecaster.model.prefill(*seen, paths=1, steps=0, decode_rope=forecaster.sampling.decode_rope)
+            state = forecaster.model.prefill(
+                *seen, paths=1, steps=0, decode_rope=forecaster.sampling.decode_rope
+            )
             pairs = likeliest_pairs(forecaster.model, state, forecaster.sampling, enumeration)
         del state
         up = torch.zeros_like(pairs.probability, dtype=torch.bool)
@@ -109,17 +118,22 @@ def listed(
             future1, future2 = pairs.s1[rows, :count, None], pairs.s2[rows, :count, None]
             index = rows.cpu().numpy()
             part = type(stats)(stats.mean[index], stats.scale[index])
-            close = forecaster.decode(s1[rows], s2[rows], future1, future2, part, bars[index, -1, CLOSE])[:, :, 0, CLOSE]
-            up[rows, :count] = torch.from_numpy(close > bars[index, -1, CLOSE].astype(np.float32)[:, None]).to(up.device)
+            close = forecaster.decode(s1[rows], s2[rows], future1, future2, part, bars[index, -1, CLOSE])[
+                :, :, 0, CLOSE
+            ]
+            up[rows, :count] = torch.from_numpy(
+                close > bars[index, -1, CLOSE].astype(np.float32)[:, None]
+            ).to(up.device)
             finite[index] &= np.isfinite(close).all(axis=1)
     return pairs, up, finite
 
 
 def likeliest_pairs(model: Kronos, state: DecodeState, sampling: Sampling, enumeration: Enumeration) -> Pairs:
-    """The likeliest pairs of the next step, as many as the series that needs most of them. state: prefilled for one path.
+    """The likeliest pairs of the next step, as many as the series that needs most of them. state: prefilled
+    for one path.
 
-    Exact among the `enumeration.pairs` likeliest s1: a pair is no likelier than its s1, so the search goes through s1 from
-    the likeliest on and ends when the next one could not enter the list.
+    Exact among the `enumeration.pairs` likeliest s1: a pair is no likelier than its s1, so the search goes
+    through s1 from the likeliest on and ends when the next one could not enter the list.
     """
     p1, sound = _probabilities(model.s1_logits(state.hidden[:, 0]), sampling)
     p1, order = p1.sort(dim=-1, descending=True, stable=True)
@@ -136,11 +150,12 @@ def likeliest_pairs(model: Kronos, state: DecodeState, sampling: Sampling, enume
 
 
 def _worth_more(best: Pairs, next_p1: Tensor, before: Tensor, enumeration: Enumeration) -> bool:
-    """Whether any series' list could still change: the next s1 is likelier than its last pair, and mass is missing.
+    """Whether any series' list could still change: the next s1 is likelier than its last pair, and mass is
+    missing.
 
-    before (B,): the probability of all s1 looked at. A full list only changes for a pair likelier than its last; a list that
-    already holds the wanted mass is left, since `_cut` keeps no more than that (its pairs are the likeliest unless the next s1
-    beats the last one that is kept).
+    before (B,): the probability of all s1 looked at. A full list only changes for a pair likelier than its
+    last; a list that already holds the wanted mass is left, since `_cut` keeps no more than that (its pairs
+    are the likeliest unless the next s1 beats the last one that is kept).
     """
     held = best.probability.double().cumsum(dim=1)
     enough = (held >= enumeration.mass).int().argmax(dim=1, keepdim=True)
@@ -152,13 +167,17 @@ def _worth_more(best: Pairs, next_p1: Tensor, before: Tensor, enumeration: Enume
 
 
 def _merged(best: Pairs, s1: Tensor, joint: Tensor, sound: Tensor, limit: int) -> Pairs:
-    """The list with the pairs of some more s1 (B, C), joint (B, C, V2), sound (B,), cut to the `limit` likeliest."""
+    """The list with the pairs of some more s1 (B, C), joint (B, C, V2), sound (B,), cut to the `limit`
+    likeliest.
+    """
     count = joint.shape[-1]
     probability, place = joint.flatten(1).topk(min(limit, joint[0].numel()), dim=1)
     joined1 = torch.cat((best.s1, s1.gather(1, place // count)), dim=1)
     joined2 = torch.cat((best.s2, place % count), dim=1)
     top = torch.cat((best.probability, probability), dim=1).topk(min(limit, joined1.shape[1]), dim=1)
-    return Pairs(joined1.gather(1, top.indices), joined2.gather(1, top.indices), top.values, best.sound & sound)
+    return Pairs(
+        joined1.gather(1, top.indices), joined2.gather(1, top.indices), top.values, best.sound & sound
+    )
 
 
 def _cut(pairs: Pairs, mass: float) -> Pairs:
@@ -171,7 +190,9 @@ def _cut(pairs: Pairs, mass: float) -> Pairs:
 
 
 def _probabilities(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """What `sampling.draw` draws from: (..., V) logits to (..., V) float32 probabilities, and their soundness (...,)."""
+    """What `sampling.draw` draws from: (..., V) logits to (..., V) float32 probabilities, and their soundness
+    (...,).
+    """
     logits = logits.float()
     if sampling.greedy:
         certain = torch.zeros_like(logits).scatter_(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
@@ -182,7 +203,9 @@ def _probabilities(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
 
 
 def _groups(counts: Tensor) -> list[tuple[Tensor, int]]:
-    """Series with similar numbers of pairs together, (rows, largest number), at most PAIRS_AT_ONCE pairs each."""
+    """Series with similar numbers of pairs together, (rows, largest number), at most PAIRS_AT_ONCE pairs
+    each.
+    """
     order = counts.argsort(descending=True, stable=True)
     groups, first = [], 0
     while first < len(order):

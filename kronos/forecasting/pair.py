@@ -1,7 +1,9 @@
-"""Which two networks a configuration forecasts with: the run's trained predictor and the tokenizer of its tokens.
+"""Which two networks a configuration forecasts with: the run's trained predictor and the tokenizer of its
+tokens.
 
-In: a `Config` and the run folder (docs/architecture.md). Out: a `Pair` that names both and says what is known about them,
-and a `Forecaster` made of it. A predictor is never paired with a tokenizer that it was not trained on.
+In: a `Config` and the run folder (docs/architecture.md). Out: a `Pair` that names both and says what is known
+about them, and a `Forecaster` made of it. A predictor is never paired with a tokenizer that it was not
+trained on.
 """
 
 from dataclasses import dataclass
@@ -36,8 +38,8 @@ class Pair:
 
 
 def find_pair(config: Config, allow_incomplete: bool = False) -> Pair:
-    """The networks of `config`. Raises KitError when there are none, when they do not belong together, or when a stage is
-    not complete (unless `allow_incomplete`)."""
+    """The networks of `config`. Raises KitError when there are none, when they do not belong together, or
+    when a stage is not complete (unless `allow_incomplete`)."""
     summary = read_summary(config.basemodel_dir)
     if summary is not None:
         return _trained(config, summary, allow_incomplete)
@@ -88,18 +90,24 @@ def load_forecaster(config: Config, pair: Pair) -> Forecaster:
 
 
 def pick_autocast(config: Config, device: torch.device) -> torch.dtype | None:
-    """The type that a predictor computes in on a GPU, as in training; None: float32, always on the processor."""
+    """The type that a predictor computes in on a GPU, as in training; None: float32, always on the
+    processor.
+    """
     if device.type == "cpu":
         return None
-    return {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision(config.training.mixed_precision, device)]
+    return {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[
+        precision(config.training.mixed_precision, device)
+    ]
 
 
-# -- the run folder ----------------------------------------------------------------------------------------------------
+# -- the run folder ------------------------------------------------------------------------------------------
 def _trained(config: Config, summary: dict[str, Any], allow_incomplete: bool) -> Pair:
     predictor = config.basemodel_dir / "best_model"
     incomplete = list(_incomplete("basemodel", summary))
     if not predictor.is_dir():
-        raise KitError(f"{predictor}: expected the trained predictor, found none ({summary['status']}); finish the training")
+        raise KitError(
+            f"{predictor}: expected the trained predictor, found none ({summary['status']}); finish the training"
+        )
     tokenizer = _tokenizer_of(config, summary["tokenizer_digest"])
     if (own := read_summary(config.tokenizer_dir)) and Path(tokenizer) == config.tokenizer_dir / "best_model":
         incomplete += _incomplete("tokenizer", own)
@@ -109,7 +117,9 @@ def _trained(config: Config, summary: dict[str, Any], allow_incomplete: bool) ->
             "bash train_kaggle.sh --skip-existing, or forecast with what is there: --allow-incomplete"
         )
     if not incomplete and files.folder_digest(predictor) != summary["model_digest"]:
-        raise KitError(f"{predictor}: expected the network that summary.json describes, found another one; train again")
+        raise KitError(
+            f"{predictor}: expected the network that summary.json describes, found another one; train again"
+        )
     _check_settings(config, summary["config"]["data"])
     return Pair(tokenizer, str(predictor), True, tuple(incomplete), summary["train_end"])
 
@@ -127,10 +137,14 @@ def _tokenizer_of(config: Config, digest: str) -> str:
 
 
 def _check_settings(config: Config, trained: dict[str, Any]) -> None:
-    """What a window looks like is part of the network: refuse to change it between training and forecasting."""
+    """What a window looks like is part of the network: refuse to change it between training and
+    forecasting.
+    """
     for key in ("clip", "norm_epsilon"):
         if trained[key] != (found := getattr(config.data, key)):
-            raise KitError(f"data.{key}: expected {trained[key]}, as the predictor was trained, found {found}")
+            raise KitError(
+                f"data.{key}: expected {trained[key]}, as the predictor was trained, found {found}"
+            )
 
 
 def _incomplete(stage: str, summary: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """One series as a picture: candlesticks of what is known, and the fan of what may follow.
 
-In: a `Forecast` and a position in it. Out: a matplotlib figure that belongs to nobody (no pyplot, so no global state);
-show it in a notebook, or `figure.savefig(...)`.
+In: a `Forecast` and a position in it. Out: a matplotlib figure that belongs to nobody (no pyplot, so no
+global state); show it in a notebook, or `figure.savefig(...)`.
 """
 
 import numpy as np
@@ -20,7 +20,9 @@ THIN_PATHS = 12
 
 
 def plot_forecast(forecast: Forecast, position: int) -> Figure:
-    """Candlesticks of the history (where it was kept), bands of the closes' quantiles, their median, a few paths."""
+    """Candlesticks of the history (where it was kept), bands of the closes' quantiles, their median, a few
+    paths.
+    """
     one = forecast.only(np.array([position]))
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
@@ -28,7 +30,11 @@ def plot_forecast(forecast: Forecast, position: int) -> Figure:
     draw_candles(axes, past, np.arange(1 - len(past), 1))
     _draw_fan(axes, one)
     axes.axhline(float(one.last_close[0]), color=GREY, linewidth=0.8, linestyle=":", zorder=0)
-    up = f"P(close above {one.last_close[0]:.6g}) = {one.prob_up()[0]:.2f}" if np.isfinite(one.paths).all() else "not finite"
+    up = (
+        f"P(close above {one.last_close[0]:.6g}) = {one.prob_up()[0]:.2f}"
+        if np.isfinite(one.paths).all()
+        else "not finite"
+    )
     name = forecast.name(position).replace("$", r"\$")  # two of them would begin and end a formula
     axes.set_title(f"{name}: {one.paths.shape[1]} paths, {up}", fontsize=10, color=INK)
     axes.set_xlabel(_caption(one))
@@ -46,7 +52,15 @@ def draw_candles(axes: Axes, bars: NDArray, x: NDArray) -> None:
         some, at = bars[chosen], x[chosen]
         axes.vlines(at, some[:, LOW], some[:, HIGH], color=color, linewidth=0.8)
         body = np.abs(some[:, CLOSE] - some[:, OPEN])
-        axes.bar(at, body, 0.6, bottom=np.minimum(some[:, OPEN], some[:, CLOSE]), color=color, edgecolor=color, linewidth=0.5)
+        axes.bar(
+            at,
+            body,
+            0.6,
+            bottom=np.minimum(some[:, OPEN], some[:, CLOSE]),
+            color=color,
+            edgecolor=color,
+            linewidth=0.5,
+        )
 
 
 def _draw_fan(axes: Axes, one: Forecast) -> None:

@@ -1,7 +1,8 @@
 """`KronosPredictor`: DataFrames in, DataFrames out, with the calls of the published predictor.
 
-In: tables of bars and stamps (`frames`). Out: a `Forecast` with every path, or the mean path as a table. A user of the
-original changes one import; `compatibility="original"` gives the original's numbers under greedy decoding.
+In: tables of bars and stamps (`frames`). Out: a `Forecast` with every path, or the mean path as a table. A
+user of the original changes one import; `compatibility="original"` gives the original's numbers under greedy
+decoding.
 Source: interface of the public repository shiyu-coder/Kronos (MIT), written anew.
 """
 
@@ -41,10 +42,12 @@ HISTORY = 120
 class KronosPredictor:
     """A tokenizer and a predictor that forecast tables.
 
-    By default a forecast depends on the last `max_context` rows only, which are normalised with their own statistics,
-    starts from the true last close, and holds candles that can exist. compatibility="original" does as the published
-    code: statistics over all rows given, in float32; its decoding, its sliding window, top_k in place of top_p; nothing
-    anchored or repaired. Its random numbers are not reproduced, only what does not depend on them.
+    By default a forecast depends on the last `max_context` rows only, which are normalised with their own
+    statistics, starts from the true last close, and holds candles that can exist. compatibility="original"
+    does as the published
+    code: statistics over all rows given, in float32; its decoding, its sliding window, top_k in place of
+    top_p; nothing anchored or repaired. Its random numbers are not reproduced, only what does not depend on
+    them.
     """
 
     def __init__(
@@ -64,15 +67,19 @@ class KronosPredictor:
         autocast: torch.dtype | None = None,
         calendar: str = "NYSE",
     ) -> None:
-        """Moves both networks to `device` (None: a CUDA GPU where there is one, else the processor), where they stay.
+        """Moves both networks to `device` (None: a CUDA GPU where there is one, else the processor), where
+        they stay.
 
-        overflow: when rows and horizon exceed max_context, "cut" the oldest rows, or "slide" the window at every step, which
-        is slow. seed: equal seeds give equal forecasts, call after call. anchor, autocast: see `Forecaster`. epsilon, clip: None,
-        as the networks were trained (their folder says so); another value than theirs is refused. calendar:
-        the exchange (as in `data.calendar`) whose sessions follow, where no y_timestamp is given.
+        overflow: when rows and horizon exceed max_context, "cut" the oldest rows, or "slide" the window at
+        every step, which is slow. seed: equal seeds give equal forecasts, call after call. anchor, autocast:
+        see `Forecaster`. epsilon, clip: None, as the networks were trained (their folder says so); another
+        value than theirs is refused. calendar: the exchange (as in `data.calendar`) whose sessions follow,
+        where no y_timestamp is given.
         """
         if compatibility not in (None, "original"):
-            raise KitError(f"KronosPredictor: expected compatibility None or 'original', found {compatibility!r}")
+            raise KitError(
+                f"KronosPredictor: expected compatibility None or 'original', found {compatibility!r}"
+            )
         check_networks(model, tokenizer)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model, self.tokenizer = model.to(self.device), tokenizer.to(self.device)
@@ -84,31 +91,49 @@ class KronosPredictor:
         self.seed = seed
         own: dict[str, Any] = {"overflow": overflow, "anchor": anchor}
         theirs: dict[str, Any] = {"overflow": "slide", "anchor": False, "published_statistics": True}
-        self._settings = {**(theirs if self.original else own), "batch_size": batch_size, "autocast": autocast}
+        self._settings = {
+            **(theirs if self.original else own),
+            "batch_size": batch_size,
+            "autocast": autocast,
+        }
         self.calendar = calendar
         self._warned = False
 
     @classmethod
     def from_run(cls, run: str | Path, **settings: Any) -> "KronosPredictor":
-        """The predictor that a run folder ("runs/NAME") holds, with its tokenizer, normalisation, context and calendar.
+        """The predictor that a run folder ("runs/NAME") holds, with its tokenizer, normalisation, context and
+        calendar.
 
-        settings: of the constructor, in place of the run's. Raises KitError where a stage is not complete or the networks do not
-        belong together.
+        settings: of the constructor, in place of the run's. Raises KitError where a stage is not complete or
+        the networks do not belong together.
         """
         from kronos.forecasting.pair import find_pair  # which reads what training left
 
         path = Path(run) / "pipeline_config.json"
         if not path.is_file():
-            raise KitError(f"{run}: expected a run folder with {path.name}, found none; name base_path/exp_name")
+            raise KitError(
+                f"{run}: expected a run folder with {path.name}, found none; name base_path/exp_name"
+            )
         config = from_dict(records.read_json(path, remedy="it has to be what the launcher wrote"), str(path))
         paths = config.model_paths
-        if Path(paths.finetuned_tokenizer) == config.tokenizer_dir / "best_model":  # the folder may have moved
+        if (
+            Path(paths.finetuned_tokenizer) == config.tokenizer_dir / "best_model"
+        ):  # the folder may have moved
             moved = str(Path(run) / paths.tokenizer_save_name / "best_model")
             paths = replace(paths, finetuned_tokenizer=moved)
         config = replace(config, model_paths=replace(paths, base_save_path=str(run)))
         pair, data, own = find_pair(config), config.data, config.inference
-        kept: dict[str, Any] = {"max_context": data.max_context, "clip": data.clip, "epsilon": data.norm_epsilon}
-        kept |= {"calendar": data.calendar, "overflow": own.overflow, "anchor": own.anchor == "last_close", "seed": own.seed}
+        kept: dict[str, Any] = {
+            "max_context": data.max_context,
+            "clip": data.clip,
+            "epsilon": data.norm_epsilon,
+        }
+        kept |= {
+            "calendar": data.calendar,
+            "overflow": own.overflow,
+            "anchor": own.anchor == "last_close",
+            "seed": own.seed,
+        }
         model = Kronos.from_pretrained(pair.predictor, revision=paths.revision(pair.predictor))
         tokenizer = KronosTokenizer.from_pretrained(pair.tokenizer, revision=paths.revision(pair.tokenizer))
         return cls(model, tokenizer, **kept | settings)
@@ -118,7 +143,7 @@ class KronosPredictor:
         mode = ", as the original" if self.original else ""
         return f"KronosPredictor({size / 1e6:.1f} M parameters, {self.device}, max_context {self.max_context}{mode})"
 
-    # -- the published calls -------------------------------------------------------------------------------------------
+    # -- the published calls ---------------------------------------------------------------------------------
     def predict(
         self,
         df: "pd.DataFrame",
@@ -133,12 +158,14 @@ class KronosPredictor:
     ) -> "pd.DataFrame":
         """The mean over `sample_count` paths, `pred_len` rows of the six features, indexed by y_timestamp.
 
-        df: rows of history of one ticker, oldest first, of pandas or polars; columns open, high, low, close, and volume and
-        amount if known. x_timestamp: its stamps, the name of the column that holds them, or None for the table's index.
-        y_timestamp: the `pred_len` stamps to forecast; None: the next sessions of the predictor's `calendar`. Stamps are an
-        index, a column, an array or a list, of dates or of text. T: temperature, 0 for the likeliest tokens. verbose: show a
-        progress bar. Raises KitError before any computation, naming row and column, when something is wrong with the input; and
-        afterwards when no series got finite numbers (of several, those without are NaN, and a warning names them).
+        df: rows of history of one ticker, oldest first, of pandas or polars; columns open, high, low, close,
+        and volume and amount if known. x_timestamp: its stamps, the name of the column that holds them, or
+        None for the table's index.
+        y_timestamp: the `pred_len` stamps to forecast; None: the next sessions of the predictor's `calendar`.
+        Stamps are an index, a column, an array or a list, of dates or of text. T: temperature, 0 for the
+        likeliest tokens. verbose: show a progress bar. Raises KitError before any computation, naming row and
+        column, when something is wrong with the input; and afterwards when no series got finite numbers (of
+        several, those without are NaN, and a warning names them).
         """
         stamps = [x_timestamp], None if y_timestamp is None else [y_timestamp]
         return self.predict_batch([df], *stamps, pred_len, T, top_k, top_p, sample_count, verbose)[0]
@@ -167,7 +194,7 @@ class KronosPredictor:
             tables.append(pd.DataFrame(mean, columns=list(FEATURES), index=kept))
         return tables
 
-    # -- everything that is known --------------------------------------------------------------------------------------
+    # -- everything that is known ----------------------------------------------------------------------------
     def forecast(
         self,
         df: "pd.DataFrame | Sequence[pd.DataFrame]",
@@ -182,16 +209,21 @@ class KronosPredictor:
         names: Sequence[str] | None = None,
         verbose: bool = False,
     ) -> Forecast:
-        """Every sampled path of one table, or of a list of tables with lists of stamps: `Forecast.paths` (B, S, H, 6).
+        """Every sampled path of one table, or of a list of tables with lists of stamps: `Forecast.paths` (B,
+        S, H, 6).
 
-        names: (B,) what the series are called; a name fixes the random numbers of its series, whoever else is forecast.
-        None: their positions, so the first one has always the same. Other arguments as in `predict`, but for top_p: truncation
-        sharpens probabilities. Candles are repaired (`Forecast.repaired`) unless compatibility="original".
+        names: (B,) what the series are called; a name fixes the random numbers of its series, whoever else is
+        forecast.
+        None: their positions, so the first one has always the same. Other arguments as in `predict`, but for
+        top_p: truncation sharpens probabilities. Candles are repaired (`Forecast.repaired`) unless
+        compatibility="original".
         """
         known = self._read(df, x_timestamp, y_timestamp, pred_len, names)
         return self._forecast(known, names, self._sampling(T, top_k, top_p, sample_count), verbose)
 
-    def _forecast(self, known: list[Known], names: Sequence[str] | None, sampling: Sampling, verbose: bool) -> Forecast:
+    def _forecast(
+        self, known: list[Known], names: Sequence[str] | None, sampling: Sampling, verbose: bool
+    ) -> Forecast:
         """Paths of series that have been read."""
         labels = [str(i) for i in range(len(known))] if names is None else [str(name) for name in names]
         used = self._used(known)
@@ -213,15 +245,19 @@ class KronosPredictor:
     ) -> FloatArray | list[FloatArray]:
         """What the predictor makes of the known bars, for a head of your own (`Forecaster.hidden_states`).
 
-        One table or a list of tables with a list of stamps, as in `forecast`. last: the state of the last bar, (B, D) float32;
-        otherwise the states of the bars that fit max_context, a list of B times (L_i, D).
+        One table or a list of tables with a list of stamps, as in `forecast`. last: the state of the last
+        bar, (B, D) float32; otherwise the states of the bars that fit max_context, a list of B times (L_i,
+        D).
         """
         used = self._used(self._read(df, x_timestamp, None, None, None))
         forecaster = self._forecaster(Sampling())
-        states = [forecaster.hidden_states(one.bars[None], calendar_stamps(one.dates)[None], last)[0] for one in used]
+        states = [
+            forecaster.hidden_states(one.bars[None], calendar_stamps(one.dates)[None], last)[0]
+            for one in used
+        ]
         return np.stack(states) if last else states
 
-    # -- what they share -----------------------------------------------------------------------------------------------
+    # -- what they share -------------------------------------------------------------------------------------
     def _read(
         self, df: Any, x_timestamp: Any, y_timestamp: Any, pred_len: int | None, names: Sequence[str] | None
     ) -> list[Known]:
@@ -235,7 +271,9 @@ class KronosPredictor:
             ahead = [() if pred_len is None else Ahead(pred_len, self.calendar)] * len(df)
         sizes = (len(df), len(x_timestamp), len(ahead), len(df if names is None else names))
         if min(sizes) != max(sizes) or not sizes[0]:
-            raise KitError(f"forecast: expected as many tables as stamps (and names), found {', '.join(map(str, sizes))}")
+            raise KitError(
+                f"forecast: expected as many tables as stamps (and names), found {', '.join(map(str, sizes))}"
+            )
         known = []
         for i, (table, x, y) in enumerate(zip(df, x_timestamp, ahead, strict=True)):
             name = "df" if len(df) == 1 else f"df_list[{i}]"
@@ -251,7 +289,11 @@ class KronosPredictor:
     def _warn(self, known: list[Known]) -> None:
         alone = sum(one.amount_alone for one in known)
         if alone and not self._warned:
-            done = "both are set to 0, as the original does" if self.original else "volume is taken to be amount / mean price"
+            done = (
+                "both are set to 0, as the original does"
+                if self.original
+                else "volume is taken to be amount / mean price"
+            )
             log.warning("%d of %d tables have an amount but no volume: %s", alone, len(known), done)
             self._warned = True
 
@@ -272,7 +314,9 @@ class KronosPredictor:
         )
 
     def _used(self, known: list[Known]) -> list[Known]:
-        """The rows that a forecast may depend on: the last max_context; the original's statistics and tokens are of all."""
+        """The rows that a forecast may depend on: the last max_context; the original's statistics and tokens
+        are of all.
+        """
         keep = slice(None) if self.original else slice(-self.max_context, None)
         return [Known(one.bars[keep], one.dates[keep], one.future, one.given) for one in known]
 

@@ -1,10 +1,13 @@
-"""Decoding steps that a GPU repeats by itself: every shape and address stays, so one recording of a step serves many.
+"""Decoding steps that a GPU repeats by itself: every shape and address stays, so one recording of a step
+serves many.
 
-In: a prefilled state with room for H steps, calendar embeddings, keys of the random numbers. Out: tokens of S paths, (B, S, H).
-A step of a small network is some hundred kernels of microseconds each; calling them one by one from Python takes longer than
-computing them. As a CUDA graph they are one call. The same steps without a recording (a processor, the tests) are `generate`'s.
+In: a prefilled state with room for H steps, calendar embeddings, keys of the random numbers. Out: tokens of S
+paths, (B, S, H). A step of a small network is some hundred kernels of microseconds each; calling them one by
+one from Python takes longer than computing them. As a CUDA graph they are one call. The same steps without a
+recording (a processor, the tests) are `generate`'s.
 
-Source: CUDA graphs as torch offers them (torch.cuda.CUDAGraph). Letters: B series, S sample paths, H horizon steps.
+Source: CUDA graphs as torch offers them (torch.cuda.CUDAGraph). Letters: B series, S sample paths, H horizon
+steps.
 """
 
 import functools
@@ -18,21 +21,31 @@ from kronos.networks import Kronos
 from kronos.networks.predictor import DecodeState
 
 VISIBLE = 64
-"""A recording looks at so many steps of the paths more than the one before it: what is not filled yet is read in vain."""
+"""A recording looks at so many steps of the paths more than the one before it: what is not filled yet is read
+in vain.
+"""
 
 
 class ReplayedSteps:
-    """The steps of one context and its paths. Reads and writes device memory only; nothing is decided on the host."""
+    """The steps of one context and its paths. Reads and writes device memory only; nothing is decided on the
+    host.
+    """
 
-    def __init__(self, model: Kronos, state: DecodeState, time: Tensor, sampling: Sampling, keys: Tensor) -> None:
-        """state: with room for all H steps (the last one is advanced in vain); time: (B, H, D); keys: (H, 2, B, S)."""
+    def __init__(
+        self, model: Kronos, state: DecodeState, time: Tensor, sampling: Sampling, keys: Tensor
+    ) -> None:
+        """state: with room for all H steps (the last one is advanced in vain); time: (B, H, D); keys: (H, 2,
+        B, S).
+        """
         self.model, self.state, self.time, self.sampling, self.keys = model, state, time, sampling, keys
         self.tokens = torch.empty_like(keys)
         self.sound = torch.ones(keys.shape[2:], dtype=torch.bool, device=keys.device)
         self.step = torch.zeros(1, dtype=torch.int64, device=keys.device)
 
     def run(self, visible: int = VISIBLE) -> tuple[Tensor, Tensor, Tensor]:
-        """All steps; s1 and s2, (B, S, H) int64, and which paths are sound, (B, S) bool (`sampling.Drawn`)."""
+        """All steps; s1 and s2, (B, S, H) int64, and which paths are sound, (B, S) bool
+        (`sampling.Drawn`).
+        """
         kind, horizon = self.keys.device.type, len(self.keys)
         # A cast weight that autocast keeps would belong to one recording and be read by the next.
         autocast = torch.autocast(
@@ -53,12 +66,16 @@ class ReplayedSteps:
         next2, sound2 = draw(self.model.decode_s2_logits(self.state, next1), self.sampling, fine)
         self.sound.logical_and_(sound1).logical_and_(sound2)
         self.tokens.index_copy_(0, self.step, torch.stack((next1, next2))[None])
-        self.model.advance(self.state, next1.unsqueeze(-1), next2.unsqueeze(-1), self.time.index_select(1, self.step))
+        self.model.advance(
+            self.state, next1.unsqueeze(-1), next2.unsqueeze(-1), self.time.index_select(1, self.step)
+        )
         self.step += 1
 
 
 def repeat(action: Callable[[], None], times: int, device: torch.device) -> None:
-    """Do the same `times` times; on a GPU the first is done as it is, and a recording of it is replayed for the others."""
+    """Do the same `times` times; on a GPU the first is done as it is, and a recording of it is replayed for
+    the others.
+    """
     if device.type == "cuda":
         with torch.cuda.device(device):
             _record_and_replay(action, times)
@@ -69,7 +86,9 @@ def repeat(action: Callable[[], None], times: int, device: torch.device) -> None
 
 @functools.cache
 def _aside(device: int) -> torch.cuda.Stream:
-    """The stream that a device records on, always the same: libraries keep a workspace for each stream they have seen."""
+    """The stream that a device records on, always the same: libraries keep a workspace for each stream they
+    have seen.
+    """
     return torch.cuda.Stream(device)
 
 

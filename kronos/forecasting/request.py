@@ -1,6 +1,8 @@
-"""What is asked of a forecaster: series of any lengths, one horizon; and how they are grouped into batches of one length.
+"""What is asked of a forecaster: series of any lengths, one horizon; and how they are grouped into batches of
+one length.
 
-In: bars, stamps and keys as arrays or lists. Out: a checked `Request` and the rows of its batches. NumPy only.
+In: bars, stamps and keys as arrays or lists. Out: a checked `Request` and the rows of its batches. NumPy
+only.
 
 Letters: B series, L bars of a context, H horizon steps.
 """
@@ -33,7 +35,9 @@ class Request:
 
     @classmethod
     def of(cls, bars: Arrays, stamps: Arrays, future_stamps: NDArray, series: NDArray[np.int64]) -> "Request":
-        """Check and wrap. Raises KitError on shapes that do not belong together and on values that are not finite."""
+        """Check and wrap. Raises KitError on shapes that do not belong together and on values that are not
+        finite.
+        """
         request = cls(list(bars), list(stamps), np.asarray(future_stamps), np.asarray(series))
         request._check()
         return request
@@ -52,7 +56,9 @@ class Request:
         """(B,) float32"""
         return np.array([b[-1, CLOSE] for b in self.bars], dtype=np.float32)
 
-    def take(self, rows: NDArray[np.int64], length: int) -> tuple[NDArray, NDArray, NDArray, NDArray[np.int64]]:
+    def take(
+        self, rows: NDArray[np.int64], length: int
+    ) -> tuple[NDArray, NDArray, NDArray, NDArray[np.int64]]:
         """The last `length` bars (b, length, 6) and stamps of some rows, their future stamps and keys."""
         bars, stamps = (np.stack([things[i][-length:] for i in rows]) for things in (self.bars, self.stamps))
         return bars, stamps, self.future_stamps[rows], self.series[rows]
@@ -71,7 +77,10 @@ class Request:
             and [s.shape for s in self.stamps] == [(n, fields) for n in lengths]
         )
         if not sound:
-            found = [f"{len(arrays)} x {sorted({a.shape for a in arrays})[:3]}" for arrays in (self.bars, self.stamps)]
+            found = [
+                f"{len(arrays)} x {sorted({a.shape for a in arrays})[:3]}"
+                for arrays in (self.bars, self.stamps)
+            ]
             raise KitError(
                 "forecast: expected bars (B, L, 6) or B times (L, 6), stamps (B, L, 5) alike, future stamps (B, H, 5) and keys "
                 f"(B,), none of them empty; found {', '.join(found)}, {futures} and {self.series.shape}"
@@ -82,7 +91,9 @@ class Request:
 
 
 def batches(lengths: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """Rows (b,) of batches of at most `size` series of one length, shortest first, in the caller's order within a length."""
+    """Rows (b,) of batches of at most `size` series of one length, shortest first, in the caller's order
+    within a length.
+    """
     for length in np.unique(lengths):
         rows = np.flatnonzero(lengths == length)
         for first in range(0, len(rows), size):

@@ -1,8 +1,9 @@
 """What a forecast is: every sampled path of some series, and views of them.
 
-In: paths (B, S, H, 6) in price units and the last known closes; names, dates and a tail of history where they are known.
-Out: mean, median, quantiles, P(rise), a table, a plot. NumPy only; pandas and matplotlib are loaded by the views that
-need them.
+In: paths (B, S, H, 6) in price units and the last known closes; names, dates and a tail of history where they
+are known.
+Out: mean, median, quantiles, P(rise), a table, a plot. NumPy only; pandas and matplotlib are loaded by the
+views that need them.
 
 Letters: B series, S sample paths, H steps, K bars of history kept for plots.
 """
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 View = Literal["mean", "median"] | float
-"""One number per bar and feature instead of S: the mean, the median, or a quantile given as a number in [0, 1]."""
+"""One number per bar and feature instead of S: the mean, the median, or a quantile given as a number in [0,
+1].
+"""
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,16 @@ class Forecast:
     def only(self, which: NDArray[np.int64]) -> "Forecast":
         """The series at the positions `which`. `repairs` stays that of all series."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "repairs"}
-        part: dict[str, Any] = {name: None if array is None else array[which] for name, array in arrays.items()}
+        part: dict[str, Any] = {
+            name: None if array is None else array[which] for name, array in arrays.items()
+        }
         return replace(self, **part)
 
     @property
     def finite(self) -> NDArray[np.bool_]:
-        """(B,) whether every path of a series is. The others are no answer: the networks gave something that is not finite."""
+        """(B,) whether every path of a series is. The others are no answer: the networks gave something that
+        is not finite.
+        """
         return np.asarray(np.isfinite(self.paths).all(axis=(1, 2, 3)))
 
     def mean(self) -> FloatArray:
@@ -84,19 +91,30 @@ class Forecast:
     def repaired(self) -> "Forecast":
         """The same closes and opens in candles that can exist, and how many bars that changed (`repairs`).
 
-        Per path: high >= max(open, close), low <= min(open, close), volume and amount >= 0. Repairing comes before any
-        view, and every view of repaired paths is a candle that can exist: the rules are linear, so they hold for a mean; and
-        what holds between two features on each path holds between their quantiles of one order. `prob_up` does not change.
+        Per path: high >= max(open, close), low <= min(open, close), volume and amount >= 0. Repairing comes
+        before any
+        view, and every view of repaired paths is a candle that can exist: the rules are linear, so they hold
+        for a mean; and what holds between two features on each path holds between their quantiles of one
+        order. `prob_up` does not change.
         """
         paths = self.paths.copy()
         np.maximum.reduce(paths[..., [OPEN, HIGH, LOW, CLOSE]], axis=-1, out=paths[..., HIGH])
         np.minimum.reduce(self.paths[..., [OPEN, HIGH, LOW, CLOSE]], axis=-1, out=paths[..., LOW])
         np.maximum(paths[..., VOLUME:], 0, out=paths[..., VOLUME:])
         changed = (paths != self.paths) & ~np.isnan(self.paths)
-        kinds = {"high too low": HIGH, "low too high": LOW, "negative volume": VOLUME, "negative amount": AMOUNT}
-        return replace(self, paths=paths, repairs={kind: int(changed[..., column].sum()) for kind, column in kinds.items()})
+        kinds = {
+            "high too low": HIGH,
+            "low too high": LOW,
+            "negative volume": VOLUME,
+            "negative amount": AMOUNT,
+        }
+        return replace(
+            self,
+            paths=paths,
+            repairs={kind: int(changed[..., column].sum()) for kind, column in kinds.items()},
+        )
 
-    # -- tables and plots ----------------------------------------------------------------------------------------------
+    # -- tables and plots ------------------------------------------------------------------------------------
     def view(self, which: View) -> FloatArray:
         """`mean()`, `median()` or `quantile(which)`, (B, H, 6). Raises KitError on anything else."""
         if which == "mean":
@@ -107,22 +125,32 @@ class Forecast:
             return self.quantile(which)
         raise KitError(f"forecast: expected the view mean, median or a quantile from 0 to 1, found {which!r}")
 
-    def to_frame(self, views: Literal["paths"] | Sequence[View] = ("mean", "median", 0.1, 0.9)) -> "pd.DataFrame":
-        """A long table, one bar per row: series, step (from 1), date where dates are known, view, and the six features.
+    def to_frame(
+        self, views: Literal["paths"] | Sequence[View] = ("mean", "median", 0.1, 0.9)
+    ) -> "pd.DataFrame":
+        """A long table, one bar per row: series, step (from 1), date where dates are known, view, and the six
+        features.
 
-        views: which of `view`, named in the column `view` ('mean', 'median', 'q0.1'); 'paths': every path, with its number
-        in a column `path` instead.
+        views: which of `view`, named in the column `view` ('mean', 'median', 'q0.1'); 'paths': every path,
+        with its number in a column `path` instead.
         """
         import pandas as pd
 
         if views == "paths":
-            parts: list[tuple[str, Any, NDArray]] = [("path", s, self.paths[:, s]) for s in range(self.paths.shape[1])]
+            parts: list[tuple[str, Any, NDArray]] = [
+                ("path", s, self.paths[:, s]) for s in range(self.paths.shape[1])
+            ]
         else:
-            parts = [("view", f"q{which:g}" if isinstance(which, (int, float)) else which, self.view(which)) for which in views]
+            parts = [
+                ("view", f"q{which:g}" if isinstance(which, (int, float)) else which, self.view(which))
+                for which in views
+            ]
         return pd.concat([pd.DataFrame(dict(self._columns(*part))) for part in parts], ignore_index=True)
 
     def plot(self, series: int | str = 0) -> "Figure":
-        """Candlesticks of the history and the fan of the paths' closes of one series, given by position or name."""
+        """Candlesticks of the history and the fan of the paths' closes of one series, given by position or
+        name.
+        """
         from kronos.forecasting.plot import plot_forecast
 
         return plot_forecast(self, self.position(series))
@@ -139,12 +167,17 @@ class Forecast:
                 return names.index(series)
         elif -len(names) <= series < len(names):
             return series % len(names)
-        raise KitError(f"forecast: expected one of {len(names)} series ({', '.join(names[:5])}, ...), found {series!r}")
+        raise KitError(
+            f"forecast: expected one of {len(names)} series ({', '.join(names[:5])}, ...), found {series!r}"
+        )
 
     def _columns(self, label: str, value: str | int, bars: NDArray) -> Iterator[tuple[str, Any]]:
         """Columns of the table of one view, bars (B, H, 6)."""
         count, horizon, _ = bars.shape
-        yield "series", np.repeat(np.arange(count) if self.names is None else self.names.astype(object), horizon)
+        yield (
+            "series",
+            np.repeat(np.arange(count) if self.names is None else self.names.astype(object), horizon),
+        )
         yield "step", np.tile(np.arange(1, horizon + 1), count)
         if self.dates is not None:
             yield "date", self.dates.reshape(-1)

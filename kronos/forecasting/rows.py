@@ -1,8 +1,9 @@
-"""What is asked of the forecaster: for each (ticker, date) the bars that were known, and how many steps lie ahead.
+"""What is asked of the forecaster: for each (ticker, date) the bars that were known, and how many steps lie
+ahead.
 
-In: a store, tickers and target dates. Out: `RowPlan`: where each row's context lies, its horizon, and why a row cannot be
-forecast. Nothing dated on or after a row's date is read: neither bars nor trading days. NumPy only.
-Rows are independent of each other and keyed by their ID, so any subset may be forecast anywhere.
+In: a store, tickers and target dates. Out: `RowPlan`: where each row's context lies, its horizon, and why a
+row cannot be forecast. Nothing dated on or after a row's date is read: neither bars nor trading days. NumPy
+only. Rows are independent of each other and keyed by their ID, so any subset may be forecast anywhere.
 """
 
 import functools
@@ -52,7 +53,13 @@ class Batch:
 
     def only(self, which: NDArray[np.int64]) -> "Batch":
         """The rows at the positions `which`."""
-        return Batch(self.rows[which], self.bars[which], self.stamps[which], self.future_stamps[which], self.series[which])
+        return Batch(
+            self.rows[which],
+            self.bars[which],
+            self.stamps[which],
+            self.future_stamps[which],
+            self.series[which],
+        )
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,9 @@ class RowPlan:
     calendar: str
     ids: list[str]
     dates: NDArray[np.datetime64]
-    """(n,) what is asked for: the day, or for intraday bars the time. Bars dated on or after it are not read."""
+    """(n,) what is asked for: the day, or for intraday bars the time. Bars dated on or after it are not
+    read.
+    """
     end: NDArray[np.int64]
     """(n,) store row after the last known bar; meaningless where there is none."""
     length: NDArray[np.int64]
@@ -84,7 +93,9 @@ class RowPlan:
         return dict(sorted(Counter(r for r in self.reason.tolist() if r).items()))
 
     def extent(self) -> tuple[int, int]:
-        """The longest context and the longest horizon of the rows to forecast; (1, 1) where there are none."""
+        """The longest context and the longest horizon of the rows to forecast; (1, 1) where there are
+        none.
+        """
         todo = self.reason == ""
         return (int(self.length[todo].max()), int(self.horizon[todo].max())) if todo.any() else (1, 1)
 
@@ -104,16 +115,28 @@ class RowPlan:
     def _batch(self, rows: NDArray[np.int64], keys: NDArray[np.int64]) -> Batch:
         length = int(self.length[rows[0]])
         where = self.end[rows][:, None] + np.arange(-length, 0)
-        return Batch(rows, self.store.bars[where], calendar_stamps(self.store.dates(where)), self._future_stamps(rows), keys)
+        return Batch(
+            rows,
+            self.store.bars[where],
+            calendar_stamps(self.store.dates(where)),
+            self._future_stamps(rows),
+            keys,
+        )
 
     def _future_stamps(self, rows: NDArray[np.int64]) -> FloatArray:
         """Stamps of the trading days after each row's last known bar, (B, H, 5)."""
         horizon = int(self.horizon[rows[0]])
-        market = self.store.market_of(np.searchsorted(self.store.offsets, self.end[rows] - 1, side="right") - 1)
-        known = np.stack([self.dates[rows].astype(np.int64), self.last[rows].astype(np.int64), market], axis=1)
+        market = self.store.market_of(
+            np.searchsorted(self.store.offsets, self.end[rows] - 1, side="right") - 1
+        )
+        known = np.stack(
+            [self.dates[rows].astype(np.int64), self.last[rows].astype(np.int64), market], axis=1
+        )
         distinct, inverse = np.unique(known, axis=0, return_inverse=True)
         days = [
-            _calendar(self.store, np.datetime64(date, "s"), self.calendar, int(market)).future(np.datetime64(last, "s"), horizon)
+            _calendar(self.store, np.datetime64(date, "s"), self.calendar, int(market)).future(
+                np.datetime64(last, "s"), horizon
+            )
             for date, last, market in distinct.tolist()
         ]
         return calendar_stamps(np.stack(days)[inverse.reshape(-1)])
@@ -124,18 +147,21 @@ class Rises:
     """What the networks say about B rows."""
 
     prob_up: NDArray[np.float64]
-    """(B,) P(rise), if the price moves at all: listed outcomes where the forecaster enumerates, else the share of rising paths.
-    NaN where there is none."""
+    """(B,) P(rise), if the price moves at all: listed outcomes where the forecaster enumerates, else the
+    share of rising paths. NaN where there is none."""
     mass: NDArray[np.float64]
     """(B,) the probability of what a listed answer rests on; NaN for the others."""
     closes: FloatArray | None
-    """(B, S) the last close of every path; NaN where there is none. None: P(rise) needed no paths and nobody asked for them."""
+    """(B, S) the last close of every path; NaN where there is none. None: P(rise) needed no paths and nobody
+    asked for them.
+    """
     reason: NDArray[np.str_]
     """(B,) why a row has no answer, '' where it has."""
 
 
 def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> Rises:
-    """P(rise) of a batch's rows, the same way for every caller. paths: sample them also where P(rise) is enumerated.
+    """P(rise) of a batch's rows, the same way for every caller. paths: sample them also where P(rise) is
+    enumerated.
 
     A value that is not finite, going in or coming out of what is asked for, is a reason and no answer.
     """
@@ -191,8 +217,9 @@ def plan_rows(
 ) -> RowPlan:
     """Decide what each row's forecast starts from and how far it reaches.
 
-    tickers and dates (n,): the row asks for the close of that ticker on that date. calendar: the exchange whose days count
-    after the last known one. horizon: the number of steps, one for all rows or (n,); None: the trading days in (last bar, date].
+    tickers and dates (n,): the row asks for the close of that ticker on that date. calendar: the exchange
+    whose days count after the last known one. horizon: the number of steps, one for all rows or (n,); None:
+    the trading days in (last bar, date].
     overflow: "cut" shortens a context so that context + horizon - 1 tokens fit max_context; "slide" keeps it
     (`context`). Of daily and weekly bars only the day counts.
     """
@@ -202,12 +229,18 @@ def plan_rows(
     have = end - first
     last = _last_known(store, end, have, dates)
     market = store.market_of(ticker)
-    steps = _steps(store, last, dates, target, calendar, market) if horizon is None else np.full(len(dates), horizon, np.int64)
+    steps = (
+        _steps(store, last, dates, target, calendar, market)
+        if horizon is None
+        else np.full(len(dates), horizon, np.int64)
+    )
     fits = room(steps, max_context) if overflow == "cut" else np.where(steps < max_context, lookback, 0)
     length = np.minimum(np.minimum(have, lookback), fits)
     least = min(MIN_BARS, lookback)
     reason = np.select(
-        [ticker < 0, have == 0, steps < 1, have < least, length < least], [UNKNOWN, NO_BAR, NO_DAY, FEW_BARS, TOO_FAR], ""
+        [ticker < 0, have == 0, steps < 1, have < least, length < least],
+        [UNKNOWN, NO_BAR, NO_DAY, FEW_BARS, TOO_FAR],
+        "",
     )
     reason = reason.astype(f"<U{max(map(len, (BAD_BARS, BAD_FORECAST, TOO_FAR, NO_DAY, NO_BAR)))}")
     used = reason == ""
@@ -215,12 +248,16 @@ def plan_rows(
         SHORT_HISTORY: int((used & (have < lookback)).sum()),
         LONG_HORIZON: int((used & (length < np.minimum(have, lookback))).sum()),
     }
-    return RowPlan(store, calendar, list(ids or tickers), dates, end, length, have, steps, last, reason, shortened)
+    return RowPlan(
+        store, calendar, list(ids or tickers), dates, end, length, have, steps, last, reason, shortened
+    )
 
 
-# -- what was known ----------------------------------------------------------------------------------------------------
+# -- what was known ------------------------------------------------------------------------------------------
 def _asked(store: BarStore, dates: NDArray) -> tuple[NDArray, NDArray]:
-    """From when on nothing may be read, and up to when trading days count: a day's two ends, whatever its bars' time of day."""
+    """From when on nothing may be read, and up to when trading days count: a day's two ends, whatever its
+    bars' time of day.
+    """
     exact = np.asarray(dates).astype("datetime64[s]")
     if store.frequency not in ("daily", "weekly", "monthly"):
         return exact, exact
@@ -228,7 +265,9 @@ def _asked(store: BarStore, dates: NDArray) -> tuple[NDArray, NDArray]:
     return day, day + np.timedelta64(86399, "s")
 
 
-def _known_rows(store: BarStore, ticker: NDArray[np.int64], dates: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _known_rows(
+    store: BarStore, ticker: NDArray[np.int64], dates: NDArray
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """First row of each ticker and the row after its last bar before the date; equal where there is none."""
     known = ticker >= 0
     first, end = np.zeros(len(ticker), np.int64), np.zeros(len(ticker), np.int64)
@@ -237,8 +276,12 @@ def _known_rows(store: BarStore, ticker: NDArray[np.int64], dates: NDArray) -> t
     return first, end
 
 
-def _last_known(store: BarStore, end: NDArray[np.int64], have: NDArray[np.int64], dates: NDArray) -> NDArray[np.datetime64]:
-    """Date of each row's last bar; of the market's last day before the date (or that date) where it has none."""
+def _last_known(
+    store: BarStore, end: NDArray[np.int64], have: NDArray[np.int64], dates: NDArray
+) -> NDArray[np.datetime64]:
+    """Date of each row's last bar; of the market's last day before the date (or that date) where it has
+    none.
+    """
     day = np.searchsorted(store.sessions, dates, side="left") - 1
     last = np.where(day >= 0, store.sessions[np.maximum(day, 0)], dates)
     last[have > 0] = store.dates(end[have > 0] - 1)
@@ -248,7 +291,9 @@ def _last_known(store: BarStore, end: NDArray[np.int64], have: NDArray[np.int64]
 def _steps(
     store: BarStore, last: NDArray, dates: NDArray, target: NDArray, calendar: str, market: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Trading days of each row's market after `last` up to and with `target`, as known before `dates`; 0: nothing was known."""
+    """Trading days of each row's market after `last` up to and with `target`, as known before `dates`; 0:
+    nothing was known.
+    """
     steps = np.zeros(len(dates), np.int64)
     for number in np.unique(market).tolist():
         known = (last < dates) & (market == number)
@@ -260,10 +305,12 @@ def _steps(
 
 @functools.lru_cache(maxsize=256)
 def _calendar(store: BarStore, date: np.datetime64, name: str, market: int) -> TradingCalendar:
-    """A market's calendar as it was known before `date`: later days of the data must not change a forecast. name: the
-    configured calendar, for a store that does not say."""
+    """A market's calendar as it was known before `date`: later days of the data must not change a forecast.
+    name: the configured calendar, for a store that does not say."""
     sessions = store.sessions_of(market)
     before = sessions[: np.searchsorted(sessions, date, side="left")]
-    if not len(before):  # a market that begins later: its rows have no bar, and only the base rate's horizon is asked for
+    if not len(
+        before
+    ):  # a market that begins later: its rows have no bar, and only the base rate's horizon is asked for
         before = store.sessions[: np.searchsorted(store.sessions, date, side="left")]
     return TradingCalendar(before, store.calendars(name)[market], store.frequency)

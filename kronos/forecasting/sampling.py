@@ -1,13 +1,15 @@
 """Drawing tokens: temperature, top-k, top-p, and random numbers that belong to a series and not to a batch.
 
 In: logits (..., V). Out: tokens (...,) int64, and whether the logits that they come from were finite.
-Source: nucleus sampling (arXiv 1904.09751); the Gumbel-max trick; SplitMix64 (Steele, Lea, Flood 2014) as the hash.
+Source: nucleus sampling (arXiv 1904.09751); the Gumbel-max trick; SplitMix64 (Steele, Lea, Flood 2014) as the
+hash.
 
-A draw is the argmax of logits + Gumbel noise, and the noise of token v is a hash of (seed, series, path, step, kind of
-token, v). So a series gets the same paths whoever shares its batch and in any order, and path p does not depend on how
-many paths there are. Of the ways to turn a uniform number into a token this one minds rounding
-least: a token changes only if two perturbed logits are equal to within the rounding of the logits, while with an
-inverse distribution function every token's border moves.
+A draw is the argmax of logits + Gumbel noise, and the noise of token v is a hash of (seed, series, path,
+step, kind of token, v). So a series gets the same paths whoever shares its batch and in any order, and path p
+does not depend on how many paths there are. Of the ways to turn a uniform number into a token this one minds
+rounding
+least: a token changes only if two perturbed logits are equal to within the rounding of the logits, while with
+an inverse distribution function every token's border moves.
 
 Letters: B series, S sample paths, V tokens.
 """
@@ -26,7 +28,9 @@ COARSE, FINE = 0, 1  # the kinds of token, s1 and s2, in the key of a random num
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, odd, as a signed number
 _MIX_1, _MIX_2 = -4658895280553007687, -7723592293110705685
 COLDEST = 1e-30
-"""Below this a temperature is 0: float32 logits that differ at all differ by more than any noise, and dividing could overflow."""
+"""Below this a temperature is 0: float32 logits that differ at all differ by more than any noise, and
+dividing could overflow.
+"""
 
 
 class Drawn(NamedTuple):
@@ -35,7 +39,9 @@ class Drawn(NamedTuple):
     token: Tensor
     """(...,) int64"""
     sound: Tensor
-    """(...,) bool: every logit was finite. Otherwise the token is a number like any other and means nothing."""
+    """(...,) bool: every logit was finite. Otherwise the token is a number like any other and means
+    nothing.
+    """
 
 
 @dataclass(frozen=True)
@@ -56,11 +62,13 @@ class Sampling:
 
     def __post_init__(self) -> None:
         expected = {
-            f"temperature >= 0, found {self.temperature}": math.isfinite(self.temperature) and self.temperature >= 0,
+            f"temperature >= 0, found {self.temperature}": math.isfinite(self.temperature)
+            and self.temperature >= 0,
             f"top_k >= 0, found {self.top_k}": self.top_k >= 0,
             f"0 < top_p <= 1, found {self.top_p}": 0 < self.top_p <= 1,
             f"sample_count >= 1, found {self.sample_count}": self.sample_count >= 1,
-            f"decode_rope trained or original, found {self.decode_rope}": self.decode_rope in ("trained", "original"),
+            f"decode_rope trained or original, found {self.decode_rope}": self.decode_rope
+            in ("trained", "original"),
         }
         broken = [rule for rule, holds in expected.items() if not holds]
         if broken:
@@ -75,8 +83,9 @@ class Sampling:
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """-inf on the tokens that may not be drawn; (..., V) -> (..., V), a new one if anything is filtered.
 
-    First top-k (tokens equal to the k-th stay), then top-p on what is left: the shortest run of likeliest tokens whose
-    probability exceeds top_p, the token that crosses it included. The likeliest token always stays.
+    First top-k (tokens equal to the k-th stay), then top-p on what is left: the shortest run of likeliest
+    tokens whose probability exceeds top_p, the token that crosses it included. The likeliest token always
+    stays.
     """
     if 0 < top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[..., -1:]
@@ -91,7 +100,9 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
 
 
 def draw(logits: Tensor, sampling: Sampling, keys: Tensor) -> Drawn:
-    """One token per distribution. logits: (..., V); keys: (...,) int64 from `draw_keys`. Returns tokens and soundness (...,)."""
+    """One token per distribution. logits: (..., V); keys: (...,) int64 from `draw_keys`. Returns tokens and
+    soundness (...,).
+    """
     logits = logits.float()
     sound = finite(logits)
     if sampling.greedy:
@@ -107,16 +118,19 @@ def draw(logits: Tensor, sampling: Sampling, keys: Tensor) -> Drawn:
 def finite(logits: Tensor) -> Tensor:
     """Whether all of (..., V) are: (...,) bool, without waiting for the device.
 
-    By their sum, which any NaN or infinity among them makes one; a tenth of what looking at each costs. Logits so large that
-    only their sum overflows count as infinite.
+    By their sum, which any NaN or infinity among them makes one; a tenth of what looking at each costs.
+    Logits so large that only their sum overflows count as infinite.
     """
     return logits.sum(dim=-1).isfinite()
 
 
-# -- keyed random numbers ----------------------------------------------------------------------------------------------
-def draw_keys(seed: int, series: Tensor, paths: int, step: int | Tensor, kind: int | Tensor, first_path: int = 0) -> Tensor:
-    """Keys (..., B, S) int64 of draws: a hash of seed, series (B,) int64, path, step and kind of token (numbers, or tensors
-    (..., 1, 1)). first_path: where paths of a series are drawn in several calls, the number of these paths' first."""
+# -- keyed random numbers ------------------------------------------------------------------------------------
+def draw_keys(
+    seed: int, series: Tensor, paths: int, step: int | Tensor, kind: int | Tensor, first_path: int = 0
+) -> Tensor:
+    """Keys (..., B, S) int64 of draws: a hash of seed, series (B,) int64, path, step and kind of token
+    (numbers, or tensors (..., 1, 1)). first_path: where paths of a series are drawn in several calls, the
+    number of these paths' first."""
     path = torch.arange(first_path, first_path + paths, device=series.device)
     key = torch.full_like(series, seed)[:, None]
     for part in (series[:, None], path, step, kind):
@@ -138,13 +152,17 @@ def gumbel(keys: Tensor, count: int) -> Tensor:
 
 
 def exponential(bits: Tensor) -> Tensor:
-    """Standard exponential float32 numbers of 64 random bits each (int64). Never 0: near 0 their resolution is 2^-54."""
+    """Standard exponential float32 numbers of 64 random bits each (int64). Never 0: near 0 their resolution
+    is 2^-54.
+    """
     minus_uniform = (bits & (2**53 - 1)).float().mul_(-(2.0**-53)).clamp_(-1 + 2.0**-24, -(2.0**-54))
     return minus_uniform.log1p_().neg_()
 
 
 def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64, whose products wrap around: every bit of x moves every bit of the result."""
+    """SplitMix64's finaliser on int64, whose products wrap around: every bit of x moves every bit of the
+    result.
+    """
     x = _shift_right(x, 30).bitwise_xor_(x).mul_(_MIX_1)
     x = _shift_right(x, 27).bitwise_xor_(x).mul_(_MIX_2)
     return _shift_right(x, 31).bitwise_xor_(x)

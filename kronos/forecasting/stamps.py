@@ -1,7 +1,8 @@
 """Stamps of a user's table: from whatever holds them to rising dates of one clock.
 
-In: a DatetimeIndex, a Series (pandas or polars), an array, a list, a table of one column, or the name of a column; as dates or
-as text. Out: a DatetimeIndex. Text that can be read in two ways is refused: 03/06/2024 is a day in March or in June.
+In: a DatetimeIndex, a Series (pandas or polars), an array, a list, a table of one column, or the name of a
+column; as dates or as text. Out: a DatetimeIndex. Text that can be read in two ways is refused: 03/06/2024 is
+a day in March or in June.
 """
 
 import re
@@ -30,22 +31,29 @@ def read_stamps(stamps: Any, where: str) -> "pd.DatetimeIndex":
     values = _values(stamps, where)
     plain = pd.Index(values)
     if len(plain) and plain.inferred_type not in ("datetime64", "datetime", "date", "string"):
-        raise KitError(f"{where}: expected dates, found {plain.inferred_type} values, e.g. {plain[0]!r} in row 0")
+        raise KitError(
+            f"{where}: expected dates, found {plain.inferred_type} values, e.g. {plain[0]!r} in row 0"
+        )
     as_text = plain.inferred_type == "string"
     index = _from_text([str(text) for text in plain], where) if as_text else _parsed(plain, {}, where)
     if index.hasnans:
-        raise KitError(f"{where}: expected a date in every row, found none in row {int(np.argmax(index.isna()))}")
+        raise KitError(
+            f"{where}: expected a date in every row, found none in row {int(np.argmax(index.isna()))}"
+        )
     order = np.diff(index.asi8)
     if (order <= 0).any():
         row = int(np.argmax(order <= 0)) + 1
-        raise KitError(f"{where}: expected rising stamps, each once, found {index[row]} after {index[row - 1]} in row {row}")
+        raise KitError(
+            f"{where}: expected rising stamps, each once, found {index[row]} after {index[row - 1]} in row {row}"
+        )
     return index
 
 
 def next_sessions(known: "pd.DatetimeIndex", count: int, calendar: str) -> "pd.DatetimeIndex":
     """The `count` sessions of an exchange after the last of the known stamps, on the same clock.
 
-    The bar length is the commonest step between the known stamps, and intraday bars have the times of day that they had.
+    The bar length is the commonest step between the known stamps, and intraday bars have the times of day
+    that they had.
     """
     import pandas as pd
 
@@ -61,13 +69,15 @@ def next_sessions(known: "pd.DatetimeIndex", count: int, calendar: str) -> "pd.D
     return pd.DatetimeIndex(ahead).tz_localize(known.tz)
 
 
-# -- what holds them ---------------------------------------------------------------------------------------------------
+# -- what holds them -----------------------------------------------------------------------------------------
 def _values(stamps: Any, where: str) -> Any:
     """Something that pandas makes an index of."""
     if hasattr(stamps, "columns"):
         stamps = _only_column(stamps, where)
     if isinstance(stamps, (str, bytes)) or not (isinstance(stamps, Sequence) or hasattr(stamps, "__array__")):
-        raise KitError(f"{where}: expected a DatetimeIndex, a Series or a list of stamps, found {type(stamps).__name__}")
+        raise KitError(
+            f"{where}: expected a DatetimeIndex, a Series or a list of stamps, found {type(stamps).__name__}"
+        )
     if type(stamps).__module__.startswith("polars"):
         return stamps.to_list()  # as an array, a polars column would lose its time zone
     return list(stamps) if isinstance(stamps, Sequence) else stamps
@@ -76,13 +86,17 @@ def _values(stamps: Any, where: str) -> Any:
 def _only_column(table: Any, where: str) -> Any:
     names = list(table.columns)
     if len(names) != 1:
-        raise KitError(f"{where}: expected stamps, found a table of {len(names)} columns ({names[:3]}); give one of its columns")
+        raise KitError(
+            f"{where}: expected stamps, found a table of {len(names)} columns ({names[:3]}); give one of its columns"
+        )
     return table[names[0]]
 
 
-# -- text --------------------------------------------------------------------------------------------------------------
+# -- text ----------------------------------------------------------------------------------------------------
 def _from_text(texts: list[str], where: str) -> "pd.DatetimeIndex":
-    """Dates as text: the year first, or day and month in an order that the texts themselves settle, or with named months."""
+    """Dates as text: the year first, or day and month in an order that the texts themselves settle, or with
+    named months.
+    """
     import pandas as pd
 
     matches = [_DATE.match(text) for text in texts]
@@ -92,7 +106,9 @@ def _from_text(texts: list[str], where: str) -> "pd.DatetimeIndex":
     if all(len(first) == 4 for first, *_ in parts):
         return _parsed(pd.Index(texts), {}, where)
     if not all(len(year) == 4 for *_, year in parts):
-        raise KitError(f"{where}: expected dates with years of four digits, found {texts[0]!r}; write them as YYYY-MM-DD")
+        raise KitError(
+            f"{where}: expected dates with years of four digits, found {texts[0]!r}; write them as YYYY-MM-DD"
+        )
     return _parsed(pd.Index(texts), {"dayfirst": _day_first(parts, texts, where)}, where)
 
 
@@ -118,4 +134,6 @@ def _parsed(plain: "pd.Index", options: dict[str, bool], where: str) -> "pd.Date
             return pd.DatetimeIndex(pd.to_datetime(plain, **options))  # type: ignore[call-overload]
         return pd.DatetimeIndex(plain)
     except (TypeError, ValueError) as error:
-        raise KitError(f"{where}: expected dates of one time zone, found {' '.join(str(error).split())[:200]}") from error
+        raise KitError(
+            f"{where}: expected dates of one time zone, found {' '.join(str(error).split())[:200]}"
+        ) from error

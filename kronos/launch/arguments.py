@@ -1,7 +1,8 @@
-"""The launcher's command line: every flag becomes a setting, so that the saved configuration tells the whole run.
+"""The launcher's command line: every flag becomes a setting, so that the saved configuration tells the whole
+run.
 
-In: the words after `train_kaggle.sh`. Out: `Flags`, or the help page. Standard library only: -h works before anything is
-installed.
+In: the words after `train_kaggle.sh`. Out: `Flags`, or the help page. Standard library only: -h works before
+anything is installed.
 """
 
 import argparse
@@ -155,7 +156,9 @@ def _setting(name: str, kind: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def parse(words: Sequence[str], start: Path) -> Flags | None:
-    """The flags in `words`; None after the help page was printed. start: the user's folder. Raises KitError."""
+    """The flags in `words`; None after the help page was printed. start: the user's folder. Raises
+    KitError.
+    """
     given, unknown = parser().parse_known_args(list(words))
     if given.help:
         show_help()
@@ -179,7 +182,14 @@ def parse(words: Sequence[str], start: Path) -> Flags | None:
         overrides.append(f"distributed.use_ddp={str(int(given.num_processes) > 1).lower()}")
     config = _config_path(given.config, start)
     return Flags(
-        config, tuple(overrides), gpus, given.fast_mode, given.submit, given.dry_run, given.data_source, given.skip_data_process
+        config,
+        tuple(overrides),
+        gpus,
+        given.fast_mode,
+        given.submit,
+        given.dry_run,
+        given.data_source,
+        given.skip_data_process,
     )
 
 
@@ -196,7 +206,9 @@ def show_help() -> None:
 
 
 def colours() -> tuple[str, str, str, str]:
-    """The codes of a terminal for bold, green, red and plain; empty where there is no terminal, or none are wanted."""
+    """The codes of a terminal for bold, green, red and plain; empty where there is no terminal, or none are
+    wanted.
+    """
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
         return "", "", "", ""
     return "\033[1m", "\033[32m", "\033[31m", "\033[0m"

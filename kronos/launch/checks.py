@@ -16,22 +16,28 @@ SUBMISSIONS = Path("submissions")
 
 
 def check_devices(config: Config, gpus: int, wanted: int | None = None) -> None:
-    """Refuse to use more GPUs than there are: running on fewer would be a silent change of the run. `wanted`, `gpus`: see
-    `plan_launch`."""
+    """Refuse to use more GPUs than there are: running on fewer would be a silent change of the run. `wanted`,
+    `gpus`: see `plan_launch`."""
     here = config.distributed.num_processes // config.distributed.num_machines
     if not config.device.use_cuda:
         return
     if wanted == 0:
-        raise KitError("--multi-gpu: expected GPUs, found none; use --cpu --num-processes N to train on the processor")
+        raise KitError(
+            "--multi-gpu: expected GPUs, found none; use --cpu --num-processes N to train on the processor"
+        )
     if here > gpus and (wanted or (config.distributed.use_ddp and here > 1)):
-        raise KitError(f"expected {here} GPUs on this machine, found {gpus}; ask for {gpus}, or use --cpu --num-processes {here}")
+        raise KitError(
+            f"expected {here} GPUs on this machine, found {gpus}; ask for {gpus}, or use --cpu --num-processes {here}"
+        )
     if gpus and here == 1 and config.device.device_id >= gpus:
-        raise KitError(f"device.device_id: expected below {gpus}, the number of GPUs here, found {config.device.device_id}")
+        raise KitError(
+            f"device.device_id: expected below {gpus}, the number of GPUs here, found {config.device.device_id}"
+        )
 
 
 def check_inputs(config: Config) -> None:
-    """The files that a run reads are there and look like what they should be, or will be generated. Reads headers only,
-    and the two small files in whole. Raises KitError."""
+    """The files that a run reads are there and look like what they should be, or will be generated. Reads
+    headers only, and the two small files in whole. Raises KitError."""
     data = config.data
     if config.market.generate:
         from kronos.data.market import check_market  # only a demonstration needs it
@@ -62,9 +68,13 @@ def check_inputs(config: Config) -> None:
 
 
 def check_outputs(config: Config, submit: bool) -> None:
-    """Every folder that the launch will write into can be one, and can be written to. Creates nothing. Raises KitError."""
+    """Every folder that the launch will write into can be one, and can be written to. Creates nothing. Raises
+    KitError.
+    """
     if submit and not config.data.test_path:
-        raise KitError("--submit: expected the rows to forecast in data.test_path, found nothing; set it, or leave --submit out")
+        raise KitError(
+            "--submit: expected the rows to forecast in data.test_path, found nothing; set it, or leave --submit out"
+        )
     run = config.run_dir
     places = {
         "model_paths.base_path": run,
@@ -84,17 +94,23 @@ def _check_folder(setting: str, folder: Path) -> None:
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
         if nearest.is_symlink():
-            raise KitError(f"{nearest}: expected a folder ({setting}), found a link to nothing; remove it or choose another path")
+            raise KitError(
+                f"{nearest}: expected a folder ({setting}), found a link to nothing; remove it or choose another path"
+            )
         nearest = nearest.parent
     if not nearest.is_dir():
-        raise KitError(f"{nearest}: expected a folder ({setting}), found a file; move it away or choose another path")
+        raise KitError(
+            f"{nearest}: expected a folder ({setting}), found a file; move it away or choose another path"
+        )
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise KitError(f"{nearest}: expected a folder that can be written to ({setting}); fix the permissions or choose another")
+        raise KitError(
+            f"{nearest}: expected a folder that can be written to ({setting}); fix the permissions or choose another"
+        )
 
 
 def try_writing(folder: Path) -> None:
-    """Write and remove a small file in `folder`, which is made where it is missing: a full disk, a quota and a read-only mount
-    show only so. Raises OSError, which `kronos.cli` words."""
+    """Write and remove a small file in `folder`, which is made where it is missing: a full disk, a quota and
+    a read-only mount show only so. Raises OSError, which `kronos.cli` words."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".tried.") as probe:
         probe.write(b"x" * 4096)

@@ -23,7 +23,7 @@ from kronos.launch.plan import LaunchPlan
 GIB = 2**30
 
 
-# -- where things are ------------------------------------------------------------------------------------------------------
+# -- where things are ----------------------------------------------------------------------------------------
 def places(plan: LaunchPlan, submission: Path | None, start: Path) -> list[str]:
     """A line for each kind of result that is there, with paths as seen from the user's folder `start`."""
     run = plan.config.run_dir
@@ -73,8 +73,8 @@ def python(start: Path) -> str:
 
 
 def is_competition(config: Config) -> bool:
-    """Whether the data are the competition's: downloaded by the kit, or in a folder that is called like it. Only its
-    submissions can be sent to Kaggle."""
+    """Whether the data are the competition's: downloaded by the kit, or in a folder that is called like it.
+    Only its submissions can be sent to Kaggle."""
     data = config.data
     if config.market.generate or not data.test_path or not data.sample_submission_path:
         return False
@@ -82,12 +82,14 @@ def is_competition(config: Config) -> bool:
     return (folder / "download.json").is_file() or config.inference.competition in folder.parts
 
 
-# -- what an earlier launch left ---------------------------------------------------------------------------------------------
+# -- what an earlier launch left -----------------------------------------------------------------------------
 def newer_than_networks(config: Config, path: Path) -> bool:
     """Whether a result is there and was written after the networks that it is of."""
     used = [config.tokenizer_dir, config.basemodel_dir, config.head_dir]
     summaries = [folder / "summary.json" for folder in used if (folder / "summary.json").is_file()]
-    return path.is_file() and all(path.stat().st_mtime_ns > summary.stat().st_mtime_ns for summary in summaries)
+    return path.is_file() and all(
+        path.stat().st_mtime_ns > summary.stat().st_mtime_ns for summary in summaries
+    )
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ class _Manifest:
 
 
 def known_submission(config: Config) -> Path | None:
-    """The newest submission of these networks, decided under this backtest's calibration and with these settings."""
+    """The newest submission of these networks, decided under this backtest's calibration and with these
+    settings.
+    """
     backtest = config.run_dir / "backtest" / "report.json"
     manifests = sorted(SUBMISSIONS.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in manifests:
@@ -127,7 +131,7 @@ def _is_file(path: Path, sha256: str) -> bool:
     return path.is_file() and files.digest(path) == sha256
 
 
-# -- a process that is gone --------------------------------------------------------------------------------------------------
+# -- a process that is gone ----------------------------------------------------------------------------------
 def killed(name: str, number: int, config: Config) -> str:
     """What it means that a process of a step ended by a signal, and how to go on."""
     try:

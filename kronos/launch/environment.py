@@ -1,6 +1,7 @@
 """What the steps of a launch find in their environment.
 
-In: this process's environment. Out: one without another launcher's variables, and with what the kit's own steps read.
+In: this process's environment. Out: one without another launcher's variables, and with what the kit's own
+steps read.
 """
 
 import os
@@ -37,7 +38,9 @@ def for_steps(environment: Mapping[str, str], *, uses_gpu: bool, on_terminal: bo
         found.setdefault("KIT_PROGRESS", "1")
     if not uses_gpu:
         found["ACCELERATE_USE_CPU"] = "true"  # without it, several processes would each train alone
-        found.setdefault("GOMP_SPINCOUNT", "10000")  # threads that wait for ever by spinning starve a busy machine
+        found.setdefault(
+            "GOMP_SPINCOUNT", "10000"
+        )  # threads that wait for ever by spinning starve a busy machine
     return found
 
 

@@ -1,7 +1,8 @@
 """From a configuration and the launcher's flags to what will run.
 
-In: a configuration file, overrides, the machine's GPUs. Out: a checked `Config` saved for this launch, and its steps: commands,
-with the arguments of `accelerate launch` (every one explicit: a machine's saved accelerate defaults must not change a run).
+In: a configuration file, overrides, the machine's GPUs. Out: a checked `Config` saved for this launch, and
+its steps: commands, with the arguments of `accelerate launch` (every one explicit: a machine's saved
+accelerate defaults must not change a run).
 """
 
 import json
@@ -81,10 +82,16 @@ class LaunchPlan:
     def steps(self) -> list[Step]:
         """The commands, in their order. Relative paths start in the kit's folder."""
         given = ("--config", str(self.config_path))
-        found = [Step("preparing the data", "Preparing the data", (sys.executable, "kaggle/prepare_data.py", *given))]
+        found = [
+            Step(
+                "preparing the data", "Preparing the data", (sys.executable, "kaggle/prepare_data.py", *given)
+            )
+        ]
         for stage in self.stages:
             command = self._launched("kaggle/train_stage.py", *given, "--stage", stage)
-            found.append(Step(f"the {stage} stage", f"Training: {stage}", command, trainers=True, stage=stage))
+            found.append(
+                Step(f"the {stage} stage", f"Training: {stage}", command, trainers=True, stage=stage)
+            )
         if not self.leads:
             return found
         if self.config.evaluation.after_training and "basemodel" in self.stages:
@@ -93,7 +100,9 @@ class LaunchPlan:
         return found + (self._submission_steps(given) if self.submit else [])
 
     def _submission_steps(self, given: tuple[str, ...]) -> list[Step]:
-        """Of several machines only the first one forecasts, in one process: the others have ended, or wait for nothing."""
+        """Of several machines only the first one forecasts, in one process: the others have ended, or wait
+        for nothing.
+        """
         target = str(self.submission)
         command: tuple[str, ...] = ("scripts/make_submission.py", *given, "--output", target)
         command = (sys.executable, *command) if self.several_machines else self._launched(*command)
@@ -109,7 +118,9 @@ class LaunchPlan:
 
 
 def fast_overrides(config: Config) -> list[str]:
-    """Overrides that shorten every stage to a smoke run, in a folder of its own so that no real run is touched."""
+    """Overrides that shorten every stage to a smoke run, in a folder of its own so that no real run is
+    touched.
+    """
     paths = config.model_paths
     name = json.dumps(f"{paths.exp_name}-fast")
     return [
@@ -132,14 +143,19 @@ def plan_launch(
 ) -> LaunchPlan:
     """Check everything that can be checked before a long run starts.
 
-    wanted: GPUs of every machine to train on, None: as configured. gpus: GPUs that this machine has, None: they are counted
-    where they matter. write: save the resolved configuration under the run's logs/, move aside what --fresh trains anew (a dry
-    run does neither). Raises KitError when the configuration cannot run here, or would train over what is there.
+    wanted: GPUs of every machine to train on, None: as configured. gpus: GPUs that this machine has, None:
+    they are counted where they matter. write: save the resolved configuration under the run's logs/, move
+    aside what --fresh trains anew (a dry run does neither). Raises KitError when the configuration cannot run
+    here, or would train over what is there.
     """
     if wanted is not None:
         machines = configfile.peek(path, overrides, "distributed", "num_machines")
         total = max(wanted, 1) * (machines if isinstance(machines, int) else 1)
-        overrides = [*overrides, f"distributed.num_processes={total}", f"distributed.use_ddp={str(total > 1).lower()}"]
+        overrides = [
+            *overrides,
+            f"distributed.num_processes={total}",
+            f"distributed.use_ddp={str(total > 1).lower()}",
+        ]
     config = configfile.load(path, overrides)
     if fast:
         config = configfile.load(path, [*overrides, *fast_overrides(config)])
@@ -155,7 +171,9 @@ def plan_launch(
     if refused is not None:
         raise refused
     started = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
-    machine = f"-machine{config.distributed.machine_rank}" if config.distributed.machine_rank else ""  # the folder is shared
+    machine = (
+        f"-machine{config.distributed.machine_rank}" if config.distributed.machine_rank else ""
+    )  # the folder is shared
     log = config.run_dir / "logs" / f"train_{started}{machine}.log"
     notes: tuple[str, ...] = ()
     if write:
@@ -175,9 +193,11 @@ def count_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _make_room(config: Config, stages: tuple[Stage, ...], states: dict[Stage, StageState]) -> tuple[Config, tuple[str, ...]]:
-    """For --fresh: what is there of the stages moves aside, once: when this launch is interrupted, the next one goes on. Of
-    several machines the first one moves."""
+def _make_room(
+    config: Config, stages: tuple[Stage, ...], states: dict[Stage, StageState]
+) -> tuple[Config, tuple[str, ...]]:
+    """For --fresh: what is there of the stages moves aside, once: when this launch is interrupted, the next
+    one goes on. Of several machines the first one moves."""
     there = [stage for stage in stages if states[stage].status != "absent"]
     notes: tuple[str, ...] = ()
     if config.experiment.fresh and there and config.distributed.machine_rank == 0:
@@ -212,5 +232,8 @@ def _accelerate(config: Config, uses_gpu: bool) -> tuple[str, ...]:
     }
     flags = [part for key, value in arguments.items() for part in (f"--{key}", str(value))]
     if spread.num_processes > 1:
-        return ("--multi_gpu", *flags)  # on CPU too, beside ACCELERATE_USE_CPU: --cpu would start one process only
+        return (
+            "--multi_gpu",
+            *flags,
+        )  # on CPU too, beside ACCELERATE_USE_CPU: --cpu would start one process only
     return tuple(flags) if uses_gpu else ("--cpu", *flags)

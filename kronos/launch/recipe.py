@@ -32,8 +32,12 @@ class Ended(Exception):
 
 
 def launch(flags: Flags, start: Path) -> int:
-    """Run what the command line asks for. start: the user's folder. Returns the exit code; KitError before anything ran."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script started the launcher with &
+    """Run what the command line asks for. start: the user's folder. Returns the exit code; KitError before
+    anything ran.
+    """
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where a script started the launcher with &
     os.chdir(ROOT)  # relative paths of a configuration start here
     removed = environment.remove_foreign()
     gpus = count_gpus() if flags.gpus else None
@@ -111,13 +115,17 @@ class _Recipe:
             ran += step.name != "preparing the data"
             self._run(step)
         if not ran:
-            self.output.say(f"\nEverything of {self.plan.config.run_dir} is there and complete: nothing was trained or written.")
+            self.output.say(
+                f"\nEverything of {self.plan.config.run_dir} is there and complete: nothing was trained or written."
+            )
         self._report()
         return 0
 
-    # -- what is done already --------------------------------------------------------------------------------------------
+    # -- what is done already --------------------------------------------------------------------------------
     def _there_already(self, step: Step) -> str | None:
-        """The line that says why a step need not run, '' where another step's line has said it; None where it has to run."""
+        """The line that says why a step need not run, '' where another step's line has said it; None where it
+        has to run.
+        """
         config = self.plan.config
         if step.stage is not None:
             if self.plan.several_machines:
@@ -127,7 +135,9 @@ class _Recipe:
             return f"{'; '.join(state.lines)}: kept" if kept else None
         if self.trained:
             return None
-        if step.name == "the backtest" and ending.newer_than_networks(config, config.run_dir / "backtest" / "report.json"):
+        if step.name == "the backtest" and ending.newer_than_networks(
+            config, config.run_dir / "backtest" / "report.json"
+        ):
             return f"backtest: there in {config.run_dir / 'backtest'}: kept"
         if step.name == "the submission" or (step.name == "the score" and not self.forecast):
             self.submission = ending.known_submission(config)
@@ -136,7 +146,7 @@ class _Recipe:
                 return line if step.name == "the submission" else ""
         return None
 
-    # -- running -----------------------------------------------------------------------------------------------------------
+    # -- running ---------------------------------------------------------------------------------------------
     def _run(self, step: Step) -> None:
         if step.title:
             self.output.say(f"\n{self.bold}{step.title}{self.plain}")
@@ -149,7 +159,9 @@ class _Recipe:
             marker.unlink()
             code = code or 2
         if code and step.optional:
-            self.output.say(f"No {step.name.removeprefix('the ')}, for the reason above; the models are complete.")
+            self.output.say(
+                f"No {step.name.removeprefix('the ')}, for the reason above; the models are complete."
+            )
         elif code:
             self._failed(step, code)
         if step.stage is not None:
@@ -160,15 +172,25 @@ class _Recipe:
 
     def _failed(self, step: Step, code: int) -> NoReturn:
         """A user's error (status 2) has said its line already."""
-        if code in (128 + signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGHUP):  # sent to the step, not to this process
+        if code in (
+            128 + signal.SIGTERM,
+            128 + signal.SIGINT,
+            128 + signal.SIGHUP,
+        ):  # sent to the step, not to this process
             raise Stopped(code - 128)
         if code != 2:
-            why = ending.killed(step.name, code - 128, self.plan.config) if code > 128 else f"{step.name} failed"
+            why = (
+                ending.killed(step.name, code - 128, self.plan.config)
+                if code > 128
+                else f"{step.name} failed"
+            )
             self.output.say(f"error: {why}; its output is in {self.plan.log_path}")
         raise Ended(2)
 
     def _look_at(self, stage: str) -> None:
-        """Whether a stage that ended well is complete: processes that were asked to stop, or at the time limit, end well, too."""
+        """Whether a stage that ended well is complete: processes that were asked to stop, or at the time
+        limit, end well, too.
+        """
         folder = self.plan.config.stage_dir(stage)
         summary = records.read(folder / "summary.json", _Summary, remedy="run the same command again")
         if summary.status == "complete":
@@ -180,7 +202,9 @@ class _Recipe:
             f"go on with the same command{_without_fresh()}."
         )
         if self.plan.submit:
-            self.output.say("Not submitted: no submission is written from networks that are not fully trained.")
+            self.output.say(
+                "Not submitted: no submission is written from networks that are not fully trained."
+            )
         raise Ended(0)  # Kaggle keeps the files only of a run that ends well
 
     def _report(self) -> None:
@@ -199,7 +223,7 @@ class _Summary:
     reason: str | None = None
 
 
-# -- a dry run ---------------------------------------------------------------------------------------------------------------
+# -- a dry run -----------------------------------------------------------------------------------------------
 def _show(plan: LaunchPlan, removed: str) -> None:
     print(f"Would run, from {ROOT}:")
     for step in plan.steps():

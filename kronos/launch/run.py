@@ -1,7 +1,8 @@
-"""Runs the steps of a launch: one child at a time, in a session of its own, its output on the terminal and in the log.
+"""Runs the steps of a launch: one child at a time, in a session of its own, its output on the terminal and in
+the log.
 
-In: steps, signals. Out: exit codes, or `Stopped`. The first SIGINT, SIGTERM or lost terminal asks the step to save and end, the
-second one kills it. Nothing of a step stays behind when it has ended.
+In: steps, signals. Out: exit codes, or `Stopped`. The first SIGINT, SIGTERM or lost terminal asks the step to
+save and end, the second one kills it. Nothing of a step stays behind when it has ended.
 """
 
 import contextlib
@@ -37,7 +38,8 @@ class Stopped(Exception):
 
 
 class Output:
-    """Standard output and the log: the same bytes, in the log without colours and with the last state of a progress bar only.
+    """Standard output and the log: the same bytes, in the log without colours and with the last state of a
+    progress bar only.
 
     A terminal or a pipe that is gone is no reason to end: the log goes on, and says so.
     """
@@ -99,14 +101,16 @@ class Runner:
         self._step: Step | None = None
 
     def listen(self) -> None:
-        """Take over the signals. SIGINT, too, where the launcher was started in the background of a script, which ignores it;
-        but not SIGHUP under nohup, whose wish it is to go on."""
+        """Take over the signals. SIGINT, too, where the launcher was started in the background of a script,
+        which ignores it; but not SIGHUP under nohup, whose wish it is to go on."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._heard)
 
     def run(self, step: Step) -> int:
-        """Run a step to its end. Returns its exit code, 128 + the signal for one that was killed. Raises Stopped."""
+        """Run a step to its end. Returns its exit code, 128 + the signal for one that was killed. Raises
+        Stopped.
+        """
         self.check()
         source, target = os.pipe()
         self._step = step
@@ -148,11 +152,13 @@ class Runner:
             time.sleep(wait)
         return bool(data)
 
-    # -- signals -------------------------------------------------------------------------------------------------------
+    # -- signals ---------------------------------------------------------------------------------------------
     def _heard(self, number: int, frame: FrameType | None) -> None:
         again = self.signal
         if number == signal.SIGHUP:
-            if again:  # a shell and the system may both say that the terminal is gone, and neither is in a hurry
+            if (
+                again
+            ):  # a shell and the system may both say that the terminal is gone, and neither is in a hurry
                 return
             self.output.say("The terminal is gone (SIGHUP).")
             number = signal.SIGTERM
@@ -162,12 +168,14 @@ class Runner:
         if again:
             _kill(self._child.pid)
             return
-        self.output.say(f"{signal.Signals(number).name}: saving a resumable state (send it again to stop at once)")
+        self.output.say(
+            f"{signal.Signals(number).name}: saving a resumable state (send it again to stop at once)"
+        )
         self._ask(number)
 
     def _ask(self, number: int) -> None:
-        """Ask the step to save and end. Trainers are the children of accelerate's launcher; were it signalled as well, it would
-        not wait for their save."""
+        """Ask the step to save and end. Trainers are the children of accelerate's launcher; were it signalled
+        as well, it would not wait for their save."""
         child, step = self._child, self._step
         if child is None or step is None:
             return
@@ -180,7 +188,9 @@ class Runner:
 
 
 def _die_with_parent() -> None:
-    """In the child: SIGTERM when the launcher is killed, so that what it started saves and ends and does not go on unseen."""
+    """In the child: SIGTERM when the launcher is killed, so that what it started saves and ends and does not
+    go on unseen.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGTERM)
 

@@ -1,7 +1,8 @@
 """Starts the training processes of one step through accelerate, and ends with what became of them.
 
-`python -m kronos.launch.trainers ARGUMENTS-OF-ACCELERATE SCRIPT ...`. accelerate and torch answer a process's end with their own
-tracebacks, below the line that matters; here the exit code says it: the process's own, or 128 + the signal that killed it.
+`python -m kronos.launch.trainers ARGUMENTS-OF-ACCELERATE SCRIPT ...`. accelerate and torch answer a process's
+end with their own tracebacks, below the line that matters; here the exit code says it: the process's own, or
+128 + the signal that killed it.
 """
 
 import logging
@@ -28,8 +29,12 @@ def main() -> int:
 
 
 def first_failure(error: ChildFailedError) -> int:
-    """The exit code that tells most of what happened: of processes that were killed or failed, not of those ended with them."""
-    codes = [failure.exitcode for failure in sorted(error.failures.values(), key=lambda failure: failure.timestamp)]
+    """The exit code that tells most of what happened: of processes that were killed or failed, not of those
+    ended with them.
+    """
+    codes = [
+        failure.exitcode for failure in sorted(error.failures.values(), key=lambda failure: failure.timestamp)
+    ]
     return codes[0] if codes else 1
 
 

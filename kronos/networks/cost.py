@@ -1,13 +1,16 @@
-"""What the networks cost, computed from their configurations: parameters, floating-point operations, key/value cache.
+"""What the networks cost, computed from their configurations: parameters, floating-point operations,
+key/value cache.
 
-In: the configurations of a tokenizer and a predictor, the length of a window. Out: numbers by part. Nothing is built or run.
-Source: the networks of this package, layer by layer; `tests/test_cost.py` holds every number to the modules and to
-`torch.utils.flop_counter`.
+In: the configurations of a tokenizer and a predictor, the length of a window. Out: numbers by part. Nothing
+is built or run.
+Source: the networks of this package, layer by layer; `tests/test_cost.py` holds every number to the modules
+and to `torch.utils.flop_counter`.
 
-A multiplication with its addition counts as two operations. Counted are matrix products, linear layers and attention;
-everything else is below 1 % of them. Causal attention counts T (T + 1) / 2 pairs of positions and not T^2: what it needs, not
-what a kernel that ignores the mask would compute. The backward pass counts twice the forward one; what a kernel or gradient
-checkpointing computes a second time is not counted, so that a share of the device's peak is of useful work.
+A multiplication with its addition counts as two operations. Counted are matrix products, linear layers and
+attention; everything else is below 1 % of them. Causal attention counts T (T + 1) / 2 pairs of positions and
+not T^2: what it needs, not what a kernel that ignores the mask would compute. The backward pass counts twice
+the forward one; what a kernel or gradient checkpointing computes a second time is not counted, so that a
+share of the device's peak is of useful work.
 
 Letters: T bars of a window, D width, K = s1_bits + s2_bits, V1 = 2^s1_bits, V2 = 2^s2_bits.
 """
@@ -20,7 +23,7 @@ from kronos.networks.tokenizer import TokenizerConfig
 Parts = dict[str, int]
 
 
-# -- parameters --------------------------------------------------------------------------------------------------------
+# -- parameters ----------------------------------------------------------------------------------------------
 def tokenizer_parameters(c: TokenizerConfig) -> Parts:
     """Parameters of `KronosTokenizer` by part; buffers are none."""
     bits, block = c.s1_bits + c.s2_bits, block_parameters(c.d_model, c.ff_dim)
@@ -58,7 +61,7 @@ def block_parameters(d: int, ff_dim: int) -> int:
     return 4 * _linear(d, d) + 3 * d * ff_dim + 2 * d
 
 
-# -- operations --------------------------------------------------------------------------------------------------------
+# -- operations ----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Flops:
     """Floating-point operations on one window."""
@@ -83,7 +86,8 @@ def encode_flops(c: TokenizerConfig, length: int) -> int:
 def tokenizer_flops(c: TokenizerConfig, length: int, accumulation: int = 1) -> dict[str, Flops]:
     """A training step on one window of `length` bars, by part: encoder, decoder (coarse and full pass).
 
-    accumulation above 1: the encoder first runs over all micro-batches without gradient (see `networks/quantizer.py`).
+    accumulation above 1: the encoder first runs over all micro-batches without gradient (see
+    `networks/quantizer.py`).
     """
     d, bits = c.d_model, c.s1_bits + c.s2_bits
     encode = encode_flops(c, length)
@@ -95,7 +99,9 @@ def tokenizer_flops(c: TokenizerConfig, length: int, accumulation: int = 1) -> d
 
 
 def predictor_flops(c: PredictorConfig, tokenizer: TokenizerConfig, length: int) -> dict[str, Flops]:
-    """A training step on one window of `length` bars, by part: the frozen tokenizer's encoder, then length - 1 positions."""
+    """A training step on one window of `length` bars, by part: the frozen tokenizer's encoder, then length -
+    1 positions.
+    """
     d, steps = c.d_model, length - 1
     forward = {
         "embedding": 2 * steps * 2 * d * d,
@@ -121,7 +127,9 @@ def _block_flops(d: int, ff_dim: int, length: int) -> int:
     return _attention_flops(d, length) + 2 * length * 3 * d * ff_dim
 
 
-# -- generation --------------------------------------------------------------------------------------------------------
+# -- generation ----------------------------------------------------------------------------------------------
 def cache_bytes_per_token(c: PredictorConfig, element: int = 4) -> int:
-    """Keys and values that generation keeps for one position of one path, over all blocks and the dependency layer."""
+    """Keys and values that generation keeps for one position of one path, over all blocks and the dependency
+    layer.
+    """
     return 2 * (c.n_layers + 1) * c.d_model * element

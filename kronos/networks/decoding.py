@@ -1,13 +1,14 @@
 """Cached decoding: the context once per series, then one position of every path at a time.
 
-In: a stack of `TransformerBlock`s and a context (B, T, D). Out: hidden states of the context, and of the S paths that go on
-from it. `Kronos.prefill`, `decode_s2_logits` and `decode_many` and the tokenizer's decoder (`forecasting/decode.py`) are built
-of it; the plain forward stays in `layers`, and tests compare the two.
+In: a stack of `TransformerBlock`s and a context (B, T, D). Out: hidden states of the context, and of the S
+paths that go on from it. `Kronos.prefill`, `decode_s2_logits` and `decode_many` and the tokenizer's decoder
+(`forecasting/decode.py`) are built of it; the plain forward stays in `layers`, and tests compare the two.
 
-The step of a few series costs as much in calls as in arithmetic, so the weights are packed once per context: query, key and
-value in one product, both halves of the feed-forward in one, the weight of a norm and the scale of the attention folded into
-what follows, and the rows of query and key ordered so that the two entries that rotate together are neighbours (a rotation is
-then one complex product). Scores do not change, since queries and keys are ordered alike.
+The step of a few series costs as much in calls as in arithmetic, so the weights are packed once per context:
+query, key and value in one product, both halves of the feed-forward in one, the weight of a norm and the
+scale of the attention folded into what follows, and the rows of query and key ordered so that the two entries
+that rotate together are neighbours (a rotation is then one complex product). Scores do not change, since
+queries and keys are ordered alike.
 
 Letters: B series, T context steps, S sample paths, n new positions per path, D width, H heads, E = D / H.
 """
@@ -28,14 +29,15 @@ def compute_type(like: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
 
 
-# -- what paths share and what is their own ----------------------------------------------------------------------------
+# -- what paths share and what is their own ------------------------------------------------------------------
 @dataclass
 class SharedPrefixCache:
     """Keys and values of one attention while S paths of each series are decoded.
 
-    The context is held once per series, whatever S: `keys`, `values` (B, H, T, E), keys transposed in memory. What the
-    paths add is held per path in a buffer of fixed size, `own` (2, B, H, S, steps, E), of which `filled` steps are valid;
-    of a cache whose shapes are fixed (`fix`), `filled` steps are looked at and `valid` (1,) of them count.
+    The context is held once per series, whatever S: `keys`, `values` (B, H, T, E), keys transposed in memory.
+    What the paths add is held per path in a buffer of fixed size, `own` (2, B, H, S, steps, E), of which
+    `filled` steps are valid; of a cache whose shapes are fixed (`fix`), `filled` steps are looked at and
+    `valid` (1,) of them count.
     """
 
     keys: Tensor
@@ -46,7 +48,9 @@ class SharedPrefixCache:
 
     @classmethod
     def of(cls, keys: Tensor, values: Tensor, paths: int, steps: int) -> "SharedPrefixCache":
-        """A cache of the context's keys and values (B, T, H, E) with room for `steps` positions of `paths` paths."""
+        """A cache of the context's keys and values (B, T, H, E) with room for `steps` positions of `paths`
+        paths.
+        """
         batch, _, heads, width = keys.shape
         own = keys.new_empty(2, batch, heads, paths, steps, width)
         packed = keys.permute(0, 2, 3, 1).contiguous().transpose(-1, -2)
@@ -60,10 +64,12 @@ class SharedPrefixCache:
         self.filled, self.valid = 0, None
 
     def fix(self, visible: int) -> None:
-        """Look at the first `visible` steps from now on, mask those that are not filled yet, and count on the device: no shape
-        and no number on the host changes with a step any more."""
+        """Look at the first `visible` steps from now on, mask those that are not filled yet, and count on the
+        device: no shape and no number on the host changes with a step any more."""
         if self.valid is None:
-            self.own[..., self.filled :, :] = 0.0  # what is masked has weight 0, and 0 times a stray NaN is NaN
+            self.own[..., self.filled :, :] = (
+                0.0  # what is masked has weight 0, and 0 times a stray NaN is NaN
+            )
             self.valid = torch.full((1,), self.filled, device=self.own.device)
         self.filled = visible
 
@@ -86,10 +92,11 @@ class SharedPrefixCache:
             self.filled += count
 
     def attend(self, query: Tensor) -> Tensor:
-        """Softmax attention (scaled already) of each path's last n positions, (B, S, n, H, E) -> (B, S, n, D).
+        """Softmax attention (scaled already) of each path's last n positions, (B, S, n, H, E) -> (B, S, n,
+        D).
 
-        They see the context and their own path up to themselves. One matrix product serves all queries of a series against
-        their common context, so that the context is read once instead of S times.
+        They see the context and their own path up to themselves. One matrix product serves all queries of a
+        series against their common context, so that the context is read once instead of S times.
         """
         batch, paths, count, heads, width = query.shape
         flat = query.permute(0, 3, 1, 2, 4).reshape(batch * heads, paths * count, width)
@@ -122,7 +129,7 @@ def _softmax(scores: Tensor) -> Tensor:
     return scores.softmax(dim=-1, dtype=torch.float32).type_as(scores)
 
 
-# -- packed weights ----------------------------------------------------------------------------------------------------
+# -- packed weights ------------------------------------------------------------------------------------------
 def rotation(rope: Rope) -> Tensor:
     """A rotary table (T, E) as complex numbers (T, 1, 1, E / 2), for `rotate_`."""
     half = rope.cos.shape[-1] // 2
@@ -139,12 +146,16 @@ def rotate_(x: Tensor, turn: Tensor) -> Tensor:
 
 
 def paired(weight: Tensor, heads: int) -> Tensor:
-    """Rows (D, ...) of a query or key projection, reordered so that entries i and i + E/2 of a head are neighbours."""
+    """Rows (D, ...) of a query or key projection, reordered so that entries i and i + E/2 of a head are
+    neighbours.
+    """
     return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(weight.shape)
 
 
 def columns(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A weight (N, K) of F.linear whose columns lie together: the product of a few rows is a fifth faster on a processor."""
+    """A weight (N, K) of F.linear whose columns lie together: the product of a few rows is a fifth faster on
+    a processor.
+    """
     return weight.to(dtype).t().contiguous().t()
 
 
@@ -173,7 +184,9 @@ class PackedAttention:
         self.out_weight, self.out_bias = columns(a.out_proj.weight, dtype), a.out_proj.bias.to(dtype)
 
     def project(self, x: Tensor, turn: Tensor | None) -> Tensor:
-        """(B, ..., n, D), normalised, to query (behind a norm), key and value: (B, ..., n, 3 or 2, H, E), rotated by `turn`."""
+        """(B, ..., n, D), normalised, to query (behind a norm), key and value: (B, ..., n, 3 or 2, H, E),
+        rotated by `turn`.
+        """
         packed = F.linear(x.to(self.weight.dtype), self.weight, self.bias).unflatten(
             -1, (-1, self.heads, x.shape[-1] // self.heads)
         )
@@ -195,8 +208,8 @@ class PackedBlock:
         self.down = columns(f.w2.weight, dtype)
 
     def prefill(self, x: Tensor, turn: Tensor, last: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """The output (B, T, D) for a context, of its last position only (B, 1, D) if so wanted, and all keys and values
-        (B, T, H, E). The tensor x is used up."""
+        """The output (B, T, D) for a context, of its last position only (B, 1, D) if so wanted, and all keys
+        and values (B, T, H, E). The tensor x is used up."""
         query, keys, values = self.attention.project(unit(x), turn).unbind(-3)
         if last:
             x, query = x[:, -1:], query[:, -1:]
@@ -231,11 +244,14 @@ class PackedStack:
     def prefill(self, x: Tensor, paths: int, steps: int, last: bool = False) -> Tensor:
         """Run a context (B, T, D), which is used up, and make room for `steps` positions of `paths` paths.
 
-        Returns (B, T, D), or of the last position only, (B, 1, D): of the others the last block then finds keys and values alone.
+        Returns (B, T, D), or of the last position only, (B, 1, D): of the others the last block then finds
+        keys and values alone.
         """
         self.position = x.shape[1]
         for number, block in enumerate(self.blocks, start=1):
-            x, keys, values = block.prefill(x, self.turn[: self.position], last and number == len(self.blocks))
+            x, keys, values = block.prefill(
+                x, self.turn[: self.position], last and number == len(self.blocks)
+            )
             self.caches.append(SharedPrefixCache.of(keys, values, paths, steps))
         return x[:, -1:] if last else x
 

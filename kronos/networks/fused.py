@@ -1,8 +1,10 @@
 """Training operations of the blocks with fewer passes over memory than autograd would make of them.
 
-In: hidden states. Out: the values and gradients of the formulas in `layers`, which stay beside them and are used under
-torch.compile (it fuses them itself, but for masks) and wherever an operation here does not apply; `tests/test_fused.py`.
-Source: derivatives of the formulas by hand; dropout masks from SFC64 (numpy), since torch draws its own on one CPU thread.
+In: hidden states. Out: the values and gradients of the formulas in `layers`, which stay beside them and are
+used under torch.compile (it fuses them itself, but for masks) and wherever an operation here does not apply;
+`tests/test_fused.py`.
+Source: derivatives of the formulas by hand; dropout masks from SFC64 (numpy), since torch draws its own on
+one CPU thread.
 """
 
 from typing import Any
@@ -17,7 +19,9 @@ STEPS = 1 << 16
 
 
 def norm_applies(x: Tensor) -> bool:
-    """Whether `RMSNormFunction` is the better way for x: eager float32 on a CPU; a GPU has a kernel for it."""
+    """Whether `RMSNormFunction` is the better way for x: eager float32 on a CPU; a GPU has a kernel for
+    it.
+    """
     return x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -27,12 +31,20 @@ def rotation_applies(x: Tensor) -> bool:
 
 
 class RMSNormFunction(torch.autograd.Function):
-    """x / rms(x) times weight. Keeps x, which a residual stream holds anyway, and 1 / rms(x) for the backward pass."""
+    """x / rms(x) times weight. Keeps x, which a residual stream holds anyway, and 1 / rms(x) for the backward
+    pass.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """x: (..., D), weight: (D,) -> (..., D)."""
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        inverse = (
+            torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            .square_()
+            .div_(x.shape[-1])
+            .add_(epsilon)
+            .rsqrt_()
+        )
         ctx.save_for_backward(x, inverse, weight)
         return (x * inverse).mul_(weight)
 
@@ -49,7 +61,9 @@ class RMSNormFunction(torch.autograd.Function):
 
 
 class RotateFunction(torch.autograd.Function):
-    """x cos + (-b, a) sin in float32, with (a, b) the halves of x. Its gradient is the rotation back: nothing of x is kept."""
+    """x cos + (-b, a) sin in float32, with (a, b) the halves of x. Its gradient is the rotation back: nothing
+    of x is kept.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -77,14 +91,19 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
 def dropout_mask(x: Tensor, p: float, place: int) -> Tensor:
     """Zeros with probability p (to 2^-16), else what keeps the mean; the shape and type of the CPU tensor x.
 
-    The mask follows from torch's global generator, as that of F.dropout does: one number of it seeds a faster one.
-    An operation of its own, because torch.compile would make slow random numbers of its own and cannot look into numpy.
+    The mask follows from torch's global generator, as that of F.dropout does: one number of it seeds a faster
+    one. An operation of its own, because torch.compile would make slow random numbers of its own and cannot
+    look into numpy.
     """
     zeros = round(p * STEPS)
     if zeros == STEPS:
         return x.new_zeros(x.shape)
     seed = int(torch.randint(2**63 - 1, ()))
-    draws = np.random.Generator(np.random.SFC64(seed)).integers(0, STEPS, x.numel(), dtype=np.uint16).view(np.int16)
+    draws = (
+        np.random.Generator(np.random.SFC64(seed))
+        .integers(0, STEPS, x.numel(), dtype=np.uint16)
+        .view(np.int16)
+    )
     kept = torch.from_numpy(draws).view(x.shape) >= zeros - STEPS // 2
     return kept.to(x.dtype).mul_(STEPS / (STEPS - zeros))
 

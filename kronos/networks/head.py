@@ -1,10 +1,13 @@
-"""The head: a trained read-out of what is known at the last bar. One pass answers all horizons; nothing is sampled.
+"""The head: a trained read-out of what is known at the last bar. One pass answers all horizons; nothing is
+sampled.
 
-In: the predictor's tokens of the last bars, raw bars as channels, or both. Out: a score and the logit of a rise per horizon.
-Scores are trained to rank the stocks of a date and mean nothing between dates. Stored as `Pretrained`: one folder holds the
-head, and with tokens the tokenizer and the predictor ("trunk") that it reads.
+In: the predictor's tokens of the last bars, raw bars as channels, or both. Out: a score and the logit of a
+rise per horizon. Scores are trained to rank the stocks of a date and mean nothing between dates. Stored as
+`Pretrained`: one folder holds the head, and with tokens the tokenizer and the predictor ("trunk") that it
+reads.
 
-Letters: B rows, T bars of tokens, L bars of channels, C channels, S figures of a row, P bars of a patch, D width, K horizons.
+Letters: B rows, T bars of tokens, L bars of channels, C channels, S figures of a row, P bars of a patch, D
+width, K horizons.
 """
 
 from dataclasses import asdict, dataclass
@@ -71,7 +74,9 @@ class HeadSettings:
                 f"width divisible by 2 x heads ({2 * self.heads}), found {self.width}": even,
                 f"horizons whole, positive and rising, found {self.horizons}": rising,
                 f"asked among the horizons, found {self.asked}": self.asked in self.horizons,
-                "a trunk and a tokenizer where tokens are read": bool(self.trunk) == bool(self.tokenizer) == self.reads_tokens,
+                "a trunk and a tokenizer where tokens are read": bool(self.trunk)
+                == bool(self.tokenizer)
+                == self.reads_tokens,
             },
         )
 
@@ -94,9 +99,11 @@ class HeadOutput(NamedTuple):
 
 
 class Head(Pretrained[HeadSettings], nn.Module):
-    """Patches of channels through a small causal transformer, and the trunk's last state, into one linear read-out.
+    """Patches of channels through a small causal transformer, and the trunk's last state, into one linear
+    read-out.
 
-    Parameters are the keys of `HeadSettings`. The trunk and the tokenizer are parts of the network; the tokenizer never learns.
+    Parameters are the keys of `HeadSettings`. The trunk and the tokenizer are parts of the network; the
+    tokenizer never learns.
     """
 
     config_class = HeadSettings
@@ -106,8 +113,14 @@ class Head(Pretrained[HeadSettings], nn.Module):
         """Parameters of the blocks, the trunk and its tokenizer, by arithmetic."""
         held = config.layers * cost.block_parameters(config.width, config.ff_dim) if config.reads_bars else 0
         if config.reads_tokens:
-            held += sum(cost.predictor_parameters(records.check(config.trunk, PredictorConfig, "trunk")).values())
-            held += sum(cost.tokenizer_parameters(records.check(config.tokenizer, TokenizerConfig, "tokenizer")).values())
+            held += sum(
+                cost.predictor_parameters(records.check(config.trunk, PredictorConfig, "trunk")).values()
+            )
+            held += sum(
+                cost.tokenizer_parameters(
+                    records.check(config.tokenizer, TokenizerConfig, "tokenizer")
+                ).values()
+            )
         return held
 
     def __init__(self, **settings: Any) -> None:
@@ -118,7 +131,9 @@ class Head(Pretrained[HeadSettings], nn.Module):
             self.patches = nn.Linear(c.patch * c.channels, c.width)
             self.figures = nn.Linear(c.figures, c.width)
             dropouts = (c.dropout_p, 0.0, c.dropout_p)
-            self.blocks = BlockStack(TransformerBlock(c.width, c.heads, c.ff_dim, *dropouts) for _ in range(c.layers))
+            self.blocks = BlockStack(
+                TransformerBlock(c.width, c.heads, c.ff_dim, *dropouts) for _ in range(c.layers)
+            )
             self.norm = RMSNorm(c.width)
             read += c.width
         if c.reads_tokens:
@@ -143,7 +158,9 @@ class Head(Pretrained[HeadSettings], nn.Module):
     def on(cls, trunk: Kronos | None, tokenizer: KronosTokenizer | None, **settings: Any) -> "Head":
         """A new head that reads copies of a predictor and its tokenizer; both None: of raw bars only."""
         if (trunk is None) != (tokenizer is None):
-            raise KitError("head: expected a predictor together with its tokenizer, found one of them; give both or neither")
+            raise KitError(
+                "head: expected a predictor together with its tokenizer, found one of them; give both or neither"
+            )
         parts: dict[str, dict[str, Any]] = {"trunk": {}, "tokenizer": {}}
         if trunk is not None and tokenizer is not None:
             parts = {"trunk": asdict(trunk.config), "tokenizer": asdict(tokenizer.config)}
@@ -163,15 +180,22 @@ class Head(Pretrained[HeadSettings], nn.Module):
         return self
 
     def state(self, x: Tensor, stamp: Tensor) -> Tensor:
-        """The trunk's hidden state at the last bar, (B, D) float32. x: (B, T, 6) normalised bars; stamp: (B, T, 5)."""
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # a bit near zero would flip in half precision
+        """The trunk's hidden state at the last bar, (B, D) float32. x: (B, T, 6) normalised bars; stamp: (B,
+        T, 5).
+        """
+        with (
+            torch.no_grad(),
+            torch.autocast(x.device.type, enabled=False),
+        ):  # a bit near zero would flip in half precision
             s1, s2 = self.tokenizer.encode(x)
         trunk = self.trunk
         x = trunk.token_dropout(trunk.embedding(s1, s2) + trunk.time_emb(stamp))
         return trunk.norm(last_state(trunk.transformer, x)).float()
 
     def forward(self, series: Tensor | None, figures: Tensor | None, state: Tensor | None) -> HeadOutput:
-        """Answers of B rows. series (B, L, C) and figures (B, S) where bars are read, state (B, D) where tokens are."""
+        """Answers of B rows. series (B, L, C) and figures (B, S) where bars are read, state (B, D) where
+        tokens are.
+        """
         read = []
         if series is not None and figures is not None:
             read.append(self._bars(series, figures))
@@ -189,7 +213,8 @@ class Head(Pretrained[HeadSettings], nn.Module):
 
 
 def last_state(stack: BlockStack, x: Tensor) -> Tensor:
-    """The last position of what a stack makes of x: (B, T, D) -> (B, D). Equal to `stack(x)[:, -1]` up to rounding.
+    """The last position of what a stack makes of x: (B, T, D) -> (B, D). Equal to `stack(x)[:, -1]` up to
+    rounding.
 
     The last block computes that position only, which saves most of its work.
     """

@@ -1,9 +1,10 @@
-"""Checkpoints in Hugging Face form: a folder, or a hub repository, with a flat config.json and model.safetensors.
+"""Checkpoints in Hugging Face form: a folder, or a hub repository, with a flat config.json and
+model.safetensors.
 
-In: a folder or a hub id. Out: a network in evaluation mode, or a `KitError` that says what was expected and found.
-The files are those of the published `NeoQuasar/Kronos-*`, both ways. `PyTorchModelHubMixin`, which wrote those, reads
-what is written here; it is not used, because it loads whatever matches and leaves the rest at random, asks the hub
-for a folder with a typing error, and overwrites a checkpoint in place.
+In: a folder or a hub id. Out: a network in evaluation mode, or a `KitError` that says what was expected and
+found. The files are those of the published `NeoQuasar/Kronos-*`, both ways. `PyTorchModelHubMixin`, which
+wrote those, reads what is written here; it is not used, because it loads whatever matches and leaves the rest
+at random, asks the hub for a folder with a typing error, and overwrites a checkpoint in place.
 """
 
 import os
@@ -33,8 +34,8 @@ LARGEST_CONFIG = 1 << 20
 SMALL = 1_000_000
 """Parameters of a network that is built without a look at the size of its file."""
 
-# HfHubHTTPError derives from the errors of whichever HTTP library the hub client was built on; a connection that breaks
-# in the middle of a file raises those unwrapped. Its native downloader knows only RuntimeError.
+# HfHubHTTPError derives from the errors of whichever HTTP library the hub client was built on; a connection
+# that breaks in the middle of a file raises those unwrapped. Its native downloader knows only RuntimeError.
 _HTTP_ERRORS = cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__)
 HUB_ERRORS: tuple[type[Exception], ...] = (*_HTTP_ERRORS, HFValidationError, OSError, RuntimeError)
 """What the hub client raises when it cannot do what it was asked."""
@@ -50,7 +51,9 @@ KINDS: dict[str, type] = {}
 
 
 class Pretrained(Generic[ConfigT]):
-    """Adds `from_pretrained` and `save_pretrained` to a network whose parameters are a flat dataclass `config`."""
+    """Adds `from_pretrained` and `save_pretrained` to a network whose parameters are a flat dataclass
+    `config`.
+    """
 
     config_class: ClassVar[type]
     config: ConfigT
@@ -82,14 +85,17 @@ class Pretrained(Generic[ConfigT]):
     ) -> Self:
         """Load a network, in evaluation mode, on the CPU.
 
-        source: a folder, which is read without touching the network, or the id of a hub repository ("owner/name"),
-        which is downloaded into the hub client's cache. subfolder: where in either the network lies.
-        Of a hub repository: revision, the branch, tag or commit to load (None: the main branch); cache_dir, another cache;
-        local_files_only, take what the cache has and connect to nothing. torch_dtype: the type of the weights, or its name;
+        source: a folder, which is read without touching the network, or the id of a hub repository
+        ("owner/name"), which is downloaded into the hub client's cache. subfolder: where in either the
+        network lies.
+        Of a hub repository: revision, the branch, tag or commit to load (None: the main branch); cache_dir,
+        another cache; local_files_only, take what the cache has and connect to nothing. torch_dtype: the type
+        of the weights, or its name;
         None: float32, whatever the file holds.
 
-        Raises KitError when files are missing, damaged, or not those of this kind of network, when a weight is NaN or infinite
-        (a network with one such weight can still draw sound-looking tokens), and on a revision of a folder, which has none.
+        Raises KitError when files are missing, damaged, or not those of this kind of network, when a weight
+        is NaN or infinite (a network with one such weight can still draw sound-looking tokens), and on a
+        revision of a folder, which has none.
         """
         dtype = _dtype(torch_dtype)
         hub = HubOptions(revision, None if cache_dir is None else str(cache_dir), local_files_only)
@@ -107,24 +113,30 @@ class Pretrained(Generic[ConfigT]):
         return network if dtype is None else network.to(dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors. Each file appears whole or not at all; other files are kept.
+        """Write config.json and model.safetensors. Each file appears whole or not at all; other files are
+        kept.
 
-        Both are written to a folder beside the target first. A new target appears by one rename; in an existing one
-        the files are replaced, and between the two replacements only a network of another geometry would be mixed,
-        which loading refuses. Raises KitError when they cannot be written (a full disk); what was there stays.
+        Both are written to a folder beside the target first. A new target appears by one rename; in an
+        existing one the files are replaced, and between the two replacements only a network of another
+        geometry would be mixed, which loading refuses. Raises KitError when they cannot be written (a full
+        disk); what was there stays.
         """
         assert isinstance(self, nn.Module)
         target = Path(folder)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as holder:
+            with tempfile.TemporaryDirectory(
+                prefix=f".{target.name}.", suffix=".tmp", dir=target.parent
+            ) as holder:
                 staged = Path(holder) / "network"
                 if self.normalisation is not None:
                     self.normalisation.write(staged)
                 files.write_json(staged / CONFIG_FILE, dict(sorted(asdict(self.config).items())))  # type: ignore[call-overload]
                 with files.atomic(staged / WEIGHTS_FILE) as temporary:
-                    temporary.write_bytes(save_tensors(weights))  # a full disk is no OSError where safetensors writes the file
+                    temporary.write_bytes(
+                        save_tensors(weights)
+                    )  # a full disk is no OSError where safetensors writes the file
                 _put_in_place(staged, target)
         except OSError as error:
             raise KitError(
@@ -150,13 +162,15 @@ def check_geometry(config: Any, rules: dict[str, bool]) -> None:
     """
     values = {f.name: getattr(config, f.name) for f in fields(config)}
     broken = [f"{n} >= 1, found {v}" for n, v in values.items() if type(v) is int and v < 1]
-    broken += [f"{n} in [0, 1), found {v}" for n, v in values.items() if n.endswith("dropout_p") and not 0 <= v < 1]
+    broken += [
+        f"{n} in [0, 1), found {v}" for n, v in values.items() if n.endswith("dropout_p") and not 0 <= v < 1
+    ]
     broken += [rule for rule, holds in rules.items() if not holds]
     if broken:
         raise KitError(f"{type(config).__name__}: expected {'; '.join(broken)}")
 
 
-# -- finding files -----------------------------------------------------------------------------------------------------
+# -- finding files -------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class HubOptions:
     """How a hub repository is read."""
@@ -166,17 +180,25 @@ class HubOptions:
     local_files_only: bool
 
 
-def _find(source: str | Path, kind: str, subfolder: str, hub: HubOptions) -> tuple[Path, Path, Path | None, str | None]:
-    """The configuration, the weights, the normalisation (None: there is no such file), and their commit (None: a folder)."""
+def _find(
+    source: str | Path, kind: str, subfolder: str, hub: HubOptions
+) -> tuple[Path, Path, Path | None, str | None]:
+    """The configuration, the weights, the normalisation (None: there is no such file), and their commit
+    (None: a folder).
+    """
     folder = Path(source).expanduser()
     if folder.is_dir():
         if hub.revision is not None:
-            raise KitError(f"{source}: expected no revision of a folder, found {hub.revision!r}; leave it out, or name a hub id")
+            raise KitError(
+                f"{source}: expected no revision of a folder, found {hub.revision!r}; leave it out, or name a hub id"
+            )
         found = [_in_folder(folder / subfolder, name, kind) for name in (CONFIG_FILE, WEIGHTS_FILE)]
         said = folder / subfolder / NORMALISATION_FILE
         return found[0], found[1], said if said.is_file() else None, None
     if isinstance(source, Path) or _looks_like_path(source):
-        raise KitError(f"{folder / CONFIG_FILE}: expected a folder with a saved {kind}, found no folder {folder}")
+        raise KitError(
+            f"{folder / CONFIG_FILE}: expected a folder with a saved {kind}, found no folder {folder}"
+        )
     config = _download(source, CONFIG_FILE, kind, subfolder, hub)
     commit = _commit_of(config)
     # A branch or a tag may move between two downloads: the weights are those of the same commit.
@@ -195,8 +217,12 @@ def _in_folder(folder: Path, name: str, kind: str) -> Path:
 
 
 def _looks_like_path(source: str) -> bool:
-    """Whether text that is no existing folder means a folder nevertheless: no hub id, or in a folder that exists."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is None or Path(source).parent.is_dir()
+    """Whether text that is no existing folder means a folder nevertheless: no hub id, or in a folder that
+    exists.
+    """
+    return (
+        re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is None or Path(source).parent.is_dir()
+    )
 
 
 def _commit_of(path: Path) -> str | None:
@@ -237,12 +263,21 @@ def _download(repository: str, name: str, kind: str, subfolder: str, hub: HubOpt
         ) from error
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
+# -- reading -------------------------------------------------------------------------------------------------
 class Unfilled(TorchFunctionMode):
-    """Inside, new networks have no random weights: what is loaded fills them. Drawing those of `base` takes 0.7 s."""
+    """Inside, new networks have no random weights: what is loaded fills them. Drawing those of `base` takes
+    0.7 s.
+    """
 
     FILLS = frozenset(
-        {nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, nn.init.xavier_normal_, Tensor.uniform_, Tensor.normal_}
+        {
+            nn.init.kaiming_uniform_,
+            nn.init.uniform_,
+            nn.init.normal_,
+            nn.init.xavier_normal_,
+            Tensor.uniform_,
+            Tensor.normal_,
+        }
     )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -255,7 +290,9 @@ def _dtype(given: torch.dtype | str | None) -> torch.dtype | None:
     """A floating-point type, or its name with or without "torch."."""
     found = getattr(torch, given.removeprefix("torch."), None) if isinstance(given, str) else given
     if given is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise KitError(f"torch_dtype: expected a floating-point type such as torch.bfloat16 or 'bfloat16', found {given!r}")
+        raise KitError(
+            f"torch_dtype: expected a floating-point type such as torch.bfloat16 or 'bfloat16', found {given!r}"
+        )
     return found
 
 
@@ -264,13 +301,17 @@ def _read_config(path: Path, config_class: type, kind: str) -> Any:
     try:
         tree = records.read_json(path, remedy=remedy, largest=LARGEST_CONFIG)
     except OSError as error:
-        raise KitError(f"{path}: expected a readable file, found {error.strerror or error}; fix the permissions") from error
+        raise KitError(
+            f"{path}: expected a readable file, found {error.strerror or error}; fix the permissions"
+        ) from error
     if not isinstance(tree, dict):
         raise KitError(f"{path}: expected the configuration of a {kind}, found no keys and values; {remedy}")
     for other, theirs in KINDS.items():
         names = {item.name for item in fields(theirs)}
         if theirs is not config_class and names <= set(tree):
-            raise KitError(f"{path}: expected the configuration of a {kind}, found that of a {other}; swap the two folders")
+            raise KitError(
+                f"{path}: expected the configuration of a {kind}, found that of a {other}; swap the two folders"
+            )
     try:
         return records.check(tree, config_class, str(path), remedy=remedy, strict=True)
     except records.WrongShape:
@@ -280,7 +321,9 @@ def _read_config(path: Path, config_class: type, kind: str) -> Any:
 
 
 def _check_size(parameters: int, weights: dict[str, Tensor], path: Path) -> None:
-    """Refuse a configuration of a network much larger than the file, before it is built: that could fill the memory."""
+    """Refuse a configuration of a network much larger than the file, before it is built: that could fill the
+    memory.
+    """
     held = sum(tensor.numel() for tensor in weights.values())
     if parameters > 2 * held + SMALL:
         raise KitError(
@@ -297,7 +340,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except OSError as error:
-        raise KitError(f"{path}: expected a readable file, found {error.strerror or error}; fix the permissions") from error
+        raise KitError(
+            f"{path}: expected a readable file, found {error.strerror or error}; fix the permissions"
+        ) from error
     except SafetensorError as error:
         raise KitError(
             f"{path}: expected a safetensors file, found a damaged one ({error}); copy or download it again"
@@ -305,7 +350,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _load_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Fill the network; every name and shape has to match, and constants have to be the ones that we compute with."""
+    """Fill the network; every name and shape has to match, and constants have to be the ones that we compute
+    with.
+    """
     own = network.state_dict()
     problems = _listed("missing", [n for n in own if n not in weights])
     problems += _listed("unknown", [n for n in weights if n not in own])
@@ -318,10 +365,14 @@ def _load_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) ->
         ],
     )
     if not problems:
-        problems = _listed("of another value", [n for n, t in network.named_buffers() if not _same_constant(weights[n], t)])
+        problems = _listed(
+            "of another value", [n for n, t in network.named_buffers() if not _same_constant(weights[n], t)]
+        )
         problems += _listed("with NaN or infinity in it", [n for n, t in weights.items() if not _finite(t)])
     if problems:
-        raise KitError(f"{path}: expected the weights that {CONFIG_FILE} describes, found {'; '.join(problems)}")
+        raise KitError(
+            f"{path}: expected the weights that {CONFIG_FILE} describes, found {'; '.join(problems)}"
+        )
     network.load_state_dict(weights | dict(network.named_buffers()))
 
 
@@ -331,7 +382,9 @@ def _same_constant(found: Tensor, ours: Tensor) -> bool:
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether every number is. The sum of finite numbers nearly always is, too, and takes a fifth of the time to look at."""
+    """Whether every number is. The sum of finite numbers nearly always is, too, and takes a fifth of the time
+    to look at.
+    """
     if not tensor.is_floating_point() or bool(tensor.sum(dtype=torch.float32).isfinite()):
         return True
     return bool(tensor.isfinite().all())
@@ -342,7 +395,7 @@ def _listed(what: str, names: list[str]) -> list[str]:
     return [f"{len(names)} {what} ({', '.join(names[:3])}{more})"] if names else []
 
 
-# -- writing -----------------------------------------------------------------------------------------------------------
+# -- writing -------------------------------------------------------------------------------------------------
 def _put_in_place(staged: Path, target: Path) -> None:
     if not target.exists():
         staged.rename(target)

@@ -1,7 +1,10 @@
-"""Building blocks of both networks: RMSNorm, rotary positions, causal attention, SwiGLU. Decoding: `decoding`.
+"""Building blocks of both networks: RMSNorm, rotary positions, causal attention, SwiGLU. Decoding:
+`decoding`.
 
-In: hidden states (B, T, D). Out: hidden states of the same shape. Attribute names are the published checkpoints'.
-Source: Kronos paper (arXiv 2508.02739) and its published weights; RoFormer (arXiv 2104.09864) for the rotation.
+In: hidden states (B, T, D). Out: hidden states of the same shape. Attribute names are the published
+checkpoints'.
+Source: Kronos paper (arXiv 2508.02739) and its published weights; RoFormer (arXiv 2104.09864) for the
+rotation.
 
 Letters: B series, T time steps, D width, H heads, E = D / H width of a head.
 """
@@ -40,10 +43,12 @@ class RMSNorm(nn.Module):
 def settled(norm: RMSNorm, x: Tensor) -> Tensor:
     """norm(x) of (..., D), for answers: NaN where the sum of squares of x is not finite.
 
-    A norm makes 0 of numbers whose squares overflow, and logits of zeros look sound. What overflows inside a block stays in the
-    residual stream, so it is enough to look before the last norm.
+    A norm makes 0 of numbers whose squares overflow, and logits of zeros look sound. What overflows inside a
+    block stays in the residual stream, so it is enough to look before the last norm.
     """
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    length = torch.linalg.vector_norm(
+        x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+    )
     return norm(x) + (length.square() * 0).type_as(x)
 
 
@@ -61,13 +66,17 @@ class Dropout(nn.Dropout):
 
 
 _PLACES = itertools.count()
-"""Numbers the dropout layers: torch.compile merges equal operations, also random ones that are not its own."""
+"""Numbers the dropout layers: torch.compile merges equal operations, also random ones that are not its
+own.
+"""
 
 
-# -- rotary positions --------------------------------------------------------------------------------------------------
+# -- rotary positions ----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Rope:
-    """Cosines and sines of consecutive positions; each (T, E) float32. One table serves all blocks of a forward."""
+    """Cosines and sines of consecutive positions; each (T, E) float32. One table serves all blocks of a
+    forward.
+    """
 
     cos: Tensor
     sin: Tensor
@@ -86,8 +95,10 @@ class Rope:
 class RotaryEmbedding(nn.Module):
     """Angles position x 10000^(-2i/E).
 
-    `inv_freq` (E/2,) is a buffer because published checkpoints hold it. The tables are computed from the formula and
-    not from the buffer: a network cast to bfloat16 would round the frequencies, and late positions would be wrong.
+    `inv_freq` (E/2,) is a buffer because published checkpoints hold it. The tables are computed from the
+    formula and
+    not from the buffer: a network cast to bfloat16 would round the frequencies, and late positions would be
+    wrong.
     """
 
     def __init__(self, head_width: int) -> None:
@@ -109,11 +120,13 @@ class RotaryEmbedding(nn.Module):
         return Rope(angles.cos(), angles.sin())
 
 
-# -- attention ---------------------------------------------------------------------------------------------------------
+# -- attention -----------------------------------------------------------------------------------------------
 def attend(query: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tensor:
-    """F.scaled_dot_product_attention, (B, H, T, E) each, in memory that grows with T and not with T^2 on every GPU.
+    """F.scaled_dot_product_attention, (B, H, T, E) each, in memory that grows with T and not with T^2 on
+    every GPU.
 
-    Before compute capability 8.0 (T4) the kernels for half types take no E that is not a multiple of 8 (`base` has 52).
+    Before compute capability 8.0 (T4) the kernels for half types take no E that is not a multiple of 8
+    (`base` has 52).
     """
     half_on_gpu = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
     if half_on_gpu and query.shape[-1] % 8:
@@ -121,11 +134,17 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, **options: Any) -> Tenso
     return F.scaled_dot_product_attention(query, keys, values, **options)
 
 
-def attend_in_eights(query: Tensor, keys: Tensor, values: Tensor, scale: float | None = None, **options: Any) -> Tensor:
-    """The same with heads filled with zeros to a multiple of 8. Zeros add nothing to a score, and what they make is cut off."""
+def attend_in_eights(
+    query: Tensor, keys: Tensor, values: Tensor, scale: float | None = None, **options: Any
+) -> Tensor:
+    """The same with heads filled with zeros to a multiple of 8. Zeros add nothing to a score, and what they
+    make is cut off.
+    """
     width = query.shape[-1]
     q, k, v = (F.pad(t, (0, -width % 8)) for t in (query, keys, values))
-    return F.scaled_dot_product_attention(q, k, v, scale=width**-0.5 if scale is None else scale, **options)[..., :width]
+    return F.scaled_dot_product_attention(q, k, v, scale=width**-0.5 if scale is None else scale, **options)[
+        ..., :width
+    ]
 
 
 class Attention(nn.Module):
@@ -142,13 +161,18 @@ class Attention(nn.Module):
         self.rotary = RotaryEmbedding(width // heads)
         self.resid_dropout = Dropout(resid_dropout_p)
 
-    def forward(self, query: Tensor, keys: Tensor, values: Tensor, rope: Rope | None, causal: bool = True) -> Tensor:
+    def forward(
+        self, query: Tensor, keys: Tensor, values: Tensor, rope: Rope | None, causal: bool = True
+    ) -> Tensor:
         """Attention of queries (B, T, D), rotated unless `rope` is None, over `keys_values`; (B, T, D).
 
-        causal: queries and keys stand at the same T positions and see none that follow; otherwise all keys are seen.
+        causal: queries and keys stand at the same T positions and see none that follow; otherwise all keys
+        are seen.
         """
         dropout = self.attn_dropout_p if self.training else 0.0
-        return self._merge(attend(self._queries(query, rope), keys, values, dropout_p=dropout, is_causal=causal))
+        return self._merge(
+            attend(self._queries(query, rope), keys, values, dropout_p=dropout, is_causal=causal)
+        )
 
     def keys_values(self, memory: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor]:
         """Keys, rotated unless `rope` is None, and values of (B, T, D); each (B, H, T, E)."""
@@ -166,7 +190,7 @@ class Attention(nn.Module):
         return self.resid_dropout(self.out_proj(x.transpose(1, 2).flatten(-2)))
 
 
-# -- block -------------------------------------------------------------------------------------------------------------
+# -- block ---------------------------------------------------------------------------------------------------
 class FeedForward(nn.Module):
     """SwiGLU: w2(silu(w1 x) * w3 x), without biases, dropout on the output."""
 
@@ -182,16 +206,26 @@ class FeedForward(nn.Module):
 
 
 def _for_products(x: Tensor) -> Tensor:
-    """x in autocast's type, if that is on: else each of the layers that read x would make and keep a copy of its own."""
+    """x in autocast's type, if that is on: else each of the layers that read x would make and keep a copy of
+    its own.
+    """
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm block: x += attention(norm1(x)); x += feed-forward(norm2(x)). (B, T, D) -> (B, T, D), causal."""
+    """Pre-norm block: x += attention(norm1(x)); x += feed-forward(norm2(x)). (B, T, D) -> (B, T, D),
+    causal.
+    """
 
     def __init__(
-        self, width: int, heads: int, ff_dim: int, ffn_dropout_p: float, attn_dropout_p: float, resid_dropout_p: float
+        self,
+        width: int,
+        heads: int,
+        ff_dim: int,
+        ffn_dropout_p: float,
+        attn_dropout_p: float,
+        resid_dropout_p: float,
     ) -> None:
         super().__init__()
         self.norm1 = RMSNorm(width)
@@ -210,8 +244,8 @@ class BlockStack(nn.ModuleList):
     """`TransformerBlock`s one after another, (B, T, D) -> (B, T, D); one rotary table serves them all."""
 
     recompute = False
-    """Keep only each block's input for the backward pass and compute the rest again there, dropout included: the same
-    gradients, bit for bit, for less memory and about a third more time."""
+    """Keep only each block's input for the backward pass and compute the rest again there, dropout included:
+    the same gradients, bit for bit, for less memory and about a third more time."""
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self) == 0:

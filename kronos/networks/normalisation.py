@@ -1,7 +1,7 @@
 """How the bars that a network was trained on were normalised: a small file beside its config.json.
 
-In: epsilon and clip of a training. Out: `normalisation.json`. config.json itself stays in the published form, which other
-loaders read; a network without the file is taken to be a published one, or of an earlier version.
+In: epsilon and clip of a training. Out: `normalisation.json`. config.json itself stays in the published form,
+which other loaders read; a network without the file is taken to be a published one, or of an earlier version.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,7 +20,9 @@ class Normalisation:
     """What stands between a price and what the networks see."""
 
     epsilon: Literal["absolute", "relative"] = "absolute"
-    """absolute: std + 1e-5, as the published networks were trained; relative: 1e-5 of the feature's magnitude."""
+    """absolute: std + 1e-5, as the published networks were trained; relative: 1e-5 of the feature's
+    magnitude.
+    """
     clip: Annotated[float, "> 0"] = 5.0
     """Normalised values are cut to +-clip."""
 
@@ -40,8 +42,8 @@ class Normalisation:
 def agreed(stated: Normalisation | None, epsilon: EpsilonKind | None, clip: float | None) -> Normalisation:
     """What to normalise with: what the network says, else what was asked for, else the published way.
 
-    Raises KitError where both are known and differ: prices on another scale than in training give other answers, e.g. P(rise)
-    0.24 instead of 0.94 for a coin at 9e-6.
+    Raises KitError where both are known and differ: prices on another scale than in training give other
+    answers, e.g. P(rise) 0.24 instead of 0.94 for a coin at 9e-6.
     """
     own = stated or Normalisation()
     asked = Normalisation(epsilon or own.epsilon, own.clip if clip is None else float(clip))

@@ -1,6 +1,7 @@
 """Kronos: the next pair of tokens from the pairs so far and their calendar.
 
-In: tokens s1, s2 (B, T) int64, calendar stamps (B, T, 5). Out: logits of the next s1 and, given it, of the next s2.
+In: tokens s1, s2 (B, T) int64, calendar stamps (B, T, 5). Out: logits of the next s1 and, given it, of the
+next s2.
 Source: Kronos paper (arXiv 2508.02739), section 3.2; state-dict names of the published checkpoints.
 
 Letters: B series, T time steps, S sample paths, D width, V1 = 2^s1_bits, V2 = 2^s2_bits.
@@ -14,7 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronos.bars import STAMP_FIELDS
-from kronos.networks.decoding import PackedAttention, PackedStack, SharedPrefixCache, compute_type, rotate_, rotation
+from kronos.networks.decoding import (
+    PackedAttention,
+    PackedStack,
+    SharedPrefixCache,
+    compute_type,
+    rotate_,
+    rotation,
+)
 from kronos.networks.hub import Bits, Pretrained, check_geometry
 from kronos.networks.layers import Attention, BlockStack, Dropout, RMSNorm, TransformerBlock, settled
 
@@ -56,14 +64,16 @@ class PredictorConfig:
 
 
 class PredictorLoss(NamedTuple):
-    """The training loss and its parts, each a scalar mean over bars, in nats; log(2^bits) is the loss of knowing nothing."""
+    """The training loss and its parts, each a scalar mean over bars, in nats; log(2^bits) is the loss of
+    knowing nothing.
+    """
 
     total: Tensor
     s1: Tensor
     s2: Tensor
 
 
-# -- parts, named as in the published checkpoints ----------------------------------------------------------------------
+# -- parts, named as in the published checkpoints ------------------------------------------------------------
 class TokenEmbedding(nn.Module):
     """A pair of tokens as one vector: fusion_proj(concat(emb_s1 sqrt(D), emb_s2 sqrt(D)))."""
 
@@ -79,14 +89,18 @@ class TokenEmbedding(nn.Module):
 
 
 class FixedEmbedding(nn.Module):
-    """Sinusoids: sin on even, cos on odd columns, base 10000. A parameter without gradient, as in the checkpoints."""
+    """Sinusoids: sin on even, cos on odd columns, base 10000. A parameter without gradient, as in the
+    checkpoints.
+    """
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
         position = torch.arange(size, dtype=torch.float32)[:, None]
         angles = position * 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
         self.emb = nn.Embedding(size, width)
-        self.emb.weight = nn.Parameter(torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1), requires_grad=False)
+        self.emb.weight = nn.Parameter(
+            torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1), requires_grad=False
+        )
 
     def forward(self, index: Tensor) -> Tensor:
         return self.emb(index)
@@ -103,12 +117,16 @@ class CalendarEmbedding(nn.Module):
 
     def forward(self, stamp: Tensor) -> Tensor:
         fields = stamp.long().unbind(-1)
-        embedded = [getattr(self, f"{name}_embed")(index) for name, index in zip(CALENDAR_SIZES, fields, strict=True)]
+        embedded = [
+            getattr(self, f"{name}_embed")(index) for name, index in zip(CALENDAR_SIZES, fields, strict=True)
+        ]
         return torch.stack(embedded).sum(0)
 
 
 class DependencyLayer(nn.Module):
-    """Lets the fine token know the coarse one: norm(h + attention(query = coarse token, memory = h)), causal."""
+    """Lets the fine token know the coarse one: norm(h + attention(query = coarse token, memory = h)),
+    causal.
+    """
 
     def __init__(self, width: int, attn_dropout_p: float, resid_dropout_p: float) -> None:
         super().__init__()
@@ -122,7 +140,9 @@ class DependencyLayer(nn.Module):
         return self.norm(x) if self.training else settled(self.norm, x)
 
     def last_unrotated(self, h: Tensor, query: Tensor) -> Tensor:
-        """The last position as the published generation computes it: one query (B, 1, D), nothing rotated; (B, 1, D)."""
+        """The last position as the published generation computes it: one query (B, 1, D), nothing rotated;
+        (B, 1, D).
+        """
         keys, values = self.cross_attn.keys_values(h, None)
         return settled(self.norm, h[:, -1:] + self.cross_attn(query, keys, values, None, causal=False))
 
@@ -136,10 +156,12 @@ class TokenHead(nn.Module):
         self.proj_s2 = nn.Linear(width, 2**s2_bits)
 
 
-# -- the network -------------------------------------------------------------------------------------------------------
+# -- the network ---------------------------------------------------------------------------------------------
 @dataclass
 class DecodeState:
-    """Everything that decoding S paths of B series keeps between two steps: caches, and weights packed for it."""
+    """Everything that decoding S paths of B series keeps between two steps: caches, and weights packed for
+    it.
+    """
 
     stack: PackedStack
     dependency: SharedPrefixCache
@@ -169,7 +191,9 @@ class DecodeState:
         self.hidden = self.first.expand(-1, paths, -1)
 
     def fix(self, visible: int) -> None:
-        """Fix all shapes and addresses for steps of one position: the first `visible` steps of the paths' room are looked at."""
+        """Fix all shapes and addresses for steps of one position: the first `visible` steps of the paths'
+        room are looked at.
+        """
         if self.stack.at is None:
             self.hidden = self.hidden.clone()
         self.stack.fix(visible)
@@ -183,8 +207,8 @@ class DecodeState:
 class Kronos(Pretrained[PredictorConfig], nn.Module):
     """Causal transformer over token pairs, with a dependency-aware second head.
 
-    Parameters are the keys of `PredictorConfig`. A new network: Linear Xavier-normal with zero bias, embeddings normal
-    with standard deviation D^-1/2, norms 1.
+    Parameters are the keys of `PredictorConfig`. A new network: Linear Xavier-normal with zero bias,
+    embeddings normal with standard deviation D^-1/2, norms 1.
     """
 
     config_class = PredictorConfig
@@ -203,7 +227,9 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         self.embedding = TokenEmbedding(c.s1_bits, c.s2_bits, c.d_model)
         self.time_emb = CalendarEmbedding(c.d_model, c.learn_te)
         self.token_dropout = Dropout(c.token_dropout_p)
-        self.transformer = BlockStack(TransformerBlock(c.d_model, c.n_heads, c.ff_dim, *dropouts) for _ in range(c.n_layers))
+        self.transformer = BlockStack(
+            TransformerBlock(c.d_model, c.n_heads, c.ff_dim, *dropouts) for _ in range(c.n_layers)
+        )
         self.norm = RMSNorm(c.d_model)
         self.dep_layer = DependencyLayer(c.d_model, c.attn_dropout_p, c.resid_dropout_p)
         self.head = TokenHead(c.s1_bits, c.s2_bits, c.d_model)
@@ -217,14 +243,20 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         elif isinstance(module, nn.Embedding) and module.weight.requires_grad:
             nn.init.normal_(module.weight, std=self.config.d_model**-0.5)
 
-    # -- training ------------------------------------------------------------------------------------------------------
+    # -- training --------------------------------------------------------------------------------------------
     def forward(
-        self, s1: Tensor, s2: Tensor, stamp: Tensor, s1_query: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        s1: Tensor,
+        s2: Tensor,
+        stamp: Tensor,
+        s1_query: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Logits of the pair that follows each position. Causal in training and in evaluation mode.
 
-        s1, s2: (B, T) int64; stamp: (B, T, 5). s1_query: (B, T) int64, the s1 that follows each position (teacher
-        forcing); None: sampled from its own softmax, without gradient, with `generator`. Returns (B, T, V1), (B, T, V2).
+        s1, s2: (B, T) int64; stamp: (B, T, 5). s1_query: (B, T) int64, the s1 that follows each position
+        (teacher forcing); None: sampled from its own softmax, without gradient, with `generator`. Returns (B,
+        T, V1), (B, T, V2).
         """
         h = self.context(s1, s2, stamp)
         s1_logits = self.s1_logits(h)
@@ -233,7 +265,9 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         return s1_logits, self.s2_logits(h, s1_query)
 
     def context(self, s1: Tensor, s2: Tensor, stamp: Tensor) -> Tensor:
-        """Hidden states h (B, T, D) after the last norm, positions counted from 0 at the first token given."""
+        """Hidden states h (B, T, D) after the last norm, positions counted from 0 at the first token
+        given.
+        """
         x = self.transformer(self.token_dropout(self.embedding(s1, s2) + self.time_emb(stamp)))
         return self.norm(x) if self.training else settled(self.norm, x)
 
@@ -256,12 +290,18 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         return self.head.proj_s2(self.dep_layer.last_unrotated(h, query))[:, -1]
 
     def nll(
-        self, s1: Tensor, s2: Tensor, stamp: Tensor, *, teacher_forcing: bool = True, generator: torch.Generator | None = None
+        self,
+        s1: Tensor,
+        s2: Tensor,
+        stamp: Tensor,
+        *,
+        teacher_forcing: bool = True,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Negative log-likelihoods of s1 and s2 of bars 1..T-1, each (B, T-1) float32, in nats.
 
-        Bar t is predicted from bars 0..t-1. s1, s2: (B, T) int64; stamp: (B, T, 5). teacher_forcing: s2 is conditioned
-        on the true s1; otherwise on a sampled one, as in the published training.
+        Bar t is predicted from bars 0..t-1. s1, s2: (B, T) int64; stamp: (B, T, 5). teacher_forcing: s2 is
+        conditioned on the true s1; otherwise on a sampled one, as in the published training.
         """
         target1, target2 = s1[:, 1:], s2[:, 1:]
         query = target1 if teacher_forcing else None
@@ -269,47 +309,73 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         return _cross_entropy(logits1, target1), _cross_entropy(logits2, target2)
 
     def loss(
-        self, s1: Tensor, s2: Tensor, stamp: Tensor, *, teacher_forcing: bool = True, generator: torch.Generator | None = None
+        self,
+        s1: Tensor,
+        s2: Tensor,
+        stamp: Tensor,
+        *,
+        teacher_forcing: bool = True,
+        generator: torch.Generator | None = None,
     ) -> PredictorLoss:
         """The published training loss, (CE(s1) + CE(s2)) / 2; arguments of `nll`."""
         nll1, nll2 = self.nll(s1, s2, stamp, teacher_forcing=teacher_forcing, generator=generator)
         mean1, mean2 = nll1.mean(), nll2.mean()
         return PredictorLoss((mean1 + mean2) / 2, mean1, mean2)
 
-    # -- decoding with a cache -----------------------------------------------------------------------------------------
+    # -- decoding with a cache -------------------------------------------------------------------------------
     @torch.no_grad()
     def prefill(
-        self, s1: Tensor, s2: Tensor, stamp: Tensor, *, paths: int, steps: int, decode_rope: DecodeRope = "trained"
+        self,
+        s1: Tensor,
+        s2: Tensor,
+        stamp: Tensor,
+        *,
+        paths: int,
+        steps: int,
+        decode_rope: DecodeRope = "trained",
     ) -> DecodeState:
         """Run the context once and make room for `steps` more positions of `paths` sample paths per series.
 
-        s1, s2: (B, T) int64; stamp: (B, T, 5). decode_rope: how the dependency layer rotates; 'trained': as in training,
-        'original': not at all, as the published generation does.
+        s1, s2: (B, T) int64; stamp: (B, T, 5). decode_rope: how the dependency layer rotates; 'trained': as
+        in training, 'original': not at all, as the published generation does.
         """
         length, dtype = s1.shape[1], compute_type(self.head.proj_s1.weight)
         tokens = self._token_tables()
         attention = PackedAttention(self.dep_layer.cross_attn, dtype)
-        queries = F.linear(self.embedding.emb_s1.weight, attention.query_weight, attention.query_bias).to(dtype)
+        queries = F.linear(self.embedding.emb_s1.weight, attention.query_weight, attention.query_bias).to(
+            dtype
+        )
         rope = self.dep_layer.cross_attn.rotary.table(length + steps)
         turn = rotation(rope) if decode_rope == "trained" else None
         stack = PackedStack(self.transformer.blocks(), self.transformer.rope(length + steps), dtype)
-        h = settled(self.norm, stack.prefill(tokens[0][s1] + tokens[1][s2] + self.time_emb(stamp), paths, steps).float())
+        h = settled(
+            self.norm,
+            stack.prefill(tokens[0][s1] + tokens[1][s2] + self.time_emb(stamp), paths, steps).float(),
+        )
         keys, values = attention.project(h, turn if turn is None else turn[:length]).unbind(-3)
         dependency, last = SharedPrefixCache.of(keys, values, paths, steps), h[:, -1:].clone()
-        return DecodeState(stack, dependency, attention, turn, tokens, queries, last.expand(-1, paths, -1), last)
+        return DecodeState(
+            stack, dependency, attention, turn, tokens, queries, last.expand(-1, paths, -1), last
+        )
 
     def _token_tables(self) -> tuple[Tensor, Tensor]:
-        """(V1, D), (V2, D): fusion_proj of a pair is the sum of what it makes of each token; the bias is in the first."""
+        """(V1, D), (V2, D): fusion_proj of a pair is the sum of what it makes of each token; the bias is in
+        the first.
+        """
         e = self.embedding
         halves = e.fusion_proj.weight.float().chunk(2, dim=1)
-        tables = [F.linear(emb.weight.float() * e.scale, half) for emb, half in zip((e.emb_s1, e.emb_s2), halves, strict=True)]
+        tables = [
+            F.linear(emb.weight.float() * e.scale, half)
+            for emb, half in zip((e.emb_s1, e.emb_s2), halves, strict=True)
+        ]
         return tables[0] + e.fusion_proj.bias.float(), tables[1]
 
     @torch.no_grad()
     def decode_s2_logits(self, state: DecodeState, s1: Tensor) -> Tensor:
         """Logits (B, S, V2) of the next s2 of every path, given its next s1 (B, S).
 
-        Of a state that has just been prefilled for one path: of any number of candidates s1 for the one next step.
+        Of a state that has just been prefilled for one path: of any number of candidates s1 for the one next
+        step.
         """
         query = state.queries[s1].unflatten(-1, (1, 1, DEPENDENCY_HEADS, -1))
         if state.turn is not None:
@@ -319,14 +385,17 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
 
     @torch.no_grad()
     def decode_one(self, state: DecodeState, s1: Tensor, s2: Tensor, stamp: Tensor) -> None:
-        """Append one pair of tokens to every path and advance `state`. s1, s2: (B, S) int64; stamp: (B, 5) of that bar."""
+        """Append one pair of tokens to every path and advance `state`. s1, s2: (B, S) int64; stamp: (B, 5) of
+        that bar.
+        """
         self.decode_many(state, s1.unsqueeze(-1), s2.unsqueeze(-1), stamp.unsqueeze(1))
 
     @torch.no_grad()
     def decode_many(self, state: DecodeState, s1: Tensor, s2: Tensor, stamp: Tensor) -> Tensor:
         """Append n known pairs of tokens to every path at once and advance `state` to the last of them.
 
-        s1, s2: (B, S, n) int64; stamp: (B, n, 5) of those bars. Returns the context after each of them, (B, S, n, D).
+        s1, s2: (B, S, n) int64; stamp: (B, n, 5) of those bars. Returns the context after each of them, (B,
+        S, n, D).
         """
         return self.advance(state, s1, s2, self.time_emb(stamp))
 
@@ -342,11 +411,15 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
 
 
 def sample_categorical(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One draw per softmax of (..., V) logits: (...,) int64. Unlike torch.multinomial it never waits for the device."""
+    """One draw per softmax of (..., V) logits: (...,) int64. Unlike torch.multinomial it never waits for the
+    device.
+    """
     waiting = torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator)
     waiting = waiting.clamp_min(2.0**-25)  # a drawn 0 would win against any logit
     return (logits.float() - waiting.log()).argmax(-1)
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none").view(target.shape)
+    return F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none").view(
+        target.shape
+    )

@@ -37,7 +37,9 @@ _TOKENIZER_NANO = {
 }
 
 
-def _predictor(layers: int, width: int, heads: int, ff_dim: int, ffn: float, attn: float, *, bits: int = 10) -> dict[str, Any]:
+def _predictor(
+    layers: int, width: int, heads: int, ff_dim: int, ffn: float, attn: float, *, bits: int = 10
+) -> dict[str, Any]:
     return {
         "s1_bits": bits,
         "s2_bits": bits,
@@ -71,7 +73,9 @@ PUBLISHED = {
 
 
 def preset(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keyword arguments of `KronosTokenizer` and of `Kronos`; copies, free to change. KitError on an unknown name."""
+    """Keyword arguments of `KronosTokenizer` and of `Kronos`; copies, free to change. KitError on an unknown
+    name.
+    """
     if name not in PRESETS:
         raise KitError(f"experiment.preset: expected one of {', '.join(PRESETS)}, found {name!r}")
     tokenizer, predictor = PRESETS[name]

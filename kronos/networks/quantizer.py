@@ -3,7 +3,8 @@
 In: the encoder's vectors (B, T, K). Out: codes of +-1/sqrt(K), token indices, and the quantiser loss as sums.
 Source: Kronos paper (arXiv 2508.02739), section 3.1; binary spherical quantisation (arXiv 2406.07548).
 
-The loss over all weighted positions i of an optimiser step, W = sum w_i, z_i the unit vector and c_i its code:
+The loss over all weighted positions i of an optimiser step, W = sum w_i, z_i the unit vector and c_i its
+code:
 
     C   = 1/W sum_i w_i |c_i - z_i|^2                          commitment (c without gradient)
     p_i = sigmoid(-4 z_i / sqrt(K)),  h(p) = -p log(p + 1e-8) - (1 - p) log(1 - p + 1e-8)
@@ -11,14 +12,14 @@ The loss over all weighted positions i of an optimiser step, W = sum w_i, z_i th
     Hc  = sum_k h(m_k),  m = 1/W sum_i w_i p_i                 entropy of the mean, wanted large
     L   = beta C + zeta (gamma0 Hs - gamma Hc)
 
-C and Hs are sums over positions divided by W: micro-batches add up. Hc is not, it is a function of the mean m over
-*all* of them. But its gradient is one: with g = h'(m), taken once m is known for the whole step,
+C and Hs are sums over positions divided by W: micro-batches add up. Hc is not, it is a function of the mean m
+over *all* of them. But its gradient is one: with g = h'(m), taken once m is known for the whole step,
 
     dHc/dtheta = sum_k g_k dm_k/dtheta = 1/W sum_i w_i sum_k g_k dp_ik/dtheta
 
-so every micro-batch contributes g . sum_i w_i p_i / W with g held constant, and the sum of their gradients is exact
-(`BinarySphericalQuantizer.loss`). The price is that m must be known before the backward pass: one pass without
-gradient over the step's micro-batches when there are several.
+so every micro-batch contributes g . sum_i w_i p_i / W with g held constant, and the sum of their gradients is
+exact (`BinarySphericalQuantizer.loss`). The price is that m must be known before the backward pass: one pass
+without gradient over the step's micro-batches when there are several.
 """
 
 import math
@@ -33,7 +34,9 @@ ENTROPY_EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class QuantizerTerms:
-    """Weighted sums over positions. Those of micro-batches and of processes add up with `+` (or an all-reduce)."""
+    """Weighted sums over positions. Those of micro-batches and of processes add up with `+` (or an
+    all-reduce).
+    """
 
     commitment: Tensor
     """() sum of w |c - z|^2"""
@@ -53,17 +56,28 @@ class QuantizerTerms:
         )
 
     def detach(self) -> "QuantizerTerms":
-        return QuantizerTerms(self.commitment.detach(), self.entropy.detach(), self.probability.detach(), self.weight.detach())
+        return QuantizerTerms(
+            self.commitment.detach(), self.entropy.detach(), self.probability.detach(), self.weight.detach()
+        )
 
 
 class BinarySphericalQuantizer(nn.Module):
     """Signs of the entries of a unit vector, with a straight-through gradient.
 
-    `basis` (K,) and `group_basis` (group_size,) are powers of two that published checkpoints hold; nothing reads them.
+    `basis` (K,) and `group_basis` (group_size,) are powers of two that published checkpoints hold; nothing
+    reads them.
     """
 
     def __init__(
-        self, s1_bits: int, s2_bits: int, *, beta: float, gamma0: float, gamma: float, zeta: float, group_size: int
+        self,
+        s1_bits: int,
+        s2_bits: int,
+        *,
+        beta: float,
+        gamma0: float,
+        gamma: float,
+        zeta: float,
+        group_size: int,
     ) -> None:
         super().__init__()
         self.s1_bits, self.s2_bits, self.bits = s1_bits, s2_bits, s1_bits + s2_bits
@@ -78,10 +92,14 @@ class BinarySphericalQuantizer(nn.Module):
         return z, (signs + (z - z.detach())) * self.bits**-0.5
 
     def indices(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens s1, s2 (...,) int64 of (..., K) vectors or codes: positive entries are bits, least significant first."""
+        """Tokens s1, s2 (...,) int64 of (..., K) vectors or codes: positive entries are bits, least
+        significant first.
+        """
         bits = (z > 0).long()
         coarse, fine = bits.split((self.s1_bits, self.s2_bits), dim=-1)
-        return (coarse << self._shifts(self.s1_bits, z)).sum(-1), (fine << self._shifts(self.s2_bits, z)).sum(-1)
+        return (coarse << self._shifts(self.s1_bits, z)).sum(-1), (fine << self._shifts(self.s2_bits, z)).sum(
+            -1
+        )
 
     def codes(self, s1: Tensor, s2: Tensor) -> Tensor:
         """Codes (..., K) of +-1/sqrt(K), float32, of tokens s1, s2 (...,) int64; undoes `indices`."""
@@ -90,9 +108,11 @@ class BinarySphericalQuantizer(nn.Module):
         bits = torch.cat((coarse, fine), dim=-1) & 1
         return (bits * 2 - 1).float() * self.bits**-0.5
 
-    # -- loss ----------------------------------------------------------------------------------------------------------
+    # -- loss ------------------------------------------------------------------------------------------------
     def terms(self, z: Tensor, code: Tensor, weight: Tensor | None = None) -> QuantizerTerms:
-        """Sums of the loss over the positions of z, code (B, T, K), each counted `weight` (B, T) times (None: once)."""
+        """Sums of the loss over the positions of z, code (B, T, K), each counted `weight` (B, T) times (None:
+        once).
+        """
         if weight is None:
             weight = z.new_ones(z.shape[:-1])
         p = torch.sigmoid(z * (-4.0 / math.sqrt(self.bits)))
@@ -106,8 +126,9 @@ class BinarySphericalQuantizer(nn.Module):
     def loss(self, terms: QuantizerTerms, step: QuantizerTerms | None = None) -> Tensor:
         """This micro-batch's share () of the quantiser loss of a whole optimiser step.
 
-        terms: of the micro-batch. step: the sum over all micro-batches and processes of the step; None when this is
-        the only one. Shares add up to the loss, and their gradients to its gradient (see the top of this file).
+        terms: of the micro-batch. step: the sum over all micro-batches and processes of the step; None when
+        this is the only one. Shares add up to the loss, and their gradients to its gradient (see the top of
+        this file).
         """
         step = (terms if step is None else step).detach()
         total = step.weight
@@ -115,7 +136,9 @@ class BinarySphericalQuantizer(nn.Module):
         slope = _entropy_slope(mean)
         moving = (slope * (terms.probability - terms.probability.detach())).sum() / total
         codebook = _entropy(mean).sum() * (terms.weight / total) + moving
-        return self.beta * terms.commitment / total + self.zeta * (self.gamma0 * terms.entropy / total - self.gamma * codebook)
+        return self.beta * terms.commitment / total + self.zeta * (
+            self.gamma0 * terms.entropy / total - self.gamma * codebook
+        )
 
     def _shifts(self, bits: int, like: Tensor) -> Tensor:
         return torch.arange(bits, device=like.device)
@@ -130,4 +153,9 @@ def _entropy(p: Tensor) -> Tensor:
 def _entropy_slope(p: Tensor) -> Tensor:
     """Derivative of `_entropy`, epsilon included."""
     q = 1 - p
-    return torch.log(q + ENTROPY_EPSILON) + q / (q + ENTROPY_EPSILON) - torch.log(p + ENTROPY_EPSILON) - p / (p + ENTROPY_EPSILON)
+    return (
+        torch.log(q + ENTROPY_EPSILON)
+        + q / (q + ENTROPY_EPSILON)
+        - torch.log(p + ENTROPY_EPSILON)
+        - p / (p + ENTROPY_EPSILON)
+    )

@@ -47,9 +47,11 @@ class TokenizerConfig:
         check_geometry(
             self,
             {
-                f"d_model divisible by 2 x n_heads ({2 * self.n_heads}), found {self.d_model}": self.n_heads > 0
+                f"d_model divisible by 2 x n_heads ({2 * self.n_heads}), found {self.d_model}": self.n_heads
+                > 0
                 and self.d_model % (2 * self.n_heads) == 0,
-                f"group_size dividing s1_bits + s2_bits ({bits}), found {self.group_size}": self.group_size > 0
+                f"group_size dividing s1_bits + s2_bits ({bits}), found {self.group_size}": self.group_size
+                > 0
                 and bits % self.group_size == 0,
             },
         )
@@ -99,9 +101,17 @@ class KronosTokenizer(Pretrained[TokenizerConfig], nn.Module):
         self.encoder = BlockStack(self._block() for _ in range(c.n_enc_layers - 1))
         self.quant_embed = nn.Linear(c.d_model, c.s1_bits + c.s2_bits)
         quantizer = BinarySphericalQuantizer(
-            c.s1_bits, c.s2_bits, beta=c.beta, gamma0=c.gamma0, gamma=c.gamma, zeta=c.zeta, group_size=c.group_size
+            c.s1_bits,
+            c.s2_bits,
+            beta=c.beta,
+            gamma0=c.gamma0,
+            gamma=c.gamma,
+            zeta=c.zeta,
+            group_size=c.group_size,
         )
-        self.tokenizer = nn.ModuleDict({"bsq": quantizer})  # published checkpoints name its buffers tokenizer.bsq.*
+        self.tokenizer = nn.ModuleDict(
+            {"bsq": quantizer}
+        )  # published checkpoints name its buffers tokenizer.bsq.*
         self.post_quant_embed_pre = nn.Linear(c.s1_bits, c.d_model)
         self.post_quant_embed = nn.Linear(c.s1_bits + c.s2_bits, c.d_model)
         self.decoder = BlockStack(self._block() for _ in range(c.n_dec_layers - 1))
@@ -114,7 +124,9 @@ class KronosTokenizer(Pretrained[TokenizerConfig], nn.Module):
 
     def _block(self) -> TransformerBlock:
         c = self.config
-        return TransformerBlock(c.d_model, c.n_heads, c.ff_dim, c.ffn_dropout_p, c.attn_dropout_p, c.resid_dropout_p)
+        return TransformerBlock(
+            c.d_model, c.n_heads, c.ff_dim, c.ffn_dropout_p, c.attn_dropout_p, c.resid_dropout_p
+        )
 
     def forward(self, x: Tensor) -> TokenizerOutput:
         """Reconstruct normalised bars. x: (B, T, 6)."""
@@ -126,7 +138,9 @@ class KronosTokenizer(Pretrained[TokenizerConfig], nn.Module):
         return TokenizerOutput(coarse, full, z, code)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens s1, s2 (B, T) int64 of normalised bars (B, T, 6). Causal: a token depends on its bar and earlier ones."""
+        """Tokens s1, s2 (B, T) int64 of normalised bars (B, T, 6). Causal: a token depends on its bar and
+        earlier ones.
+        """
         return self.quantizer.indices(self.quantize(x)[0])
 
     def decode(self, s1: Tensor, s2: Tensor) -> Tensor:
@@ -135,10 +149,11 @@ class KronosTokenizer(Pretrained[TokenizerConfig], nn.Module):
         return self._decode(self.post_quant_embed(codes))
 
     def loss(self, x: Tensor) -> TokenizerLoss:
-        """The published training loss of one batch of normalised bars (B, T, 6): (mse coarse + mse full + quantiser) / 2.
+        """The published training loss of one batch of normalised bars (B, T, 6): (mse coarse + mse full +
+        quantiser) / 2.
 
-        Its total may be negative: the codebook entropy is subtracted. For sums over weighted positions and several
-        micro-batches see `BinarySphericalQuantizer.terms` and `.loss`.
+        Its total may be negative: the codebook entropy is subtracted. For sums over weighted positions and
+        several micro-batches see `BinarySphericalQuantizer.terms` and `.loss`.
         """
         out = self(x)
         coarse, full = F.mse_loss(out.coarse, x.float()), F.mse_loss(out.full, x.float())
@@ -146,7 +161,9 @@ class KronosTokenizer(Pretrained[TokenizerConfig], nn.Module):
         return TokenizerLoss((coarse + full + quantizer) / 2, coarse, full, quantizer)
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors and codes (B, T, K) float32 of normalised bars (B, T, 6): `forward` without the reconstructions."""
+        """Unit vectors and codes (B, T, K) float32 of normalised bars (B, T, 6): `forward` without the
+        reconstructions.
+        """
         hidden = self.encoder(self.embed(x.type_as(self.embed.weight)))
         return self.quantizer(self.quant_embed(hidden))
 

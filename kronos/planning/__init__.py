@@ -1,1 +1,3 @@
-"""Before a run: what it will need and how long it takes, by computation and by a few real steps. See docs/training.md."""
+"""Before a run: what it will need and how long it takes, by computation and by a few real steps. See
+docs/training.md.
+"""

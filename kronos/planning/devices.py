@@ -1,8 +1,9 @@
 """Devices to plan for: their memory, peak rates and bandwidth; and how fast this machine really is.
 
 In: a device's name, or `auto` for this machine. Out: `Device`, and the seconds of a probed step.
-Sources of the table: NVIDIA's datasheets (T4: DS-09184; Tesla P100 PCIe; A100 40 GB PCIe; H100 SXM5), dense rates without
-sparsity, in FLOP/s of one device. A100 and H100 come in several sizes: the table has the one that is named.
+Sources of the table: NVIDIA's datasheets (T4: DS-09184; Tesla P100 PCIe; A100 40 GB PCIe; H100 SXM5), dense
+rates without sparsity, in FLOP/s of one device. A100 and H100 come in several sizes: the table has the one
+that is named.
 """
 
 import time
@@ -66,17 +67,33 @@ DEVICES = {
     # 16 GB HBM2; FP32 9.3, FP16 18.7 TFLOP/s, no tensor cores; 732 GB/s
     "P100": Device("P100", 16_276 << 20, {"fp32": 9.3 * T, "fp16": 18.7 * T}, 732e9, "fp16"),
     # 40 GB HBM2; FP32 19.5, TF32 156, FP16 and BF16 312 TFLOP/s; 1,555 GB/s
-    "A100": Device("A100", 40_536 << 20, {"fp32": 19.5 * T, "tf32": 156 * T, "fp16": 312 * T, "bf16": 312 * T}, 1555e9, "bf16"),
+    "A100": Device(
+        "A100",
+        40_536 << 20,
+        {"fp32": 19.5 * T, "tf32": 156 * T, "fp16": 312 * T, "bf16": 312 * T},
+        1555e9,
+        "bf16",
+    ),
     # 80 GB HBM3; FP32 67, TF32 495, FP16 and BF16 989 TFLOP/s; 3,350 GB/s
-    "H100": Device("H100", 81_559 << 20, {"fp32": 67 * T, "tf32": 495 * T, "fp16": 989 * T, "bf16": 989 * T}, 3350e9, "bf16"),
+    "H100": Device(
+        "H100",
+        81_559 << 20,
+        {"fp32": 67 * T, "tf32": 495 * T, "fp16": 989 * T, "bf16": 989 * T},
+        3350e9,
+        "bf16",
+    ),
 }
 
 DRIVER_NAMES = {"T4": "T4", "P100-PCIE": "P100", "A100": "A100", "H100 80GB HBM3": "H100"}
-"""Part of the name that a driver gives a GPU -> its row; others, such as the slower H100 PCIe, have no row."""
+"""Part of the name that a driver gives a GPU -> its row; others, such as the slower H100 PCIe, have no
+row.
+"""
 
 
 def find_device(name: str, config: Config) -> Device:
-    """The device of that name in the table; `auto`: this machine's, as the configuration would use it. Raises KitError."""
+    """The device of that name in the table; `auto`: this machine's, as the configuration would use it. Raises
+    KitError.
+    """
     if name != "auto":
         if name not in DEVICES:
             raise KitError(f"--device: expected auto or one of {', '.join(DEVICES)}, found {name}")
@@ -92,19 +109,35 @@ def this_gpu(index: int) -> Device:
     known = next((DEVICES[row] for part, row in DRIVER_NAMES.items() if part in properties.name), None)
     rates: dict[str, Any] = {"peak": known.peak, "bandwidth": known.bandwidth} if known else {}
     return Device(
-        properties.name, properties.total_memory, half=precision("auto", torch.device("cuda", index)), here=True, **rates
+        properties.name,
+        properties.total_memory,
+        half=precision("auto", torch.device("cuda", index)),
+        here=True,
+        **rates,
     )
 
 
 def this_cpu(processes: int) -> Device:
-    """This machine's processor and this process's share of its free memory; its rates are measured, in half a second."""
+    """This machine's processor and this process's share of its free memory; its rates are measured, in half a
+    second.
+    """
     free = psutil.virtual_memory().available // processes
     name = f"CPU, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
-    return Device(name, free, {"fp32": matmul_rate(torch.device("cpu"), torch.float32)}, copy_rate(), "no", "cpu", here=True)
+    return Device(
+        name,
+        free,
+        {"fp32": matmul_rate(torch.device("cpu"), torch.float32)},
+        copy_rate(),
+        "no",
+        "cpu",
+        here=True,
+    )
 
 
 def matmul_rate(device: torch.device, kind: torch.dtype, size: int | None = None, repeats: int = 5) -> float:
-    """FLOP/s of the best of a few square matrix products: the peak that a program can reach on this device."""
+    """FLOP/s of the best of a few square matrix products: the peak that a program can reach on this
+    device.
+    """
     size = size or (8192 if device.type == "cuda" else 1024)
     a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
     a @ b

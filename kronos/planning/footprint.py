@@ -1,13 +1,17 @@
 """How much memory a training step takes, by part, computed from the networks' configurations.
 
-In: the configurations, batch, window, precision, checkpointing. Out: `Memory`, bytes by part, and the largest batch that fits.
-Source: what autograd keeps of the operations in `networks`, counted one by one. Tolerance, of what torch's profiler sees for
-nano, mini and small, both stages, with and without checkpointing: 5 % below to 10 % above in float32, on every processor; 5 %
-below to 25 % above in bfloat16, where the kernels that a processor has decide about copies (`tests/test_footprint.py`).
+In: the configurations, batch, window, precision, checkpointing. Out: `Memory`, bytes by part, and the largest
+batch that fits.
+Source: what autograd keeps of the operations in `networks`, counted one by one. Tolerance, of what torch's
+profiler sees for
+nano, mini and small, both stages, with and without checkpointing: 5 % below to 10 % above in float32, on
+every processor; 5 % below to 25 % above in bfloat16, where the kernels that a processor has decide about
+copies (`tests/test_footprint.py`).
 
-Written for eager steps; torch.compile keeps less. Under mixed precision, weights, norms, losses and the predictor's residual
-stream stay in float32 ("wide", 4 bytes), inputs of matrix products and the tokenizer's residual stream, which begins with one's
-result, are "narrow" (2 bytes), and every weight matrix has a narrow copy.
+Written for eager steps; torch.compile keeps less. Under mixed precision, weights, norms, losses and the
+predictor's residual stream stay in float32 ("wide", 4 bytes), inputs of matrix products and the tokenizer's
+residual stream, which begins with one's result, are "narrow" (2 bytes), and every weight matrix has a narrow
+copy.
 
 Letters: B windows, T bars, D width, F = ff_dim, H heads, K code bits, V1, V2 vocabularies.
 """
@@ -44,7 +48,9 @@ class Load:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a network, in bytes: what its forward pass keeps, and what its backward pass needs besides."""
+    """A stretch of a network, in bytes: what its forward pass keeps, and what its backward pass needs
+    besides.
+    """
 
     kept: int
     copies: int
@@ -88,11 +94,17 @@ def tokenizer_memory(c: TokenizerConfig, load: Load) -> Memory:
     positions = load.batch * load.length
     parts = cost.tokenizer_parameters(c)
     block = _block_segment(c, positions, load, stream=narrow)
-    decoder = _block_segment(c, 2 * positions, load, stream=narrow)  # the coarse and the full pass are one doubled batch
+    decoder = _block_segment(
+        c, 2 * positions, load, stream=narrow
+    )  # the coarse and the full pass are one doubled batch
     code = positions * (narrow * d + (9 + 1) * WIDE * bits)
     embed = _segment(positions * WIDE * c.d_in, c.d_in * d, c.d_in * d + d, 0, load)
-    quantizer = _segment(code, d * (bits + bits + c.s1_bits), parts["quantizer"], 2 * positions * WIDE * d, load)
-    head = _segment(2 * positions * (narrow * d + 2 * WIDE * c.d_in), d * c.d_in, d * c.d_in + c.d_in, 0, load)
+    quantizer = _segment(
+        code, d * (bits + bits + c.s1_bits), parts["quantizer"], 2 * positions * WIDE * d, load
+    )
+    head = _segment(
+        2 * positions * (narrow * d + 2 * WIDE * c.d_in), d * c.d_in, d * c.d_in + c.d_in, 0, load
+    )
     segments = [embed, *[block] * (c.n_enc_layers - 1), quantizer, *[decoder] * (c.n_dec_layers - 1), head]
     weights = sum(parts.values())
     return _peak(segments, weights, weights, 0, positions * BATCH_BYTES, load)
@@ -103,18 +115,26 @@ def predictor_memory(c: PredictorConfig, tokenizer: TokenizerConfig, load: Load)
     d, narrow, positions = c.d_model, load.narrow, load.batch * (load.length - 1)
     parts, vocabulary = cost.predictor_parameters(c), 2**c.s1_bits + 2**c.s2_bits
     embedding = 2 * narrow * d + _mask(c.token_dropout_p, d, WIDE, load) + INDEX_BYTES
-    context = 2 * WIDE * d + (3 * narrow * d if load.mixed else 0)  # the last norm's input and output, copies for three layers
-    dependency = _attention(d, 4, (0.0, c.attn_dropout_p, c.resid_dropout_p), load) + (narrow + WIDE + narrow) * d
+    context = 2 * WIDE * d + (
+        3 * narrow * d if load.mixed else 0
+    )  # the last norm's input and output, copies for three layers
+    dependency = (
+        _attention(d, 4, (0.0, c.attn_dropout_p, c.resid_dropout_p), load) + (narrow + WIDE + narrow) * d
+    )
     learned_embedding = parts["embedding"] + (parts["calendar"] if c.learn_te else 0)
     segments = [
         _segment(positions * embedding, 2 * d * d, learned_embedding, 2 * positions * WIDE * d, load),
         *[_block_segment(c, positions, load)] * c.n_layers,
-        _segment(positions * (context + dependency), 4 * d * d, parts["dependency"], positions * WIDE * d, load),
+        _segment(
+            positions * (context + dependency), 4 * d * d, parts["dependency"], positions * WIDE * d, load
+        ),
         _segment(positions * WIDE * vocabulary, vocabulary * d, 0, positions * WIDE * vocabulary, load),
     ]
     segments[-2] = replace(segments[-2], gradients=segments[-2].gradients + WIDE * parts["heads"])
     frozen = sum(cost.tokenizer_parameters(tokenizer).values())
-    return _peak(segments, sum(parts.values()), cost.learned(c), frozen, load.batch * load.length * BATCH_BYTES, load)
+    return _peak(
+        segments, sum(parts.values()), cost.learned(c), frozen, load.batch * load.length * BATCH_BYTES, load
+    )
 
 
 def largest_batch(memory: Callable[[int], Memory], limit: int) -> int:
@@ -130,7 +150,7 @@ def largest_batch(memory: Callable[[int], Memory], limit: int) -> int:
     return low
 
 
-# -- per position, in bytes --------------------------------------------------------------------------------------------
+# -- per position, in bytes ----------------------------------------------------------------------------------
 BATCH_BYTES = 4 * (6 + 5 + 1)
 """of a bar as the loader gives it: features, calendar, weight"""
 INDEX_BYTES = 8 * (2 + 1 + 5)
@@ -145,39 +165,52 @@ def _mask(p: float, d: int, element: int, load: Load) -> int:
 def _attention(d: int, heads: int, dropouts: tuple[float, float, float], load: Load) -> int:
     """Queries, keys, values and the mixed values; the normaliser of each row; the mask of the output.
 
-    A GPU takes narrow heads in multiples of 8 entries (`layers.attend`), and the mixed values cut to size are another copy. A CPU
+    A GPU takes narrow heads in multiples of 8 entries (`layers.attend`), and the mixed values cut to size are
+    another copy. A CPU
     has no fused attention with dropout: weights, mask and their product are kept for all T^2 pairs.
     """
     _, attn, resid = dropouts
     filled = -(d // heads) % 8 * heads if load.mixed and not load.cpu else 0
-    kept = load.narrow * (4 * (d + filled) + (d if filled else 0)) + WIDE * heads + _mask(resid, d, load.narrow, load)
+    kept = (
+        load.narrow * (4 * (d + filled) + (d if filled else 0))
+        + WIDE * heads
+        + _mask(resid, d, load.narrow, load)
+    )
     pair = 16 if load.mixed else 12
     return kept + (pair * heads * load.length if load.cpu and attn > 0 else 0)
 
 
-def _block(d: int, ff_dim: int, heads: int, dropouts: tuple[float, float, float], load: Load, stream: int) -> int:
-    """Two norms (input, output), attention, and of the feed-forward layer w1 x, its silu, w3 x and their product.
+def _block(
+    d: int, ff_dim: int, heads: int, dropouts: tuple[float, float, float], load: Load, stream: int
+) -> int:
+    """Two norms (input, output), attention, and of the feed-forward layer w1 x, its silu, w3 x and their
+    product.
 
-    A norm of a narrow stream (bytes of an entry) widens its input, and its result is made narrow before the weight and after.
+    A norm of a narrow stream (bytes of an entry) widens its input, and its result is made narrow before the
+    weight and after.
     """
     norms = 2 * (WIDE * d + WIDE) + 2 * load.narrow * d + (2 * stream * d if stream < WIDE else 0)
     feed_forward = 4 * load.narrow * ff_dim + _mask(dropouts[0], d, load.narrow, load)
     return norms + _attention(d, heads, dropouts, load) + feed_forward
 
 
-# -- segments and their peak -------------------------------------------------------------------------------------------
+# -- segments and their peak ---------------------------------------------------------------------------------
 def _segment(kept: int, matrices: int, learned: int, workspace: int, load: Load) -> Segment:
     """matrices: entries of weight matrices that multiply activations; learned: parameters."""
     return Segment(kept, 2 * matrices if load.mixed else 0, WIDE * learned, workspace)
 
 
-def _block_segment(c: TokenizerConfig | PredictorConfig, positions: int, load: Load, stream: int = WIDE) -> Segment:
+def _block_segment(
+    c: TokenizerConfig | PredictorConfig, positions: int, load: Load, stream: int = WIDE
+) -> Segment:
     dropouts = (c.ffn_dropout_p, c.attn_dropout_p, c.resid_dropout_p)
     block = positions * _block(c.d_model, c.ff_dim, c.n_heads, dropouts, load, stream)
     matrices = 4 * c.d_model**2 + 3 * c.d_model * c.ff_dim
     widest = positions * (WIDE + load.narrow) * c.ff_dim
     if load.recompute:
-        return _segment(positions * stream * c.d_model, matrices, matrices + 6 * c.d_model, widest + block, load)
+        return _segment(
+            positions * stream * c.d_model, matrices, matrices + 6 * c.d_model, widest + block, load
+        )
     return _segment(block, matrices, matrices + 6 * c.d_model, widest, load)
 
 
@@ -186,7 +219,9 @@ def _peak(segments: list[Segment], weights: int, learned: int, frozen: int, batc
 
     def moment(i: int) -> Memory:
         last = i == len(segments) - 1
-        here = segments[: i + 1] if last or not load.recompute else [segments[i]]  # copies go with autocast, or with their user
+        here = (
+            segments[: i + 1] if last or not load.recompute else [segments[i]]
+        )  # copies go with autocast, or with their user
         done = WIDE * learned if load.gradients_stay else sum(s.gradients for s in segments[i:])
         return Memory(
             weights=WIDE * weights,

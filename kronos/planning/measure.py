@@ -1,7 +1,8 @@
 """How much memory and time a step really takes on this machine: what the plan is held to.
 
-In: something to call. Out: bytes, seconds. On a GPU the allocator's own counters; on a CPU every allocation as torch's
-profiler records it, so that the answer is exact and does not depend on what else the process holds.
+In: something to call. Out: bytes, seconds. On a GPU the allocator's own counters; on a CPU every allocation
+as torch's profiler records it, so that the answer is exact and does not depend on what else the process
+holds.
 """
 
 import json
@@ -22,7 +23,9 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int:
         step()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         step()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"

@@ -1,12 +1,14 @@
 """The plain loops: how a straightforward program trains and generates, one obvious operation after another.
 
-In: networks of `kronos.networks`, whose weights they copy. Out: a training step, and sampled tokens, to be timed. They are what
-`scripts/bench_train.py` and `scripts/bench_generate.py` measure the kit's loops against, and the slow clear versions that
-`tests/test_plain.py` compares these with; nothing trains or forecasts with them.
+In: networks of `kronos.networks`, whose weights they copy. Out: a training step, and sampled tokens, to be
+timed. They are what `scripts/bench_train.py` and `scripts/bench_generate.py` measure the kit's loops against,
+and the slow clear versions that `tests/test_plain.py` compares these with; nothing trains or forecasts with
+them.
 
-As published, norms, rotation and feed-forward are separate operations, and the attention kernel is torch's. Training: two decoder
-passes, the s1 of the second head sampled with multinomial, losses over both heads' whole logits, AdamW parameter by parameter,
-and the loss read (`.item()`) after every step. Generation: `PlainPredictor.generate`.
+As published, norms, rotation and feed-forward are separate operations, and the attention kernel is torch's.
+Training: two decoder passes, the s1 of the second head sampled with multinomial, losses over both heads'
+whole logits, AdamW parameter by parameter, and the loss read (`.item()`) after every step. Generation:
+`PlainPredictor.generate`.
 Source: the public training and generation code of Kronos, described in our words; formulas of `networks`.
 """
 
@@ -31,7 +33,9 @@ class PlainNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
-        return (wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + NORM_EPSILON)).type_as(x) * self.weight
+        return (wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + NORM_EPSILON)).type_as(
+            x
+        ) * self.weight
 
 
 class PlainRotary(nn.Module):
@@ -40,7 +44,9 @@ class PlainRotary(nn.Module):
     def __init__(self, head_width: int) -> None:
         super().__init__()
         self.inv_freq: Tensor
-        self.register_buffer("inv_freq", 1.0 / ROPE_BASE ** (torch.arange(0, head_width, 2).float() / head_width))
+        self.register_buffer(
+            "inv_freq", 1.0 / ROPE_BASE ** (torch.arange(0, head_width, 2).float() / head_width)
+        )
 
     def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         positions = torch.arange(q.shape[-2], device=q.device).float()
@@ -114,9 +120,18 @@ class PlainTokenizer(nn.Module):
         self.encoder = nn.ModuleList(PlainBlock(c) for _ in range(c.n_enc_layers - 1))
         self.decoder = nn.ModuleList(PlainBlock(c) for _ in range(c.n_dec_layers - 1))
         self.quant_embed = nn.Linear(c.d_model, bits)
-        self.post_quant_embed_pre, self.post_quant_embed = nn.Linear(c.s1_bits, c.d_model), nn.Linear(bits, c.d_model)
+        self.post_quant_embed_pre, self.post_quant_embed = (
+            nn.Linear(c.s1_bits, c.d_model),
+            nn.Linear(bits, c.d_model),
+        )
         quantizer = BinarySphericalQuantizer(
-            c.s1_bits, c.s2_bits, beta=c.beta, gamma0=c.gamma0, gamma=c.gamma, zeta=c.zeta, group_size=c.group_size
+            c.s1_bits,
+            c.s2_bits,
+            beta=c.beta,
+            gamma0=c.gamma0,
+            gamma=c.gamma,
+            zeta=c.zeta,
+            group_size=c.group_size,
         )
         self.tokenizer = nn.ModuleDict({"bsq": quantizer})
         self.load_state_dict(network.state_dict())
@@ -156,7 +171,11 @@ class PlainPredictor(nn.Module):
         c, self.sampled = network.config, sampled
         d = c.d_model
         self.embedding = nn.ModuleDict(
-            {"emb_s1": nn.Embedding(2**c.s1_bits, d), "emb_s2": nn.Embedding(2**c.s2_bits, d), "fusion_proj": nn.Linear(2 * d, d)}
+            {
+                "emb_s1": nn.Embedding(2**c.s1_bits, d),
+                "emb_s2": nn.Embedding(2**c.s2_bits, d),
+                "fusion_proj": nn.Linear(2 * d, d),
+            }
         )
         self.time_emb = CalendarEmbedding(d, c.learn_te)
         self.token_dropout = nn.Dropout(c.token_dropout_p)
@@ -200,14 +219,18 @@ class PlainPredictor(nn.Module):
         temperature: float = 1.0,
         max_context: int = 512,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens (B, S, H) of S paths by the published loop, in evaluation mode: every step runs the whole window of every path.
+        """Tokens (B, S, H) of S paths by the published loop, in evaluation mode: every step runs the whole
+        window of every path.
 
-        s1, s2: (B, T) int64; stamp (B, T, 5), future_stamp (B, H, 5). temperature 0: the likeliest token. A window longer than
-        max_context loses its oldest tokens. Both heads compute every position, and the last is used; the second head's attention
-        has one query, the s1 just drawn, which sees every position and is added to every position.
+        s1, s2: (B, T) int64; stamp (B, T, 5), future_stamp (B, H, 5). temperature 0: the likeliest token. A
+        window longer than max_context loses its oldest tokens. Both heads compute every position, and the
+        last is used; the second head's attention has one query, the s1 just drawn, which sees every position
+        and is added to every position.
         """
         shape = (len(s1), paths, -1)
-        s1, s2, stamp, future_stamp = (given.repeat_interleave(paths, 0) for given in (s1, s2, stamp, future_stamp))
+        s1, s2, stamp, future_stamp = (
+            given.repeat_interleave(paths, 0) for given in (s1, s2, stamp, future_stamp)
+        )
         stamps, length = torch.cat((stamp, future_stamp), dim=1), s1.shape[1]
         for end in range(length, stamps.shape[1]):
             start = max(end - max_context, 0)

@@ -1,8 +1,8 @@
 """Before a run: will it fit, and how long will it take?
 
-In: a configuration, a device. Out: `Plan`: parameters, memory by part, the largest batch, time per epoch and stage.
-Memory is computed (`footprint`); time is probed where the device is at hand, else estimated from its peak rates with the shares
-below, which are assumptions and are printed as such.
+In: a configuration, a device. Out: `Plan`: parameters, memory by part, the largest batch, time per epoch and
+stage. Memory is computed (`footprint`); time is probed where the device is at hand, else estimated from its
+peak rates with the shares below, which are assumptions and are printed as such.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,9 @@ MATMUL_SHARE = 0.45
 BANDWIDTH_SHARE = 0.8
 """Assumed: share of its memory bandwidth that everything else reaches."""
 TRAFFIC = 4
-"""Assumed: how often each byte that the forward pass keeps is moved in a step: written and read, forward and backward."""
+"""Assumed: how often each byte that the forward pass keeps is moved in a step: written and read, forward and
+backward.
+"""
 
 Networks = tuple[TokenizerConfig, PredictorConfig]
 
@@ -72,19 +74,27 @@ class Plan:
 
 
 def make_plan(config: Config, device: Device, probing: bool) -> Plan:
-    """Plan every stage that the configuration trains. probing: run two steps of each on this machine's device.
+    """Plan every stage that the configuration trains. probing: run two steps of each on this machine's
+    device.
 
-    Raises KitError when the networks' sizes cannot be known without downloading them, or the store is damaged.
+    Raises KitError when the networks' sizes cannot be known without downloading them, or the store is
+    damaged.
     """
     networks = network_configs(config)
     precision = device.precision(config.training.mixed_precision)
     if device.kind == "cuda" and device.peak and precision not in ("no", *device.peak):
         has = ", ".join(["auto", "no", *(p for p in ("fp16", "bf16") if p in device.peak)])
-        raise KitError(f"training.mixed_precision: expected one that {device.name} has ({has}), found {precision}")
+        raise KitError(
+            f"training.mixed_precision: expected one that {device.name} has ({has}), found {precision}"
+        )
     store, windows = _store(config)
     wanted = {"tokenizer": config.experiment.train_tokenizer, "basemodel": config.experiment.train_basemodel}
     probing = probing and device.here
-    plans = tuple(_plan_stage(config, stage, networks, device, precision, store, probing) for stage in STAGES if wanted[stage])
+    plans = tuple(
+        _plan_stage(config, stage, networks, device, precision, store, probing)
+        for stage in STAGES
+        if wanted[stage]
+    )
     return Plan(config, device, precision, probing, windows, plans)
 
 
@@ -104,9 +114,15 @@ def check_fit(plan: Plan) -> None:
             )
 
 
-# -- one stage ---------------------------------------------------------------------------------------------------------
+# -- one stage -----------------------------------------------------------------------------------------------
 def _plan_stage(
-    config: Config, stage: Stage, networks: Networks, device: Device, precision: str, store: BarStore | None, probing: bool
+    config: Config,
+    stage: Stage,
+    networks: Networks,
+    device: Device,
+    precision: str,
+    store: BarStore | None,
+    probing: bool,
 ) -> StagePlan:
     t, length = config.training, config.window
     parts = stage_flops(stage, networks, length, t.accumulation_steps)
@@ -118,7 +134,11 @@ def _plan_stage(
     else:
         step = estimate(config, device, precision, parts, memory(t.batch_size).activations)
     order, validation = _order(config, stage, store)
-    sizes = cost.tokenizer_parameters(networks[0]) if stage == "tokenizer" else cost.predictor_parameters(networks[1])
+    sizes = (
+        cost.tokenizer_parameters(networks[0])
+        if stage == "tokenizer"
+        else cost.predictor_parameters(networks[1])
+    )
     return StagePlan(
         stage,
         sum(sizes.values()),
@@ -131,14 +151,18 @@ def _plan_stage(
     )
 
 
-def stage_flops(stage: Stage, networks: Networks, length: int, accumulation: int = 1) -> dict[str, cost.Flops]:
+def stage_flops(
+    stage: Stage, networks: Networks, length: int, accumulation: int = 1
+) -> dict[str, cost.Flops]:
     """Operations of a training step of a stage on one window."""
     if stage == "tokenizer":
         return cost.tokenizer_flops(networks[0], length, accumulation)
     return cost.predictor_flops(networks[1], networks[0], length)
 
 
-def memory_of(config: Config, stage: Stage, networks: Networks, precision: str, cpu: bool) -> Callable[[int], Memory]:
+def memory_of(
+    config: Config, stage: Stage, networks: Networks, precision: str, cpu: bool
+) -> Callable[[int], Memory]:
     """Memory of one process by its batch."""
     t = config.training
     load = Load(
@@ -154,10 +178,14 @@ def memory_of(config: Config, stage: Stage, networks: Networks, precision: str, 
     return lambda batch: predictor_memory(networks[1], networks[0], replace(load, batch=batch))
 
 
-def estimate(config: Config, device: Device, precision: str, parts: dict[str, cost.Flops], kept: int) -> float | None:
-    """Seconds of a micro-batch from a device's peak rates and the bytes that its forward pass keeps; None: rates unknown.
+def estimate(
+    config: Config, device: Device, precision: str, parts: dict[str, cost.Flops], kept: int
+) -> float | None:
+    """Seconds of a micro-batch from a device's peak rates and the bytes that its forward pass keeps; None:
+    rates unknown.
 
-    The frozen tokenizer works in float32 whatever the precision (TF32 counts as that); recomputing is another forward pass.
+    The frozen tokenizer works in float32 whatever the precision (TF32 counts as that); recomputing is another
+    forward pass.
     """
     t = config.training
     fast, plain = device.rate(precision, t.tf32), device.rate("no", t.tf32)
@@ -170,9 +198,11 @@ def estimate(config: Config, device: Device, precision: str, parts: dict[str, co
     return products + TRAFFIC * kept / (device.bandwidth * BANDWIDTH_SHARE)
 
 
-# -- what is there -----------------------------------------------------------------------------------------------------
+# -- what is there -------------------------------------------------------------------------------------------
 def network_configs(config: Config) -> Networks:
-    """Configurations of both networks as training would start with them, without downloading anything. Raises KitError."""
+    """Configurations of both networks as training would start with them, without downloading anything. Raises
+    KitError.
+    """
     tokenizer, predictor = preset(config.experiment.preset)
     paths = config.model_paths
     if config.tokenizer_is_pretrained:
@@ -201,7 +231,10 @@ def _store(config: Config) -> tuple[BarStore | None, str]:
     if (Path(config.data.store) / MANIFEST).is_file():
         return BarStore.open(config.data.store), f"from the prepared data in {config.data.store}"
     if config.training.samples_per_epoch:
-        return None, f"{config.data.store} is not prepared yet; an epoch is taken as training.samples_per_epoch windows"
+        return (
+            None,
+            f"{config.data.store} is not prepared yet; an epoch is taken as training.samples_per_epoch windows",
+        )
     return None, f"unknown: {config.data.store} is not prepared yet and training.samples_per_epoch is not set"
 
 
@@ -223,9 +256,11 @@ def _order(config: Config, stage: Stage, store: BarStore | None) -> tuple[BatchP
     return plan, t.validation_samples
 
 
-# -- time and text -----------------------------------------------------------------------------------------------------
+# -- time and text -------------------------------------------------------------------------------------------
 def epoch_seconds(config: Config, stage: StagePlan) -> float | None:
-    """Training steps of an epoch and the validation after it, which is a third of a step per batch: forward only."""
+    """Training steps of an epoch and the validation after it, which is a third of a step per batch: forward
+    only.
+    """
     if stage.step_seconds is None or stage.order is None:
         return None
     per_process = config.training.batch_size * config.distributed.num_processes
@@ -277,9 +312,13 @@ def warnings(plan: Plan) -> list[str]:
 
 
 def _basis(plan: Plan) -> str:
-    spread = " and that processes do not slow each other down" if plan.config.distributed.num_processes > 1 else ""
+    spread = (
+        " and that processes do not slow each other down" if plan.config.distributed.num_processes > 1 else ""
+    )
     if plan.probed:
-        return "two steps of each stage, run here" + (f"; assumed{spread.removeprefix(' and')}" if spread else "")
+        return "two steps of each stage, run here" + (
+            f"; assumed{spread.removeprefix(' and')}" if spread else ""
+        )
     return (
         f"estimated, not measured; ASSUMED are {MATMUL_SHARE:.0%} of the peak rate, {BANDWIDTH_SHARE:.0%} of the bandwidth"
         f"{spread}"
@@ -299,7 +338,8 @@ def _stage_lines(plan: Plan, stage: StagePlan) -> list[str]:
     }
     lines = [
         f"{stage.stage}: {stage.parameters:,} parameters, {stage.flops / 1e9:,.2f} GFLOP a window",
-        f"  memory {_gb(memory.total)}: " + ", ".join(f"{name} {_gb(value)}" for name, value in parts.items() if value),
+        f"  memory {_gb(memory.total)}: "
+        + ", ".join(f"{name} {_gb(value)}" for name, value in parts.items() if value),
         f"  largest batch that fits: {stage.largest}",
     ]
     if stage.step_seconds is None:
@@ -308,7 +348,10 @@ def _stage_lines(plan: Plan, stage: StagePlan) -> list[str]:
     lines.append(f"  {rate:,.0f} windows/s, {rate * config.window:,.0f} bars/s")
     epoch, whole = epoch_seconds(config, stage), stage_seconds(config, stage)
     if epoch is None or whole is None or stage.order is None:
-        return [*lines, f"  a million windows: {clock(1e6 / rate)}; an epoch: unknown until the data is prepared"]
+        return [
+            *lines,
+            f"  a million windows: {clock(1e6 / rate)}; an epoch: unknown until the data is prepared",
+        ]
     order = stage.order
     unknown = "" if stage.validation is not None else " (validation not counted: its windows are unknown)"
     return [

@@ -1,6 +1,8 @@
-"""Two real steps of a stage on this machine: objective, optimiser and precision of the run, random weights and bars.
+"""Two real steps of a stage on this machine: objective, optimiser and precision of the run, random weights
+and bars.
 
-In: a configuration, the networks' configurations. Out: seconds of a step; `ProbedStage` for whoever measures more. Reads no data.
+In: a configuration, the networks' configurations. Out: seconds of a step; `ProbedStage` for whoever measures
+more. Reads no data.
 """
 
 from contextlib import AbstractContextManager
@@ -60,7 +62,9 @@ class ProbedStage:
         self.learning = [p for p in self.objective.parameters() if p.requires_grad]
 
     def gradients(self, batch: dict[str, Tensor]) -> None:
-        """Forward and backward. Of equal batches, the mean over processes of these gradients is that of the joined batch."""
+        """Forward and backward. Of equal batches, the mean over processes of these gradients is that of the
+        joined batch.
+        """
         with self._autocast():
             loss = self.module(batch, self.reduce)["loss"]
         self.scaler.scale(loss / batch["weight"].numel()).backward()

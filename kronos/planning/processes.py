@@ -1,8 +1,9 @@
-"""One stage stepped by several processes of this machine's processor, as `train_kaggle.sh --cpu --num-processes N` trains it.
+"""One stage stepped by several processes of this machine's processor, as `train_kaggle.sh --cpu
+--num-processes N` trains it.
 
-In: a configuration that says how many, a batch. Out: `Crew`, whose `step` is an optimiser step of the joined batch: every
-process has its share of the windows and of the threads; gradients and the tokenizer's bit probabilities are summed over
-loopback by gloo.
+In: a configuration that says how many, a batch. Out: `Crew`, whose `step` is an optimiser step of the joined
+batch: every process has its share of the windows and of the threads; gradients and the tokenizer's bit
+probabilities are summed over loopback by gloo.
 The caller's process computes nothing meanwhile, and the others wait without spinning while it does.
 """
 
@@ -64,27 +65,42 @@ class Crew:
         try:
             futures = [pool.submit(function, *own) for pool, own in zip(self.pools, arguments, strict=True)]
         except BrokenProcessPool as error:
-            raise KitError(f"one of {len(self.pools)} processes ended before its turn; the system's log may say why") from error
+            raise KitError(
+                f"one of {len(self.pools)} processes ended before its turn; the system's log may say why"
+            ) from error
         wait(futures, return_when=FIRST_EXCEPTION)
-        errors = {rank: f.exception() for rank, f in enumerate(futures) if f.done() and f.exception() is not None}
+        errors = []
+        for rank, future in enumerate(futures):
+            problem = future.exception() if future.done() else None
+            if isinstance(problem, Exception):
+                errors.append(f"process {rank}: {type(problem).__name__}: {first_line(problem)}")
         if errors:
-            found = "; ".join(f"process {rank}: {type(e).__name__}: {first_line(e)}" for rank, e in errors.items())  # type: ignore[arg-type]
-            raise KitError(f"expected {len(self.pools)} processes to train together, found: {found}")
+            raise KitError(
+                f"expected {len(self.pools)} processes to train together, found: {'; '.join(errors)}"
+            )
         return [future.result() for future in futures]
 
 
 @contextmanager
-def crew(config: Config, stage: Stage, networks: Networks, precision: str, batch: dict[str, Tensor]) -> Iterator[Crew]:
-    """`config.distributed.num_processes` processes that share the rows of `batch` and the threads of this one.
+def crew(
+    config: Config, stage: Stage, networks: Networks, precision: str, batch: dict[str, Tensor]
+) -> Iterator[Crew]:
+    """`config.distributed.num_processes` processes that share the rows of `batch` and the threads of this
+    one.
 
-    All start from the weights that `training.seed` gives. Raises KitError where the rows cannot be shared equally.
+    All start from the weights that `training.seed` gives. Raises KitError where the rows cannot be shared
+    equally.
     """
     world, rows = config.distributed.num_processes, len(batch["x"])
     if rows % world:
-        raise KitError(f"expected a batch that {world} processes can share equally, found {rows}; take a multiple of {world}")
+        raise KitError(
+            f"expected a batch that {world} processes can share equally, found {rows}; take a multiple of {world}"
+        )
     threads = max(1, torch.get_num_threads() // world)
     config = replace(config, device=replace(config.device, use_cuda=False))
-    shares = [{name: values.chunk(world)[rank].numpy() for name, values in batch.items()} for rank in range(world)]
+    shares = [
+        {name: values.chunk(world)[rank].numpy() for name, values in batch.items()} for rank in range(world)
+    ]
     together = Crew([ProcessPoolExecutor(1, get_context("spawn")) for _ in range(world)])
     ids: list[int] = []
     try:
@@ -101,17 +117,32 @@ def crew(config: Config, stage: Stage, networks: Networks, precision: str, batch
             pool.shutdown()
 
 
-# -- in each process ---------------------------------------------------------------------------------------------------
+# -- in each process -----------------------------------------------------------------------------------------
 def _join(
-    rank: int, share: dict[str, Any], folder: str, threads: int, config: Config, stage: Stage, networks: Networks, precision: str
+    rank: int,
+    share: dict[str, Any],
+    folder: str,
+    threads: int,
+    config: Config,
+    stage: Stage,
+    networks: Networks,
+    precision: str,
 ) -> None:
     """Meet the others, with the environment that a launcher would give, and build the stage."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's
     threading.Thread(target=_leave_with_the_caller, daemon=True).start()
     world = config.distributed.num_processes
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "OMP_NUM_THREADS": threads}
+    ranks = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world,
+        "LOCAL_WORLD_SIZE": world,
+        "OMP_NUM_THREADS": threads,
+    }
     os.environ.update({name: str(value) for name, value in ranks.items()})
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", next(name for _, name in socket.if_nameindex() if name.startswith("lo")))
+    os.environ.setdefault(
+        "GLOO_SOCKET_IFNAME", next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    )
     torch.set_num_threads(threads)
     dist.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=world)
     torch.manual_seed(config.training.seed)

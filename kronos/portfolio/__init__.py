@@ -1,1 +1,3 @@
-"""What forecasts would have earned: signals, exchange rules, strategies, figures with error bars that are true."""
+"""What forecasts would have earned: signals, exchange rules, strategies, figures with error bars that are
+true.
+"""

@@ -1,7 +1,8 @@
 """One command's worth of work: signals, strategy, controls and figures of a portfolio, written to a folder.
 
-In: a store, `Request`. Out: `portfolio.json` (every figure), `portfolio.csv` (every day), `orders.csv` (what to hold next) and
-`portfolio.html`. What does not fit (days without a benchmark, scores without prices) is counted and said.
+In: a store, `Request`. Out: `portfolio.json` (every figure), `portfolio.csv` (every day), `orders.csv` (what
+to hold next) and `portfolio.html`. What does not fit (days without a benchmark, scores without prices) is
+counted and said.
 """
 
 import io
@@ -99,12 +100,16 @@ class Report:
         lines = [" " * width + "".join(f"{name:<28}" for name in shown)]
         for outcome in self.outcomes:
             found = {figure.name: figure for figure in outcome.figures}
-            lines.append(f"{outcome.signal.name:<{width}}" + "".join(f"{words(found[name]):<28}" for name in shown))
+            lines.append(
+                f"{outcome.signal.name:<{width}}" + "".join(f"{words(found[name]):<28}" for name in shown)
+            )
         return "\n".join(lines)
 
 
 def run_portfolio(store: BarStore, request: Request, folder: Path) -> Report:
-    """Do what the request says and write the files. Raises KitError, with nothing written, where it cannot be done."""
+    """Do what the request says and write the files. Raises KitError, with nothing written, where it cannot be
+    done.
+    """
     prices = PriceTable.of_store(store)
     rules = rules_of(request.market, request.cost_bp)
     signals, lines = _signals(request, prices)
@@ -119,11 +124,15 @@ def run_portfolio(store: BarStore, request: Request, folder: Path) -> Report:
         lines += signal.lines
     benchmark = benchmark_returns(request.benchmark, prices, member)[days]
     if rules.name == "CN" and prices.factor is None:
-        lines.append("CN: the store does not know what was dealt before splits: lots of 100 are lots of adjusted shares")
+        lines.append(
+            "CN: the store does not know what was dealt before splits: lots of 100 are lots of adjusted shares"
+        )
     outcomes = [_outcome(signal, prices, rules, request, days, benchmark) for signal in signals]
     tried = [_daily_ratio(outcome, benchmark) for outcome in outcomes]
     for outcome in outcomes:
-        outcome.facts["deflated Sharpe"] = performance.deflated_sharpe(_excess(outcome.daily, benchmark), tried)
+        outcome.facts["deflated Sharpe"] = performance.deflated_sharpe(
+            _excess(outcome.daily, benchmark), tried
+        )
     best = outcomes[int(np.argmax(tried))]
     curves = _noise(best.signal, prices, rules, request, days, benchmark)
     look_ahead = _look_ahead(best, prices, rules, request, days, benchmark)
@@ -135,7 +144,7 @@ def run_portfolio(store: BarStore, request: Request, folder: Path) -> Report:
     return report
 
 
-# -- what is asked -----------------------------------------------------------------------------------------------------
+# -- what is asked -------------------------------------------------------------------------------------------
 def _signals(request: Request, prices: PriceTable) -> tuple[list[Signal], list[str]]:
     if request.signal_file:
         return [read_signal_file(request.signal_file, prices)], []
@@ -150,7 +159,9 @@ def _signals(request: Request, prices: PriceTable) -> tuple[list[Signal], list[s
     wanted = list(request.signals) or there
     unknown = [name for name in wanted if name not in there]
     if unknown:
-        raise KitError(f"{path}: expected one of the signals {', '.join(there)}, found {unknown[0]}; choose one of them")
+        raise KitError(
+            f"{path}: expected one of the signals {', '.join(there)}, found {unknown[0]}; choose one of them"
+        )
     found = []
     for name in wanted:
         column = table.select("date", "ticker", pl.col(name).alias("score"))
@@ -158,7 +169,9 @@ def _signals(request: Request, prices: PriceTable) -> tuple[list[Signal], list[s
     return found, []
 
 
-def _dealt_days(prices: PriceTable, signals: list[Signal], start: np.datetime64 | None, end: np.datetime64 | None) -> slice:
+def _dealt_days(
+    prices: PriceTable, signals: list[Signal], start: np.datetime64 | None, end: np.datetime64 | None
+) -> slice:
     """From the day after the first score, or `start`, to `end`."""
     first = min(int(signal.days[0]) for signal in signals) + 1
     asked = prices.between(start, end)
@@ -183,7 +196,9 @@ def _every(signal: Signal, every: int) -> Signal:
 
 
 def universe(prices: PriceTable, request: Request) -> NDArray[np.bool_] | None:
-    """(D, K) which tickers may be asked about and held on which days; None: all. Only what was known on the day counts."""
+    """(D, K) which tickers may be asked about and held on which days; None: all. Only what was known on the
+    day counts.
+    """
     if not (request.pool or request.least_price or request.least_amount):
         return None
     member = np.isfinite(prices.last_close)
@@ -202,11 +217,15 @@ def universe(prices: PriceTable, request: Request) -> NDArray[np.bool_] | None:
 
 def _pool(path: Path, prices: PriceTable) -> NDArray[np.bool_]:
     if not path.is_file():
-        raise KitError(f"--pool {path}: expected a CSV with the columns ticker, first, last, found no file; correct the path")
+        raise KitError(
+            f"--pool {path}: expected a CSV with the columns ticker, first, last, found no file; correct the path"
+        )
     table = pl.read_csv(path, schema_overrides={"ticker": pl.String}, try_parse_dates=True)
     table = table.rename({"begin": "first", "end": "last"}, strict=False)
     if not {"ticker", "first", "last"} <= set(table.columns):
-        raise KitError(f"--pool {path}: expected the columns ticker, first, last, found {', '.join(table.columns)}; rename them")
+        raise KitError(
+            f"--pool {path}: expected the columns ticker, first, last, found {', '.join(table.columns)}; rename them"
+        )
     place = {ticker: number for number, ticker in enumerate(prices.tickers)}
     member = np.zeros(prices.close.shape, bool)
     for ticker, begin, end in table.select("ticker", "first", "last").iter_rows():
@@ -218,8 +237,8 @@ def _pool(path: Path, prices: PriceTable) -> NDArray[np.bool_]:
 def benchmark_returns(name: str, prices: PriceTable, member: NDArray[np.bool_] | None = None) -> FloatArray:
     """(D,) daily returns of the benchmark; NaN on days on which it is not known.
 
-    'equal': the mean return of all stocks of the universe that have a bar; a ticker of the store; or a CSV with the columns date
-    and return (or close). Raises KitError where it is none of these.
+    'equal': the mean return of all stocks of the universe that have a bar; a ticker of the store; or a CSV
+    with the columns date and return (or close). Raises KitError where it is none of these.
     """
     if name == "equal":
         moves = prices.change if member is None else np.where(member, prices.change, np.nan)
@@ -229,10 +248,14 @@ def benchmark_returns(name: str, prices: PriceTable, member: NDArray[np.bool_] |
         return prices.change[:, prices.tickers.index(name)]
     path = Path(name)
     if not path.is_file():
-        raise KitError(f"--benchmark {name}: expected 'equal', a ticker of the store or a CSV, found none of these; correct it")
+        raise KitError(
+            f"--benchmark {name}: expected 'equal', a ticker of the store or a CSV, found none of these; correct it"
+        )
     table = pl.read_csv(path, try_parse_dates=True)
     if "date" not in table.columns or not {"return", "close"} & set(table.columns):
-        raise KitError(f"--benchmark {path}: expected the columns date and return (or close), found {', '.join(table.columns)}")
+        raise KitError(
+            f"--benchmark {path}: expected the columns date and return (or close), found {', '.join(table.columns)}"
+        )
     dates = table["date"].cast(pl.Datetime("ms")).to_numpy().astype("datetime64[s]")
     order = np.argsort(dates)
     if "return" in table.columns:
@@ -247,13 +270,17 @@ def benchmark_returns(name: str, prices: PriceTable, member: NDArray[np.bool_] |
     return found
 
 
-# -- what comes out ----------------------------------------------------------------------------------------------------
-def _outcome(signal: Signal, prices: PriceTable, rules: Rules, request: Request, days: slice, benchmark: FloatArray) -> Outcome:
+# -- what comes out ------------------------------------------------------------------------------------------
+def _outcome(
+    signal: Signal, prices: PriceTable, rules: Rules, request: Request, days: slice, benchmark: FloatArray
+) -> Outcome:
     plan = request.plan
     daily = topk_dropout(signal.name, signal.score, prices, rules, plan, days)
     known = np.isfinite(benchmark)
     if known.sum() < 2:
-        raise KitError("portfolio: expected a benchmark on at least two days, found none; choose another with --benchmark")
+        raise KitError(
+            "portfolio: expected a benchmark on at least two days, found none; choose another with --benchmark"
+        )
     horizon = max(plan.hold, 1)
     found = performance.figures(only(daily, known), benchmark[known], horizon)
     scored = signal.days[(signal.days >= days.start - 1) & (signal.days < days.stop - 1)]
@@ -262,7 +289,9 @@ def _outcome(signal: Signal, prices: PriceTable, rules: Rules, request: Request,
         "largest drawdown": {"value": depth, "from": peak, "to": bottom},
         "compounded return": float(np.prod(1 + daily.net) - 1),
         "summed excess": float((daily.net - benchmark)[known].sum()),
-        "rank IC by days ahead": {str(h): asdict(i) for h, i in performance.decay(signal.score, prices, scored).items()},
+        "rank IC by days ahead": {
+            str(h): asdict(i) for h, i in performance.decay(signal.score, prices, scored).items()
+        },
         "autocorrelation": performance.autocorrelation(signal.score, scored),
         "exposure": performance.exposures(signal.score, prices, scored, plan.topk),
         "refused": daily.reasons,
@@ -289,7 +318,10 @@ def _quantiles(
     if not targets[0]:
         return {}
     free = rules_of("none")
-    parts = [weighted(f"quantile {k + 1}", one, prices, free, days, request.plan.deal) for k, one in enumerate(targets)]
+    parts = [
+        weighted(f"quantile {k + 1}", one, prices, free, days, request.plan.deal)
+        for k, one in enumerate(targets)
+    ]
     bootstrap = performance.bootstrap_of(len(parts[0].dates), max(request.plan.hold, 1))
     means = [float(part.gross.mean() * performance.DAYS_A_YEAR) for part in parts]
     spread = performance.annualised(parts[-1].gross - parts[0].gross, bootstrap)
@@ -341,13 +373,19 @@ def _noise(
         curves.append(np.cumsum(excess))
         ratios.append(float(excess.mean() / excess.std(ddof=1) * math.sqrt(performance.DAYS_A_YEAR)))
     found = band(curves)
-    return {"signals": request.noise, "information ratios": ratios, "curves": {k: v.tolist() for k, v in found.items()}}
+    return {
+        "signals": request.noise,
+        "information ratios": ratios,
+        "curves": {k: v.tolist() for k, v in found.items()},
+    }
 
 
 def _look_ahead(
     best: Outcome, prices: PriceTable, rules: Rules, request: Request, days: slice, benchmark: FloatArray
 ) -> float | None:
-    """What the mistake of dealing at the very close that the score needs would have added a year; None where it cannot be."""
+    """What the mistake of dealing at the very close that the score needs would have added a year; None where
+    it cannot be.
+    """
     moved = np.full_like(best.signal.score, np.nan)
     moved[:-1] = best.signal.score[1:]  # the score of the day itself, dealt at its close
     if not np.isfinite(moved[max(days.start - 1, 0) : days.stop]).any():
@@ -363,20 +401,28 @@ def _cautions(outcomes: list[Outcome], benchmark: FloatArray, look_ahead: float 
     lines = []
     missing = int((~np.isfinite(benchmark)).sum())
     if missing:
-        lines.append(f"benchmark: {missing:,} of {count:,} days have no value: they are left out of every comparison")
+        lines.append(
+            f"benchmark: {missing:,} of {count:,} days have no value: they are left out of every comparison"
+        )
     years = count / performance.DAYS_A_YEAR
     half = ONE_YEAR_RATIO / math.sqrt(max(years, 1e-9))
     lines.append(
         f"{years:.1f} years of days tell an information ratio to about +-{half:.1f}; one year to about +-{ONE_YEAR_RATIO}"
     )
     if look_ahead is not None:
-        lines.append(f"dealing at the same close that the score needs (a mistake) would have added {look_ahead:+.1%} a year")
+        lines.append(
+            f"dealing at the same close that the score needs (a mistake) would have added {look_ahead:+.1%} a year"
+        )
     if len(outcomes) > 1:
-        lines.append(f"{len(outcomes)} signals were tried: the best of them is flattered; read its deflated Sharpe ratio")
+        lines.append(
+            f"{len(outcomes)} signals were tried: the best of them is flattered; read its deflated Sharpe ratio"
+        )
     for outcome in outcomes:
         if outcome.daily.refused.sum():
             reasons = ", ".join(f"{count:,} {name}" for name, count in sorted(outcome.daily.reasons.items()))
-            lines.append(f"{outcome.signal.name}: {int(outcome.daily.refused.sum()):,} orders were not dealt ({reasons})")
+            lines.append(
+                f"{outcome.signal.name}: {int(outcome.daily.refused.sum()):,} orders were not dealt ({reasons})"
+            )
     return lines
 
 
@@ -409,7 +455,9 @@ def _tree(
     first = outcomes[0].daily
     found = []
     for outcome in outcomes:
-        values = {f.name: _plain(f.interval) | {"unit": f.unit, "meaning": f.meaning} for f in outcome.figures}
+        values = {
+            f.name: _plain(f.interval) | {"unit": f.unit, "meaning": f.meaning} for f in outcome.figures
+        }
         excess = np.where(np.isfinite(benchmark), outcome.daily.net - benchmark, 0.0)
         found.append(
             {
@@ -425,7 +473,11 @@ def _tree(
         "version": 1,
         "request": asdict(request),
         "rules": asdict(rules),
-        "days": {"count": len(first.dates), "first": day_text(first.dates[0]), "last": day_text(first.dates[-1])},
+        "days": {
+            "count": len(first.dates),
+            "first": day_text(first.dates[0]),
+            "last": day_text(first.dates[-1]),
+        },
         "dates": [day_text(day) for day in first.dates],
         "signals": found,
         "noise": curves,
@@ -494,8 +546,16 @@ def _orders_csv(report: Report, prices: PriceTable, request: Request) -> str:
             if ticker in buy:
                 action = "buy"
             value = float(score[ticker]) if np.isfinite(score[ticker]) else None
-            rows.append((outcome.signal.name, day_text(prices.dates[day]), prices.tickers[ticker], action, value))
-    schema = {"signal": pl.String, "known": pl.String, "ticker": pl.String, "action": pl.String, "score": pl.Float64}
+            rows.append(
+                (outcome.signal.name, day_text(prices.dates[day]), prices.tickers[ticker], action, value)
+            )
+    schema = {
+        "signal": pl.String,
+        "known": pl.String,
+        "ticker": pl.String,
+        "action": pl.String,
+        "score": pl.Float64,
+    }
     return _csv(pl.DataFrame(rows, schema=schema, orient="row"))
 
 

@@ -1,11 +1,13 @@
 """The rules under which orders are dealt: lots, costs, price limits, and what cannot be dealt at all.
 
-In: a name. Out: `Rules`. `CN` and `US` are meant to be lived with, `none` deals everything for nothing but costs in basis
-points, `qlib` repeats what Qlib 0.9.7 does, its quirks included, so that figures can be compared.
+In: a name. Out: `Rules`. `CN` and `US` are meant to be lived with, `none` deals everything for nothing but
+costs in basis points, `qlib` repeats what Qlib 0.9.7 does, its quirks included, so that figures can be
+compared.
 
-Sources of the Chinese rules: stamp duty is paid by the seller alone since 2008-09-19, 0.1 %, and 0.05 % since 2023-08-28;
-daily price limits are 10 % on the main boards, 20 % on STAR (since 2019-07-22) and ChiNext (since 2020-08-24, 10 % before), 30 %
-in Beijing (since 2021-11-15). A stock under special treatment has 5 %, which prices alone do not tell.
+Sources of the Chinese rules: stamp duty is paid by the seller alone since 2008-09-19, 0.1 %, and 0.05 % since
+2023-08-28; daily price limits are 10 % on the main boards, 20 % on STAR (since 2019-07-22) and ChiNext (since
+2020-08-24, 10 % before), 30 % in Beijing (since 2021-11-15). A stock under special treatment has 5 %, which
+prices alone do not tell.
 """
 
 import math
@@ -50,8 +52,9 @@ class Rules:
     """Stamp duty on sales, by date."""
     limits: Literal["none", "dealt price", "day's change"]
     """none: no price limits.
-    dealt price: nothing is bought where the price of the deal stands at the upper limit, nothing is sold at the lower one.
-    day's change: nothing is dealt in a stock whose close moved by `threshold`, as Qlib does."""
+    dealt price: nothing is bought where the price of the deal stands at the upper limit, nothing is sold at
+    the lower one. day's change: nothing is dealt in a stock whose close moved by `threshold`, as Qlib
+    does."""
     threshold: float = 0.095
     invested: float = 0.95
     """Share of the free cash that a day's purchases may use."""
@@ -64,7 +67,9 @@ class Rules:
         """Shares rounded down to whole lots. factor: adjusted price over the price that was dealt."""
         if not self.lot:
             return shares
-        return (shares * factor + 0.1) // self.lot * self.lot / factor  # the tenth of a share keeps whole lots whole
+        return (
+            (shares * factor + 0.1) // self.lot * self.lot / factor
+        )  # the tenth of a share keeps whole lots whole
 
 
 def rules_of(name: str, cost_bp: float | None = None) -> Rules:
@@ -105,8 +110,9 @@ def limit_of(ticker: str, day: np.datetime64) -> float:
 def at_limits(price: float, before: float, factor: float, limit: float) -> tuple[bool, bool]:
     """Whether a price stands at its upper limit, and whether at its lower one.
 
-    before: the last close. Both are adjusted; `factor` turns them into those that were dealt, whose limits are rounded to the
-    tick. Half a tick of room keeps rounding from hiding a limit. Without a close before there is no limit.
+    before: the last close. Both are adjusted; `factor` turns them into those that were dealt, whose limits
+    are rounded to the tick. Half a tick of room keeps rounding from hiding a limit. Without a close before
+    there is no limit.
     """
     if not math.isfinite(before):
         return False, False

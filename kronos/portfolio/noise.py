@@ -1,6 +1,7 @@
 """Signals of pure noise that change as slowly as a real one: what luck alone would have shown.
 
-In: a signal. Out: signals of the same shape, gaps and autocorrelation that know nothing, and the band of their curves.
+In: a signal. Out: signals of the same shape, gaps and autocorrelation that know nothing, and the band of
+their curves.
 """
 
 import numpy as np
@@ -12,8 +13,8 @@ FloatArray = NDArray[np.float64]
 def noise_like(score: FloatArray, days: NDArray[np.int64], correlation: float, seed: int) -> FloatArray:
     """A signal (D, K) of noise with scores where `score` has any.
 
-    Each ticker's noise is a first-order autoregression over the days that have scores. correlation: of a day with the next
-    one, cut to 0 to 0.999.
+    Each ticker's noise is a first-order autoregression over the days that have scores. correlation: of a day
+    with the next one, cut to 0 to 0.999.
     """
     rng = np.random.default_rng(seed)
     keep = float(np.clip(np.nan_to_num(correlation), 0.0, 0.999))

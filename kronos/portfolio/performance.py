@@ -1,8 +1,9 @@
 """Figures of a portfolio, each with a 95 % interval over blocks of days.
 
-In: `Daily`, a benchmark's daily returns, the signal and the prices. Out: `Figure`s, ready for JSON. Intervals are those of
-`evaluation.significance`: for a Sharpe or information ratio on its influence values (Lo 2002, The Statistics of Sharpe Ratios,
-eq. 15 and appendix), which covers 94.7 to 97.3 % under normal, t4, AR(1) and GARCH returns of 250 and 750 days.
+In: `Daily`, a benchmark's daily returns, the signal and the prices. Out: `Figure`s, ready for JSON. Intervals
+are those of `evaluation.significance`: for a Sharpe or information ratio on its influence values (Lo 2002,
+The Statistics of Sharpe Ratios, eq. 15 and appendix), which covers 94.7 to 97.3 % under normal, t4, AR(1) and
+GARCH returns of 250 and 750 days.
 """
 
 import math
@@ -40,12 +41,16 @@ class Figure:
 
 
 def bootstrap_of(days: int, horizon: int, draws: int = 2000, seed: int = 42) -> DateBootstrap:
-    """The bootstrap over T days in a row; blocks have twice the days that a position is held, at least ten."""
+    """The bootstrap over T days in a row; blocks have twice the days that a position is held, at least
+    ten.
+    """
     return DateBootstrap(tuple(range(days)), max(horizon, 5), draws, seed)
 
 
 def sharpe(returns: FloatArray, bootstrap: DateBootstrap, null: float | None = 0.0) -> Interval:
-    """Mean over standard deviation of daily returns, a year, with its interval. Undefined where returns do not vary."""
+    """Mean over standard deviation of daily returns, a year, with its interval. Undefined where returns do
+    not vary.
+    """
     deviation = float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
     if deviation <= 1e-15:
         return Interval(float("nan"))
@@ -79,10 +84,11 @@ def drawdown(returns: FloatArray, dates: NDArray[np.datetime64]) -> tuple[float,
 
 
 def deflated_sharpe(daily: FloatArray, tried: list[float]) -> float | None:
-    """P(the true Sharpe ratio is above what the best of K tries without skill would show) (Bailey and Lopez de Prado 2014).
+    """P(the true Sharpe ratio is above what the best of K tries without skill would show) (Bailey and Lopez
+    de Prado 2014).
 
-    daily: (T,) returns of the chosen one. tried: daily Sharpe ratios (not a year's) of all K that were tried, the chosen one
-    included. None for fewer than two tries.
+    daily: (T,) returns of the chosen one. tried: daily Sharpe ratios (not a year's) of all K that were tried,
+    the chosen one included. None for fewer than two tries.
     """
     count = len(tried)
     if count < 2 or len(daily) < 3 or daily.std() <= 1e-15:
@@ -98,22 +104,51 @@ def deflated_sharpe(daily: FloatArray, tried: list[float]) -> float | None:
 
 
 def figures(daily: Daily, benchmark: FloatArray, horizon: int) -> list[Figure]:
-    """What the portfolio earned, what it cost and how it moved. benchmark: (T,) daily returns; horizon: days that a
-    position is held."""
+    """What the portfolio earned, what it cost and how it moved. benchmark: (T,) daily returns; horizon: days
+    that a position is held."""
     bootstrap = bootstrap_of(len(daily.dates), horizon)
     before, after = daily.gross - benchmark, daily.net - benchmark
     beta, alpha = _beta(daily.net, benchmark)
     found = [
-        Figure("return", annualised(daily.net, bootstrap), "share", "mean daily return after cost, times 252"),
+        Figure(
+            "return", annualised(daily.net, bootstrap), "share", "mean daily return after cost, times 252"
+        ),
         Figure("excess before cost", annualised(before, bootstrap), "share", "less the benchmark's, a year"),
         Figure("excess after cost", annualised(after, bootstrap), "share", "less the benchmark's, a year"),
-        Figure("information ratio", sharpe(after, bootstrap), "ratio", "excess after cost over its deviation, a year"),
-        Figure("information ratio before cost", sharpe(before, bootstrap), "ratio", "excess before cost over its deviation"),
-        Figure("Sharpe ratio", sharpe(daily.net, bootstrap), "ratio", "return after cost over its deviation, a year"),
-        Figure("volatility", _plain(float(daily.net.std(ddof=1)) * math.sqrt(DAYS_A_YEAR)), "share", "of daily returns, a year"),
-        Figure("turnover", bootstrap.interval(daily.turnover), "share", "purchases and sales a day, of the value"),
+        Figure(
+            "information ratio",
+            sharpe(after, bootstrap),
+            "ratio",
+            "excess after cost over its deviation, a year",
+        ),
+        Figure(
+            "information ratio before cost",
+            sharpe(before, bootstrap),
+            "ratio",
+            "excess before cost over its deviation",
+        ),
+        Figure(
+            "Sharpe ratio",
+            sharpe(daily.net, bootstrap),
+            "ratio",
+            "return after cost over its deviation, a year",
+        ),
+        Figure(
+            "volatility",
+            _plain(float(daily.net.std(ddof=1)) * math.sqrt(DAYS_A_YEAR)),
+            "share",
+            "of daily returns, a year",
+        ),
+        Figure(
+            "turnover", bootstrap.interval(daily.turnover), "share", "purchases and sales a day, of the value"
+        ),
         Figure("cost", annualised(daily.cost, bootstrap), "share", "of the value, a year"),
-        Figure("days won", bootstrap.interval((after > 0).astype(float), null=0.5), "share", "days above the benchmark"),
+        Figure(
+            "days won",
+            bootstrap.interval((after > 0).astype(float), null=0.5),
+            "share",
+            "days above the benchmark",
+        ),
         Figure("held", _plain(daily.positions.mean()), "count", "stocks in the evening"),
         Figure("cash", _plain((daily.cash / daily.value).mean()), "share", "of the value, earning nothing"),
         Figure("beta", _plain(beta), "ratio", "move with the benchmark"),
@@ -121,11 +156,26 @@ def figures(daily: Daily, benchmark: FloatArray, horizon: int) -> list[Figure]:
     ]
     if daily.turnover.mean() > 0:
         cost = before.mean() / daily.turnover.mean() * 1e4
-        found.append(Figure("break-even cost", _plain(cost), "basis points", "a side, that uses up the excess before cost"))
+        found.append(
+            Figure(
+                "break-even cost", _plain(cost), "basis points", "a side, that uses up the excess before cost"
+            )
+        )
     if daily.held_days:
         won = np.array(daily.position_returns) > 0
-        found.append(Figure("holding", _plain(float(np.mean(daily.held_days))), "days", "of the positions that were closed"))
-        found.append(Figure("positions won", _plain(won.mean()), "share", "of the positions that were closed, before cost"))
+        found.append(
+            Figure(
+                "holding",
+                _plain(float(np.mean(daily.held_days))),
+                "days",
+                "of the positions that were closed",
+            )
+        )
+        found.append(
+            Figure(
+                "positions won", _plain(won.mean()), "share", "of the positions that were closed, before cost"
+            )
+        )
     return found
 
 
@@ -142,9 +192,11 @@ def _beta(own: FloatArray, benchmark: FloatArray) -> tuple[float, float]:
     return beta, float(own.mean() - beta * benchmark.mean())
 
 
-# -- the signal itself -------------------------------------------------------------------------------------------------
+# -- the signal itself ---------------------------------------------------------------------------------------
 def ranks(table: FloatArray) -> FloatArray:
-    """(D, K) rank of each value within its row, from 1; equal values share the mean of their ranks; NaN stays NaN."""
+    """(D, K) rank of each value within its row, from 1; equal values share the mean of their ranks; NaN stays
+    NaN.
+    """
     filled = np.where(np.isfinite(table), table, np.inf)
     order = np.argsort(filled, axis=1)
     rank = np.empty(table.shape)
@@ -157,7 +209,8 @@ def ranks(table: FloatArray) -> FloatArray:
 
 
 def rank_ic(score: FloatArray, prices: PriceTable, horizon: int, days: NDArray[np.int64]) -> FloatArray:
-    """(len(days),) rank correlation of scores with the returns of the `horizon` days that begin with the next close.
+    """(len(days),) rank correlation of scores with the returns of the `horizon` days that begin with the next
+    close.
 
     NaN on days with fewer than five stocks that have both.
     """
@@ -170,7 +223,9 @@ def rank_ic(score: FloatArray, prices: PriceTable, horizon: int, days: NDArray[n
 
 
 def _correlations(a: FloatArray, b: FloatArray) -> FloatArray:
-    """(D,) rank correlation of each row of a with the same row of b, over the columns that both have; NaN below five."""
+    """(D,) rank correlation of each row of a with the same row of b, over the columns that both have; NaN
+    below five.
+    """
     both = np.isfinite(a) & np.isfinite(b)
     x, y = ranks(np.where(both, a, np.nan)), ranks(np.where(both, b, np.nan))
     count = np.maximum(both.sum(axis=1), 1)
@@ -188,8 +243,8 @@ def _correlation(x: FloatArray, y: FloatArray) -> float:
 
 
 def decay(score: FloatArray, prices: PriceTable, days: NDArray[np.int64]) -> dict[int, Interval]:
-    """Rank IC by days ahead, each with its interval. days: positions of the days with scores, of which at most
-    `MEASURED_DAYS`, evenly spread, are used."""
+    """Rank IC by days ahead, each with its interval. days: positions of the days with scores, of which at
+    most `MEASURED_DAYS`, evenly spread, are used."""
     chosen = days[:: max(1, math.ceil(len(days) / MEASURED_DAYS))]
     found = {}
     for horizon in HORIZONS:
@@ -199,16 +254,24 @@ def decay(score: FloatArray, prices: PriceTable, days: NDArray[np.int64]) -> dic
 
 
 def autocorrelation(score: FloatArray, days: NDArray[np.int64]) -> float:
-    """Mean rank correlation of the scores of one day with those of the next day that has any; NaN without two such days."""
+    """Mean rank correlation of the scores of one day with those of the next day that has any; NaN without two
+    such days.
+    """
     first = np.arange(0, max(len(days) - 1, 0), max(1, math.ceil(len(days) / MEASURED_DAYS)))
     found = _correlations(score[days[first]], score[days[first + 1]])
     return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
 
 def exposures(score: FloatArray, prices: PriceTable, days: NDArray[np.int64], topk: int) -> dict[str, float]:
-    """Mean rank (-0.5 to 0.5) of the `topk` best stocks in what usually explains returns, over at most 100 of the days."""
+    """Mean rank (-0.5 to 0.5) of the `topk` best stocks in what usually explains returns, over at most 100 of
+    the days.
+    """
     chosen = days[:: max(1, len(days) // 100)]
-    ranks: dict[str, list[float]] = {"size (money dealt)": [], "volatility": [], "return of the past year": []}
+    ranks: dict[str, list[float]] = {
+        "size (money dealt)": [],
+        "volatility": [],
+        "return of the past year": [],
+    }
     for day in chosen[chosen >= 60].tolist():
         known = np.flatnonzero(np.isfinite(score[day]) & np.isfinite(prices.close[day]))
         if len(known) < 2 * topk:
@@ -230,7 +293,8 @@ def exposures(score: FloatArray, prices: PriceTable, days: NDArray[np.int64], to
 
 
 def capacity(prices: PriceTable, turnover_each: float) -> dict[str, float]:
-    """Share of a stock's money dealt on a median day that one order would be, by account. Empty where money is not known.
+    """Share of a stock's money dealt on a median day that one order would be, by account. Empty where money
+    is not known.
 
     turnover_each: value of one order, as a share of the account.
     """
@@ -241,5 +305,7 @@ def capacity(prices: PriceTable, turnover_each: float) -> dict[str, float]:
 
 
 def monotonicity(means: list[float]) -> float:
-    """Rank correlation of the mean returns of quantile portfolios with their order: 1 when each beats the one below."""
+    """Rank correlation of the mean returns of quantile portfolios with their order: 1 when each beats the one
+    below.
+    """
     return _correlation(np.arange(len(means), dtype=float), stats.rankdata(means))

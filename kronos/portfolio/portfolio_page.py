@@ -1,6 +1,8 @@
-"""The portfolio as one HTML page: what was earned after cost, beside the band of luck, then everything that it rests on.
+"""The portfolio as one HTML page: what was earned after cost, beside the band of luck, then everything that
+it rests on.
 
-In: the tree of portfolio.json (docs/portfolio.md). Out: one page that opens without a network. It computes no figure.
+In: the tree of portfolio.json (docs/portfolio.md). Out: one page that opens without a network. It computes no
+figure.
 """
 
 from collections.abc import Iterator
@@ -61,15 +63,25 @@ def _headline(signal: dict[str, Any]) -> tuple[str, str]:
     if figure["low"] > 0:
         return "ok", f"{signal['name']} earned more than the benchmark after cost: information ratio {shown}."
     if figure["high"] < 0:
-        return "fail", f"{signal['name']} earned less than the benchmark after cost: information ratio {shown}."
-    return "skip", f"No evidence that {signal['name']} beats the benchmark after cost: information ratio {shown}."
+        return (
+            "fail",
+            f"{signal['name']} earned less than the benchmark after cost: information ratio {shown}.",
+        )
+    return (
+        "skip",
+        f"No evidence that {signal['name']} beats the benchmark after cost: information ratio {shown}.",
+    )
 
 
 def _facts(tree: dict[str, Any], signal: dict[str, Any]) -> dict[str, str]:
     names = ("excess after cost", "excess before cost", "turnover")
     shown = {name: _value(signal["figures"][name]) for name in names}
     fall = signal["facts"]["largest drawdown"]["value"]
-    return {"days": f"{tree['days']['count']:,}"} | shown | {"largest drawdown": f"{fall:.1%}".replace("%", " %")}
+    return (
+        {"days": f"{tree['days']['count']:,}"}
+        | shown
+        | {"largest drawdown": f"{fall:.1%}".replace("%", " %")}
+    )
 
 
 def _value(figure: dict[str, Any]) -> str:
@@ -99,7 +111,7 @@ def _row(signal: dict[str, Any]) -> tuple[str, list[str]]:
     return signal["name"] + note, cells
 
 
-# -- figures -----------------------------------------------------------------------------------------------------------
+# -- figures -------------------------------------------------------------------------------------------------
 def _figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Markup]]:
     """(title, what it says, SVG) of each plot."""
     noise = tree["noise"].get("signals", 0)
@@ -161,7 +173,9 @@ def _plot_quantiles(axes: Axes, tree: dict[str, Any], curves: list[list[float]])
     shades = np.linspace(0.35, 1.0, len(curves))
     for number, (curve, shade) in enumerate(zip(curves, shades, strict=True), start=1):
         axes.plot(_days(tree), curve, color=BLUE, alpha=shade, linewidth=1.1, label=f"{number}")
-    axes.legend(frameon=False, loc="upper left", ncols=len(curves), title="lowest to highest", title_fontsize=8)
+    axes.legend(
+        frameon=False, loc="upper left", ncols=len(curves), title="lowest to highest", title_fontsize=8
+    )
     percent(axes)
 
 

@@ -1,6 +1,7 @@
 """Prices as a table of days by tickers, which is how a portfolio reads them.
 
-In: a prepared store. Out: `PriceTable`. D days, K tickers; NaN where a ticker has no bar on a day (not listed, or suspended).
+In: a prepared store. Out: `PriceTable`. D days, K tickers; NaN where a ticker has no bar on a day (not
+listed, or suspended).
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ class PriceTable:
     amount: FloatArray
     """(D, K) money dealt on the day; 0 or NaN where it is not known."""
     factor: FloatArray | None = None
-    """(D, K) adjusted price / price that was dealt. None: not known, then lots are lots of adjusted shares."""
+    """(D, K) adjusted price / price that was dealt. None: not known, then lots are lots of adjusted
+    shares.
+    """
     vwap: FloatArray | None = None
     """(D, K) the day's average price. None: amount and volume are not known well enough."""
 
@@ -40,7 +43,9 @@ class PriceTable:
         """Every bar of a store with daily or longer bars. Raises KitError for bars within a day."""
         frequency = str(store.manifest.get("frequency", "daily"))
         if frequency.endswith("min"):
-            raise KitError(f"portfolio: expected daily or longer bars, found {frequency} bars; prepare daily prices")
+            raise KitError(
+                f"portfolio: expected daily or longer bars, found {frequency} bars; prepare daily prices"
+            )
         days, count = len(store.sessions), len(store.tickers)
         owner = np.repeat(np.arange(count), np.diff(store.offsets))
         columns = {}
@@ -54,7 +59,14 @@ class PriceTable:
         known = np.isfinite(columns["close"])
         mostly = plausible[known].mean() > 0.95 if known.any() else False
         average = np.where(plausible, vwap, columns["close"]) if mostly else None
-        return cls(store.sessions, list(store.tickers), columns["open"], columns["close"], columns["amount"], vwap=average)
+        return cls(
+            store.sessions,
+            list(store.tickers),
+            columns["open"],
+            columns["close"],
+            columns["amount"],
+            vwap=average,
+        )
 
     @cached_property
     def last_close(self) -> FloatArray:

@@ -1,7 +1,7 @@
 """Signals: for every day and ticker a score that is known in the evening of that day.
 
-In: a CSV (date, ticker, score), or the predictions that a backtest left. Out: `Signal`, aligned to a price table, and lines that
-say what did not fit. A score is dealt on a later day at the earliest.
+In: a CSV (date, ticker, score), or the predictions that a backtest left. Out: `Signal`, aligned to a price
+table, and lines that say what did not fit. A score is dealt on a later day at the earliest.
 """
 
 from dataclasses import dataclass, field
@@ -34,29 +34,39 @@ class Signal:
 
 
 def read_signal_file(path: str | Path, prices: PriceTable) -> Signal:
-    """A CSV with the columns date, ticker, score. Raises KitError when it is none, or when nothing of it fits the prices."""
+    """A CSV with the columns date, ticker, score. Raises KitError when it is none, or when nothing of it fits
+    the prices.
+    """
     path = Path(path)
     if not path.is_file():
-        raise KitError(f"--signal-file {path}: expected a CSV (date, ticker, score), found no file; correct the path")
+        raise KitError(
+            f"--signal-file {path}: expected a CSV (date, ticker, score), found no file; correct the path"
+        )
     try:
         table = pl.read_csv(path, schema_overrides={"ticker": pl.String}, try_parse_dates=True)
     except pl.exceptions.PolarsError as error:
         first = str(error).splitlines()[0]
-        raise KitError(f"--signal-file {path}: expected a CSV with the columns date, ticker, score; {first}") from None
+        raise KitError(
+            f"--signal-file {path}: expected a CSV with the columns date, ticker, score; {first}"
+        ) from None
     missing = {"date", "ticker", "score"} - set(table.columns)
     if missing:
         raise KitError(
             f"--signal-file {path}: expected the columns date, ticker, score, found {', '.join(table.columns)}; rename them"
         )
     if not table["date"].dtype.is_temporal():
-        raise KitError(f"--signal-file {path}: date: expected days such as 2024-01-31, found {table['date'][0]!r}")
+        raise KitError(
+            f"--signal-file {path}: date: expected days such as 2024-01-31, found {table['date'][0]!r}"
+        )
     if not table["score"].dtype.is_numeric():
         raise KitError(f"--signal-file {path}: score: expected numbers, found {table['score'].dtype}")
     return align(path.stem, table, prices, f"--signal-file {path}")
 
 
 def align(name: str, table: pl.DataFrame, prices: PriceTable, where: str) -> Signal:
-    """Scores (date, ticker, score) laid on the days and tickers of a price table. where: the source, for messages."""
+    """Scores (date, ticker, score) laid on the days and tickers of a price table. where: the source, for
+    messages.
+    """
     dates = table["date"].cast(pl.Datetime("ms")).to_numpy().astype("datetime64[s]")
     names = table["ticker"].cast(pl.String).to_list()
     score = table["score"].cast(pl.Float64).fill_null(np.nan).to_numpy()
@@ -67,13 +77,18 @@ def align(name: str, table: pl.DataFrame, prices: PriceTable, where: str) -> Sig
     lines = _left_out(where, prices, dates, column, known_day, score)
     kept = known_day & (column >= 0) & np.isfinite(score)
     if not kept.any():
-        raise KitError(f"{where}: expected scores on days and of tickers that have prices, found none; " + "; ".join(lines))
+        raise KitError(
+            f"{where}: expected scores on days and of tickers that have prices, found none; "
+            + "; ".join(lines)
+        )
     key = day[kept] * len(prices.tickers) + column[kept]
     unique, count = np.unique(key, return_counts=True)
     if len(unique) < len(key):
         twice = unique[count.argmax()]
         shown = f"{prices.tickers[twice % len(prices.tickers)]} on {day_text(prices.dates[twice // len(prices.tickers)])}"
-        raise KitError(f"{where}: expected one score for each ticker and day, found {count.max()} of {shown}; keep one")
+        raise KitError(
+            f"{where}: expected one score for each ticker and day, found {count.max()} of {shown}; keep one"
+        )
     found = np.full(prices.close.shape, np.nan)
     found[day[kept], column[kept]] = score[kept]
     return Signal(name, found, lines)
@@ -91,7 +106,9 @@ def _left_out(
     lines = []
     later = dates > prices.dates[-1]
     if later.any():
-        lines.append(f"{where}: {later.sum():,} scores are dated after the last price, {day_text(prices.dates[-1])}: not used")
+        lines.append(
+            f"{where}: {later.sum():,} scores are dated after the last price, {day_text(prices.dates[-1])}: not used"
+        )
     between = ~known_day & ~later
     if between.any():
         lines.append(f"{where}: {between.sum():,} scores lie on days without any price: not used")
@@ -109,7 +126,9 @@ def within_universe(signal: Signal, member: NDArray[np.bool_]) -> Signal:
         return signal
     kept = np.where(member, signal.score, np.nan)
     if not np.isfinite(kept).any():
-        raise KitError(f"{signal.name}: expected a score inside the universe on some day, found none; widen the universe")
+        raise KitError(
+            f"{signal.name}: expected a score inside the universe on some day, found none; widen the universe"
+        )
     line = f"{signal.name}: {outside.sum():,} scores lie outside the universe of their day: not used"
     return Signal(signal.name, kept, [*signal.lines, line])
 

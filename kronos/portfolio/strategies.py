@@ -1,10 +1,11 @@
 """Strategies: from a signal, prices and rules to what a portfolio earned on every day.
 
-In: `Signal`, `PriceTable`, `Rules`. Out: `Daily`, one row a day. A score of day d is dealt on day d + 1 at the earliest.
+In: `Signal`, `PriceTable`, `Rules`. Out: `Daily`, one row a day. A score of day d is dealt on day d + 1 at
+the earliest.
 
-`topk_dropout` holds about k stocks and exchanges at most n of them a day for better ones; with the rules `qlib` it repeats
-Qlib 0.9.7 (TopkDropoutStrategy, SimulatorExecutor) to the last digits. `weighted` follows target weights: quantile portfolios
-and sleeves that overlap are made of it.
+`topk_dropout` holds about k stocks and exchanges at most n of them a day for better ones; with the rules
+`qlib` it repeats Qlib 0.9.7 (TopkDropoutStrategy, SimulatorExecutor) to the last digits. `weighted` follows
+target weights: quantile portfolios and sleeves that overlap are made of it.
 """
 
 import math
@@ -37,9 +38,13 @@ class TopkDropout:
 
     def __post_init__(self) -> None:
         if self.topk < 1 or not 0 <= self.drop <= self.topk:
-            raise KitError(f"--topk, --drop: expected topk >= 1 and drop from 0 to topk, found {self.topk} and {self.drop}")
+            raise KitError(
+                f"--topk, --drop: expected topk >= 1 and drop from 0 to topk, found {self.topk} and {self.drop}"
+            )
         if self.account <= 0 or self.hold < 0:
-            raise KitError(f"--account, --hold: expected money > 0 and days >= 0, found {self.account:g} and {self.hold}")
+            raise KitError(
+                f"--account, --hold: expected money > 0 and days >= 0, found {self.account:g} and {self.hold}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +83,17 @@ class Daily:
 
 
 def topk_dropout(
-    name: str, score: FloatArray, prices: PriceTable, rules: Rules, plan: TopkDropout, days: slice = slice(None)
+    name: str,
+    score: FloatArray,
+    prices: PriceTable,
+    rules: Rules,
+    plan: TopkDropout,
+    days: slice = slice(None),
 ) -> Daily:
     """Hold the `topk` best stocks and exchange at most `drop` of them a day.
 
-    score: (D, K), known in the evening of its day. days: the days on which is dealt; the score of the day before the first
-    one is used. Raises KitError when no day of them has a score before it.
+    score: (D, K), known in the evening of its day. days: the days on which is dealt; the score of the day
+    before the first one is used. Raises KitError when no day of them has a score before it.
     """
     first, last, _ = days.indices(len(prices.dates))
     usable = np.isfinite(score[max(first - 1, 0) : last]).any(axis=1)
@@ -148,7 +158,15 @@ class _Book:
             stocks = float((self.shares[held] * self.mark[held]).sum())
         before, self.value = self.value, self.cash + stocks
         gross = (self.value - before + self.spent) / before
-        return gross, self.spent / before, self.traded / before, self.value, self.cash, len(self.held), self.refused
+        return (
+            gross,
+            self.spent / before,
+            self.traded / before,
+            self.value,
+            self.cash,
+            len(self.held),
+            self.refused,
+        )
 
     def _rebalance(self, day: int, score: FloatArray) -> None:
         sell, buy = choose(score, self.held, self.plan.topk, self.plan.drop)
@@ -174,7 +192,10 @@ class _Book:
         """Why an order cannot be dealt; empty where it can."""
         if not math.isfinite(self.prices.close[day, ticker]):
             return "no bar"
-        if self.rules.limits == "day's change" and abs(self.prices.change[day, ticker]) >= self.rules.threshold:
+        if (
+            self.rules.limits == "day's change"
+            and abs(self.prices.change[day, ticker]) >= self.rules.threshold
+        ):
             return "limit"
         if self.rules.limits == "dealt price" and day > 0:
             limit = limit_of(self.prices.tickers[ticker], self.prices.dates[day])
@@ -245,16 +266,19 @@ def deal_prices(prices: PriceTable, deal: Deal) -> FloatArray:
     """(D, K) prices of deals. Raises KitError where the day's average price is asked for and not known."""
     table = {"open": prices.open, "close": prices.close, "vwap": prices.vwap}[deal]
     if table is None:
-        raise KitError("--deal vwap: expected volume and amount that give an average price, found none; use open or close")
+        raise KitError(
+            "--deal vwap: expected volume and amount that give an average price, found none; use open or close"
+        )
     return table
 
 
 def choose(score: FloatArray, held: list[int], topk: int, drop: int) -> tuple[set[int], list[int]]:
     """Which stocks to sell, and which to buy, best first.
 
-    score: (K,), NaN without a score. held: in the order in which they were bought. The best `drop + topk - len(held)` stocks that
-    are not held stand beside the held ones; of all these the worst `drop` are sold if they are held. A held stock without a
-    score is worse than any; among several of these the last ones by name go first.
+    score: (K,), NaN without a score. held: in the order in which they were bought. The best `drop + topk -
+    len(held)` stocks that are not held stand beside the held ones; of all these the worst `drop` are sold if
+    they are held. A held stock without a score is worse than any; among several of these the last ones by
+    name go first.
     """
     wanted = max(drop + topk - len(held), 0)
     free = np.where(np.isfinite(score), score, -np.inf)
@@ -282,14 +306,20 @@ def _best(score: FloatArray, count: int) -> list[int]:
     return found
 
 
-# -- weights -----------------------------------------------------------------------------------------------------------
+# -- weights -------------------------------------------------------------------------------------------------
 def weighted(
-    name: str, targets: dict[int, FloatArray], prices: PriceTable, rules: Rules, days: slice, deal: Deal = "open"
+    name: str,
+    targets: dict[int, FloatArray],
+    prices: PriceTable,
+    rules: Rules,
+    days: slice,
+    deal: Deal = "open",
 ) -> Daily:
     """Follow target weights, with parts of shares and costs by share of the value that is dealt.
 
-    targets: day of the deal -> (K,) weights that sum to at most 1 (a short side may be negative); between these days the
-    positions drift. A ticker without a bar on the day of a deal keeps what it has; that is counted as refused.
+    targets: day of the deal -> (K,) weights that sum to at most 1 (a short side may be negative); between
+    these days the positions drift. A ticker without a bar on the day of a deal keeps what it has; that is
+    counted as refused.
     """
     first, last, _ = days.indices(len(prices.dates))
     table = deal_prices(prices, deal)
@@ -307,7 +337,10 @@ def weighted(
             wanted = targets[day] * total
             refused = int(((wanted != worth) & ~there).sum())
             trade = np.where(there, wanted - worth, 0.0)
-            cost = rules.buy_cost * trade[trade > 0].sum() - rules.sale_cost(prices.dates[day]) * trade[trade < 0].sum()
+            cost = (
+                rules.buy_cost * trade[trade > 0].sum()
+                - rules.sale_cost(prices.dates[day]) * trade[trade < 0].sum()
+            )
             traded = float(np.abs(trade).sum())
             worth = worth + trade
             cash = cash - trade.sum() - cost
@@ -342,8 +375,8 @@ def _ratio(now: FloatArray, before: FloatArray) -> FloatArray:
 def quantile_targets(score: FloatArray, groups: int, days: NDArray[np.int64]) -> list[dict[int, FloatArray]]:
     """Equal weights within each of `groups` quantiles of the score, the lowest first.
 
-    days: positions of the days whose scores are used; each is dealt on the day after. Days with fewer scores than groups
-    are passed over.
+    days: positions of the days whose scores are used; each is dealt on the day after. Days with fewer scores
+    than groups are passed over.
     """
     targets: list[dict[int, FloatArray]] = [{} for _ in range(groups)]
     for day in days.tolist():
@@ -358,8 +391,12 @@ def quantile_targets(score: FloatArray, groups: int, days: NDArray[np.int64]) ->
     return targets
 
 
-def sleeve_targets(score: FloatArray, topk: int, hold: int, days: NDArray[np.int64]) -> list[dict[int, FloatArray]]:
-    """`hold` sleeves that overlap: each holds the `topk` best of its own days, and every day one of them is renewed."""
+def sleeve_targets(
+    score: FloatArray, topk: int, hold: int, days: NDArray[np.int64]
+) -> list[dict[int, FloatArray]]:
+    """`hold` sleeves that overlap: each holds the `topk` best of its own days, and every day one of them is
+    renewed.
+    """
     sleeves: list[dict[int, FloatArray]] = [{} for _ in range(hold)]
     for number, day in enumerate(days.tolist()):
         best = _best(np.where(np.isfinite(score[day]), score[day], -np.inf), topk)
@@ -378,7 +415,9 @@ def combined(name: str, parts: list[Daily]) -> Daily:
     weights = [np.concatenate([[1.0], part.value[:-1]]) / len(parts) / before for part in parts]
 
     def mean(column: str) -> FloatArray:
-        return np.sum([weight * getattr(part, column) for weight, part in zip(weights, parts, strict=True)], axis=0)
+        return np.sum(
+            [weight * getattr(part, column) for weight, part in zip(weights, parts, strict=True)], axis=0
+        )
 
     reasons: Counter[str] = Counter()
     for part in parts:

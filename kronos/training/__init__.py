@@ -1,1 +1,3 @@
-"""Training: a network and its loss as one module, one loop for both stages, checkpoints, and the stages themselves."""
+"""Training: a network and its loss as one module, one loop for both stages, checkpoints, and the stages
+themselves.
+"""

@@ -1,7 +1,8 @@
-"""Whether what trains together belongs together: the processes of a run, its data and its settings, its two stages.
+"""Whether what trains together belongs together: the processes of a run, its data and its settings, its two
+stages.
 
-In: what each process holds, a store's record, the summary of the other stage. Out: nothing, or one line that names the
-difference, before a weight has moved. No torch.
+In: what each process holds, a store's record, the summary of the other stage. Out: nothing, or one line that
+names the difference, before a weight has moved. No torch.
 """
 
 import hashlib
@@ -47,7 +48,9 @@ def kit_version() -> str:
 
 
 def unlike(everyone: Sequence[Facts]) -> str:
-    """The first difference between rank 0 and another rank, in words, or ''. everyone: `held` of each process, by rank."""
+    """The first difference between rank 0 and another rank, in words, or ''. everyone: `held` of each
+    process, by rank.
+    """
     for rank, theirs in enumerate(everyone):
         for name, value in everyone[0].items():
             if theirs.get(name) != value:
@@ -72,9 +75,11 @@ def check_store(config: Config, store: BarStore) -> None:
 
 
 def check_other_stage(config: Config, facts: Facts) -> None:
-    """Say where the tokenizer was trained on other data, or on other windows, than the predictor is about to be.
+    """Say where the tokenizer was trained on other data, or on other windows, than the predictor is about to
+    be.
 
-    Raises KitError for the tokenizer of the same run, unless experiment.skip_existing or fresh asks for that; else it is a line.
+    Raises KitError for the tokenizer of the same run, unless experiment.skip_existing or fresh asks for that;
+    else it is a line.
     """
     network = Path(config.model_paths.finetuned_tokenizer)
     summary = summary_of(network.parent)

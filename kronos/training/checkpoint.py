@@ -1,8 +1,8 @@
 """Resumable states on disk: complete and checked, or not there.
 
-In: weights, optimiser state, the trainer's own few numbers. Out: `checkpoints/step_N/` with model.safetensors,
-optimizer.pt, trainer.json and checksums.json, written beside its name and renamed. No random state is kept: seeds, windows
-and learning rate are functions of the step (docs/architecture.md).
+In: weights, optimiser state, the trainer's own few numbers. Out: `checkpoints/step_N/` with
+model.safetensors, optimizer.pt, trainer.json and checksums.json, written beside its name and renamed. No
+random state is kept: seeds, windows and learning rate are functions of the step (docs/architecture.md).
 """
 
 import io
@@ -43,7 +43,9 @@ class Progress:
     start_value: float | None = None
     """The validation metric of pretrained weights before the first step."""
     history: list[float] = field(default_factory=list)
-    """The metric of every validation since the first step: what the learning rate and an early end may depend on."""
+    """The metric of every validation since the first step: what the learning rate and an early end may depend
+    on.
+    """
     pieces: int = 1
     """How many pieces a micro-batch is cut into, since a GPU's memory was too small for it whole."""
     skipped: int = 0
@@ -97,8 +99,8 @@ def save(root: Path, weights: dict[str, Tensor], optimizer: dict[str, Any], prog
 
 
 def load_newest(root: Path) -> Checkpoint | None:
-    """The newest checkpoint whose checksums hold; damaged ones that are newer are named in the log and removed, since rotation
-    would keep them, by their step, and remove good ones.
+    """The newest checkpoint whose checksums hold; damaged ones that are newer are named in the log and
+    removed, since rotation would keep them, by their step, and remove good ones.
 
     None when there is none. Raises KitError when there are checkpoints and all are damaged; they stay.
     """
@@ -114,11 +116,13 @@ def load_newest(root: Path) -> Checkpoint | None:
         log.warning("%s is damaged (%s): falling back to the checkpoint before it", folder, problem)
         damaged.append(folder)
     if folders:
-        raise KitError(f"{root}: expected a good checkpoint, found {len(folders)} damaged; start it anew with --fresh")
+        raise KitError(
+            f"{root}: expected a good checkpoint, found {len(folders)} damaged; start it anew with --fresh"
+        )
     return None
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
+# -- files ---------------------------------------------------------------------------------------------------
 def _fill(folder: Path, contents: dict[str, bytes]) -> None:
     for name, content in contents.items():
         _write(folder / name, content)

@@ -1,7 +1,7 @@
 """The loss curves of a stage as a picture.
 
-In: metrics.jsonl. Out: loss.png beside it, written atomically. matplotlib is loaded here only; a machine without it trains
-without a picture, and says so.
+In: metrics.jsonl. Out: loss.png beside it, written atomically. matplotlib is loaded here only; a machine
+without it trains without a picture, and says so.
 """
 
 import importlib.util
@@ -20,8 +20,8 @@ PICTURE = "loss.png"
 def draw(folder: Path, records: list[dict[str, Any]], metric: str) -> None:
     """Write loss.png of a stage's records.
 
-    metric: the validation value that chooses the best network. The tokenizer's training loss subtracts an entropy and may be
-    negative, so where training reports the metric, too, that is the training curve.
+    metric: the validation value that chooses the best network. The tokenizer's training loss subtracts an
+    entropy and may be negative, so where training reports the metric, too, that is the training curve.
     """
     if importlib.util.find_spec("matplotlib") is None:
         log.info("matplotlib is not installed: no %s", folder / PICTURE)

@@ -1,7 +1,9 @@
-"""What a stage of a run is: the windows it learns from, and every setting and digest that decides what is learned.
+"""What a stage of a run is: the windows it learns from, and every setting and digest that decides what is
+learned.
 
-In: a resolved `Config`, and a prepared store where there is one. Out: `StageData`, and facts, `{name: value}`, that two
-starts of one stage must have in common. No torch: the launcher asks before anything is loaded.
+In: a resolved `Config`, and a prepared store where there is one. Out: `StageData`, and facts, `{name:
+value}`, that two starts of one stage must have in common. No torch: the launcher asks before anything is
+loaded.
 """
 
 import hashlib
@@ -42,7 +44,9 @@ class StageData:
         """Raises KitError when a part has no window."""
         d, t = config.data, config.training
         splits = split_store(d, store.sessions, store.span_of(config.embargo))
-        indices = [WindowIndex.build(store, d.lookback_window, d.predict_window, part) for part in splits.parts]
+        indices = [
+            WindowIndex.build(store, d.lookback_window, d.predict_window, part) for part in splits.parts
+        ]
         require_windows(indices)
         train, validation = indices[:2]
         plan = BatchPlan(
@@ -63,15 +67,25 @@ class StageData:
         return self.train.part
 
 
-# -- facts -------------------------------------------------------------------------------------------------------------
+# -- facts ---------------------------------------------------------------------------------------------------
 def setting_facts(config: Config, stage: Stage) -> Facts:
-    """The facts that a configuration alone decides. How the same numbers are computed (precision, workers, checkpoints, how a
-    step's windows are cut into batches and processes) is none of them."""
+    """The facts that a configuration alone decides. How the same numbers are computed (precision, workers,
+    checkpoints, how a step's windows are cut into batches and processes) is none of them."""
     d, t = config.data, config.training
     tokenizer = stage == "tokenizer"
-    names = ("lookback_window", "predict_window", "clip", "norm_epsilon", "train_ratio", "val_ratio", "test_ratio")
+    names = (
+        "lookback_window",
+        "predict_window",
+        "clip",
+        "norm_epsilon",
+        "train_ratio",
+        "val_ratio",
+        "test_ratio",
+    )
     facts: Facts = {f"data.{name}": getattr(d, name) for name in names}
-    days = {f"data.{name}": getattr(d, name) for name in PART_DAYS}  # only those that are set: older runs do not know them
+    days = {
+        f"data.{name}": getattr(d, name) for name in PART_DAYS
+    }  # only those that are set: older runs do not know them
     facts |= {name: value for name, value in days.items() if value is not None}
     if d.all_days:
         facts["data.all_days"] = True
@@ -93,7 +107,10 @@ def setting_facts(config: Config, stage: Stage) -> Facts:
         "training.validation_samples": t.validation_samples,
     }
     if not tokenizer:
-        facts |= {"training.teacher_forcing": t.teacher_forcing, "training.history_loss_weight": t.history_loss_weight}
+        facts |= {
+            "training.teacher_forcing": t.teacher_forcing,
+            "training.history_loss_weight": t.history_loss_weight,
+        }
     return facts
 
 
@@ -103,8 +120,8 @@ def data_facts(store: BarStore, plan: BatchPlan) -> Facts:
 
 
 def length_facts(config: Config, stage: Stage) -> Facts:
-    """What decides the data and the length of a stage, in the words of the configuration, where there is no store to ask. Of a
-    head everything but the networks that it reads."""
+    """What decides the data and the length of a stage, in the words of the configuration, where there is no
+    store to ask. Of a head everything but the networks that it reads."""
     d, t = config.data, config.training
     names = [f"{stage}_epochs", f"{stage}_steps", "max_steps"]
     facts: Facts = {}
@@ -125,8 +142,9 @@ def length_facts(config: Config, stage: Stage) -> Facts:
 
 
 def start_facts(config: Config, stage: Stage) -> Facts:
-    """What a stage starts from: a preset, a hub id, or a folder. A folder's networks are told by their digest, since the folder
-    may lie elsewhere at the next start (another mount, another slug of an attached data set)."""
+    """What a stage starts from: a preset, a hub id, or a folder. A folder's networks are told by their
+    digest, since the folder may lie elsewhere at the next start (another mount, another slug of an attached
+    data set)."""
     paths = config.model_paths
     pretrained = config.tokenizer_is_pretrained if stage == "tokenizer" else config.predictor_is_pretrained
     if not pretrained:
@@ -135,12 +153,16 @@ def start_facts(config: Config, stage: Stage) -> Facts:
     saved = [Path(source).expanduser() / name for name in NETWORK_FILES]
     if not all(path.is_file() for path in saved):
         return {START: source}
-    return {START: source, START_DIGEST: hashlib.sha256("".join(map(files.digest, saved)).encode()).hexdigest()[:16]}
+    return {
+        START: source,
+        START_DIGEST: hashlib.sha256("".join(map(files.digest, saved)).encode()).hexdigest()[:16],
+    }
 
 
 def difference(saved: Facts, now: Facts) -> list[str]:
-    """`key: saved X, now Y` for every fact that changed. Where both know the digest of the weights that they started from, the
-    path does not count; where one does not (a hub id, a run of an earlier version), only the path does."""
+    """`key: saved X, now Y` for every fact that changed. Where both know the digest of the weights that they
+    started from, the path does not count; where one does not (a hub id, a run of an earlier version), only
+    the path does."""
     ignored = START if START_DIGEST in saved and START_DIGEST in now else START_DIGEST
     names = [name for name in dict.fromkeys([*saved, *now]) if name != ignored]
     pairs = ((name, saved.get(name), now.get(name)) for name in names)

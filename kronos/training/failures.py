@@ -1,4 +1,5 @@
-"""What torch raises in the middle of a run for reasons outside of this code, as one line that says what to do.
+"""What torch raises in the middle of a run for reasons outside of this code, as one line that says what to
+do.
 
 In: a RuntimeError of torch. Out: a KitError where its cause is known; anything else keeps its traceback.
 """
@@ -15,11 +16,15 @@ from kronos.training.memory import out_of_memory
 from kronos.training.runtime import Runtime
 
 COMPILERS = ("torch._dynamo", "torch._inductor")
-"""Modules of the errors of torch.compile. By name: importing them takes two seconds, also for runs that compile nothing."""
+"""Modules of the errors of torch.compile. By name: importing them takes two seconds, also for runs that
+compile nothing.
+"""
 
 
 WAITED = ("Timed out waiting", "Application timeout caused pair closure")
-"""gloo's words for a process that is there and does not answer: of the wait itself, and of the next one after it."""
+"""gloo's words for a process that is there and does not answer: of the wait itself, and of the next one after
+it.
+"""
 
 
 @contextmanager
@@ -63,14 +68,17 @@ def explained(error: RuntimeError, stage: str, runtime: Runtime) -> KitError | N
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile three operations and their gradient. Raises KitError where torch.compile does not work on this machine.
+    """Compile three operations and their gradient. Raises KitError where torch.compile does not work on this
+    machine.
 
     It is what every compilation needs anyhow (compiler found, headers prepared), before the run has begun.
     """
     x = torch.ones(8, 8, device=device, requires_grad=True)
     try:
         torch.compile(lambda y: (y.sin() * 2 + 1).sum())(x).backward()
-    except Exception as error:  # whatever a compiler, the system or torch says: the program itself cannot be at fault
+    except (
+        Exception
+    ) as error:  # whatever a compiler, the system or torch says: the program itself cannot be at fault
         raise cannot_compile(error) from error
 
 

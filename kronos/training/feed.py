@@ -1,7 +1,8 @@
 """Micro-batches from the loader to the device, the next step's while the present one computes.
 
-In: an endless or finite run of micro-batches on the CPU. Out: those of one optimiser step at a time, on both sides: the
-host's for weights and names, which then cost no wait for the device, and the device's for the networks.
+In: an endless or finite run of micro-batches on the CPU. Out: those of one optimiser step at a time, on both
+sides: the host's for weights and names, which then cost no wait for the device, and the device's for the
+networks.
 """
 
 import itertools
@@ -23,8 +24,9 @@ class StepBatches(NamedTuple):
 class DeviceFeed(Iterator[StepBatches]):
     """`per_step` micro-batches at a time; fewer than one ends it.
 
-    On a GPU `prefetch`, called when a step's work is queued, reads the next ones and copies them on a stream of its own,
-    from pinned memory beside the computation. Elsewhere it does nothing: there is nothing to copy.
+    On a GPU `prefetch`, called when a step's work is queued, reads the next ones and copies them on a stream
+    of its own, from pinned memory beside the computation. Elsewhere it does nothing: there is nothing to
+    copy.
     """
 
     def __init__(self, batches: Iterable[Batch], per_step: int, device: torch.device) -> None:

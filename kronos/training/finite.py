@@ -1,7 +1,9 @@
-"""Losses and gradients that are not numbers: no weight moves by them, and the run ends with the step and its tickers.
+"""Losses and gradients that are not numbers: no weight moves by them, and the run ends with the step and its
+tickers.
 
-In: loss and gradient norm of each step, on the device. Out: a flag that the fused optimiser obeys there, and a `KitError` when
-it is read. Reading costs a wait, so a GPU's is read with the next logged line or checkpoint.
+In: loss and gradient norm of each step, on the device. Out: a flag that the fused optimiser obeys there, and
+a `KitError` when it is read. Reading costs a wait, so a GPU's is read with the next logged line or
+checkpoint.
 """
 
 from collections.abc import Sequence
@@ -20,8 +22,8 @@ MOST_SKIPS = 20
 class FiniteGuard:
     """Watches the steps of one process. All processes watch the same losses' sums and see the same gradients.
 
-    With a GradScaler (fp16) a gradient that overflows is expected now and then: the scaler skips the step and halves its
-    scale. Then only the loss ends the run, or `MOST_SKIPS` skipped steps in a row.
+    With a GradScaler (fp16) a gradient that overflows is expected now and then: the scaler skips the step and
+    halves its scale. Then only the loss ends the run, or `MOST_SKIPS` skipped steps in a row.
     """
 
     def __init__(self, stage: str, tickers: Sequence[str], runtime: Runtime) -> None:
@@ -30,7 +32,9 @@ class FiniteGuard:
         self.skipped = 0
         """Steps skipped by the scaler that `check` has seen since it was last reset."""
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=runtime.device)
-        self._skips = torch.zeros(3, dtype=torch.int64, device=runtime.device)  # all, in a row now, most in a row
+        self._skips = torch.zeros(
+            3, dtype=torch.int64, device=runtime.device
+        )  # all, in a row now, most in a row
         self._recent: dict[int, list[Tensor]] = {}
 
     def remember(self, step: int, tickers: list[Tensor]) -> None:
@@ -57,7 +61,9 @@ class FiniteGuard:
         """Stop the run when a step since the last check was not finite. Every process has to call it."""
         first = int(self._bad_step)
         if self.runtime.total([float(first >= 0)])[0]:
-            seen = self.runtime.gather((first, {s: sorted({int(i) for t in ts for i in t}) for s, ts in self._recent.items()}))
+            seen = self.runtime.gather(
+                (first, {s: sorted({int(i) for t in ts for i in t}) for s, ts in self._recent.items()})
+            )
             self.runtime.on_main(lambda: self._raise_not_finite(seen))
         if self.scaled:
             last = max(self._recent, default=0)

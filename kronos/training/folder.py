@@ -1,7 +1,8 @@
-"""What one stage keeps in the run folder: the right to write there, its summary, and which of its checkpoints are good.
+"""What one stage keeps in the run folder: the right to write there, its summary, and which of its checkpoints
+are good.
 
-In: the run folder. Out: a lock that a killed run does not leave behind, and summary.json, which alone says whether a stage
-is complete. No torch. Layout: docs/architecture.md.
+In: the run folder. Out: a lock that a killed run does not leave behind, and summary.json, which alone says
+whether a stage is complete. No torch. Layout: docs/architecture.md.
 """
 
 import fcntl
@@ -24,8 +25,8 @@ CONTENTS = ("model.safetensors", "optimizer.pt", TRAINER)
 class RunLock:
     """The only right to train into a run folder.
 
-    A POSIX record lock: the kernel drops it with the process however that ends, and unlike flock's it does not live on
-    in the loader's worker processes.
+    A POSIX record lock: the kernel drops it with the process however that ends, and unlike flock's it does
+    not live on in the loader's worker processes.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -57,7 +58,9 @@ class RunLock:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in a stage's folder: it is temporary by name. Needs the lock."""
+    """Remove what killed processes left half-written in a stage's folder: it is temporary by name. Needs the
+    lock.
+    """
     for left in (*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -107,11 +110,15 @@ class Summary:
 
 
 def summary_of(folder: Path) -> Summary | None:
-    """A stage's summary.json, or None where there is none. Raises KitError when it does not say what it should."""
+    """A stage's summary.json, or None where there is none. Raises KitError when it does not say what it
+    should.
+    """
     path = folder / SUMMARY
     if not path.exists():
         return None
-    return records.read(path, Summary, remedy="remove the file, and the stage goes on from its last checkpoint")
+    return records.read(
+        path, Summary, remedy="remove the file, and the stage goes on from its last checkpoint"
+    )
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -127,7 +134,7 @@ def write_summary(folder: Path, tree: dict[str, Any]) -> None:
     files.write_json(folder / SUMMARY, tree)
 
 
-# -- checkpoints, without their weights -----------------------------------------------------------------------------------
+# -- checkpoints, without their weights ----------------------------------------------------------------------
 @dataclass(frozen=True)
 class SavedProgress:
     """What is read of a checkpoint's trainer.json without its weights."""
@@ -176,7 +183,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """All records of a metrics file; none where there is no file."""
     if not path.is_file():
         return []
-    return [record_of(line, path, number) for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)]
+    return [
+        record_of(line, path, number)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+    ]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""The third stage, which is optional: a head learns from hidden states and raw bars what is asked for, the ranks of returns.
+"""The third stage, which is optional: a head learns from hidden states and raw bars what is asked for, the
+ranks of returns.
 
-In: a resolved `Config`, a prepared store, and where tokens are read a predictor: this run's own, else the pretrained one.
-Out: the stage's folder, as of the others; `best_model/` holds the head with everything that it reads. The loop, its
-checkpoints and its promises are those of the other stages; a "window" of theirs is a date here.
+In: a resolved `Config`, a prepared store, and where tokens are read a predictor: this run's own, else the
+pretrained one.
+Out: the stage's folder, as of the others; `best_model/` holds the head with everything that it reads. The
+loop, its checkpoints and its promises are those of the other stages; a "window" of theirs is a date here.
 """
 
 import hashlib
@@ -65,7 +67,9 @@ class HeadRun(StageRun):
         tokenizer, digest = super()._frozen_tokenizer()
         self.trunk_start = self.runtime.on_main(lambda: trunk_source(self.config, digest))
         pinned = self.config.model_paths.revision(self.trunk_start)
-        self.trunk = self.runtime.main_first(lambda: Kronos.from_pretrained(self.trunk_start, revision=pinned))
+        self.trunk = self.runtime.main_first(
+            lambda: Kronos.from_pretrained(self.trunk_start, revision=pinned)
+        )
         self.trunk_digest = self.runtime.on_main(lambda: network_digest(self.trunk, self.trunk_start))  # type: ignore[arg-type]
         return tokenizer, digest
 
@@ -75,9 +79,18 @@ class HeadRun(StageRun):
     def _facts(self) -> dict[str, Any]:
         c, s, plan = self.config, self.settings, self.data.plan
         names = ("clip", "norm_epsilon", "train_ratio", "val_ratio", "test_ratio", *PART_DAYS)
-        facts: dict[str, Any] = {"data": self.store.digest, **{f"data.{name}": getattr(c.data, name) for name in names}}
-        facts |= {"data.embargo": c.embargo, "head.token_lookback": c.head_token_lookback, "horizons": all_horizons(c)}
-        facts |= {f"head.{k}": v for k, v in asdict(c.head).items() if k not in ("horizons", "token_lookback")}
+        facts: dict[str, Any] = {
+            "data": self.store.digest,
+            **{f"data.{name}": getattr(c.data, name) for name in names},
+        }
+        facts |= {
+            "data.embargo": c.embargo,
+            "head.token_lookback": c.head_token_lookback,
+            "horizons": all_horizons(c),
+        }
+        facts |= {
+            f"head.{k}": v for k, v in asdict(c.head).items() if k not in ("horizons", "token_lookback")
+        }
         facts |= {
             "asked horizon": asked_horizon(c),
             "dates of a step": plan.step_samples,
@@ -115,7 +128,9 @@ class HeadRun(StageRun):
             frozen=h.frozen,
         )
         self.trunk = None  # the head has a copy
-        return HeadObjective(head, sign_weight=h.sign_weight, trunk_share=h.trunk_learning_rate / h.learning_rate)
+        return HeadObjective(
+            head, sign_weight=h.sign_weight, trunk_share=h.trunk_learning_rate / h.learning_rate
+        )
 
     def _streams(self) -> Streams | None:
         states = None
@@ -132,13 +147,20 @@ class HeadRun(StageRun):
         return False  # the read-out is new
 
     def _describe(self) -> list[str]:
-        read = {"tokens": "tokens", "bars": "raw bars", "both": "tokens and raw bars"}[self.config.head.inputs]
-        start = f"head: reads {read}, the predictor is {self.trunk_start}" if reads_tokens(self.config) else f"head: reads {read}"
+        read = {"tokens": "tokens", "bars": "raw bars", "both": "tokens and raw bars"}[
+            self.config.head.inputs
+        ]
+        start = (
+            f"head: reads {read}, the predictor is {self.trunk_start}"
+            if reads_tokens(self.config)
+            else f"head: reads {read}"
+        )
         return [self.data.train.describe(self.store), self.data.validation.describe(self.store), start]
 
 
 def trunk_source(config: Config, tokenizer_digest: str | None) -> str:
-    """The predictor that the head reads: the run's own where it is complete, else the pretrained one. A folder or hub id.
+    """The predictor that the head reads: the run's own where it is complete, else the pretrained one. A
+    folder or hub id.
 
     Raises KitError when there is none, when it is not complete, or when it was trained on another tokenizer.
     """

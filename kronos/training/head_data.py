@@ -1,9 +1,11 @@
 """What the head's stage reads: dates of both parts, as batches of tensors for one process.
 
-In: a resolved `Config`, a prepared store. Out: `HeadData`, `DateBatches` (a data set of micro-batches), `Streams` for the loop.
-A micro-batch has its dates along the first axis, so what is cut for want of memory is cut between dates.
+In: a resolved `Config`, a prepared store. Out: `HeadData`, `DateBatches` (a data set of micro-batches),
+`Streams` for the loop. A micro-batch has its dates along the first axis, so what is cut for want of memory is
+cut between dates.
 
-Letters: E dates, W stocks of a date, T bars of tokens, L bars of channels, C channels, S figures, K horizons, D width of a state.
+Letters: E dates, W stocks of a date, T bars of tokens, L bars of channels, C channels, S figures, K horizons,
+D width of a state.
 """
 
 from dataclasses import dataclass
@@ -33,7 +35,9 @@ VALIDATION_SEED = 20
 
 
 def asked_horizon(config: Config) -> int:
-    """The horizon that chooses the best head: the one that is forecast or backtested, else the longest of head.horizons."""
+    """The horizon that chooses the best head: the one that is forecast or backtested, else the longest of
+    head.horizons.
+    """
     return config.inference.horizon or config.evaluation.horizon or max(config.head.horizons)
 
 
@@ -68,7 +72,8 @@ class HeadData:
         splits = split_store(d, store.sessions, store.span_of(config.embargo))
         horizons = all_horizons(config)
         train, validation = (
-            DateIndex.build(store, part, horizons, h.every, history(config)) for part in (splits.train, splits.validation)
+            DateIndex.build(store, part, horizons, h.every, history(config))
+            for part in (splits.train, splits.validation)
         )
         processes = config.distributed.num_processes
         if h.dates_per_batch % processes:
@@ -96,9 +101,9 @@ class HeadData:
 class DateBatches(Dataset[Batch]):
     """Item i is micro-batch i of a run for one rank, as `data.loader.MicroBatches` counts them.
 
-    Tensors: ticker, row, sample (E, W) int64, real (E, W) bool; rank, rise, labelled (E, W, K) float32; with bars series
-    (E, W, L, C) and figures (E, W, S); with tokens x (E, W, T, 6) and stamp (E, W, T, 5), or, of a frozen predictor, state
-    (E, W, D).
+    Tensors: ticker, row, sample (E, W) int64, real (E, W) bool; rank, rise, labelled (E, W, K) float32; with
+    bars series (E, W, L, C) and figures (E, W, S); with tokens x (E, W, T, 6) and stamp (E, W, T, 5), or, of
+    a frozen predictor, state (E, W, D).
     """
 
     def __init__(
@@ -112,14 +117,20 @@ class DateBatches(Dataset[Batch]):
         seed: int,
         states: Path | None = None,
     ) -> None:
-        """stocks: W. seed: of their draw. states: file (n, D) of the frozen predictor's states of the index's samples."""
+        """stocks: W. seed: of their draw. states: file (n, D) of the frozen predictor's states of the index's
+        samples.
+        """
         self.plan, self.rank, self.states = plan, rank, states
         self.read = DateReader(store, index, all_horizons(config), stocks, seed)
-        self.channels = ChannelReader(store, config.head.bar_lookback) if config.head.inputs in ("bars", "both") else None
+        self.channels = (
+            ChannelReader(store, config.head.bar_lookback) if config.head.inputs in ("bars", "both") else None
+        )
         self.tokens: WindowReader | None = None
         if reads_tokens(config) and states is None:
             d = config.data
-            self.tokens = WindowReader(store, config.head_token_lookback, 0, clip=d.clip, epsilon=d.norm_epsilon, first_session=0)
+            self.tokens = WindowReader(
+                store, config.head_token_lookback, 0, clip=d.clip, epsilon=d.norm_epsilon, first_session=0
+            )
 
     def __len__(self) -> int:
         return self.plan.total_steps * self.plan.accumulation
@@ -142,17 +153,34 @@ class DateBatches(Dataset[Batch]):
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()}
 
 
-def head_streams(config: Config, data: HeadData, store: BarStore, runtime: Runtime, states: tuple[Path, Path] | None) -> Streams:
-    """Loaders of this process. states: files of the frozen predictor's states, of training and of validation."""
+def head_streams(
+    config: Config, data: HeadData, store: BarStore, runtime: Runtime, states: tuple[Path, Path] | None
+) -> Streams:
+    """Loaders of this process. states: files of the frozen predictor's states, of training and of
+    validation.
+    """
     h, t = config.head, config.training
     on_train, on_validation = states or (None, None)
     pin = runtime.device.type == "cuda"
-    training = DateBatches(config, store, data.train, data.plan, runtime.rank, h.stocks_per_date, t.seed, on_train)
+    training = DateBatches(
+        config, store, data.train, data.plan, runtime.rank, h.stocks_per_date, t.seed, on_train
+    )
     plan = ScoringPlan(len(data.validation), 1, runtime.world)
-    scored = DateBatches(config, store, data.validation, plan, runtime.rank, h.validation_stocks, VALIDATION_SEED, on_validation)
+    scored = DateBatches(
+        config,
+        store,
+        data.validation,
+        plan,
+        runtime.rank,
+        h.validation_stocks,
+        VALIDATION_SEED,
+        on_validation,
+    )
 
     def train_from(step: int) -> DataLoader:
-        return sheltered(WindowLoader(training, range(step * data.plan.accumulation, len(training)), t.num_workers, pin))
+        return sheltered(
+            WindowLoader(training, range(step * data.plan.accumulation, len(training)), t.num_workers, pin)
+        )
 
     validation = sheltered(WindowLoader(scored, range(len(scored)), t.num_workers, pin))
     return Streams(train_from, lambda: validation, store.tickers)

@@ -1,7 +1,9 @@
-"""The head's loss: within each date, the correlation of the scores with the ranks of the returns, and the signs.
+"""The head's loss: within each date, the correlation of the scores with the ranks of the returns, and the
+signs.
 
-In: batches of whole dates (`training.head_data`). Out: sums over dates, which add up over micro-batches and processes: the unit
-of the loss is a date, however many stocks it has. Nothing of one date is compared with another date.
+In: batches of whole dates (`training.head_data`). Out: sums over dates, which add up over micro-batches and
+processes: the unit of the loss is a date, however many stocks it has. Nothing of one date is compared with
+another date.
 
 Letters: E dates, W stocks of a date, K horizons.
 """
@@ -61,7 +63,12 @@ class HeadObjective(Objective):
         sign_loss = (sign_entropy(sign, batch["rise"], labelled) * shares).sum()
         loss = rank_loss + self.sign_weight * sign_loss
         weight = batch["real"].any(dim=1).float().sum()
-        return {"loss": loss, "rank_loss": rank_loss.detach(), "sign_loss": sign_loss.detach(), "weight": weight}
+        return {
+            "loss": loss,
+            "rank_loss": rank_loss.detach(),
+            "sign_loss": sign_loss.detach(),
+            "weight": weight,
+        }
 
     def evaluate(self, batch: Batch) -> Sums:
         """Rank IC and accuracy within dates of every horizon, as sums over dates in float64."""
@@ -98,7 +105,11 @@ class HeadObjective(Objective):
     def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Scores and sign logits, (E, W, K) each."""
         shape = batch["real"].shape
-        flat = {name: batch[name].flatten(0, 1) for name in ("series", "figures", "state", "x", "stamp") if name in batch}
+        flat = {
+            name: batch[name].flatten(0, 1)
+            for name in ("series", "figures", "state", "x", "stamp")
+            if name in batch
+        }
         state = flat.get("state")
         if state is None and "x" in flat:
             state = self.head.state(flat["x"], flat["stamp"])
@@ -115,7 +126,9 @@ def horizon_shares(horizons: Sequence[int], asked: int) -> list[float]:
 
 
 def correlation(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-    """Correlation over the stocks of each date and horizon, (E, W, K) -> (E, K); 0 where one of them does not vary."""
+    """Correlation over the stocks of each date and horizon, (E, W, K) -> (E, K); 0 where one of them does not
+    vary.
+    """
     total = weight.sum(1, keepdim=True).clamp_min(1)
     a = (a - (a * weight).sum(1, keepdim=True) / total) * weight
     b = (b - (b * weight).sum(1, keepdim=True) / total) * weight
@@ -124,16 +137,20 @@ def correlation(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
 
 
 def ranks(values: Tensor, weight: Tensor) -> Tensor:
-    """Rank of each value among the weighted ones of its date, (E, W, K) float64; equal values in the order of the stocks."""
+    """Rank of each value among the weighted ones of its date, (E, W, K) float64; equal values in the order of
+    the stocks.
+    """
     last = torch.where(weight > 0, values.double(), torch.inf)
     return last.argsort(dim=1, stable=True).argsort(dim=1).double()
 
 
 def sign_entropy(sign: Tensor, rise: Tensor, weight: Tensor) -> Tensor:
-    """Cross entropy of the sign on each date, (E, W, K) -> (E, K), in nats: within the date, and a little of its level.
+    """Cross entropy of the sign on each date, (E, W, K) -> (E, K), in nats: within the date, and a little of
+    its level.
 
-    Within: the logits are moved so that their mean fits the date's share of rises, and the move carries no gradient. That share
-    is common to all stocks of the date and mostly luck; learnt at full weight, it would be learnt by heart.
+    Within: the logits are moved so that their mean fits the date's share of rises, and the move carries no
+    gradient. That share is common to all stocks of the date and mostly luck; learnt at full weight, it would
+    be learnt by heart.
     """
     total = weight.sum(1, keepdim=True).clamp_min(1)
     share = ((rise * weight).sum(1, keepdim=True) / total).clamp(0.02, 0.98)

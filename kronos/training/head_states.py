@@ -1,9 +1,10 @@
-"""The hidden states of a predictor that stays as it is: computed once per network, data and settings, and kept on disk.
+"""The hidden states of a predictor that stays as it is: computed once per network, data and settings, and
+kept on disk.
 
-In: a head whose trunk is frozen, the samples of both parts. Out: files (n, D) float16 that loaders map into memory, in
-`RUN/states/KEY/`, where another head of the run finds them. The key is a digest of the networks, the store, the samples
-and what the windows are cut and normalised with; a folder appears complete or not at all. Several processes compute a
-share each.
+In: a head whose trunk is frozen, the samples of both parts. Out: files (n, D) float16 that loaders map into
+memory, in `RUN/states/KEY/`, where another head of the run finds them. The key is a digest of the networks,
+the store, the samples and what the windows are cut and normalised with; a folder appears complete or not at
+all. Several processes compute a share each.
 """
 
 import hashlib
@@ -37,7 +38,8 @@ KEY = "key.json"
 def frozen_states(
     config: Config, store: BarStore, data: HeadData, head: Head, networks: str, runtime: Runtime
 ) -> tuple[Path, Path] | None:
-    """Files of the states of training and of validation, which an earlier run may have left; None: asked to stop meanwhile.
+    """Files of the states of training and of validation, which an earlier run may have left; None: asked to
+    stop meanwhile.
 
     networks: digest of tokenizer and predictor. Every process has to call it.
     """
@@ -48,7 +50,11 @@ def frozen_states(
     if runtime.on_main(lambda: (folder / KEY).is_file()):
         log.info("head: the predictor's states are in %s, computed before", folder)
         return folder / names[0], folder / names[1]
-    runtime.on_main(lambda: _allocate(temporary, [len(data.train.row), len(data.validation.row)], head.trunk.config.d_model))
+    runtime.on_main(
+        lambda: _allocate(
+            temporary, [len(data.train.row), len(data.validation.row)], head.trunk.config.d_model
+        )
+    )
     head.to(runtime.device).eval()
     for name, index in zip(names, (data.train, data.validation), strict=True):
         done = _compute(config, store, index, head, temporary / name, runtime)
@@ -84,10 +90,14 @@ def _publish(temporary: Path, folder: Path, facts: dict[str, object]) -> None:
     temporary.rename(folder)
 
 
-def _compute(config: Config, store: BarStore, index: DateIndex, head: Head, path: Path, runtime: Runtime) -> bool:
+def _compute(
+    config: Config, store: BarStore, index: DateIndex, head: Head, path: Path, runtime: Runtime
+) -> bool:
     """Fill this process's share of the chunks; False: asked to stop."""
     d = config.data
-    read = WindowReader(store, config.head_token_lookback, 0, clip=d.clip, epsilon=d.norm_epsilon, first_session=0)
+    read = WindowReader(
+        store, config.head_token_lookback, 0, clip=d.clip, epsilon=d.norm_epsilon, first_session=0
+    )
     out = np.lib.format.open_memmap(path, mode="r+")
     starts = range(runtime.rank * CHUNK, len(index.row), runtime.world * CHUNK)
     with progress(f"states of the {index.part.name} part", len(index.row), "samples") as bar:
@@ -102,8 +112,11 @@ def _compute(config: Config, store: BarStore, index: DateIndex, head: Head, path
 
 
 @torch.inference_mode()
-def states_of(head: Head, read: WindowReader, rows: NDArray[np.int64], device: torch.device) -> NDArray[np.float32]:
-    """States (n, D) of the rows of last known bars, each with a whole lookback behind it, in as many pieces as fit.
+def states_of(
+    head: Head, read: WindowReader, rows: NDArray[np.int64], device: torch.device
+) -> NDArray[np.float32]:
+    """States (n, D) of the rows of last known bars, each with a whole lookback behind it, in as many pieces
+    as fit.
 
     The head is on the device and in evaluation mode.
     """

@@ -1,6 +1,8 @@
-"""What a run tells while it runs: one line per logged step, a progress bar at a terminal, metrics.jsonl, and trackers.
+"""What a run tells while it runs: one line per logged step, a progress bar at a terminal, metrics.jsonl, and
+trackers.
 
-In: named numbers. Out: log lines through `logging` (main process only) and one JSON object per line in the run folder.
+In: named numbers. Out: log lines through `logging` (main process only) and one JSON object per line in the
+run folder.
 """
 
 import json
@@ -27,8 +29,9 @@ log = logging.getLogger(__name__)
 class RunLog(AbstractContextManager["RunLog"]):
     """Lines, bar and metrics file of one stage. On processes other than the main one it does nothing.
 
-    path: metrics.jsonl. step: where the run starts; validated: the validation of that step is behind it. trackers: opens
-    those that are asked for. Records of what is still to come, left by a sitting that was cut off after its last checkpoint,
+    path: metrics.jsonl. step: where the run starts; validated: the validation of that step is behind it.
+    trackers: opens those that are asked for. Records of what is still to come, left by a sitting that was cut
+    off after its last checkpoint,
     are removed: a step appears once.
     """
 
@@ -57,7 +60,9 @@ class RunLog(AbstractContextManager["RunLog"]):
                 self._stack.enter_context(logging_redirect_tqdm())
                 self._stack.callback(self._bar.close)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stack.close()
 
     def advance(self) -> None:
@@ -66,7 +71,9 @@ class RunLog(AbstractContextManager["RunLog"]):
             self._bar.update()
 
     def record(self, kind: str, step: int, values: Mapping[str, float], text: str) -> None:
-        """Log `text` and append the values to the metrics file; a value that is not finite is written as null."""
+        """Log `text` and append the values to the metrics file; a value that is not finite is written as
+        null.
+        """
         if not self.active:
             return
         log.info("%s", text)
@@ -111,7 +118,9 @@ def added(sums: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
 def _forget_after(path: Path, step: int, validated: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _is_past(line, step, validated)]
+        kept = [
+            line for line in path.read_text(encoding="utf-8").splitlines() if _is_past(line, step, validated)
+        ]
         files.write_text(path, "".join(f"{line}\n" for line in kept))
 
 

@@ -1,14 +1,15 @@
 """One training loop for all stages: exact gradients, honest validation, and nothing lost when it is stopped.
 
-In: an objective (a network with its loss), streams of micro-batches, a `Runtime`. Out: a trained network, metrics and
-checkpoints. The loop knows no stage.
+In: an objective (a network with its loss), streams of micro-batches, a `Runtime`. Out: a trained network,
+metrics and checkpoints. The loop knows no stage.
 
-The gradient of an optimiser step is that of sum(w loss) / sum(w) over all micro-batches of all processes: each backward
-pass is scaled by world / sum(w), and DistributedDataParallel divides by world. So neither accumulation nor the number of
-processes nor a short last batch changes what is optimised.
+The gradient of an optimiser step is that of sum(w loss) / sum(w) over all micro-batches of all processes:
+each backward pass is scaled by world / sum(w), and DistributedDataParallel divides by world. So neither
+accumulation nor the number of processes nor a short last batch changes what is optimised.
 
-Beside it: `settings` (what it reads), `optimizer`, `schedule` (learning rate, early end), `feed` (batches to the device),
-`memory` (a batch that does not fit), `finite` (losses that are no numbers), `log` (lines, metrics), `checkpoint`.
+Beside it: `settings` (what it reads), `optimizer`, `schedule` (learning rate, early end), `feed` (batches to
+the device), `memory` (a batch that does not fit), `finite` (losses that are no numbers), `log` (lines,
+metrics), `checkpoint`.
 """
 
 import math
@@ -33,14 +34,22 @@ from kronos.training.settings import Keepers, LoopSettings, Streams
 
 Status = Literal["complete", "interrupted"]
 REHEARSED = 2
-"""Steps at the start of a sitting that several processes rehearse: the second one has the optimiser's state, too."""
+"""Steps at the start of a sitting that several processes rehearse: the second one has the optimiser's state,
+too.
+"""
 
 
 class Trainer:
     """Trains one objective. Every process of the run has one and calls the same methods."""
 
     def __init__(
-        self, objective: Objective, settings: LoopSettings, streams: Streams, runtime: Runtime, folder: Path, progress: Progress
+        self,
+        objective: Objective,
+        settings: LoopSettings,
+        streams: Streams,
+        runtime: Runtime,
+        folder: Path,
+        progress: Progress,
     ) -> None:
         self.objective = objective
         self.settings, self.streams, self.runtime, self.folder = settings, streams, runtime, folder
@@ -59,7 +68,7 @@ class Trainer:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
-    # -- the whole run -------------------------------------------------------------------------------------------------
+    # -- the whole run ---------------------------------------------------------------------------------------
     def fit(self, resumed: Checkpoint | None, keepers: Keepers, measure_start: bool) -> Status:
         """Train to the last step or the early end, or until someone asks to stop.
 
@@ -69,7 +78,9 @@ class Trainer:
         self._prepare(resumed)
         s, p, runtime = self.settings, self.progress, self.runtime
         metrics = self.folder / "metrics.jsonl"
-        with RunLog(metrics, s.stage, p.step, p.validated, s.total_steps, runtime.is_main, keepers.trackers) as self.log:
+        with RunLog(
+            metrics, s.stage, p.step, p.validated, s.total_steps, runtime.is_main, keepers.trackers
+        ) as self.log:
             if measure_start and p.step == 0 and p.start_value is None:
                 values = self.evaluate()
                 if values is None:
@@ -99,7 +110,9 @@ class Trainer:
         s, p = self.settings, self.progress
         if p.step and not p.validated and not self._validate_if_due():
             return "interrupted"
-        feed = DeviceFeed(() if self._ended() else self.streams.train(p.step), s.accumulation, self.runtime.device)
+        feed = DeviceFeed(
+            () if self._ended() else self.streams.train(p.step), s.accumulation, self.runtime.device
+        )
         self.module.train()
         self.meter.reset()
         began, before = time.monotonic(), p.seconds
@@ -120,13 +133,15 @@ class Trainer:
         return "complete"
 
     def _ended(self) -> bool:
-        return self.progress.step >= self.settings.total_steps or self.settings.schedule.ends_early(self.progress.history)
+        return self.progress.step >= self.settings.total_steps or self.settings.schedule.ends_early(
+            self.progress.history
+        )
 
     def _at_boundary(self) -> bool:
         step = self.progress.step
         return step % self.settings.steps_per_epoch == 0 or step == self.settings.total_steps
 
-    # -- one optimiser step --------------------------------------------------------------------------------------------
+    # -- one optimiser step ----------------------------------------------------------------------------------
     def _step(self, step: int, batches: StepBatches) -> None:
         total = self.runtime.total([sum(self.objective.weight(b) for b in batches.host)])[0]
         tickers = [b["ticker"][b["real"]] for b in batches.host]
@@ -169,8 +184,8 @@ class Trainer:
     def _joint(self, step: int, batches: list[Batch]) -> Reduce:
         """How a micro-batch learns what its loss needs of the whole step (see `Objective.joint`).
 
-        One micro-batch: its own statistics, summed over processes in the middle of the forward pass. Several: a pass
-        without gradient first, with the same dropout.
+        One micro-batch: its own statistics, summed over processes in the middle of the forward pass. Several:
+        a pass without gradient first, with the same dropout.
         """
         if not self.objective.joint_size or len(batches) == 1:
             return self.runtime.reduce
@@ -189,7 +204,7 @@ class Trainer:
         self.guard.check()
         self.progress.skipped = self.skipped_before + self.guard.skipped
 
-    # -- memory (see `kronos.training.memory`) ---------------------------------------------------------------------------
+    # -- memory (see `kronos.training.memory`) ---------------------------------------------------------------
     def _fitting(self, step: int, batches: list[Batch], total: float) -> Sums:
         """`_gradients` of the step, in as many pieces as the device's memory asks for."""
         while True:
@@ -204,8 +219,9 @@ class Trainer:
     def _rehearse(self, step: int, batches: list[Batch]) -> None:
         """Find the number of pieces that all processes can bear, while none of them waits for another.
 
-        One that runs out of memory in the middle of a sum over processes would leave the others there. All micro-batches
-        have one shape, so what fits in the first two steps fits later; the second of a step meets the gradients of the first.
+        One that runs out of memory in the middle of a sum over processes would leave the others there. All
+        micro-batches have one shape, so what fits in the first two steps fits later; the second of a step
+        meets the gradients of the first.
         """
         self.rehearsals -= 1
         fits = False
@@ -231,12 +247,16 @@ class Trainer:
         p, r, windows = self.progress, self.runtime, len(batch["real"])
         p.pieces = r.together(lambda: memory.halved(self.settings.stage, windows, p.pieces, say=r.is_main))
 
-    # -- agreement, logging, saving ------------------------------------------------------------------------------------
+    # -- agreement, logging, saving --------------------------------------------------------------------------
     def _agree(self) -> tuple[str | None, bool]:
-        """Why to stop, if someone asked or time is over, and whether to save now: the same answer on every process."""
+        """Why to stop, if someone asked or time is over, and whether to save now: the same answer on every
+        process.
+        """
         s = self.settings
         due = self.runtime.is_main and time.monotonic() - self.saved_at >= s.checkpoint_minutes * 60
-        asked, over, late = self.runtime.total([float(self.runtime.stop.asked), float(self._time_is_over()), float(due)])
+        asked, over, late = self.runtime.total(
+            [float(self.runtime.stop.asked), float(self._time_is_over()), float(due)]
+        )
         return _reason(asked > 0, over > 0), late > 0 or self.progress.step % s.checkpoint_steps == 0
 
     def _time_is_over(self) -> bool:
@@ -250,7 +270,11 @@ class Trainer:
         sums = {name: [sum(part[name] for part, _ in shares)] for name in shares[0][0]}
         rate = sum(windows for _, windows in shares) / max(time.monotonic() - m.started, 1e-9)
         values = self.objective.report(sums)
-        values |= {"grad_norm": norm, "learning_rate": self.optimizer.param_groups[0]["lr"], "windows_per_s": rate}
+        values |= {
+            "grad_norm": norm,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "windows_per_s": rate,
+        }
         if self.guard.scaled:
             values["skipped_steps"] = p.skipped
         values |= {"epoch": p.step / s.steps_per_epoch, "seconds": p.seconds}
@@ -261,7 +285,9 @@ class Trainer:
         m.reset()
 
     def save(self) -> None:
-        """Write a checkpoint of the current step, unless there is one. All processes wait until it is on disk."""
+        """Write a checkpoint of the current step, unless there is one. All processes wait until it is on
+        disk.
+        """
         self._check_finite()
         if self.saved_step != self.progress.step:
             self.runtime.on_main(self._write_checkpoint)
@@ -274,11 +300,13 @@ class Trainer:
             state["scaler"] = self.runtime.accelerator.scaler.state_dict()
         checkpoint.save(self.checkpoints, self.objective.network().state_dict(), state, self.progress)
 
-    # -- validation ----------------------------------------------------------------------------------------------------
+    # -- validation ------------------------------------------------------------------------------------------
     def evaluate(self) -> dict[str, float] | None:
-        """Exact means over the validation windows of all processes; None, and `reason`, when the run has to stop meanwhile.
+        """Exact means over the validation windows of all processes; None, and `reason`, when the run has to
+        stop meanwhile.
 
-        The bare module is called: without gradients there is nothing to synchronise, and the processes' shares differ in length.
+        The bare module is called: without gradients there is nothing to synchronise, and the processes'
+        shares differ in length.
         """
         self.module.eval()
         sums: Sums = {}
@@ -292,14 +320,18 @@ class Trainer:
                 if asked or over:
                     break
         self.module.train()
-        shares = self.runtime.gather(({name: value.reshape(-1).tolist() for name, value in sums.items()}, asked, over))
+        shares = self.runtime.gather(
+            ({name: value.reshape(-1).tolist() for name, value in sums.items()}, asked, over)
+        )
         self.reason = _reason(any(share[1] for share in shares), any(share[2] for share in shares))
         if self.reason is not None:
             return None
         return self.objective.report(_summed([share[0] for share in shares if share[0]]))
 
     def _evaluated(self, batch: Batch) -> Sums:
-        """Sums of one batch. No process waits for another here, so each finds its own number of pieces that fit."""
+        """Sums of one batch. No process waits for another here, so each finds its own number of pieces that
+        fit.
+        """
 
         def in_pieces() -> Sums:
             sums: Sums = {}
@@ -338,15 +370,24 @@ class Trainer:
         return True
 
     def _keep_best(self, values: dict[str, float]) -> None:
-        """Save the network as it is as the best one. values: of its validation; those that are not defined are left out."""
+        """Save the network as it is as the best one. values: of its validation; those that are not defined
+        are left out.
+        """
         metric = self.objective.metric
         self.runtime.on_main(self.keepers.save_best)
         defined = {name: figure for name, figure in values.items() if math.isfinite(figure)}
-        self.progress.best = {"step": self.progress.step, "value": values[metric], "metric": metric, "values": defined}
+        self.progress.best = {
+            "step": self.progress.step,
+            "value": values[metric],
+            "metric": metric,
+            "values": defined,
+        }
 
     def _check_validation(self, value: float) -> None:
         if not math.isfinite(value):
-            where = f"{self.settings.stage}: the validation {self.objective.metric} at step {self.progress.step}"
+            where = (
+                f"{self.settings.stage}: the validation {self.objective.metric} at step {self.progress.step}"
+            )
             raise KitError(f"{where} is {value}; check the data")
 
     def _log_validation(self, values: dict[str, float], note: str) -> None:
@@ -366,4 +407,7 @@ def _reason(asked: bool, over: bool) -> str | None:
 
 def _summed(shares: list[dict[str, list[float]]]) -> dict[str, list[float]]:
     """Elementwise sums over processes, in the order of their ranks."""
-    return {name: [math.fsum(column) for column in zip(*(share[name] for share in shares), strict=True)] for name in shares[0]}
+    return {
+        name: [math.fsum(column) for column in zip(*(share[name] for share in shares), strict=True)]
+        for name in shares[0]
+    }

@@ -1,7 +1,8 @@
 """When a micro-batch does not fit into a GPU's memory: cut it, and accumulate over the pieces.
 
-In: micro-batches. Out: the same windows in more pieces. The gradient of a step is that of its sums over all pieces
-(`kronos.training.loop`), so cutting changes what fits and not what is learnt; masks of dropout are drawn anew per piece.
+In: micro-batches. Out: the same windows in more pieces. The gradient of a step is that of its sums over all
+pieces (`kronos.training.loop`), so cutting changes what fits and not what is learnt; masks of dropout are
+drawn anew per piece.
 """
 
 import logging
@@ -40,7 +41,9 @@ def _cut_one(batch: Batch, pieces: int) -> list[Batch]:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device had too little memory, also for a library (cuBLAS) or the driver, which torch words in other ways."""
+    """Whether a device had too little memory, also for a library (cuBLAS) or the driver, which torch words in
+    other ways.
+    """
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 

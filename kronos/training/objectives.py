@@ -1,8 +1,11 @@
-"""A network and its loss as one module: what accelerate prepares and what the loop calls. The loop knows no stage.
+"""A network and its loss as one module: what accelerate prepares and what the loop calls. The loop knows no
+stage.
 
-In: a batch as the loader gives it (see docs/architecture.md, "window"). Out: weighted *sums* over the positions of a
-micro-batch; those of micro-batches and processes add up, and a mean is a sum divided by the summed weight.
-Source: Kronos paper (arXiv 2508.02739), sections 3.1 and 3.2; the quantiser's share in `networks/quantizer.py`.
+In: a batch as the loader gives it (see docs/architecture.md, "window"). Out: weighted *sums* over the
+positions of a micro-batch; those of micro-batches and processes add up, and a mean is a sum divided by the
+summed weight.
+Source: Kronos paper (arXiv 2508.02739), sections 3.1 and 3.2; the quantiser's share in
+`networks/quantizer.py`.
 
 Letters: B windows, T bars of a window (lookback and predicted), K code bits, V tokens of a vocabulary.
 """
@@ -27,7 +30,9 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 class Objective(nn.Module):
-    """What the loop asks of a network with its loss. `forward(batch, reduce)` gives `Sums` with `loss` and `weight`."""
+    """What the loop asks of a network with its loss. `forward(batch, reduce)` gives `Sums` with `loss` and
+    `weight`.
+    """
 
     metric: str
     """Name in `report` of the validation value that chooses the best network; lower is better."""
@@ -39,7 +44,9 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def compile_training(self) -> None:
-        """Let torch.compile do the training pass. Parameters keep their names; validation stays the plain network's."""
+        """Let torch.compile do the training pass. Parameters keep their names; validation stays the plain
+        network's.
+        """
         raise NotImplementedError
 
     def recompute_blocks(self) -> None:
@@ -57,7 +64,9 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def joint(self, batch: Batch) -> Tensor:
-        """(joint_size,) what the loss of a micro-batch needs to know of all others, as sums; without gradient."""
+        """(joint_size,) what the loss of a micro-batch needs to know of all others, as sums; without
+        gradient.
+        """
         raise NotImplementedError
 
     def evaluate(self, batch: Batch) -> Sums:
@@ -69,7 +78,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
-# -- tokenizer ---------------------------------------------------------------------------------------------------------
+# -- tokenizer -----------------------------------------------------------------------------------------------
 class TokenizerObjective(Objective):
     """(mse(coarse) + mse(full) + quantiser loss) / 2, every bar weighted by `batch['weight']`."""
 
@@ -94,13 +103,16 @@ class TokenizerObjective(Objective):
     def joint(self, batch: Batch) -> Tensor:
         """(K + 1,) summed bit probabilities and weight, without gradient.
 
-        The codebook entropy is a function of the mean over the whole optimiser step, so that mean has to be known first.
+        The codebook entropy is a function of the mean over the whole optimiser step, so that mean has to be
+        known first.
         """
         with torch.no_grad():
             return _pack(self._terms(batch, *self.tokenizer.quantize(batch["x"])))
 
     def forward(self, batch: Batch, reduce: Reduce) -> Sums:
-        """Sums of one micro-batch; `loss` carries the gradient and divides by the step's weight like the others."""
+        """Sums of one micro-batch; `loss` carries the gradient and divides by the step's weight like the
+        others.
+        """
         x, weight = batch["x"], batch["weight"]
         out = self._reconstruct(x)
         terms = self._terms(batch, out.z, out.code)
@@ -115,7 +127,9 @@ class TokenizerObjective(Objective):
         return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}
 
     def evaluate(self, batch: Batch) -> Sums:
-        """Validation sums of one batch, and how often each token was used; in full precision, as the tokenizer will be used."""
+        """Validation sums of one batch, and how often each token was used; in full precision, as the
+        tokenizer will be used.
+        """
         x, weight = batch["x"], _wide(batch["weight"])
         with _full_precision(x):
             out = self.tokenizer(x)
@@ -131,11 +145,15 @@ class TokenizerObjective(Objective):
         }
         bits = self.tokenizer.config.s1_bits, self.tokenizer.config.s2_bits
         used = weight.flatten() > 0
-        counts = (torch.bincount(s.flatten()[used], minlength=2**b) for s, b in zip((s1, s2), bits, strict=True))
+        counts = (
+            torch.bincount(s.flatten()[used], minlength=2**b) for s, b in zip((s1, s2), bits, strict=True)
+        )
         return {**sums, **{f"{name}_counts": _wide(c) for name, c in zip(("s1", "s2"), counts, strict=True)}}
 
     def report(self, sums: Mapping[str, list[float]]) -> dict[str, float]:
-        """Means from summed sums; of token counts the share of tokens used and the perplexity of their use."""
+        """Means from summed sums; of token counts the share of tokens used and the perplexity of their
+        use.
+        """
         values = _means(sums)
         for name in ("s1", "s2"):
             if f"{name}_counts" in sums:
@@ -153,15 +171,19 @@ def _pack(terms: QuantizerTerms) -> Tensor:
 def _usage(name: str, counts: list[float]) -> dict[str, float]:
     total = sum(counts)
     entropy = -sum(c / total * math.log(c / total) for c in counts if c)
-    return {f"{name}_used": sum(c > 0 for c in counts) / len(counts), f"{name}_code_perplexity": math.exp(entropy)}
+    return {
+        f"{name}_used": sum(c > 0 for c in counts) / len(counts),
+        f"{name}_code_perplexity": math.exp(entropy),
+    }
 
 
-# -- predictor ---------------------------------------------------------------------------------------------------------
+# -- predictor -----------------------------------------------------------------------------------------------
 class PredictorObjective(Objective):
     """(cross entropy of s1 + cross entropy of s2) / 2 of the next bar's tokens, from a frozen tokenizer.
 
-    A target weighs `batch['weight']` of its bar, times `history_loss_weight` while that bar lies inside the lookback: those
-    bars are normalised with statistics that saw what came after them, the predicted bars are not.
+    A target weighs `batch['weight']` of its bar, times `history_loss_weight` while that bar lies inside the
+    lookback: those bars are normalised with statistics that saw what came after them, the predicted bars are
+    not.
     """
 
     metric = "loss"
@@ -190,7 +212,9 @@ class PredictorObjective(Objective):
         self._nll = torch.compile(self.predictor.nll)
 
     def train(self, mode: bool = True) -> "PredictorObjective":
-        """Train mode of the predictor; the frozen tokenizer stays in eval mode, its tokens must not be random."""
+        """Train mode of the predictor; the frozen tokenizer stays in eval mode, its tokens must not be
+        random.
+        """
         super().train(mode)
         self.tokenizer.eval()
         return self
@@ -208,7 +232,8 @@ class PredictorObjective(Objective):
     def evaluate(self, batch: Batch) -> Sums:
         """Validation sums of one batch: causal and teacher-forced.
 
-        `s1`, `s2` are of the predicted bars only, `history_*` of the lookback's, which the normalisation lets see ahead.
+        `s1`, `s2` are of the predicted bars only, `history_*` of the lookback's, which the normalisation lets
+        see ahead.
         """
         s1, s2 = self._tokens(batch)
         h = self.predictor.context(s1[:, :-1], s2[:, :-1], batch["stamp"][:, :-1])
@@ -228,13 +253,16 @@ class PredictorObjective(Objective):
     def _direction(self, batch: Batch, s1: Tensor, s2: Tensor, h: Tensor, logits: Tensor) -> Sums:
         """How often the likeliest first predicted bar closes on the right side of the last known close.
 
-        Both closes as the tokenizer decodes them, as in an anchored forecast: its error on the last known bar is no move.
+        Both closes as the tokenizer decodes them, as in an anchored forecast: its error on the last known bar
+        is no move.
         """
         known, last = self.lookback, batch["x"][:, self.lookback - 1, CLOSE]
         next1 = logits[:, :known].argmax(-1)
         next2 = self.predictor.s2_logits(h[:, :known], next1).argmax(-1)
         pair = (torch.cat((s[:, :known], n[:, -1:]), 1) for s, n in ((s1, next1), (s2, next2)))
-        with _full_precision(batch["x"]):  # neighbouring closes are often equal in bfloat16, and a tie is no rise
+        with _full_precision(
+            batch["x"]
+        ):  # neighbouring closes are often equal in bfloat16, and a tie is no rise
             bars = self.tokenizer.decode(*pair)
         right = (bars[:, -1, CLOSE] > bars[:, -2, CLOSE]) == (batch["x"][:, known, CLOSE] > last)
         weight = _wide(batch["weight"][:, known])
@@ -245,11 +273,17 @@ class PredictorObjective(Objective):
         values = _means({name: sums[name] for name in ("s1", "s2", "weight")})
         values = {"loss": (values["s1"] + values["s2"]) / 2, **values}
         if "history_weight" in sums:
-            values["direction_accuracy"] = _means({"right": sums["direction"], "weight": sums["direction_weight"]})["right"]
-            past = _means({k.removeprefix("history_"): v for k, v in sums.items() if k.startswith("history_")})
+            values["direction_accuracy"] = _means(
+                {"right": sums["direction"], "weight": sums["direction_weight"]}
+            )["right"]
+            past = _means(
+                {k.removeprefix("history_"): v for k, v in sums.items() if k.startswith("history_")}
+            )
             values |= {f"history_{name}": past[name] for name in past}
             bits = {"s1": self.tokenizer.config.s1_bits, "s2": self.tokenizer.config.s2_bits}
-            values |= {f"{name}_perplexity": math.exp(min(values[name], 700.0)) for name in bits}  # a float ends there
+            values |= {
+                f"{name}_perplexity": math.exp(min(values[name], 700.0)) for name in bits
+            }  # a float ends there
             values |= {f"{name}_uniform": b * math.log(2) for name, b in bits.items()}
         return values
 
@@ -269,7 +303,9 @@ def _full_precision(x: Tensor) -> torch.autocast:
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none").view(target.shape)
+    return F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none").view(
+        target.shape
+    )
 
 
 def _weighted(values: Tensor, weight: Tensor) -> Tensor:
@@ -277,7 +313,9 @@ def _weighted(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def _wide(values: Tensor) -> Tensor:
-    """float64, so that a sum does not depend on how windows were batched; MPS has none, there it is done on the CPU."""
+    """float64, so that a sum does not depend on how windows were batched; MPS has none, there it is done on
+    the CPU.
+    """
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 

@@ -45,8 +45,8 @@ def streams(config: Config, data: StageData, store: BarStore, runtime: Runtime) 
 
 def sheltered(loader: DataLoader) -> DataLoader:
     """The loader, whose workers are not in the trainer's process group."""
-    # Ctrl-C and the like go to the whole process group: the workers would die, and the trainer of that before it could save.
-    # In a group of their own they still end with the trainer, and when it tells them to.
+    # Ctrl-C and the like go to the whole process group: the workers would die, and the trainer of that before
+    # it could save. In a group of their own they still end with the trainer, and when it tells them to.
     loader.worker_init_fn = _leave_group
     return loader
 

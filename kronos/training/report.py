@@ -46,7 +46,9 @@ def uniform_values(records: Records, metric: str) -> dict[str, float]:
 
 
 def worse_than_start(progress: Progress) -> bool | None:
-    """Whether the best network is no better than the pretrained one it started from; None where that was not measured."""
+    """Whether the best network is no better than the pretrained one it started from; None where that was not
+    measured.
+    """
     if progress.start_value is None or progress.best is None:
         return None
     return progress.best["value"] >= progress.start_value

@@ -1,7 +1,8 @@
-"""Starting a stage again without losing anything: what is there, whether it may go on, and where it moves when it may not.
+"""Starting a stage again without losing anything: what is there, whether it may go on, and where it moves
+when it may not.
 
-In: a resolved `Config` and a stage. Out: a `StageState`, and the refusal that names every way on. It needs no process group,
-no device and no torch, so that the launcher asks it before anything is loaded or written.
+In: a resolved `Config` and a stage. Out: a `StageState`, and the refusal that names every way on. It needs no
+process group, no device and no torch, so that the launcher asks it before anything is loaded or written.
 """
 
 import logging
@@ -24,7 +25,14 @@ from kronos.training.facts import (
     setting_facts,
     start_facts,
 )
-from kronos.training.folder import CHECKPOINTS, RunLock, Summary, checkpoint_folders, newest_checkpoint, summary_of
+from kronos.training.folder import (
+    CHECKPOINTS,
+    RunLock,
+    Summary,
+    checkpoint_folders,
+    newest_checkpoint,
+    summary_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +43,9 @@ Status = Literal["absent", "interrupted", "complete", "damaged", "other_settings
 class StageState:
     """What an earlier start left of a stage.
 
-    absent: nothing. interrupted: it goes on where it stopped, under the same settings. complete: its network is there and is the
-    one of the summary. damaged: what was complete is gone or changed, or no checkpoint is readable; it has to be trained again.
+    absent: nothing. interrupted: it goes on where it stopped, under the same settings. complete: its network
+    is there and is the one of the summary. damaged: what was complete is gone or changed, or no checkpoint is
+    readable; it has to be trained again.
     other_settings: it was trained with settings that learn something else.
     """
 
@@ -59,16 +68,19 @@ class StageState:
 
 
 def state_of(config: Config, stage: Stage) -> StageState:
-    """What is there of a stage, and whether it belongs to these settings. Reads and digests files, writes nothing.
+    """What is there of a stage, and whether it belongs to these settings. Reads and digests files, writes
+    nothing.
 
-    Where the prepared data are not there yet, or are of other settings, the data are compared by the settings that make them.
+    Where the prepared data are not there yet, or are of other settings, the data are compared by the settings
+    that make them.
     """
     config = with_saved_windows(config, stage)
     return judge(config, stage, *_present_facts(config, stage))
 
 
 def with_saved_windows(config: Config, stage: Stage) -> Config:
-    """The configuration with the accumulation that keeps a stage's windows per step, where only the number of processes changed.
+    """The configuration with the accumulation that keeps a stage's windows per step, where only the number of
+    processes changed.
 
     Raises KitError when they cannot be divided, naming what fits.
     """
@@ -78,7 +90,10 @@ def with_saved_windows(config: Config, stage: Stage) -> Config:
     saved = dict(_flat(summary.config))
     t, processes = config.training, config.distributed.num_processes
     windows = summary.facts.get("windows of a step")
-    same = (saved.get("training.batch_size"), saved.get("training.accumulation_steps")) == (t.batch_size, t.accumulation_steps)
+    same = (saved.get("training.batch_size"), saved.get("training.accumulation_steps")) == (
+        t.batch_size,
+        t.accumulation_steps,
+    )
     if not isinstance(windows, int) or not same or t.batch_size * t.accumulation_steps * processes == windows:
         return config
     if windows % (t.batch_size * processes):
@@ -88,7 +103,13 @@ def with_saved_windows(config: Config, stage: Stage) -> Config:
             f"{t.batch_size} on {processes} processes, which cannot be divided so; {fits}"
         )
     steps = windows // (t.batch_size * processes)
-    log.info("%s: training.accumulation_steps is %d on %d process(es): a step stays %d windows", stage, steps, processes, windows)
+    log.info(
+        "%s: training.accumulation_steps is %d on %d process(es): a step stays %d windows",
+        stage,
+        steps,
+        processes,
+        windows,
+    )
     return replace(config, training=replace(t, accumulation_steps=steps))
 
 
@@ -102,7 +123,9 @@ def _batch_that_fits(windows: int, batch: int, processes: int) -> str:
 
 
 def judge(config: Config, stage: Stage, facts: Facts, instead: Facts) -> StageState:
-    """`state_of` for facts that are known. instead: `length_facts`, where the facts of the data are not known; else empty."""
+    """`state_of` for facts that are known. instead: `length_facts`, where the facts of the data are not
+    known; else empty.
+    """
     folder = config.stage_dir(stage)
     summary, problem = _summary(folder)
     notes = [problem] if problem else []
@@ -125,7 +148,9 @@ def judge(config: Config, stage: Stage, facts: Facts, instead: Facts) -> StageSt
     return StageState("interrupted", (*notes, f"{stage}: interrupted at step {step} in {folder}"), step)
 
 
-def _without_checkpoint(stage: Stage, folder: Path, summary: Summary | None, notes: list[str], damaged: bool) -> StageState:
+def _without_checkpoint(
+    stage: Stage, folder: Path, summary: Summary | None, notes: list[str], damaged: bool
+) -> StageState:
     if damaged:
         return StageState("damaged", (*notes, f"{folder / CHECKPOINTS}: no checkpoint is readable"))
     if summary is None and not notes:
@@ -133,16 +158,20 @@ def _without_checkpoint(stage: Stage, folder: Path, summary: Summary | None, not
     if notes and (folder / "best_model").is_dir():
         return StageState("damaged", tuple(notes))
     was = summary.status if summary else "its summary is not readable"
-    return StageState("interrupted", (*notes, f"{stage}: {was}, and no checkpoint to go on from: it starts at step 0"))
+    return StageState(
+        "interrupted", (*notes, f"{stage}: {was}, and no checkpoint to go on from: it starts at step 0")
+    )
 
 
-def _other(stage: Stage, folder: Path, changed: list[str], facts: Facts, *, finished: bool, step: int) -> StageState:
+def _other(
+    stage: Stage, folder: Path, changed: list[str], facts: Facts, *, finished: bool, step: int
+) -> StageState:
     was = "complete" if finished else f"interrupted at step {step}"
     line = f"{stage}: {was} in {folder}, trained with other settings: {'; '.join(changed)}"
     return StageState("other_settings", (line,), step, finished, tuple(changed), facts)
 
 
-# -- what is on disk -----------------------------------------------------------------------------------------------------
+# -- what is on disk -----------------------------------------------------------------------------------------
 def _summary(folder: Path) -> tuple[Summary | None, str]:
     """The summary, or None and what is wrong with it ('' when there is none)."""
     try:
@@ -166,7 +195,7 @@ def _wrong_network(folder: Path, summary: Summary) -> str:
     return ""
 
 
-# -- settings ------------------------------------------------------------------------------------------------------------
+# -- settings ------------------------------------------------------------------------------------------------
 def _present_facts(config: Config, stage: Stage) -> tuple[Facts, Facts]:
     """The facts that can be known now, and what is compared instead of those of the data."""
     if stage == "head":
@@ -203,8 +232,8 @@ def _present_store(config: Config) -> BarStore | None:
 
 
 def expected_tokenizer(config: Config) -> str | None:
-    """Digest of the tokenizer that a predictor of this configuration trains on: the one that its summary describes, damaged or
-    not; None while it is still to be trained."""
+    """Digest of the tokenizer that a predictor of this configuration trains on: the one that its summary
+    describes, damaged or not; None while it is still to be trained."""
     network = Path(config.model_paths.finetuned_tokenizer)
     summary, _ = _summary(network.parent)
     if summary is not None:
@@ -215,8 +244,8 @@ def expected_tokenizer(config: Config) -> str | None:
 
 
 def _changed(saved: Facts, settings: Mapping[str, Any], now: Facts, instead: Facts) -> list[str]:
-    """Facts that differ. Where the data are not known yet, the settings that make them are compared in their place; a tokenizer
-    that is still to be trained is not compared."""
+    """Facts that differ. Where the data are not known yet, the settings that make them are compared in their
+    place; a tokenizer that is still to be trained is not compared."""
     unknown = [name for name in ("tokenizer", "trunk") if name not in now]
     if "horizons" in saved and instead:  # a head: all but its trunk is compared by settings
         unknown = [name for name in saved if name not in now]
@@ -236,9 +265,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
             yield f"{prefix}{name}", value
 
 
-# -- what to do about it -------------------------------------------------------------------------------------------------
+# -- what to do about it -------------------------------------------------------------------------------------
 def refusal(config: Config, states: Mapping[Stage, StageState]) -> KitError | None:
-    """The user's line when a stage that is about to be trained belongs to other settings, with every way on; None: it may start.
+    """The user's line when a stage that is about to be trained belongs to other settings, with every way on;
+    None: it may start.
 
     states: `state_of` each stage that is about to be trained. With experiment.fresh nothing is refused; with
     experiment.skip_existing a complete stage is kept whatever it was trained with.
@@ -257,7 +287,9 @@ def refusal(config: Config, states: Mapping[Stage, StageState]) -> KitError | No
     )
 
 
-def _ways_on(config: Config, states: Mapping[Stage, StageState], blocked: Mapping[Stage, StageState]) -> list[str]:
+def _ways_on(
+    config: Config, states: Mapping[Stage, StageState], blocked: Mapping[Stage, StageState]
+) -> list[str]:
     target = free_name(config.run_dir)
     reusable = "tokenizer" not in blocked and expected_tokenizer(config) is not None
     ways = []
@@ -265,7 +297,9 @@ def _ways_on(config: Config, states: Mapping[Stage, StageState], blocked: Mappin
         ways.append("--skip-existing (keeps complete stages as they are, trains the rest)")
     if reusable and "tokenizer" in states:
         folder = config.stage_dir("basemodel")
-        ways.append(f"--skip-tokenizer --fresh (moves {folder} to {target}, trains it anew on the tokenizer that is there)")
+        ways.append(
+            f"--skip-tokenizer --fresh (moves {folder} to {target}, trains it anew on the tokenizer that is there)"
+        )
     moved = " and ".join(str(config.stage_dir(stage)) for stage in states)
     ways.append(f"--fresh (moves {moved} to {target}, trains anew)")
     own_run = f"{_other_run(config)} (a run of its own"
@@ -287,7 +321,9 @@ def _other_run(config: Config) -> str:
 
 
 def free_name(run_dir: Path) -> Path:
-    """Where `set_aside` would move stages of a run: the first of RUN.old-1, RUN.old-2, ... that is not there."""
+    """Where `set_aside` would move stages of a run: the first of RUN.old-1, RUN.old-2, ... that is not
+    there.
+    """
     number = 1
     while (target := run_dir.with_name(f"{run_dir.name}.old-{number}")).exists():
         number += 1
@@ -295,10 +331,11 @@ def free_name(run_dir: Path) -> Path:
 
 
 def set_aside(config: Config, stages: Sequence[Stage]) -> Path:
-    """Move the folders of `stages`, and only those, out of the run to RUN.old-N; a predictor's backtest goes with it.
+    """Move the folders of `stages`, and only those, out of the run to RUN.old-N; a predictor's backtest goes
+    with it.
 
-    RUN.old-N gets a configuration of its own, so that the old networks can still be used. Returns the folder; it does not exist
-    where there was nothing to move. Raises KitError when a run is training in the folder.
+    RUN.old-N gets a configuration of its own, so that the old networks can still be used. Returns the folder;
+    it does not exist where there was nothing to move. Raises KitError when a run is training in the folder.
     """
     lock = RunLock(config.run_dir)
     lock.acquire()
@@ -343,5 +380,7 @@ def _write_config(config: Config, target: Path) -> None:
     if Path(tokenizer) == old.tokenizer_dir / "best_model":
         moved = target / config.tokenizer_dir.name / "best_model"
         tokenizer = str(moved if moved.is_dir() else config.tokenizer_dir / "best_model")
-    paths = replace(old.model_paths, exp_name=target.name, base_save_path=str(target), finetuned_tokenizer=tokenizer)
+    paths = replace(
+        old.model_paths, exp_name=target.name, base_save_path=str(target), finetuned_tokenizer=tokenizer
+    )
     files.write_json(target / "pipeline_config.json", to_dict(replace(old, model_paths=paths)))

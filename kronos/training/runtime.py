@@ -1,7 +1,8 @@
 """The processes of one run: who is first, how they agree, and when they were asked to stop.
 
-In: the configuration and the environment that `accelerate launch` made. Out: `Runtime`. Agreement goes through the CPU
-(gloo), so that nothing waits for a GPU; traps of the launcher that were met are checked here, not trusted.
+In: the configuration and the environment that `accelerate launch` made. Out: `Runtime`. Agreement goes
+through the CPU (gloo), so that nothing waits for a GPU; traps of the launcher that were met are checked here,
+not trusted.
 """
 
 import logging
@@ -28,9 +29,11 @@ Result = TypeVar("Result")
 
 
 class PeerFailed(SystemExit):
-    """Another process of this run ended with an error and says which; this one leaves without a word of its own.
+    """Another process of this run ended with an error and says which; this one leaves without a word of its
+    own.
 
-    Its exit code is 0: at the first other one, the launcher would end the process that still has to say what went wrong.
+    Its exit code is 0: at the first other one, the launcher would end the process that still has to say what
+    went wrong.
     """
 
     def __init__(self) -> None:
@@ -38,10 +41,12 @@ class PeerFailed(SystemExit):
 
 
 class StopRequest:
-    """Remembers SIGTERM, SIGINT and a lost terminal's SIGHUP, so that the run can end at its next step boundary, all saved.
+    """Remembers SIGTERM, SIGINT and a lost terminal's SIGHUP, so that the run can end at its next step
+    boundary, all saved.
 
-    A trainer whose launcher is gone was asked to stop, too: accelerate's launcher dies of the signal without passing it on
-    when it has one trainer, and of SIGKILL in any case; the trainers, in sessions of their own, would train on unseen.
+    A trainer whose launcher is gone was asked to stop, too: accelerate's launcher dies of the signal without
+    passing it on when it has one trainer, and of SIGKILL in any case; the trainers, in sessions of their own,
+    would train on unseen.
     """
 
     def __init__(self) -> None:
@@ -56,7 +61,9 @@ class StopRequest:
     def install(self) -> None:
         """Take over the signals; until then they end the process, which has nothing to save yet."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish is to go on
+            if (
+                number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+            ):  # nohup's wish is to go on
                 signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
@@ -67,7 +74,8 @@ class StopRequest:
 class Processes:
     """The processes of one run and how they agree. Every process has to make the same calls.
 
-    rank, world: this process and how many there are. control: the group that Python objects go through, None: the default one.
+    rank, world: this process and how many there are. control: the group that Python objects go through, None:
+    the default one.
     """
 
     rank: int = 0
@@ -94,11 +102,15 @@ class Processes:
         """
         result = [self.together(action if self.is_main else lambda: None)]
         if self.world > 1:
-            dist.broadcast_object_list(result, src=0, group=self.control)  # gathering would hold a checkpoint once per process
+            dist.broadcast_object_list(
+                result, src=0, group=self.control
+            )  # gathering would hold a checkpoint once per process
         return result[0]
 
     def together(self, action: Callable[[], Result]) -> Result:
-        """Run `action` on every process. A user's error on any ends all: one says it, the others leave with `PeerFailed`."""
+        """Run `action` on every process. A user's error on any ends all: one says it, the others leave with
+        `PeerFailed`.
+        """
         result, error = None, None
         try:
             result = action()
@@ -113,7 +125,9 @@ class Processes:
         return result  # type: ignore[return-value]
 
     def main_first(self, action: Callable[[], Result]) -> Result:
-        """Run `action` on the main process, then on the others, which find what it prepared: a download happens once."""
+        """Run `action` on the main process, then on the others, which find what it prepared: a download
+        happens once.
+        """
         early = self.together(action if self.is_main else lambda: None)
         late = self.together((lambda: None) if self.is_main else action)
         return early if self.is_main else late  # type: ignore[return-value]
@@ -157,24 +171,32 @@ class Runtime(Processes):
         accelerator = Accelerator(
             cpu=on_cpu and (asked > 1 or not config.device.use_cuda),
             mixed_precision=kind,
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop counts; the environment must not
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=1
+            ),  # the loop counts; the environment must not
             kwargs_handlers=[
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
                 *([InitProcessGroupKwargs(backend=backend)] if asked > 1 else []),
             ],
         )
         if accelerator.num_processes != asked:
-            raise KitError(f"expected {asked} processes that know of each other, found {accelerator.num_processes}")
+            raise KitError(
+                f"expected {asked} processes that know of each other, found {accelerator.num_processes}"
+            )
         return cls(accelerator)
 
     def prepare(self, *things: Any) -> tuple[Any, ...]:
-        """Modules and optimisers as accelerate wraps them: with several processes, gradients are their mean."""
+        """Modules and optimisers as accelerate wraps them: with several processes, gradients are their
+        mean.
+        """
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`broadcast_buffers`")  # its new name is unknown to torch 2.10
+            warnings.filterwarnings(
+                "ignore", message="`broadcast_buffers`"
+            )  # its new name is unknown to torch 2.10
             found = self.accelerator.prepare(*things)
         return found if len(things) > 1 else (found,)
 
-    # -- agreement -----------------------------------------------------------------------------------------------------
+    # -- agreement -------------------------------------------------------------------------------------------
     def total(self, values: Sequence[float]) -> list[float]:
         """Sums over all processes, elementwise, in float64. Every process has to call it."""
         if self.world == 1:
@@ -199,10 +221,14 @@ def pick_device(config: Config) -> torch.device:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # one of several launched processes has a GPU of its own
         local = int(os.environ["LOCAL_RANK"])
         if local >= count:
-            raise KitError(f"expected a GPU per process on this machine, found {count}; start fewer, or device.use_cuda: false")
+            raise KitError(
+                f"expected a GPU per process on this machine, found {count}; start fewer, or device.use_cuda: false"
+            )
         return torch.device("cuda", local)
     if config.device.device_id >= count:
-        raise KitError(f"device.device_id: expected below {count}, the number of GPUs here, found {config.device.device_id}")
+        raise KitError(
+            f"device.device_id: expected below {count}, the number of GPUs here, found {config.device.device_id}"
+        )
     return torch.device("cuda", config.device.device_id)
 
 
@@ -215,13 +241,16 @@ def give_accelerate(device: torch.device) -> None:
 
 
 def precision(wanted: str, device: torch.device) -> str:
-    """The mixed precision that `auto` means on a device: by compute capability, since older GPUs claim bf16 by emulation.
+    """The mixed precision that `auto` means on a device: by compute capability, since older GPUs claim bf16
+    by emulation.
 
     Raises KitError for one that the device would only pretend to have.
     """
     if device.type != "cuda":
         if wanted == "fp16":
-            raise KitError("training.mixed_precision: expected auto, no or bf16 on a CPU, found fp16, which needs a GPU")
+            raise KitError(
+                "training.mixed_precision: expected auto, no or bf16 on a CPU, found fp16, which needs a GPU"
+            )
         return "no" if wanted == "auto" else wanted
     major, minor = torch.cuda.get_device_capability(device)
     if wanted == "bf16" and major < 8:

@@ -1,11 +1,12 @@
-"""What changes with the step and the validations made so far and with nothing else: the learning rate, the early end, and
-the seed of a micro-batch's dropout.
+"""What changes with the step and the validations made so far and with nothing else: the learning rate, the
+early end, and the seed of a micro-batch's dropout.
 
-In: an optimiser step, the run's length and seed, the history of validation values. Out: a number. Pure functions, so that
+In: an optimiser step, the run's length and seed, the history of validation values. Out: a number. Pure
+functions, so that
 resuming is arithmetic: the history is all that a checkpoint has to hold.
-Source: the one-cycle policy (arXiv 1708.07120) with the shape of the published fine-tuning: a cosine rise from a tenth of
-the peak, a cosine fall to 1e-5 of it. Adam's beta1 stays what the configuration says; the original let it swing.
-Reduce-on-plateau is torch's, replayed over the history.
+Source: the one-cycle policy (arXiv 1708.07120) with the shape of the published fine-tuning: a cosine rise
+from a tenth of the peak, a cosine fall to 1e-5 of it. Adam's beta1 stays what the configuration says; the
+original let it swing. Reduce-on-plateau is torch's, replayed over the history.
 """
 
 import hashlib
@@ -43,7 +44,9 @@ class Schedule:
     def rate(self, step: int, history: Sequence[float]) -> float:
         """Learning rate of optimiser step `step` (0 first) of `total_steps`."""
         if self.kind == "onecycle":
-            return _warm_then_cosine(step, self.total_steps, self.peak, self.warmup_ratio, 1 / DIV_FACTOR / FINAL_DIV_FACTOR)
+            return _warm_then_cosine(
+                step, self.total_steps, self.peak, self.warmup_ratio, 1 / DIV_FACTOR / FINAL_DIV_FACTOR
+            )
         floor = COSINE_FLOOR if self.kind == "cosine" else 1.0
         rate = _warm_then_cosine(step, self.total_steps, self.peak, self.warmup_ratio, floor)
         if self.kind == "plateau":
@@ -53,7 +56,11 @@ class Schedule:
     def ends_early(self, history: Sequence[float]) -> bool:
         """Whether the last `early_stopping_patience` validations were no better than the best before them."""
         patience = self.early_stopping_patience
-        return patience is not None and len(history) > patience and min(history[-patience:]) >= min(history[:-patience])
+        return (
+            patience is not None
+            and len(history) > patience
+            and min(history[-patience:]) >= min(history[:-patience])
+        )
 
 
 def _warm_then_cosine(step: int, total_steps: int, peak: float, warmup_ratio: float, floor: float) -> float:

@@ -29,7 +29,9 @@ class LoopSettings:
     checkpoint_steps: int
     checkpoint_minutes: float
     keep_last: bool = False
-    """Keep the network of every validation, so that of the last step stays, not the one with the best value."""
+    """Keep the network of every validation, so that of the last step stays, not the one with the best
+    value.
+    """
     deadline: float = math.inf
     """When the run has to save and leave, on the clock of `time.monotonic`."""
 

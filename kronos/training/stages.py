@@ -1,7 +1,9 @@
-"""The training stages: what each trains on what, whether it starts, goes on or is skipped, and what it leaves.
+"""The training stages: what each trains on what, whether it starts, goes on or is skipped, and what it
+leaves.
 
-In: a resolved `Config`, a prepared store. Out: `best_model/`, `checkpoints/`, `metrics.jsonl`, `loss.png`, `tensorboard/` and
-`summary.json` in the stage's folder. `summary.json` says 'complete' only when the last step and its validation are done.
+In: a resolved `Config`, a prepared store. Out: `best_model/`, `checkpoints/`, `metrics.jsonl`, `loss.png`,
+`tensorboard/` and `summary.json` in the stage's folder. `summary.json` says 'complete' only when the last
+step and its validation are done.
 """
 
 import logging
@@ -36,7 +38,17 @@ from kronos.training.settings import Keepers, LoopSettings, Streams
 from kronos.training.start import build_objective, network_digest, tokenizer_source
 from kronos.training.trackers import Trackers, check_installed
 
-__all__ = ["STAGES", "Stage", "StageData", "StageRun", "loop_settings", "network_digest", "run_stage", "streams", "train"]
+__all__ = [
+    "STAGES",
+    "Stage",
+    "StageData",
+    "StageRun",
+    "loop_settings",
+    "network_digest",
+    "run_stage",
+    "streams",
+    "train",
+]
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +59,10 @@ DRAWN_EVERY = 60.0
 def train(config: Config, stage: Stage) -> int:
     """Join the run's processes, open the store, run one stage. Returns the exit code of this process.
 
-    0: complete (or skipped because it is), or at the time limit with everything saved. After SIGTERM, SIGINT or SIGHUP, with
-    everything saved: 128 + the signal, but 0 under a launcher, which would turn any other code into a traceback;
-    summary.json tells them apart.
+    0: complete (or skipped because it is), or at the time limit with everything saved. After SIGTERM, SIGINT
+    or SIGHUP, with
+    everything saved: 128 + the signal, but 0 under a launcher, which would turn any other code into a
+    traceback; summary.json tells them apart.
     """
     runtime = _join(config)
     with in_one_line(stage, runtime):
@@ -70,8 +83,8 @@ def _join(config: Config) -> Runtime:
 
 
 def run_stage(config: Config, stage: Stage, store: BarStore, runtime: Runtime | None = None) -> Status:
-    """Train one stage to its end, or until it is asked to stop. One that was interrupted goes on, one that is complete is left
-    as it is, one of other settings is refused (see `kronos.training.restart`).
+    """Train one stage to its end, or until it is asked to stop. One that was interrupted goes on, one that is
+    complete is left as it is, one of other settings is refused (see `kronos.training.restart`).
 
     Every process of the run calls this. Raises KitError on anything that the user can mend.
     """
@@ -93,7 +106,7 @@ def _kind(stage: Stage) -> "type[StageRun]":
     return HeadRun
 
 
-# -- what the loop is told ----------------------------------------------------------------------------------------------
+# -- what the loop is told -----------------------------------------------------------------------------------
 def loop_settings(config: Config, stage: Stage, plan: BatchPlan) -> LoopSettings:
     """What the loop reads of a configuration."""
     t = config.training
@@ -120,16 +133,20 @@ def loop_settings(config: Config, stage: Stage, plan: BatchPlan) -> LoopSettings
         checkpoint_steps=t.checkpoint_steps,
         checkpoint_minutes=t.checkpoint_minutes,
         keep_last=config.data.all_days,
-        deadline=math.inf if t.time_limit is None else time.monotonic() + t.time_limit * 3600 - seconds_since_launch(),
+        deadline=math.inf
+        if t.time_limit is None
+        else time.monotonic() + t.time_limit * 3600 - seconds_since_launch(),
     )
 
 
 def seconds_since_launch() -> float:
-    """Since train_kaggle.sh began (KIT_LAUNCHED, seconds since 1970), so that all stages share one limit; else 0."""
+    """Since train_kaggle.sh began (KIT_LAUNCHED, seconds since 1970), so that all stages share one limit;
+    else 0.
+    """
     return time.time() - float(os.environ.get("KIT_LAUNCHED") or time.time())
 
 
-# -- one stage ---------------------------------------------------------------------------------------------------------
+# -- one stage -----------------------------------------------------------------------------------------------
 class StageRun:
     """One call of `run_stage`."""
 
@@ -155,7 +172,7 @@ class StageRun:
 
         return ask
 
-    # -- what differs between the stages (see `kronos.training.head`) ----------------------------------------------------
+    # -- what differs between the stages (see `kronos.training.head`) ----------------------------------------
     def _read(self) -> Any:
         return StageData.of(self.config, self.stage, self.store)
 
@@ -174,12 +191,16 @@ class StageRun:
 
     def _starts_trained(self) -> bool:
         """Whether there is a value before training to compare with."""
-        return self.config.tokenizer_is_pretrained if self.stage == "tokenizer" else self.config.predictor_is_pretrained
+        return (
+            self.config.tokenizer_is_pretrained
+            if self.stage == "tokenizer"
+            else self.config.predictor_is_pretrained
+        )
 
     def _describe(self) -> list[str]:
         return [self.data.train.describe(), self.data.validation.describe()]
 
-    # -- one run -----------------------------------------------------------------------------------------------------------
+    # -- one run ---------------------------------------------------------------------------------------------
 
     @property
     def best_model(self) -> Path:
@@ -216,7 +237,9 @@ class StageRun:
         return status
 
     def _agree(self) -> None:
-        """All processes compare what they hold, in one gather. A difference ends every one of them, with one line."""
+        """All processes compare what they hold, in one gather. A difference ends every one of them, with one
+        line.
+        """
         windows = len(self.data.train), len(self.data.validation)
         precision = str(self.runtime.accelerator.mixed_precision)
         everyone = self.runtime.gather(agreement.held(self.config, self.facts, windows, precision))
@@ -250,7 +273,9 @@ class StageRun:
         return tokenizer, self.runtime.on_main(lambda: network_digest(tokenizer, source))
 
     def _keep_tokenizer(self, tokenizer: KronosTokenizer, source: str) -> str:
-        """Copy a pretrained tokenizer to where this run's own would be: forecasting then finds the pair together."""
+        """Copy a pretrained tokenizer to where this run's own would be: forecasting then finds the pair
+        together.
+        """
         log.info("basemodel: on the pretrained tokenizer %s, which stays as it is", source)
         target = Path(self.config.model_paths.finetuned_tokenizer)
         tokenizer.save_pretrained(target)
@@ -262,9 +287,11 @@ class StageRun:
             facts["tokenizer"] = self.tokenizer_digest
         return facts
 
-    # -- on the main process -------------------------------------------------------------------------------------------
+    # -- on the main process ---------------------------------------------------------------------------------
     def _earlier(self) -> tuple[bool, Checkpoint | None]:
-        """What an earlier start left: whether the stage is done, and the state to go on from. Writes nothing."""
+        """What an earlier start left: whether the stage is done, and the state to go on from. Writes
+        nothing.
+        """
         own = self.config.experiment
         if own.fresh:
             return False, None
@@ -282,16 +309,24 @@ class StageRun:
             return state.status == "complete", None
         resumed = checkpoint.load_newest(self.folder / CHECKPOINTS)
         if resumed is not None:
-            log.info("%s: going on from step %d of %d", self.stage, resumed.progress.step, self.settings.total_steps)
+            log.info(
+                "%s: going on from step %d of %d",
+                self.stage,
+                resumed.progress.step,
+                self.settings.total_steps,
+            )
         return False, resumed
 
     def _outdated(self, facts: Facts) -> bool:
-        """Whether this run trained the network below again: then the weights of these facts mean nothing any more."""
+        """Whether this run trained the network below again: then the weights of these facts mean nothing any
+        more.
+        """
         own = Path(self.config.model_paths.finetuned_tokenizer) == self.config.tokenizer_dir / "best_model"
         return own and facts.get("tokenizer") != self.tokenizer_digest
 
     def _keep(self, state: StageState) -> bool:
-        """Whether a stage of other settings stays, as --skip-existing asks; one whose network below is gone moves aside.
+        """Whether a stage of other settings stays, as --skip-existing asks; one whose network below is gone
+        moves aside.
 
         Raises KitError when it belongs to another network below, which may still be somewhere.
         """
@@ -341,7 +376,11 @@ class StageRun:
         network.save_pretrained(self.best_model)
 
     def _trackers(self) -> Trackers:
-        flat = {f"{section}.{key}": str(v) for section, keys in to_dict(self.config).items() for key, v in keys.items()}
+        flat = {
+            f"{section}.{key}": str(v)
+            for section, keys in to_dict(self.config).items()
+            for key, v in keys.items()
+        }
         names, run = self.config.training.trackers, self.config.experiment.name
         return Trackers(names, self.folder, run, self.stage, flat)
 
@@ -359,7 +398,9 @@ class StageRun:
         p, total = self.progress, self.settings.total_steps
         if status == "interrupted":
             why = f" ({reason})" if reason else ""
-            log.info("%s: stopped at step %d of %d%s; the same command goes on", self.stage, p.step, total, why)
+            log.info(
+                "%s: stopped at step %d of %d%s; the same command goes on", self.stage, p.step, total, why
+            )
             return
         early = ""
         if self._stopped_early():
@@ -370,7 +411,9 @@ class StageRun:
         log.log(level, "%s", "\n".join(lines))
 
     def _stopped_early(self) -> bool:
-        return self.progress.step < self.settings.total_steps and self.settings.schedule.ends_early(self.progress.history)
+        return self.progress.step < self.settings.total_steps and self.settings.schedule.ends_early(
+            self.progress.history
+        )
 
     def _write_summary(self, status: str, reason: str | None = None) -> None:
         p, s, part = self.progress, self.settings, self.data.train_part

@@ -1,6 +1,8 @@
-"""What a stage starts from: the network with its loss, pretrained or new, and the predictor's frozen tokenizer.
+"""What a stage starts from: the network with its loss, pretrained or new, and the predictor's frozen
+tokenizer.
 
-In: a resolved `Config`. Out: an objective; a `KitError` when the tokenizer that the predictor needs is not there.
+In: a resolved `Config`. Out: an objective; a `KitError` when the tokenizer that the predictor needs is not
+there.
 """
 
 import tempfile
@@ -63,8 +65,11 @@ def network_digest(network: KronosTokenizer | Kronos, source: str) -> str:
         return files.folder_digest(Path(folder) / "network")
 
 
-def build_objective(config: Config, stage: Stage, tokenizer: KronosTokenizer | None) -> TokenizerObjective | PredictorObjective:
-    """The network of a stage with its loss: pretrained, or of the preset's size with random weights of the seed.
+def build_objective(
+    config: Config, stage: Stage, tokenizer: KronosTokenizer | None
+) -> TokenizerObjective | PredictorObjective:
+    """The network of a stage with its loss: pretrained, or of the preset's size with random weights of the
+    seed.
 
     tokenizer: the frozen one, for the predictor. A new predictor takes its bits.
     """
@@ -73,7 +78,9 @@ def build_objective(config: Config, stage: Stage, tokenizer: KronosTokenizer | N
     if tokenizer is None:
         if config.tokenizer_is_pretrained:
             source = config.model_paths.pretrained_tokenizer
-            return TokenizerObjective(KronosTokenizer.from_pretrained(source, revision=config.model_paths.revision(source)))
+            return TokenizerObjective(
+                KronosTokenizer.from_pretrained(source, revision=config.model_paths.revision(source))
+            )
         return TokenizerObjective(KronosTokenizer(**new_tokenizer))
     bits = {"s1_bits": tokenizer.config.s1_bits, "s2_bits": tokenizer.config.s2_bits}
     if config.predictor_is_pretrained:

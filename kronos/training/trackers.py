@@ -1,8 +1,9 @@
-"""Trackers of other makers, through accelerate: TensorBoard's event files in the stage's folder, W&B, Comet, MLflow.
+"""Trackers of other makers, through accelerate: TensorBoard's event files in the stage's folder, W&B, Comet,
+MLflow.
 
-In: the names that a configuration asks for. Out: open trackers, on the main process only. metrics.jsonl stays the record; a
-tracker that is asked for and not installed is an error before anything is trained, but TensorBoard, which is asked for by
-default, is left out with a line.
+In: the names that a configuration asks for. Out: open trackers, on the main process only. metrics.jsonl stays
+the record; a tracker that is asked for and not installed is an error before anything is trained, but
+TensorBoard, which is asked for by default, is left out with a line.
 """
 
 import hashlib
@@ -36,7 +37,9 @@ def check_installed(names: Sequence[str]) -> None:
 class Trackers:
     """The open trackers of one stage."""
 
-    def __init__(self, names: Sequence[str], folder: Path, run: str, stage: str, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, names: Sequence[str], folder: Path, run: str, stage: str, settings: Mapping[str, Any]
+    ) -> None:
         """folder: the stage's. run: the run's name. settings: the configuration, as flat names and values."""
         self.folder = folder
         wanted = list(names)
@@ -50,7 +53,9 @@ class Trackers:
 
         kind: Any = LOGGER_TYPE_TO_CLASS[name]
         if name == "tensorboard":
-            shutil.rmtree(self.folder / EVENTS, ignore_errors=True)  # written anew from metrics.jsonl, see `replay`
+            shutil.rmtree(
+                self.folder / EVENTS, ignore_errors=True
+            )  # written anew from metrics.jsonl, see `replay`
             tracker = kind(EVENTS, self.folder)
         elif name == "wandb":  # the same run again when a stage is resumed
             key = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:16]
@@ -63,7 +68,8 @@ class Trackers:
         return tracker
 
     def replay(self, metrics: Path) -> None:
-        """Give TensorBoard what earlier sittings recorded. A killed run's event file lacks its last points and has some of
+        """Give TensorBoard what earlier sittings recorded. A killed run's event file lacks its last points
+        and has some of
         steps that will come again, so it is not continued but written anew: every step is there once."""
         if not metrics.is_file():
             return
@@ -71,7 +77,9 @@ class Trackers:
             values = {k: v for k, v in record.items() if k not in ("kind", "stage", "step")}
             self.record(record["kind"], record["step"], values, only="tensorboard")
 
-    def record(self, kind: str, step: int, values: Mapping[str, float | None], only: str | None = None) -> None:
+    def record(
+        self, kind: str, step: int, values: Mapping[str, float | None], only: str | None = None
+    ) -> None:
         """Named values of a step; what is not finite is left out."""
         named = {f"{kind}/{name}": v for name, v in values.items() if v is not None and math.isfinite(v)}
         for tracker in self._open:

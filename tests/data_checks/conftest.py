@@ -1,8 +1,9 @@
-"""`pytest tests/data_checks --config FILE` or `--data PATH [--test PATH --sample PATH]`: the data checks on a user's own files.
+"""`pytest tests/data_checks --config FILE` or `--data PATH [--test PATH --sample PATH]`: the data checks on a
+user's own files.
 
---config: paths, lookback, calendar and cleaning of a configuration; --data and the others take the place of its paths.
-With either only the named checks run, on those files. Without them they run on the generated market, and beside them the
-tests that break a file on purpose.
+--config: paths, lookback, calendar and cleaning of a configuration; --data and the others take the place of
+its paths. With either only the named checks run, on those files. Without them they run on the generated
+market, and beside them the tests that break a file on purpose.
 """
 
 import json
@@ -21,14 +22,18 @@ USER_TESTS = "test_user_files.py"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("data checks")
-    group.addoption("--config", metavar="FILE", help="configuration whose data, lookback and calendar are checked")
+    group.addoption(
+        "--config", metavar="FILE", help="configuration whose data, lookback and calendar are checked"
+    )
     group.addoption("--data", metavar="PATH", help="price file, or folder of price files, to check")
     group.addoption("--test", metavar="PATH", help="the competition's test.csv")
     group.addoption("--sample", metavar="PATH", help="the competition's sample_submission.csv")
 
 
 def option(config: pytest.Config, name: str) -> str:
-    """An option's value; '' when it was not given, or when this folder is not on the command line (`pytest tests/`)."""
+    """An option's value; '' when it was not given, or when this folder is not on the command line (`pytest
+    tests/`).
+    """
     return config.getoption(name, None) or ""
 
 
@@ -38,7 +43,9 @@ def given(config: pytest.Config) -> str:
 
 
 def users_configuration(config: pytest.Config) -> Config:
-    """The configuration that was named, with the paths that were named beside it; the defaults without one."""
+    """The configuration that was named, with the paths that were named beside it; the defaults without
+    one.
+    """
     names = {"--data": "data_path", "--test": "test_path", "--sample": "sample_submission_path"}
     paths = {setting: value for flag, setting in names.items() if (value := option(config, flag))}
     base = option(config, "--config")
@@ -50,7 +57,11 @@ def users_configuration(config: pytest.Config) -> Config:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With --data or --config: the user's files only."""
     if given(config):
-        ours = [item for item in items if item.path.parent == Path(__file__).parent and item.path.name != USER_TESTS]
+        ours = [
+            item
+            for item in items
+            if item.path.parent == Path(__file__).parent and item.path.name != USER_TESTS
+        ]
         config.hook.pytest_deselected(items=ours)
         items[:] = [item for item in items if item not in ours]
 

@@ -1,4 +1,6 @@
-"""Files broken on purpose: each check finds its own fault, says so in one line, and stays quiet about the others'."""
+"""Files broken on purpose: each check finds its own fault, says so in one line, and stays quiet about the
+others'.
+"""
 
 import subprocess
 import sys
@@ -20,7 +22,9 @@ DAY_100 = pl.col("Date") == pl.col("Date").unique().sort().gather(100).first()
 def every(n: int, column: str, value: pl.Expr) -> Break:
     """Replace a column's value in each n-th row."""
     chosen = pl.int_range(pl.len()) % n == 0
-    return lambda frame: frame.with_columns(pl.when(chosen).then(value).otherwise(pl.col(column)).alias(column))
+    return lambda frame: frame.with_columns(
+        pl.when(chosen).then(value).otherwise(pl.col(column)).alias(column)
+    )
 
 
 def where(rows: pl.Expr, **values: pl.Expr) -> Break:
@@ -65,40 +69,92 @@ PRICES: dict[str, tuple[str, str, Break, str]] = {
     "text among numbers": (
         "types",
         "fail",
-        lambda f: f.with_columns(pl.when(ONE).then(pl.lit("n.a.?")).otherwise(pl.col("High").cast(str)).alias("High")),
+        lambda f: f.with_columns(
+            pl.when(ONE).then(pl.lit("n.a.?")).otherwise(pl.col("High").cast(str)).alias("High")
+        ),
         "column High: expected a number",
     ),
-    "a few missing closes": ("types", "warn", every(1000, "Close", pl.lit(None)), "9 of 9,000 rows (0.10%) lack"),
-    "many infinite opens": ("types", "fail", every(10, "Open", pl.lit(float("inf"))), "900 of 9,000 rows (10.00%) lack"),
+    "a few missing closes": (
+        "types",
+        "warn",
+        every(1000, "Close", pl.lit(None)),
+        "9 of 9,000 rows (0.10%) lack",
+    ),
+    "many infinite opens": (
+        "types",
+        "fail",
+        every(10, "Open", pl.lit(float("inf"))),
+        "900 of 9,000 rows (10.00%) lack",
+    ),
     "missing tickers": ("types", "warn", every(3000, "Ticker", pl.lit(None)), "3 of 9,000 rows"),
     "two date forms": ("dates", "fail", every(4000, "Date", pl.lit("03/04/2021")), "day or month first"),
     "no dates": ("dates", "fail", every(1, "Date", pl.lit("soon")), "no parseable dates"),
-    "year 3021": ("dates", "fail", lambda f: f.with_columns(pl.col("Date").str.replace("^2022", "3022")), "3022-"),
+    "year 3021": (
+        "dates",
+        "fail",
+        lambda f: f.with_columns(pl.col("Date").str.replace("^2022", "3022")),
+        "3022-",
+    ),
     "a Saturday": ("dates", "warn", where(DAY_100, Date=pl.lit("2021-05-29")), "on a weekend"),
     "reversed rows": ("dates", "warn", lambda f: f.reverse(), "8,970 rows out of order"),
-    "identical copies": ("duplicates", "warn", lambda f: pl.concat([f, f.tail(3)]), "3 rows repeat a ticker and a date"),
+    "identical copies": (
+        "duplicates",
+        "warn",
+        lambda f: pl.concat([f, f.tail(3)]),
+        "3 rows repeat a ticker and a date",
+    ),
     "contradicting copies": (
         "duplicates",
         "fail",
         lambda f: pl.concat([f, f.tail(3).with_columns(pl.col("Close") * 1.01)]),
         "3 with other numbers",
     ),
-    "High below Low once": ("OHLC order", "warn", where(ONE & DAY_100, High=pl.col("Low") * 0.9), "1 of 9,000 rows"),
-    "Close above High often": ("OHLC order", "fail", every(10, "Close", pl.col("High") * 1.1), "900 of 9,000 rows"),
+    "High below Low once": (
+        "OHLC order",
+        "warn",
+        where(ONE & DAY_100, High=pl.col("Low") * 0.9),
+        "1 of 9,000 rows",
+    ),
+    "Close above High often": (
+        "OHLC order",
+        "fail",
+        every(10, "Close", pl.col("High") * 1.1),
+        "900 of 9,000 rows",
+    ),
     "Open 0 at times": ("zero prices", "warn", every(100, "Open", pl.lit(0.0)), "90 of 9,000 rows (1.00%)"),
     "Open 0 often": ("zero prices", "fail", every(5, "Open", pl.lit(0.0)), "1,800 of 9,000 rows (20.00%)"),
     "negative close": ("zero prices", "warn", every(5000, "Close", pl.lit(-1.0)), "2 the Close"),
-    "one long pause": ("gaps", "warn", without_days(100, 120), "1 gaps of more than 10 trading days in 1 of 30 tickers"),
+    "one long pause": (
+        "gaps",
+        "warn",
+        without_days(100, 120),
+        "1 gaps of more than 10 trading days in 1 of 30 tickers",
+    ),
     "every ticker pauses": (
         "gaps",
         "fail",
         lambda f: f.filter((pl.col("Ticker") == "ticker_1") | ~pl.col("Date").str.contains("2021-06")),
         "in 29 of 30 tickers",
     ),
-    "a tenfold close": ("jumps", "warn", where(ONE & DAY_100, Close=pl.col("Close") * 11.3), "2 of 8,970 moves"),
-    "wild closes": ("jumps", "fail", every(7, "Close", pl.col("Close") * 3.5), "moves (24.80%) are larger than 30%"),
+    "a tenfold close": (
+        "jumps",
+        "warn",
+        where(ONE & DAY_100, Close=pl.col("Close") * 11.3),
+        "2 of 8,970 moves",
+    ),
+    "wild closes": (
+        "jumps",
+        "fail",
+        every(7, "Close", pl.col("Close") * 3.5),
+        "moves (24.80%) are larger than 30%",
+    ),
     "an unrecorded split": ("splits", "warn", scale_after(104, 20), "1 jumps near a simple ratio"),
-    "a recorded split, unadjusted": ("splits", "fail", scale_after(104, 20, split=20), "at 1 of 1 recorded splits"),
+    "a recorded split, unadjusted": (
+        "splits",
+        "fail",
+        scale_after(104, 20, split=20),
+        "at 1 of 1 recorded splits",
+    ),
     "stale prices for a year": ("class balance by year", "fail", stale, "0.0% in 2021"),
 }
 
@@ -125,7 +181,9 @@ def test_broken_prices_are_found(fault: str, generated: DataConfig, tmp_path: Pa
 
 
 def test_few_histories_are_warned_about_and_none_fail(generated: DataConfig) -> None:
-    """Keeps out: a lookback longer than the data, noticed only when the test rows fall back to the base rate."""
+    """Keeps out: a lookback longer than the data, noticed only when the test rows fall back to the base
+    rate.
+    """
     config = Config(data=replace(generated, lookback_window=400, max_context=512))
     assert checks.check("enough history", checks.gather(config)).status == "fail"
     frame = pl.read_csv(generated.data_path)
@@ -148,12 +206,18 @@ def test_some_short_histories(generated: DataConfig, tmp_path: Path) -> None:
     ("ids", "status", "words"),
     [
         (lambda ids: ids, "ok", "all 30 test IDs"),
-        (lambda ids: [*ids[:-2], "ticker_x", "ticker_y"], "warn", "2 of 30 test IDs (6.67%) have no prices, e.g. ticker_x"),
+        (
+            lambda ids: [*ids[:-2], "ticker_x", "ticker_y"],
+            "warn",
+            "2 of 30 test IDs (6.67%) have no prices, e.g. ticker_x",
+        ),
         (lambda ids: [f"x{i}" for i in ids], "fail", "30 of 30 test IDs"),
         (lambda ids: [*ids, ids[0]], "fail", "expected each ID once"),
     ],
 )
-def test_unknown_test_ids(ids: Callable, status: str, words: str, generated: DataConfig, tmp_path: Path) -> None:
+def test_unknown_test_ids(
+    ids: Callable, status: str, words: str, generated: DataConfig, tmp_path: Path
+) -> None:
     """Keeps out: IDs without history that silently became falls."""
     test = pl.read_csv(generated.test_path)
     names = ids(test["ID"].to_list())
@@ -171,7 +235,9 @@ def test_unknown_test_ids(ids: Callable, status: str, words: str, generated: Dat
         (lambda sample: sample.rename({"Pred": "Prediction"}), "fail", "expected one column Pred"),
     ],
 )
-def test_sample_of_another_test_file(change: Break, status: str, words: str, generated: DataConfig, tmp_path: Path) -> None:
+def test_sample_of_another_test_file(
+    change: Break, status: str, words: str, generated: DataConfig, tmp_path: Path
+) -> None:
     """Keeps out: a submission that Kaggle refuses because it answers other rows."""
     path = tmp_path / "sample.csv"
     change(pl.read_csv(generated.sample_submission_path)).write_csv(path)
@@ -194,7 +260,9 @@ def test_tickers_that_end_early(generated: DataConfig, tmp_path: Path) -> None:
     early = pl.col("Date") < pl.col("Date").unique().sort().gather(150).first()
     for count, status in ((2, "warn"), (20, "fail")):
         names = [f"ticker_{k}" for k in range(1, count + 1)]
-        found = result("one as-of day", write(frame.filter(early | ~pl.col("Ticker").is_in(names)), generated, tmp_path))
+        found = result(
+            "one as-of day", write(frame.filter(early | ~pl.col("Ticker").is_in(names)), generated, tmp_path)
+        )
         assert found.status == status and f"{count} of 30 test tickers" in found.line, found.line
 
 
@@ -202,16 +270,18 @@ def test_several_test_dates(generated: DataConfig, tmp_path: Path) -> None:
     """Keeps out: one horizon for rows that ask about different days."""
     test = pl.read_csv(generated.test_path).with_row_index()
     path = tmp_path / "test.csv"
-    test.with_columns(Date=pl.when(pl.col("index") < 5).then(pl.lit("2023-01-03")).otherwise("Date")).drop("index").write_csv(
-        path
-    )
+    test.with_columns(Date=pl.when(pl.col("index") < 5).then(pl.lit("2023-01-03")).otherwise("Date")).drop(
+        "index"
+    ).write_csv(path)
     found = result("one as-of day", replace(generated, test_path=str(path)))
     assert found.status == "warn" and "2 test dates" in found.line, found.line
 
 
 def test_files_that_are_not_given_are_skipped(generated: DataConfig) -> None:
     """Keeps out: a check that counts as passed though it never ran."""
-    found = {r.name: r.status for r in checks.run_checks(Config(data=DataConfig(data_path=generated.data_path)))}
+    found = {
+        r.name: r.status for r in checks.run_checks(Config(data=DataConfig(data_path=generated.data_path)))
+    }
     assert {name for name, status in found.items() if status == "skip"} == {
         "test IDs known",
         "sample matches test",
@@ -232,13 +302,17 @@ def test_real_prices(shared_data: Path) -> None:
 
     def statuses(folder: str, sample: str) -> dict[str, str]:
         base = shared_data / folder
-        data = DataConfig(data_path=str(base / "train.csv"), test_path=str(base / "test.csv"), sample_submission_path=sample)
+        data = DataConfig(
+            data_path=str(base / "train.csv"), test_path=str(base / "test.csv"), sample_submission_path=sample
+        )
         return {r.name: r.status for r in checks.run_checks(Config(data=data))}
 
     tidy = statuses("sp500", str(shared_data / "sp500" / "sample_submission.csv"))
     assert set(tidy.values()) <= {"ok", "warn"}
     dirty = statuses("dirty", "")
-    assert {"zero prices", "enough history", "one as-of day"} <= {name for name, status in dirty.items() if status == "fail"}
+    assert {"zero prices", "enough history", "one as-of day"} <= {
+        name for name, status in dirty.items() if status == "fail"
+    }
 
 
 def run_pytest(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -248,11 +322,22 @@ def run_pytest(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_documented_command_on_clean_files(generated: DataConfig) -> None:
-    """Keeps out: a documented command line that pytest does not accept, or that runs the kit's own tests on a user's files."""
-    done = run_pytest("--data", generated.data_path, "--test", generated.test_path, "--sample", generated.sample_submission_path)
+    """Keeps out: a documented command line that pytest does not accept, or that runs the kit's own tests on a
+    user's files.
+    """
+    done = run_pytest(
+        "--data",
+        generated.data_path,
+        "--test",
+        generated.test_path,
+        "--sample",
+        generated.sample_submission_path,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "14 passed" in done.stdout
-    assert all(any(line.startswith(f"ok   {name}:") for line in done.stdout.splitlines()) for name in checks.CHECKS)
+    assert all(
+        any(line.startswith(f"ok   {name}:") for line in done.stdout.splitlines()) for name in checks.CHECKS
+    )
 
 
 def test_the_documented_command_on_broken_files(generated: DataConfig, tmp_path: Path) -> None:
@@ -271,8 +356,22 @@ def test_a_configuration_says_lookback_calendar_and_paths(generated: DataConfig,
     (tmp_path / "c.yaml").write_text(
         f"data: {{data_path: {tmp_path}/train.csv, lookback_window: 20}}\nexperiment: {{pre_trained: false}}\n"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).parent), "-k", "history"]
-    done = subprocess.run([*command, "--config", str(tmp_path / "c.yaml")], capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(Path(__file__).parent),
+        "-k",
+        "history",
+    ]
+    done = subprocess.run(
+        [*command, "--config", str(tmp_path / "c.yaml")], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0 and "enough history" in done.stdout, done.stdout
-    without = subprocess.run([*command, "--data", str(tmp_path / "train.csv")], capture_output=True, text=True, check=False)
+    without = subprocess.run(
+        [*command, "--data", str(tmp_path / "train.csv")], capture_output=True, text=True, check=False
+    )
     assert without.returncode == 1 and "no ticker has 257 bars" in without.stdout, without.stdout

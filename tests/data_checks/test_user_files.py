@@ -1,6 +1,8 @@
-"""One named test per data check, on the files of --data or, without it, on a generated market that has nothing wrong.
+"""One named test per data check, on the files of --data or, without it, on a generated market that has
+nothing wrong.
 
-A warning passes: cleaning or a fallback deals with what was found. A failure says what a person should look at first.
+A warning passes: cleaning or a fallback deals with what was found. A failure says what a person should look
+at first.
 """
 
 import pytest

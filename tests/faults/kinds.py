@@ -40,9 +40,13 @@ class Fault:
     command: tuple[str, ...]
     spoil: Callable[[Path], None]
     file: str = ""
-    """The file that is spoiled, relative to the world; its name tells whether a run that goes on has said so."""
+    """The file that is spoiled, relative to the world; its name tells whether a run that goes on has said
+    so.
+    """
     largest: int | None = None
-    """Bytes of the largest file that the system lets the command write, as if the disk or a quota were full."""
+    """Bytes of the largest file that the system lets the command write, as if the disk or a quota were
+    full.
+    """
     other_answers: bool = False
     """Other answers than before are right."""
     must_fail: bool = False
@@ -52,11 +56,21 @@ class Fault:
 def all_faults(folder: Path) -> list[Fault]:
     """Every fault of every kind."""
     rng = random.Random(0)
-    makers = (json_shapes, json_fields, weights, damaged_files, prices, test_files, settings, places, full_disks)
+    makers = (
+        json_shapes,
+        json_fields,
+        weights,
+        damaged_files,
+        prices,
+        test_files,
+        settings,
+        places,
+        full_disks,
+    )
     return [fault for make in makers for fault in make(folder, rng)]
 
 
-# -- what was written as JSON ------------------------------------------------------------------------------------------
+# -- what was written as JSON --------------------------------------------------------------------------------
 def readers(file: str) -> tuple[str, ...]:
     """The commands that read a file back."""
     if "/checkpoints/" in file:
@@ -87,7 +101,12 @@ def json_fields(folder: Path, rng: random.Random) -> Iterator[Fault]:
         for place in rng.sample(places, min(5, len(places))):
             value, name = rng.choice(WRONG_VALUES), rng.choice(readers(file))
             shown = ".".join(map(str, place))
-            yield Fault(f"{name}: {file}: {shown} is {value!r}", command_of(name), field_set(file, place, value, name), file)
+            yield Fault(
+                f"{name}: {file}: {shown} is {value!r}",
+                command_of(name),
+                field_set(file, place, value, name),
+                file,
+            )
 
 
 def leaves(tree: object, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -135,7 +154,7 @@ def field_set(file: str, place: tuple[str | int, ...], value: object, name: str)
     return spoil
 
 
-# -- networks and other binary files -----------------------------------------------------------------------------------
+# -- networks and other binary files -------------------------------------------------------------------------
 PRETRAINED = (
     *("--set", "model_paths.pretrained_tokenizer=weights/tokenizer"),
     *("--set", "model_paths.pretrained_predictor=weights/basemodel"),
@@ -180,12 +199,18 @@ def not_finite(stage: str, tensor: str, value: float) -> Callable[[Path], None]:
 
 def damaged_files(folder: Path, rng: random.Random) -> Iterator[Fault]:
     binary = [*(folder / "runs/stores").rglob("*.npy"), *(folder / "runs/world").rglob("*.safetensors")]
-    binary += [p for p in (folder / "runs/world").rglob("checkpoints/*/*") if p.suffix not in {".json", ".safetensors"}]
+    binary += [
+        p
+        for p in (folder / "runs/world").rglob("checkpoints/*/*")
+        if p.suffix not in {".json", ".safetensors"}
+    ]
     for path in sorted(p for p in binary if p.is_file()):
         file = str(path.relative_to(folder))
         for kind in DAMAGE:
             name = "resume" if "/checkpoints/" in file else rng.choice(["submission", "basemodel"])
-            yield Fault(f"{name}: {file}: {kind}", command_of(name), damaged(file, kind, rng.random(), name), file)
+            yield Fault(
+                f"{name}: {file}: {kind}", command_of(name), damaged(file, kind, rng.random(), name), file
+            )
 
 
 def damaged(file: str, kind: str, where: float, name: str) -> Callable[[Path], None]:
@@ -208,7 +233,7 @@ def damaged(file: str, kind: str, where: float, name: str) -> Callable[[Path], N
     return spoil
 
 
-# -- the user's files --------------------------------------------------------------------------------------------------
+# -- the user's files ----------------------------------------------------------------------------------------
 def prices(folder: Path, rng: random.Random) -> Iterator[Fault]:
     lines = (folder / "data/train.csv").read_text().splitlines()
     header = lines[0].split(",")
@@ -225,7 +250,9 @@ def prices(folder: Path, rng: random.Random) -> Iterator[Fault]:
         **{f"without {column}": _without(lines, place) for place, column in enumerate(header)},
     }
     for kind, content in spoiled.items():
-        yield Fault(f"prepare: prices {kind}", world.COMMANDS["prepare"], own_prices(content), "data/train.csv")
+        yield Fault(
+            f"prepare: prices {kind}", world.COMMANDS["prepare"], own_prices(content), "data/train.csv"
+        )
 
 
 def _raised(line: str) -> str:
@@ -264,7 +291,9 @@ def test_files(folder: Path, rng: random.Random) -> Iterator[Fault]:
             "rows of words": [lines[0], *("x,y" for _ in lines[1:])],
         }
         for kind, content in spoiled.items():
-            yield Fault(f"submission: {file} {kind}", world.COMMANDS["submission"], text_of(file, content), file)
+            yield Fault(
+                f"submission: {file} {kind}", world.COMMANDS["submission"], text_of(file, content), file
+            )
 
 
 def text_of(file: str, content: list[str]) -> Callable[[Path], None]:
@@ -274,7 +303,7 @@ def text_of(file: str, content: list[str]) -> Callable[[Path], None]:
     return spoil
 
 
-# -- settings and places -----------------------------------------------------------------------------------------------
+# -- settings and places -------------------------------------------------------------------------------------
 VALUES = {
     "data.lookback_window": ("0", "-1", "x", "1e11", "1"),
     "data.train_ratio": ("0", "2", "nan", "-.inf"),
@@ -306,7 +335,11 @@ def settings(folder: Path, rng: random.Random) -> Iterator[Fault]:
 
 
 def places(folder: Path, rng: random.Random) -> Iterator[Fault]:
-    for place, name in (("submissions", "submission"), ("runs/world/backtest", "backtest"), ("models", "package")):
+    for place, name in (
+        ("submissions", "submission"),
+        ("runs/world/backtest", "backtest"),
+        ("models", "package"),
+    ):
         for kind in ("file", "dangling link", "link to itself"):
             yield Fault(f"{name}: {place} is a {kind}", world.COMMANDS[name], blocked(place, kind), place)
     for gone in ("runs/stores", "runs/world/tokenizer", "runs/world/basemodel", "runs/world", "data"):

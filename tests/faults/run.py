@@ -1,9 +1,11 @@
-"""Put every fault into a copy of a finished run, give the command, and judge what it left. One JSON line a fault.
+"""Put every fault into a copy of a finished run, give the command, and judge what it left. One JSON line a
+fault.
 
     python tests/faults/run.py FOLDER [PART_OF_A_NAME]
 
-A fault is survived when the command ends in one clear line and with nothing changed, or goes on and either answers as before or
-names the file that was spoiled. Children are forked from a process that has torch loaded, two at a time.
+A fault is survived when the command ends in one clear line and with nothing changed, or goes on and either
+answers as before or names the file that was spoiled. Children are forked from a process that has torch
+loaded, two at a time.
 """
 
 import hashlib

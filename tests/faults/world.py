@@ -1,6 +1,8 @@
-"""A finished run in a folder of its own: prices, store, both stages, backtest, submission and package. Seconds on one core.
+"""A finished run in a folder of its own: prices, store, both stages, backtest, submission and package.
+Seconds on one core.
 
-Every path in it is relative, so a copy of the folder is the same run. In: an empty folder. Out: the folder, filled.
+Every path in it is relative, so a copy of the folder is the same run. In: an empty folder. Out: the folder,
+filled.
 """
 
 import json
@@ -52,7 +54,13 @@ SETTINGS = {
     "model_paths": {"exp_name": "world"},
     "experiment": {"pre_trained": False, "preset": "nano"},
     "inference": {"sample_count": 3},
-    "evaluation": {"origins": 12, "fitted_baselines": False, "random_init": False, "pretrained": False, "draws": 50},
+    "evaluation": {
+        "origins": 12,
+        "fitted_baselines": False,
+        "random_init": False,
+        "pretrained": False,
+        "draws": 50,
+    },
     "device": {"use_cuda": False},
 }
 
@@ -77,4 +85,8 @@ def networks(folder: Path) -> dict[str, Path]:
 def written_json(folder: Path) -> list[Path]:
     """Every JSON file of a world that some command reads back."""
     found = sorted(path for path in (folder / "runs").rglob("*.json") if "logs" not in path.parts)
-    return [path for path in found if path.stat().st_size and isinstance(json.loads(path.read_text()), dict | list)]
+    return [
+        path
+        for path in found
+        if path.stat().st_size and isinstance(json.loads(path.read_text()), dict | list)
+    ]

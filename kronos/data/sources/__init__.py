@@ -1,6 +1,7 @@
 """Where prices come from when they are not files at hand: see docs/sources.md.
 
-`gather` fills data/NAME from a source; `protocol` says what a source is; `fetch` asks web services; one module per source.
+`gather` fills data/NAME from a source; `protocol` says what a source is; `fetch` asks web services; one
+module per source.
 """
 
 from kronos.data.sources.fetch import Refused

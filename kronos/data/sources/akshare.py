@@ -1,7 +1,8 @@
 """A-shares from Eastmoney through akshare (pip install akshare). No key. Never asked from here.
 
-In: six-digit codes, also as sh600519 or 600519.SH. Out: one table a symbol. Eastmoney's functions of akshare are used and not
-Sina's, which decode answers by running JavaScript; Sina itself is a built-in source (`sina`).
+In: six-digit codes, also as sh600519 or 600519.SH. Out: one table a symbol. Eastmoney's functions of akshare
+are used and not Sina's, which decode answers by running JavaScript; Sina itself is a built-in source
+(`sina`).
 """
 
 from collections.abc import Iterable
@@ -16,7 +17,14 @@ from kronos.data.sources.sina import a_share
 from kronos.errors import KitError
 
 MINUTES = {"1min": "1", "5min": "5", "15min": "15", "30min": "30", "60min": "60"}
-NAMES = {"开盘": "open", "最高": "high", "最低": "low", "收盘": "close", "成交量": "volume", "成交额": "amount"}
+NAMES = {
+    "开盘": "open",
+    "最高": "high",
+    "最低": "low",
+    "收盘": "close",
+    "成交量": "volume",
+    "成交额": "amount",
+}
 SHARES_PER_LOT = 100
 FIRST, LAST = "19900101", "20991231"
 
@@ -29,19 +37,27 @@ class Akshare(BaseSource):
     adjustments = ("qfq", "hfq", "none")
 
     def facts(self, asked: Asked) -> Facts:
-        done = {"qfq": "to the last day's level", "hfq": "to the first day's level", "none": "none: as traded"}
+        done = {
+            "qfq": "to the last day's level",
+            "hfq": "to the first day's level",
+            "none": "none: as traded",
+        }
         return Facts("shares (Eastmoney's lots x 100)", "CNY", done[asked.adjust], "Asia/Shanghai")
 
     def check(self, asked: Asked) -> None:
         other = [symbol for symbol in asked.symbols if a_share(symbol) is None]
         if other:
-            raise KitError(f"source.symbols: akshare expects A-shares such as 600519 or sz000001, found {other[0]}")
+            raise KitError(
+                f"source.symbols: akshare expects A-shares such as 600519 or sz000001, found {other[0]}"
+            )
         needed("akshare", "akshare")
 
     def download_data(self, asked: Asked) -> None:
         akshare = needed("akshare", "akshare")
         for symbol in asked.each():
-            keep_asked(asked, symbol, f"{span(asked)}.csv", USUAL_ERRORS, partial(_bars_of, asked, akshare, symbol))
+            keep_asked(
+                asked, symbol, f"{span(asked)}.csv", USUAL_ERRORS, partial(_bars_of, asked, akshare, symbol)
+            )
 
     def process_raw_data(self, asked: Asked) -> Iterable[Table]:
         for symbol, path in asked.kept(f"{span(asked)}.csv"):
@@ -64,5 +80,7 @@ def _bars_of(asked: Asked, akshare: ModuleType, symbol: str) -> bytes:
         )
         return csv_of(frame)
     begin, end = settings.begin.replace("-", "") or FIRST, settings.end.replace("-", "") or LAST
-    frame = akshare.stock_zh_a_hist(symbol=code, period=settings.frequency, start_date=begin, end_date=end, adjust=adjust)
+    frame = akshare.stock_zh_a_hist(
+        symbol=code, period=settings.frequency, start_date=begin, end_date=end, adjust=adjust
+    )
     return csv_of(frame)

@@ -1,4 +1,6 @@
-"""Reading what services answer: JSON, also wrapped in a call or an assignment of JavaScript, which is cut off and never run."""
+"""Reading what services answer: JSON, also wrapped in a call or an assignment of JavaScript, which is cut off
+and never run.
+"""
 
 import re
 from typing import Any
@@ -6,7 +8,9 @@ from typing import Any
 from kronos import records
 from kronos.data.sources.fetch import Refused
 
-_WRAPPED = re.compile(rb"^\s*(?:/\*.*?\*/\s*)?(?:(?:var\s+)?[\w.$]+\s*=\s*\(?|[\w.$]+\s*\()\s*(?=[\[{n])", re.DOTALL)
+_WRAPPED = re.compile(
+    rb"^\s*(?:/\*.*?\*/\s*)?(?:(?:var\s+)?[\w.$]+\s*=\s*\(?|[\w.$]+\s*\()\s*(?=[\[{n])", re.DOTALL
+)
 """What stands before the JSON in `callback([...]);`, `var name=([...]);` and `var name={...}`."""
 _TAIL = re.compile(rb"[\s);]*(?:/\*[^*]*\*/\s*)?$")
 """What may stand after it."""
@@ -23,7 +27,9 @@ def json_of(body: bytes) -> Any:
     try:
         return records.parse(text, "the answer")
     except records.WrongShape as error:
-        raise Refused(f"no JSON, or only a part of it ({str(error).removeprefix('the answer: ')[:80]})", again=True) from error
+        raise Refused(
+            f"no JSON, or only a part of it ({str(error).removeprefix('the answer: ')[:80]})", again=True
+        ) from error
 
 
 def rows_of(body: bytes, keys: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""A-shares and the members of CSI 300 through baostock (pip install baostock). Free; its own protocol on port 10030, without TLS.
-Never asked from here.
+"""A-shares and the members of CSI 300 through baostock (pip install baostock). Free; its own protocol on port
+10030, without TLS. Never asked from here.
 
-In: codes (sh.600000, sh600000, 600000), or source.pool csi300. Out: one table a symbol, without its suspended days;
-membership by the lists of the first day of each month.
+In: codes (sh.600000, sh600000, 600000), or source.pool csi300. Out: one table a symbol, without its suspended
+days; membership by the lists of the first day of each month.
 """
 
 import json
@@ -37,7 +37,11 @@ class Baostock(BaseSource):
     adjustments = ("hfq", "qfq", "none")
 
     def facts(self, asked: Asked) -> Facts:
-        done = {"qfq": "to the last day's level", "hfq": "to the first day's level", "none": "none: as traded"}
+        done = {
+            "qfq": "to the last day's level",
+            "hfq": "to the first day's level",
+            "none": "none: as traded",
+        }
         return Facts("shares", "CNY", done[asked.adjust], "Asia/Shanghai")
 
     def check(self, asked: Asked) -> None:
@@ -57,7 +61,9 @@ class Baostock(BaseSource):
         baostock = needed("baostock", "baostock")
         answer = baostock.login()
         if answer.error_code != "0":
-            raise KitError(f"baostock: expected a login, found {answer.error_code}: {answer.error_msg}; try later")
+            raise KitError(
+                f"baostock: expected a login, found {answer.error_code}: {answer.error_msg}; try later"
+            )
         try:
             if asked.settings.pool:
                 self._download_members(asked, baostock)
@@ -70,7 +76,9 @@ class Baostock(BaseSource):
     def _download_members(self, asked: Asked, baostock: ModuleType) -> None:
         """The index's members on the first day of each month; they are then the symbols to ask for."""
         months = _months(asked)
-        monthly = Asked(asked.settings, asked.folder, [f"{INDEX}-{day}" for day in months], failed=asked.failed)
+        monthly = Asked(
+            asked.settings, asked.folder, [f"{INDEX}-{day}" for day in months], failed=asked.failed
+        )
         for name, day in zip(monthly.symbols, months, strict=True):
             keep_asked(monthly, name, ".json", USUAL_ERRORS, partial(_members_on, baostock, day))
         asked.requests += monthly.requests
@@ -90,9 +98,16 @@ class Baostock(BaseSource):
             return None
         members = self._members(asked)
         days = sorted(members)
-        ends = [*(following - timedelta(days=1) for following in days[1:]), (days[-1] + timedelta(days=32)).replace(day=1)]
-        rows = [(code, first, last) for first, last in zip(days, ends, strict=True) for code in members[first]]
-        return pl.DataFrame(rows, schema={"ticker": pl.String, "first": pl.Date, "last": pl.Date}, orient="row")
+        ends = [
+            *(following - timedelta(days=1) for following in days[1:]),
+            (days[-1] + timedelta(days=32)).replace(day=1),
+        ]
+        rows = [
+            (code, first, last) for first, last in zip(days, ends, strict=True) for code in members[first]
+        ]
+        return pl.DataFrame(
+            rows, schema={"ticker": pl.String, "first": pl.Date, "last": pl.Date}, orient="row"
+        )
 
     def process_raw_data(self, asked: Asked) -> Iterable[Table]:
         suspended = 0
@@ -105,7 +120,9 @@ class Baostock(BaseSource):
                 time = pl.col("time").str
                 day = pl.concat_str(time.slice(0, 4), time.slice(4, 2), time.slice(6, 2), separator="-")
                 frame = frame.with_columns(
-                    date=pl.concat_str(day, pl.lit(" "), time.slice(8, 2), pl.lit(":"), time.slice(10, 2), pl.lit(":00"))
+                    date=pl.concat_str(
+                        day, pl.lit(" "), time.slice(8, 2), pl.lit(":"), time.slice(10, 2), pl.lit(":00")
+                    )
                 )
             yield frame.with_columns(ticker=pl.lit(symbol))
         if suspended:

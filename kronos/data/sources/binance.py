@@ -1,7 +1,8 @@
 """Binance's public archive: spot candles as zip files by month, the last weeks by day. No package, no key.
 
-In: pairs such as BTCUSDT. Out: one table a file, in UTC. Each zip is compared with the archive's own SHA-256. Times are
-milliseconds until 2024 and microseconds since; volume is in the base currency, amount in the quote currency.
+In: pairs such as BTCUSDT. Out: one table a file, in UTC. Each zip is compared with the archive's own SHA-256.
+Times are milliseconds until 2024 and microseconds since; volume is in the base currency, amount in the quote
+currency.
 """
 
 import csv
@@ -20,7 +21,15 @@ from kronos.data.sources.fetch import Refused
 from kronos.data.sources.protocol import Asked, BaseSource, Facts, Table
 
 BASE = "https://data.binance.vision/data/spot"
-STEPS = {"1min": "1m", "5min": "5m", "15min": "15m", "30min": "30m", "60min": "1h", "daily": "1d", "weekly": "1w"}
+STEPS = {
+    "1min": "1m",
+    "5min": "5m",
+    "15min": "15m",
+    "30min": "30m",
+    "60min": "1h",
+    "daily": "1d",
+    "weekly": "1w",
+}
 OLDEST = date(2017, 8, 1)
 """Binance's first month."""
 LARGEST = 2**30
@@ -38,14 +47,21 @@ class Binance(BaseSource):
     wants = "source.symbols: binance expects pairs such as BTCUSDT,ETHUSDT, found none"
 
     def facts(self, asked: Asked) -> Facts:
-        return Facts("base currency (BTC of BTCUSDT)", "quote currency (USDT of BTCUSDT)", "none: coins have no splits", "UTC")
+        return Facts(
+            "base currency (BTC of BTCUSDT)",
+            "quote currency (USDT of BTCUSDT)",
+            "none: coins have no splits",
+            "UTC",
+        )
 
     def download_data(self, asked: Asked) -> None:
         for symbol in asked.each():
             self._download(asked, symbol)
 
     def _download(self, asked: Asked, symbol: str) -> None:
-        """All months from the pair's first one on. A month before it is answered with 404, which is no failure."""
+        """All months from the pair's first one on. A month before it is answered with 404, which is no
+        failure.
+        """
         found = False
         for kind, day in periods(asked):
             suffix = f".{_name(asked, kind, day)}"
@@ -55,7 +71,9 @@ class Binance(BaseSource):
             if asked.path(symbol, f"{suffix}.none").is_file():
                 continue
             try:
-                body = self._zip(asked, symbol, f"{kind}/klines/{symbol}/{STEPS[asked.settings.frequency]}", suffix)
+                body = self._zip(
+                    asked, symbol, f"{kind}/klines/{symbol}/{STEPS[asked.settings.frequency]}", suffix
+                )
             except Refused as refused:
                 if not str(refused).startswith("HTTP 404"):
                     asked.fail(symbol, str(refused))
@@ -104,10 +122,14 @@ class Binance(BaseSource):
 
 
 def periods(asked: Asked) -> list[tuple[str, date]]:
-    """('monthly', first day) of the whole months asked for, then ('daily', day) of the days of the month that is not over."""
+    """('monthly', first day) of the whole months asked for, then ('daily', day) of the days of the month that
+    is not over.
+    """
     today = datetime.now(UTC).date()
     begin = date.fromisoformat(asked.settings.begin) if asked.settings.begin else OLDEST
-    end = min(date.fromisoformat(asked.settings.end) if asked.settings.end else today, today - timedelta(days=1))
+    end = min(
+        date.fromisoformat(asked.settings.end) if asked.settings.end else today, today - timedelta(days=1)
+    )
     found = []
     month = max(begin, OLDEST).replace(day=1)
     while month <= end:
@@ -122,13 +144,19 @@ def periods(asked: Asked) -> list[tuple[str, date]]:
 
 def _name(asked: Asked, kind: str, day: date) -> str:
     """The part of a kept file's name that says which bars it holds."""
-    return f"{asked.settings.frequency}.{day:%Y-%m}" if kind == "monthly" else f"{asked.settings.frequency}.{day:%Y-%m-%d}"
+    return (
+        f"{asked.settings.frequency}.{day:%Y-%m}"
+        if kind == "monthly"
+        else f"{asked.settings.frequency}.{day:%Y-%m-%d}"
+    )
 
 
 def table_of(symbol: str, text: bytes) -> pl.DataFrame:
     """The candles of one CSV file, with or without a header."""
     rows = [row for row in csv.reader(io.StringIO(text.decode("ascii"))) if row and row[0].strip().isdigit()]
-    columns = {name: [row[place] for row in rows] for place, name in enumerate(COLUMNS) if name != "close_time"}
+    columns = {
+        name: [row[place] for row in rows] for place, name in enumerate(COLUMNS) if name != "close_time"
+    }
     times = np.array(columns.pop("date"), dtype=np.int64)
     milliseconds = np.where(times > MICROSECONDS_FROM, times // 1000, times)
     dates = pl.Series("date", milliseconds.astype("datetime64[ms]"))

@@ -1,7 +1,8 @@
-"""Candles of about a hundred crypto exchanges through ccxt (pip install ccxt). No key for prices. Never asked from here.
+"""Candles of about a hundred crypto exchanges through ccxt (pip install ccxt). No key for prices. Never asked
+from here.
 
-In: source.path, the exchange (kraken), and its symbols (BTC/USDT). Out: one table a symbol, in UTC, without the
-candle that was not over when it was asked for.
+In: source.path, the exchange (kraken), and its symbols (BTC/USDT). Out: one table a symbol, in UTC, without
+the candle that was not over when it was asked for.
 """
 
 import json
@@ -18,8 +19,24 @@ from kronos.data.sources.packages import USUAL_ERRORS, keep_asked, needed, span
 from kronos.data.sources.protocol import Asked, BaseSource, Facts, Table
 from kronos.errors import KitError
 
-STEPS = {"1min": "1m", "5min": "5m", "15min": "15m", "30min": "30m", "60min": "1h", "daily": "1d", "weekly": "1w"}
-SECONDS = {"1min": 60, "5min": 300, "15min": 900, "30min": 1800, "60min": 3600, "daily": 86400, "weekly": 604800}
+STEPS = {
+    "1min": "1m",
+    "5min": "5m",
+    "15min": "15m",
+    "30min": "30m",
+    "60min": "1h",
+    "daily": "1d",
+    "weekly": "1w",
+}
+SECONDS = {
+    "1min": 60,
+    "5min": 300,
+    "15min": 900,
+    "30min": 1800,
+    "60min": 3600,
+    "daily": 86400,
+    "weekly": 604800,
+}
 PAGE = 1000
 MOST_PAGES = 10_000
 FIRST = "2010-01-01"
@@ -39,7 +56,9 @@ class Ccxt(BaseSource):
         ccxt = needed("ccxt", "ccxt")
         known = list(getattr(ccxt, "exchanges", []))
         if asked.settings.path not in known:
-            raise KitError(f"source.path: ccxt expects an exchange such as {', '.join(known[:3])}, found {asked.settings.path!r}")
+            raise KitError(
+                f"source.path: ccxt expects an exchange such as {', '.join(known[:3])}, found {asked.settings.path!r}"
+            )
 
     def download_data(self, asked: Asked) -> None:
         ccxt = needed("ccxt", "ccxt")
@@ -55,7 +74,11 @@ class Ccxt(BaseSource):
             whole = [row for row in tree["rows"] if row[0] + length <= tree["asked_ms"]]
             if not whole:
                 continue
-            columns = dict(zip(("date", "open", "high", "low", "close", "volume"), zip(*whole, strict=True), strict=False))
+            columns = dict(
+                zip(
+                    ("date", "open", "high", "low", "close", "volume"), zip(*whole, strict=True), strict=False
+                )
+            )
             dates = pl.Series("date", np.array(columns.pop("date"), dtype=np.int64).astype("datetime64[ms]"))
             yield pl.DataFrame({"ticker": [symbol] * len(whole), "date": dates, **columns}, strict=False)
 

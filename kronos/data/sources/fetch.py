@@ -1,7 +1,8 @@
 """One answer of a web service, or one line that says why there is none.
 
-In: an address. Out: its bytes. Only https (http on this machine itself), redirects only to the same host, at most so many bytes
-and seconds, a few tries with growing pauses where trying again may help. Nothing that arrives is executed.
+In: an address. Out: its bytes. Only https (http on this machine itself), redirects only to the same host, at
+most so many bytes and seconds, a few tries with growing pauses where trying again may help. Nothing that
+arrives is executed.
 """
 
 import logging
@@ -33,7 +34,9 @@ OWN_MACHINE = {"127.0.0.1", "::1", "localhost"}
 
 
 class Refused(Exception):
-    """Why there is no answer that can be kept. again: whether another try may help. wait: seconds that the service asks for."""
+    """Why there is no answer that can be kept. again: whether another try may help. wait: seconds that the
+    service asks for.
+    """
 
     def __init__(self, reason: str, again: bool = False, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -59,8 +62,8 @@ class Fetcher:
     ) -> bytes:
         """The answer's bytes, after at most TRIES tries.
 
-        check: raises `Refused` for bytes that are no answer. Raises `Refused` with the reason of the last try, KitError for an
-        address that is not https.
+        check: raises `Refused` for bytes that are no answer. Raises `Refused` with the reason of the last
+        try, KitError for an address that is not https.
         """
         for attempt in range(TRIES):
             try:
@@ -75,7 +78,9 @@ class Fetcher:
                 time.sleep(max(BACK_OFF * 2**attempt, min(refused.wait, LONGEST_WAIT)))
         raise AssertionError("the last try returns or raises")
 
-    def _once(self, url: str, params: Mapping[str, str] | None, headers: Mapping[str, str] | None, largest: int) -> bytes:
+    def _once(
+        self, url: str, params: Mapping[str, str] | None, headers: Mapping[str, str] | None, largest: int
+    ) -> bytes:
         address, asked = url, params
         deadline = time.monotonic() + DEADLINE
         for _ in range(REDIRECTS + 1):
@@ -110,7 +115,9 @@ def check_address(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in OWN_MACHINE):
         return
-    raise KitError(f"{url}: expected an address that begins with https://, found {parts.scheme or 'none'}; use the secure one")
+    raise KitError(
+        f"{url}: expected an address that begins with https://, found {parts.scheme or 'none'}; use the secure one"
+    )
 
 
 def refuse_html(body: bytes) -> None:
@@ -129,7 +136,9 @@ def _body(response: requests.Response, largest: int, deadline: float) -> bytes:
             wait=float(wait) if wait.isdigit() else 0.0,
         )
     pieces, size = [], 0
-    while piece := response.raw.read1(1 << 16, decode_content=True):  # what has arrived; iter_content waits for 64 KiB
+    while piece := response.raw.read1(
+        1 << 16, decode_content=True
+    ):  # what has arrived; iter_content waits for 64 KiB
         pieces.append(piece)
         size += len(piece)
         if size > largest:

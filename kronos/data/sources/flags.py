@@ -1,6 +1,7 @@
 """--data-source NAME and --skip-data-process, as settings: for every command that takes them.
 
-In: a command's arguments. Out: the overrides that stand before the user's own --set, so that a user's word is the last one.
+In: a command's arguments. Out: the overrides that stand before the user's own --set, so that a user's word is
+the last one.
 """
 
 import argparse
@@ -29,15 +30,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help=f"where the prices come from: csv, {', '.join(BUILT_IN)} or your own (docs/sources.md)",
     )
     parser.add_argument(
-        "--skip-data-process", action="store_true", help="take the prepared store as it is: nothing is downloaded or prepared"
+        "--skip-data-process",
+        action="store_true",
+        help="take the prepared store as it is: nothing is downloaded or prepared",
     )
 
 
 def with_flags(path: str | Path, overrides: Sequence[str], source: str | None, skip: bool) -> list[str]:
     """The overrides of a command line with these flags. Raises KitError for a name that no source can have.
 
-    Where the configuration has another source, or files, they give way: the source writes its own, a run folder of its own
-    name is used, and the calendar is the source's where it has only one.
+    Where the configuration has another source, or files, they give way: the source writes its own, a run
+    folder of its own name is used, and the calendar is the source's where it has only one.
     """
     before: list[str] = []
     if source is not None:
@@ -60,7 +63,9 @@ def _replacing(path: str | Path, overrides: Sequence[str], source: str) -> list[
     calendar = _calendar(source)
     if calendar:
         found.append(f"data.calendar={json.dumps(calendar)}")
-    log.info("--data-source %s: prices from it in place of the configuration's files; runs as %s", source, name)
+    log.info(
+        "--data-source %s: prices from it in place of the configuration's files; runs as %s", source, name
+    )
     return found
 
 

@@ -1,9 +1,10 @@
 """From a source to the files that `prepare` reads: download, process, and say what was done.
 
-In: a `Config` with a source. Out: beside data.data_path (data/NAME/bars.parquet) the folder raw/ with the service's answers,
-pool.csv (ticker, first, last: who may be asked about when), test.csv (who is in the pool on the last day, to be forecast),
-benchmark.csv (date, close of the index, where the source has it) and source.json (units, adjustment, zone, failed symbols,
-digests). Killed at any moment, the same command goes on.
+In: a `Config` with a source. Out: beside data.data_path (data/NAME/bars.parquet) the folder raw/ with the
+service's answers, pool.csv (ticker, first, last: who may be asked about when), test.csv (who is in the pool
+on the last day, to be forecast), benchmark.csv (date, close of the index, where the source has it) and
+source.json (units, adjustment, zone, failed symbols, digests). Killed at any moment, the same command goes
+on.
 """
 
 import hashlib
@@ -58,12 +59,16 @@ class Receipt:
 
 
 def gather(config: Config) -> None:
-    """Make data.data_path current: ask for what is missing, process what is kept. Raises KitError when that cannot be done."""
+    """Make data.data_path current: ask for what is missing, process what is kept. Raises KitError when that
+    cannot be done.
+    """
     source, asked = opened(config)
     with files.locked(asked.folder / ".source.lock", f"another process fills {asked.folder}: waiting for it"):
         source.download_data(asked)
         log.info(
-            "%s: %s", config.source.name, f"{asked.requests:,} answers asked for" if asked.requests else "nothing to ask for"
+            "%s: %s",
+            config.source.name,
+            f"{asked.requests:,} answers asked for" if asked.requests else "nothing to ask for",
         )
         inputs = _inputs(source, asked)
         if _current(config, asked, inputs):
@@ -78,7 +83,9 @@ def check(config: Config) -> None:
 
 
 def check_current(config: Config) -> None:
-    """Raise KitError when data.data_path was not made as the section `source` says. Reads no prices and asks no service."""
+    """Raise KitError when data.data_path was not made as the section `source` says. Reads no prices and asks
+    no service.
+    """
     folder = Path(str(config.data.data_path)).parent
     receipt = _receipt(folder)
     if receipt is None or receipt.settings != _settings(config):
@@ -101,10 +108,14 @@ def opened(config: Config) -> tuple[BaseSource, Asked]:
             f"source.frequency: {settings.name} has {', '.join(source.frequencies)} bars, found {settings.frequency}; choose one"
         )
     if asked.adjust not in source.adjustments:
-        raise KitError(f"source.adjust: {settings.name} has {', '.join(source.adjustments)}, found {asked.adjust}; choose one")
+        raise KitError(
+            f"source.adjust: {settings.name} has {', '.join(source.adjustments)}, found {asked.adjust}; choose one"
+        )
     source.check(asked)
     if source.calendar and source.calendar != config.data.calendar:
-        log.warning("data.calendar is %s, and %s follows %s", config.data.calendar, settings.name, source.calendar)
+        log.warning(
+            "data.calendar is %s, and %s follows %s", config.data.calendar, settings.name, source.calendar
+        )
     return source, asked
 
 
@@ -113,7 +124,9 @@ def _source(config: Config) -> BaseSource:
     if plugin:
         return _plugged_in(Path(plugin))
     if name not in BUILT_IN:
-        raise KitError(f"source.name: expected csv, {', '.join(BUILT_IN)}, or source.plugin beside it, found {name!r}")
+        raise KitError(
+            f"source.name: expected csv, {', '.join(BUILT_IN)}, or source.plugin beside it, found {name!r}"
+        )
     module, _, attribute = BUILT_IN[name].partition(":")
     kind = getattr(importlib.import_module(module), attribute)
     made: BaseSource = kind()
@@ -128,16 +141,22 @@ def _plugged_in(path: Path) -> BaseSource:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    log.info("source.plugin: the code of %s is run; the kit does not check it (sha256 %s)", path, files.digest(path)[:16])
+    log.info(
+        "source.plugin: the code of %s is run; the kit does not check it (sha256 %s)",
+        path,
+        files.digest(path)[:16],
+    )
     spec.loader.exec_module(module)
     kind = getattr(module, "Source", None)
     if not (isinstance(kind, type) and issubclass(kind, BaseSource)):
-        raise KitError(f"{path}: expected a class Source(BaseSource), found none; docs/sources.md has an example")
+        raise KitError(
+            f"{path}: expected a class Source(BaseSource), found none; docs/sources.md has an example"
+        )
     made: BaseSource = kind()
     return made
 
 
-# -- is there anything to do? --------------------------------------------------------------------------------------------
+# -- is there anything to do? --------------------------------------------------------------------------------
 def _settings(config: Config) -> dict[str, Any]:
     """What the files depend on besides the answers."""
     kept = {name: value for name, value in asdict(config.source).items() if name not in IGNORED}
@@ -180,15 +199,19 @@ def _current(config: Config, asked: Asked, inputs: str) -> bool:
     return all(path.is_file() and files.digest(path) == receipt.digests[name] for name, path in paths.items())
 
 
-# -- processing ----------------------------------------------------------------------------------------------------------
+# -- processing ----------------------------------------------------------------------------------------------
 def _process(config: Config, source: BaseSource, asked: Asked, inputs: str) -> None:
     bars_path = Path(str(config.data.data_path))
     facts = source.facts(asked)
-    (asked.folder / RECEIPT).unlink(missing_ok=True)  # what is written from here on belongs to no receipt until the end
+    (asked.folder / RECEIPT).unlink(
+        missing_ok=True
+    )  # what is written from here on belongs to no receipt until the end
     bars = _joined(asked, [_tidy(asked, table, facts.zone) for table in source.process_raw_data(asked)])
     pool = source.pool(asked)
     if pool is None:
-        pool = bars.group_by("ticker").agg(pl.col("date").min().alias("first"), pl.col("date").max().alias("last"))
+        pool = bars.group_by("ticker").agg(
+            pl.col("date").min().alias("first"), pl.col("date").max().alias("last")
+        )
     pool = pool.select(pl.col("ticker"), pl.col("first", "last").cast(pl.Date)).sort("ticker", "first")
     _say_pool(asked, bars, pool)
     with files.atomic(bars_path) as temporary:
@@ -234,11 +257,15 @@ def _tidy(asked: Asked, table: Table, zone: str) -> pl.DataFrame:
     frame = table if isinstance(table, pl.DataFrame) else pl.DataFrame(dict(table))
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
-        raise KitError(f"{asked.settings.name}: expected a table with {', '.join(COLUMNS)}, found no {missing[0]}")
+        raise KitError(
+            f"{asked.settings.name}: expected a table with {', '.join(COLUMNS)}, found no {missing[0]}"
+        )
     wanted = [name for name in (*COLUMNS, "amount") if name in frame.columns]
     try:
         frame = frame.select(wanted).with_columns(
-            pl.col("ticker").cast(pl.String), _dates(frame["date"], zone), *[_numbers(frame[name]) for name in wanted[2:]]
+            pl.col("ticker").cast(pl.String),
+            _dates(frame["date"], zone),
+            *[_numbers(frame[name]) for name in wanted[2:]],
         )
     except pl.exceptions.PolarsError as error:
         named = frame["ticker"][0] if len(frame) else "no ticker"
@@ -289,7 +316,9 @@ def _joined(asked: Asked, frames: list[pl.DataFrame]) -> pl.DataFrame:
     missing = [symbol for symbol in asked.symbols if symbol not in asked.failed]
     without = sorted(set(missing) - set(bars["ticker"].unique()))
     if without:
-        asked.remark(f"{len(without):,} of {len(asked.symbols):,} symbols have no bar in these days, e.g. {without[0]}")
+        asked.remark(
+            f"{len(without):,} of {len(asked.symbols):,} symbols have no bar in these days, e.g. {without[0]}"
+        )
     return bars
 
 
@@ -297,20 +326,26 @@ def _say_pool(asked: Asked, bars: pl.DataFrame, pool: pl.DataFrame) -> None:
     """What a reader should know of the membership."""
     last, ends = _newest(bars["date"]), _newest(pool["last"])
     if asked.settings.pool and ends < last:
-        asked.remark(f"the pool {asked.settings.pool} is known until {ends}: later days, to {last}, are asked about by nobody")
+        asked.remark(
+            f"the pool {asked.settings.pool} is known until {ends}: later days, to {last}, are asked about by nobody"
+        )
     absent = sorted(set(pool["ticker"].unique()) - set(bars["ticker"].unique()))
     if absent:
         asked.remark(f"{len(absent):,} members of the pool have no bars, e.g. {absent[0]}")
 
 
 def _write_test(config: Config, path: Path, bars: pl.DataFrame, pool: pl.DataFrame) -> int:
-    """The question of the next forecast, in the competition's form: who is in the pool on the last day that it is known for, and
-    the day predict_window sessions after the last bar. Returns the number of rows."""
+    """The question of the next forecast, in the competition's form: who is in the pool on the last day that
+    it is known for, and the day predict_window sessions after the last bar. Returns the number of rows."""
     sessions = bars["date"].unique().sort().cast(pl.Datetime("ms")).to_numpy().astype("datetime64[s]")
     calendar = TradingCalendar(sessions, config.data.calendar, config.source.frequency)
     target = calendar.future(sessions[-1], config.data.predict_window)[-1]
     day = np.datetime_as_string(target, unit="D")
-    shown = day if config.source.frequency in ("daily", "weekly") else np.datetime_as_string(target, unit="s").replace("T", " ")
+    shown = (
+        day
+        if config.source.frequency in ("daily", "weekly")
+        else np.datetime_as_string(target, unit="s").replace("T", " ")
+    )
     newest = min(_newest(pool["last"]), _newest(bars["date"]))
     members = pool.filter((pl.col("first") <= newest) & (pl.col("last") >= newest))["ticker"].unique().sort()
     recent = bars.filter(pl.col("ticker").is_in(members.to_list()))["ticker"].unique().sort()

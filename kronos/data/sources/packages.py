@@ -1,7 +1,7 @@
 """Sources that a package of its own asks: what they share.
 
-The package is imported when it is needed; where it is missing one line says what to install. What it returns is kept as it is, as
-JSON or CSV, so that processing needs neither the package nor a network.
+The package is imported when it is needed; where it is missing one line says what to install. What it returns
+is kept as it is, as JSON or CSV, so that processing needs neither the package nor a network.
 """
 
 import importlib
@@ -19,7 +19,9 @@ from kronos.data.sources.protocol import Asked
 from kronos.errors import KitError
 
 USUAL_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
-"""What packages raise when a service answers nothing or something new: they mostly trip over the missing parts of an answer."""
+"""What packages raise when a service answers nothing or something new: they mostly trip over the missing
+parts of an answer.
+"""
 
 
 def needed(name: str, source: str, install: str = "") -> ModuleType:
@@ -28,17 +30,25 @@ def needed(name: str, source: str, install: str = "") -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
-            raise KitError(f"{source}: the package {name} lacks {error.name}; run: pip install {error.name}") from error
-        raise KitError(f"{source}: expected the package {name}, found none; run: pip install {install or name}") from error
+            raise KitError(
+                f"{source}: the package {name} lacks {error.name}; run: pip install {error.name}"
+            ) from error
+        raise KitError(
+            f"{source}: expected the package {name}, found none; run: pip install {install or name}"
+        ) from error
 
 
-def keep_asked(asked: Asked, symbol: str, suffix: str, errors: tuple[type[BaseException], ...], ask: Callable[[], bytes]) -> bool:
+def keep_asked(
+    asked: Asked, symbol: str, suffix: str, errors: tuple[type[BaseException], ...], ask: Callable[[], bytes]
+) -> bool:
     """As `Asked.keep_made`, with the answer of a package, which raises `errors` where it has none."""
     return asked.keep_made(symbol, suffix, partial(tried, asked, errors, ask))
 
 
 def tried(asked: Asked, errors: tuple[type[BaseException], ...], ask: Callable[[], bytes]) -> bytes:
-    """What `ask` returns, with the pause before it and more tries after an error of the package. Raises `Refused`."""
+    """What `ask` returns, with the pause before it and more tries after an error of the package. Raises
+    `Refused`.
+    """
     for attempt in range(TRIES):
         time.sleep(asked.settings.pause)
         try:
@@ -51,7 +61,9 @@ def tried(asked: Asked, errors: tuple[type[BaseException], ...], ask: Callable[[
 
 
 def csv_of(frame: Any) -> bytes:
-    """A pandas frame as CSV with its index, the form in which it is kept. Raises `Refused` where it has no rows."""
+    """A pandas frame as CSV with its index, the form in which it is kept. Raises `Refused` where it has no
+    rows.
+    """
     if frame is None or not len(frame):
         raise Refused("the service knows no bars of this symbol in these days")
     text: str = frame.to_csv()

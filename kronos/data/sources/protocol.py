@@ -1,7 +1,8 @@
 """What a source is, and what it is given.
 
-A source has two methods, kept apart on purpose: `download_data` keeps the service's own answers in a folder, each of them once;
-`process_raw_data` makes tables from what is kept, without any network. What it is asked for is an `Asked`.
+A source has two methods, kept apart on purpose: `download_data` keeps the service's own answers in a folder,
+each of them once; `process_raw_data` makes tables from what is kept, without any network. What it is asked
+for is an `Asked`.
 """
 
 import logging
@@ -25,8 +26,9 @@ log = logging.getLogger(__name__)
 
 RAW = "raw"
 Table = pl.DataFrame | Mapping[str, Sequence[Any]]
-"""Columns ticker, date, open, high, low, close, volume and perhaps amount. Dates: date, datetime, or text such as 2024-01-31 or
-2024-01-31 09:30:00; with a time zone they are converted to the source's. Numbers may be text."""
+"""Columns ticker, date, open, high, low, close, volume and perhaps amount. Dates: date, datetime, or text
+such as 2024-01-31 or 2024-01-31 09:30:00; with a time zone they are converted to the source's. Numbers may be
+text."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Facts:
 
 
 class BaseSource(ABC):
-    """A service or a folder that prices come from; built in (see `sources.BUILT_IN`) or the `Source` of a plug-in."""
+    """A service or a folder that prices come from; built in (see `sources.BUILT_IN`) or the `Source` of a
+    plug-in.
+    """
 
     calendar = ""
     """The exchange whose trading days its dates are, where it has only one; one of `data.calendar`."""
@@ -71,7 +75,9 @@ class BaseSource(ABC):
         """Raise KitError for what this source cannot be asked for. No network; called before a long run."""
 
     def pool(self, asked: "Asked") -> pl.DataFrame | None:
-        """Membership: ticker, first, last (dates), an interval a row. None: from a symbol's first bar to its last."""
+        """Membership: ticker, first, last (dates), an interval a row. None: from a symbol's first bar to its
+        last.
+        """
         return None
 
     def benchmark(self, asked: "Asked") -> pl.DataFrame | None:
@@ -113,7 +119,9 @@ class Asked:
         return self.folder / RAW
 
     def path(self, symbol: str, suffix: str) -> Path:
-        """Where the answer about a symbol is kept: its name, letters that mean something to a file system written as %XX."""
+        """Where the answer about a symbol is kept: its name, letters that mean something to a file system
+        written as %XX.
+        """
         return self.raw / f"{quote(symbol, safe='').replace('.', '%2E')}{suffix}"
 
     def each(self) -> Iterator[str]:
@@ -140,9 +148,11 @@ class Asked:
         check: Callable[[bytes], object] | None = None,
         largest: int = LARGEST,
     ) -> bool:
-        """Keep the answer of `url` about a symbol, unless it is kept already. False where it failed, which is counted and said.
+        """Keep the answer of `url` about a symbol, unless it is kept already. False where it failed, which is
+        counted and said.
 
-        check: raises `Refused` for bytes that are no answer. Raises KitError when too many symbols have failed.
+        check: raises `Refused` for bytes that are no answer. Raises KitError when too many symbols have
+        failed.
         """
         return self.keep_made(symbol, suffix, lambda: self.fetcher.get(url, params, headers, check, largest))
 
@@ -162,7 +172,9 @@ class Asked:
         return True
 
     def fail(self, symbol: str, reason: str) -> None:
-        """Count and say that there is nothing of a symbol. Raises KitError when more than source.max_failed have failed."""
+        """Count and say that there is nothing of a symbol. Raises KitError when more than source.max_failed
+        have failed.
+        """
         self.failed[symbol] = " ".join(reason.split())
         log.warning("%s: %s: %s", self.settings.name, symbol, self.failed[symbol])
         allowed = self.settings.max_failed * len(self.symbols)
@@ -180,7 +192,8 @@ class Asked:
 
 
 def symbols_of(settings: SourceConfig) -> list[str]:
-    """The symbols of a configuration, each once, in order: from a list, a text with commas, or a CSV's column `symbol`.
+    """The symbols of a configuration, each once, in order: from a list, a text with commas, or a CSV's column
+    `symbol`.
 
     Raises KitError when the file cannot be read.
     """

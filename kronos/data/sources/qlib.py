@@ -1,9 +1,9 @@
 """Qlib's folder, read with NumPy: all bars of everybody who was ever a member, and who was a member when.
 
-In: a folder with calendars/, instruments/ and features/ (or an archive of it). Out: one table, prices and volume as Qlib adjusted
-them. Format: qlib's scripts/dump_bin.py and qlib/data/storage/file_storage.py; tests compare with pyqlib's own answers.
-A former member's bars before, between and after its memberships are kept: they are the context of a forecast. Membership decides
-which days are asked about (pool.csv).
+In: a folder with calendars/, instruments/ and features/ (or an archive of it). Out: one table, prices and
+volume as Qlib adjusted them. Format: qlib's scripts/dump_bin.py and qlib/data/storage/file_storage.py; tests
+compare with pyqlib's own answers. A former member's bars before, between and after its memberships are kept:
+they are the context of a forecast. Membership decides which days are asked about (pool.csv).
 """
 
 import hashlib
@@ -87,7 +87,11 @@ class Qlib(BaseSource):
         if folder.is_relative_to(asked.raw):
             return []
         listed = [path for name in ("calendars", "instruments") for path in (folder / name).glob("*.txt")]
-        return listed + [path for _, path in _paths(folder, self._codes(asked, folder), FIELDS, _step(asked)) if path.is_file()]
+        return listed + [
+            path
+            for _, path in _paths(folder, self._codes(asked, folder), FIELDS, _step(asked))
+            if path.is_file()
+        ]
 
     def process_raw_data(self, asked: Asked) -> Iterable[Table]:
         folder = self._folder(asked)
@@ -98,7 +102,9 @@ class Qlib(BaseSource):
             fields.append("amount")
         values, absent = read_fields(folder, codes, fields, len(dates), _step(asked))
         if absent:
-            asked.remark(f"{len(absent):,} of {len(codes):,} members have no folder in features, e.g. {absent[0]}")
+            asked.remark(
+                f"{len(absent):,} of {len(codes):,} members have no folder in features, e.g. {absent[0]}"
+            )
         traded = np.isfinite(values[fields.index("close")])
         code, day = np.nonzero(traded)
         asked.remarks.append(f"sha256 of the values read: {hashlib.sha256(values.data).hexdigest()}")
@@ -110,7 +116,11 @@ class Qlib(BaseSource):
         intervals = self._instruments(asked, self._folder(asked))
         codes = [code for code, _, _ in intervals]
         return pl.DataFrame(
-            {"ticker": codes, "first": [first for _, first, _ in intervals], "last": [last for _, _, last in intervals]}
+            {
+                "ticker": codes,
+                "first": [first for _, first, _ in intervals],
+                "last": [last for _, _, last in intervals],
+            }
         )
 
     def benchmark(self, asked: Asked) -> pl.DataFrame | None:
@@ -120,19 +130,25 @@ class Qlib(BaseSource):
         dates = read_calendar(folder, _step(asked))
         values, _ = read_fields(folder, [code], ["close"], len(dates), _step(asked))
         there = np.isfinite(values[0, 0])
-        return pl.DataFrame({"date": dates[there].astype("datetime64[ms]"), "close": values[0, 0, there]}).with_columns(
+        return pl.DataFrame(
+            {"date": dates[there].astype("datetime64[ms]"), "close": values[0, 0, there]}
+        ).with_columns(
             pl.col("date").cast(pl.Date) if asked.settings.frequency == "daily" else pl.col("date")
         )
 
-    # -- the folder ------------------------------------------------------------------------------------------------------
+    # -- the folder ------------------------------------------------------------------------------------------
     def _folder(self, asked: Asked) -> Path:
-        """Where calendars/ lies: in source.path, or in what an archive held (there perhaps one folder deeper)."""
+        """Where calendars/ lies: in source.path, or in what an archive held (there perhaps one folder
+        deeper).
+        """
         folder = Path(asked.settings.path or USUAL).expanduser()
         if folder.is_dir():
             return folder
         found = sorted((asked.raw / "folder").glob("**/calendars"))
         if not found:
-            raise KitError(f"{folder}: expected a folder calendars in the archive, found none; is it a Qlib data set?")
+            raise KitError(
+                f"{folder}: expected a folder calendars in the archive, found none; is it a Qlib data set?"
+            )
         return found[0].parent
 
     def _codes(self, asked: Asked, folder: Path) -> list[str]:
@@ -147,17 +163,23 @@ class Qlib(BaseSource):
         unknown = sorted(wanted - {code for code, _, _ in intervals})
         if unknown:
             where = f"instruments/{asked.settings.pool or 'all'}.txt"
-            raise KitError(f"source.symbols: expected codes of {where}, found {len(unknown):,} others, e.g. {unknown[0]}")
+            raise KitError(
+                f"source.symbols: expected codes of {where}, found {len(unknown):,} others, e.g. {unknown[0]}"
+            )
         return [interval for interval in intervals if interval[0] in wanted]
 
 
-# -- reading, of use without a configuration --------------------------------------------------------------------------------
+# -- reading, of use without a configuration -----------------------------------------------------------------
 def read_calendar(folder: Path, step: str = "day") -> NDArray[np.datetime64]:
     """(D,) datetime64[s]: the days, or the bars' times, of calendars/STEP.txt. Raises KitError."""
     path = folder / "calendars" / f"{step}.txt"
     if not path.is_file():
         raise KitError(f"{path}: expected Qlib's calendar, found none; source.frequency asks for {step} bars")
-    lines = [line.strip().replace(" ", "T") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [
+        line.strip().replace(" ", "T")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
     try:
         dates = np.array(lines, dtype="datetime64[s]")
     except ValueError as error:
@@ -168,11 +190,15 @@ def read_calendar(folder: Path, step: str = "day") -> NDArray[np.datetime64]:
 
 
 def read_instruments(folder: Path, pool: str) -> list[tuple[str, date, date]]:
-    """(code, first day, last day) of instruments/POOL.txt, sorted; intervals of a code that touch are one. Raises KitError."""
+    """(code, first day, last day) of instruments/POOL.txt, sorted; intervals of a code that touch are one.
+    Raises KitError.
+    """
     path = folder / "instruments" / f"{pool}.txt"
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in path.parent.glob("*.txt")))
-        raise KitError(f"source.pool: expected one of {known or 'a folder instruments'}, found {pool!r} ({path})")
+        raise KitError(
+            f"source.pool: expected one of {known or 'a folder instruments'}, found {pool!r} ({path})"
+        )
     intervals = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         parts = line.split()
@@ -181,7 +207,9 @@ def read_instruments(folder: Path, pool: str) -> list[tuple[str, date, date]]:
         try:
             code, first, last = parts[0].upper(), date.fromisoformat(parts[1]), date.fromisoformat(parts[-1])
         except (ValueError, IndexError) as error:
-            raise KitError(f"{path}: line {number}: expected CODE, first and last day, found {line[:60]!r}") from error
+            raise KitError(
+                f"{path}: line {number}: expected CODE, first and last day, found {line[:60]!r}"
+            ) from error
         intervals.append((code, first, last))
     return _touching_joined(sorted(intervals))
 
@@ -201,7 +229,8 @@ def read_fields(
 ) -> tuple[NDArray[np.float32], list[str]]:
     """(fields, codes, days) float32, NaN where there is no value, and the codes that have no files at all.
 
-    Raises KitError for a file that is no Qlib series of these days, and for a code that lacks one of the fields.
+    Raises KitError for a file that is no Qlib series of these days, and for a code that lacks one of the
+    fields.
     """
     values = np.full((len(fields), len(codes), days), np.nan, np.float32)
     absent = []
@@ -234,7 +263,9 @@ def _read_series(path: Path, into: NDArray[np.float32]) -> None:
     into[start : start + len(series) - 1] = series[1:]
 
 
-def _paths(folder: Path, codes: Sequence[str], fields: Sequence[str], step: str) -> Iterable[tuple[str, Path]]:
+def _paths(
+    folder: Path, codes: Sequence[str], fields: Sequence[str], step: str
+) -> Iterable[tuple[str, Path]]:
     for code, field in itertools.product(codes, fields):
         name = code.lower()
         name = f"_qlib_{name}" if name in ODD_NAMES else name

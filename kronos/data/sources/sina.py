@@ -1,7 +1,9 @@
-"""Sina: daily bars of US stocks; bars of A-shares by day and minute, adjusted by Sina's own factors. No package, no key.
+"""Sina: daily bars of US stocks; bars of A-shares by day and minute, adjusted by Sina's own factors. No
+package, no key.
 
-In: symbols. US: AAPL. A-shares: sh600519, 600519.SH, SH600519 or 600519. Out: one table a symbol. The service is not documented:
-form and limits are those that public code relies on (docs/sources.md). It was never asked from where this was written.
+In: symbols. US: AAPL. A-shares: sh600519, 600519.SH, SH600519 or 600519. Out: one table a symbol. The service
+is not documented: form and limits are those that public code relies on (docs/sources.md). It was never asked
+from where this was written.
 """
 
 import re
@@ -24,7 +26,9 @@ MINUTES = {"5min": 5, "15min": 15, "30min": 30, "60min": 60, "daily": 240, "week
 MOST_BARS = 1970
 """Bars of an A-share in one answer; there is no way to ask for earlier ones."""
 US_KEYS, CN_KEYS = ("d", "o", "h", "l", "c", "v"), ("day", "open", "high", "low", "close", "volume")
-A_SHARE = re.compile(r"(?:(?P<before>sh|sz|bj)(?P<code>\d{6})|(?P<alone>\d{6})(?:\.(?P<after>sh|sz|bj|ss))?)", re.IGNORECASE)
+A_SHARE = re.compile(
+    r"(?:(?P<before>sh|sz|bj)(?P<code>\d{6})|(?P<alone>\d{6})(?:\.(?P<after>sh|sz|bj|ss))?)", re.IGNORECASE
+)
 
 
 class Sina(BaseSource):
@@ -46,12 +50,19 @@ class Sina(BaseSource):
         }
         if chinese:
             return Facts("shares", "CNY", done[asked.adjust], "Asia/Shanghai")
-        return Facts("shares", "USD", f"{done[asked.adjust]} (as far as is known: Sina says nothing of it)", "America/New_York")
+        return Facts(
+            "shares",
+            "USD",
+            f"{done[asked.adjust]} (as far as is known: Sina says nothing of it)",
+            "America/New_York",
+        )
 
     def check(self, asked: Asked) -> None:
         chinese = _all_chinese(asked)
         if not chinese and asked.settings.frequency != "daily":
-            raise KitError(f"source.frequency: sina has daily bars of US stocks, found {asked.settings.frequency}; set daily")
+            raise KitError(
+                f"source.frequency: sina has daily bars of US stocks, found {asked.settings.frequency}; set daily"
+            )
         if not chinese and asked.adjust != "none":
             raise KitError(f"source.adjust: sina has no factors of US stocks, found {asked.adjust}; set none")
 
@@ -59,12 +70,24 @@ class Sina(BaseSource):
         for symbol in asked.each():
             code = a_share(symbol)
             if code is None:
-                asked.keep(symbol, _suffix(asked), US, {"symbol": symbol.upper(), "___qn": "3n"}, REFERER, _check_us)
+                asked.keep(
+                    symbol, _suffix(asked), US, {"symbol": symbol.upper(), "___qn": "3n"}, REFERER, _check_us
+                )
                 continue
             scale = str(MINUTES[asked.settings.frequency])
             question = {"symbol": code, "scale": scale, "ma": "no", "datalen": str(MOST_BARS)}
-            if asked.keep(symbol, _suffix(asked), CN, question, REFERER, _check_cn) and asked.adjust != "none":
-                asked.keep(symbol, f".{asked.adjust}.js", f"{FACTORS}/{code}/{asked.adjust}.js", None, REFERER, factors_of)
+            if (
+                asked.keep(symbol, _suffix(asked), CN, question, REFERER, _check_cn)
+                and asked.adjust != "none"
+            ):
+                asked.keep(
+                    symbol,
+                    f".{asked.adjust}.js",
+                    f"{FACTORS}/{code}/{asked.adjust}.js",
+                    None,
+                    REFERER,
+                    factors_of,
+                )
 
     def process_raw_data(self, asked: Asked) -> Iterable[Table]:
         full = 0
@@ -75,9 +98,15 @@ class Sina(BaseSource):
             rows = rows_of(path.read_bytes(), CN_KEYS if chinese else US_KEYS)
             full += chinese and len(rows) >= MOST_BARS
             frame = _frame(symbol, rows, CN_KEYS if chinese else US_KEYS)
-            yield frame if asked.adjust == "none" else _adjusted(frame, asked.path(symbol, f".{asked.adjust}.js"), asked.adjust)
+            yield (
+                frame
+                if asked.adjust == "none"
+                else _adjusted(frame, asked.path(symbol, f".{asked.adjust}.js"), asked.adjust)
+            )
         if full:
-            asked.remark(f"{full:,} symbols have {MOST_BARS:,} bars, all that Sina gives: their earlier ones are missing")
+            asked.remark(
+                f"{full:,} symbols have {MOST_BARS:,} bars, all that Sina gives: their earlier ones are missing"
+            )
 
 
 def a_share(symbol: str) -> str | None:
@@ -98,11 +127,15 @@ def _exchange(code: str) -> str:
 
 
 def _all_chinese(asked: Asked) -> bool:
-    """Whether all symbols are A-shares; KitError where some are: one file has one currency and one calendar."""
+    """Whether all symbols are A-shares; KitError where some are: one file has one currency and one
+    calendar.
+    """
     chinese = [symbol for symbol in asked.symbols if a_share(symbol) is not None]
     if chinese and len(chinese) < len(asked.symbols):
         other = next(symbol for symbol in asked.symbols if a_share(symbol) is None)
-        raise KitError(f"source.symbols: expected US stocks or A-shares, found both ({chinese[0]}, {other}); ask for them apart")
+        raise KitError(
+            f"source.symbols: expected US stocks or A-shares, found both ({chinese[0]}, {other}); ask for them apart"
+        )
     return bool(chinese)
 
 
@@ -122,7 +155,10 @@ def _frame(symbol: str, rows: list[dict[str, Any]], keys: tuple[str, ...]) -> pl
     names = dict(zip(keys, ("date", "open", "high", "low", "close", "volume"), strict=True))
     if all("amount" in row for row in rows):
         names["amount"] = "amount"
-    columns = {new: pl.Series(new, [row.get(old) for row in rows], dtype=pl.String, strict=False) for old, new in names.items()}
+    columns = {
+        new: pl.Series(new, [row.get(old) for row in rows], dtype=pl.String, strict=False)
+        for old, new in names.items()
+    }
     return pl.DataFrame(columns).with_columns(ticker=pl.lit(symbol))
 
 

@@ -1,4 +1,5 @@
-"""Yahoo's prices through yfinance (pip install yfinance). Unofficial, limited in speed, no key. Never asked from here.
+"""Yahoo's prices through yfinance (pip install yfinance). Unofficial, limited in speed, no key. Never asked
+from here.
 
 In: Yahoo's symbols (AAPL, 0700.HK, BTC-USD). Out: one table a symbol, dates in the exchange's local time.
 """
@@ -14,7 +15,15 @@ import polars as pl
 from kronos.data.sources.packages import USUAL_ERRORS, csv_of, keep_asked, needed, read_kept, span
 from kronos.data.sources.protocol import Asked, BaseSource, Facts, Table
 
-STEPS = {"daily": "1d", "weekly": "1wk", "1min": "1m", "5min": "5m", "15min": "15m", "30min": "30m", "60min": "60m"}
+STEPS = {
+    "daily": "1d",
+    "weekly": "1wk",
+    "1min": "1m",
+    "5min": "5m",
+    "15min": "15m",
+    "30min": "30m",
+    "60min": "60m",
+}
 FIRST = "1900-01-01"
 
 
@@ -25,8 +34,13 @@ class Yahoo(BaseSource):
     adjustments = ("qfq", "none")
 
     def facts(self, asked: Asked) -> Facts:
-        done = {"qfq": "for splits and dividends, to the last day's level", "none": "for splits, not for dividends"}
-        return Facts("shares, adjusted for splits", "the exchange's currency", done[asked.adjust], "the exchange's own")
+        done = {
+            "qfq": "for splits and dividends, to the last day's level",
+            "none": "for splits, not for dividends",
+        }
+        return Facts(
+            "shares, adjusted for splits", "the exchange's currency", done[asked.adjust], "the exchange's own"
+        )
 
     def check(self, asked: Asked) -> None:
         needed("yfinance", "yahoo")
@@ -34,9 +48,15 @@ class Yahoo(BaseSource):
     def download_data(self, asked: Asked) -> None:
         yfinance = needed("yfinance", "yahoo")
         settings = asked.settings
-        after_end = str(date.fromisoformat(settings.end) + timedelta(days=1)) if settings.end else None  # its end is exclusive
+        after_end = (
+            str(date.fromisoformat(settings.end) + timedelta(days=1)) if settings.end else None
+        )  # its end is exclusive
         short = settings.frequency in ("1min", "5min", "15min", "30min", "60min")
-        question = {"interval": STEPS[settings.frequency], "auto_adjust": asked.adjust == "qfq", "actions": False}
+        question = {
+            "interval": STEPS[settings.frequency],
+            "auto_adjust": asked.adjust == "qfq",
+            "actions": False,
+        }
         if settings.begin or not short:
             question |= {"start": settings.begin or FIRST, "end": after_end}
         else:
@@ -50,8 +70,12 @@ class Yahoo(BaseSource):
             frame = read_kept(path)
             names = {name: name.strip().lower() for name in frame.columns}
             frame = frame.rename(names)
-            local = pl.col("date" if "date" in frame.columns else "datetime").str.slice(0, 19)  # without the offset: local time
-            yield frame.select(pl.lit(symbol).alias("ticker"), local.alias("date"), "open", "high", "low", "close", "volume")
+            local = pl.col("date" if "date" in frame.columns else "datetime").str.slice(
+                0, 19
+            )  # without the offset: local time
+            yield frame.select(
+                pl.lit(symbol).alias("ticker"), local.alias("date"), "open", "high", "low", "close", "volume"
+            )
 
 
 def _history(yfinance: ModuleType, symbol: str, question: dict[str, Any]) -> bytes:
