@@ -45,7 +45,7 @@ def main() -> int:
 
 def problem(requirement: str, optional: tuple[str, ...]) -> str:
     """What is wrong with the installed version of `name>=1.2,<3`; '' when it is in its bounds."""
-    match = re.fullmatch(r"([\w.-]+)\s*([^;]*)", requirement)
+    match = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?\s*([^;]*)", requirement)
     if match is None:
         raise SystemExit(f"pyproject.toml: expected a name with bounds, found {requirement!r}")
     name, bounds = match[1], match[2].strip()
