@@ -152,6 +152,76 @@ def test_twenty_random_kills_end_bit_identical(tmp_path: Path, stage: str, proce
 
 
 # -- asked to stop -------------------------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [*STAGES, "head"])
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, stage: str) -> None:
+    """Defect 19: one process, then two, and two, then one, end where one process alone ends: a step keeps its
+    windows, whoever computes them. Only the order of the sums differs."""
+    tiny_store(tmp_path / "store", tickers=8, days=160)
+    starts = {"alone": (1, 1), "joined": (1, 2), "left": (2, 1)}
+    jobs: list[dict[str, Any]] = []
+    ends = {}
+    for name, (before, after) in starts.items():
+        first, second = (moving(tmp_path / name, count, begun=before) for count in (before, after))
+        if stage == "basemodel":
+            give_tokenizer(first)
+        out = tmp_path / f"{name}.json"
+        job = {"do": "moved", "config": first, "after": to_dict(second), "stage": stage, "step": 3}
+        jobs.append({**job, "out": out})
+    work(tmp_path, jobs)
+    for job, (before, after) in zip(jobs, starts.values(), strict=True):
+        found = json.loads(job["out"].read_text())
+        assert found == [f"{before} processes: [3]", f"{after} processes: [0]"]
+        folder = job["config"].stage_dir(stage)
+        summary = read_summary(folder)
+        assert summary is not None and (summary["status"], summary["step"]) == ("complete", 6)
+        steps = [folder / "checkpoints" / f"step_{step:09d}" / "model.safetensors" for step in (3, 6)]
+        ends[job["out"].stem] = load_file(steps[1])
+        if job["out"].stem == "alone":
+            halfway = load_file(steps[0])
+    moved = distance(ends["alone"], halfway)
+    assert moved > 0
+    for name in ("joined", "left"):
+        assert distance(ends[name], ends["alone"]) < 0.01 * moved, name
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Euclidean distance of two networks. The bias of a head's scores is left out: the loss does not know the
+    level of a date, so its gradient is nothing but rounding, which Adam makes as large as any other."""
+    squares = [
+        float((value - other[name]).square().sum()) for name, value in one.items() if name != "score.bias"
+    ]
+    return sum(squares) ** 0.5
+
+
+def moving(folder: Path, processes: int, begun: int) -> Config:
+    """Three stages of six steps, begun with another number of processes; a step has 8 windows or 4 dates."""
+    return tiny_config(
+        folder,
+        training__batch_size=4 // begun,
+        training__accumulation_steps=2,
+        training__checkpoint_steps=3,
+        training__head_epochs=2,
+        head__inputs="bars",
+        head__horizons=[1, 2],
+        head__bar_lookback=12,
+        head__patch=3,
+        head__width=16,
+        head__layers=1,
+        head__dropout=0.0,
+        head__every=2,
+        head__dates_per_batch=4,
+        head__stocks_per_date=8,
+        head__validation_stocks=8,
+        head__dates_per_epoch=10,
+        inference__horizon=2,
+        data__embargo=2,
+        distributed__num_processes=processes,
+        distributed__use_ddp=processes > 1,
+        data__store=str(folder.parent / "store"),
+    )
+
+
 class Sitting:
     """One start of kaggle/train_stage.py, as train_kaggle.sh starts it: in a process group of its own."""
 

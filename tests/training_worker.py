@@ -1,10 +1,10 @@
 """Training in processes of its own, for the tests: recorded steps in float64, and runs that are killed at any
 moment.
 
-`python tests/training_worker.py JOBS.json` does a list of jobs, each {"do": "record", "killed" or "refused",
-"config", "stage", "out", ...}. It forks the processes from one warm interpreter, with the environment that
-`torchrun` would give them: real processes and real signals, without three seconds of imports for each. `work`
-calls it.
+`python tests/training_worker.py JOBS.json` does a list of jobs, each {"do": "record", "killed", "moved"
+or "refused", "config", "stage", "out", ...}. It forks the processes from one warm interpreter, with the environment
+that `torchrun` would give them: real processes and real signals, without three seconds of imports for each.
+`work` calls it.
 """
 
 import json
@@ -261,6 +261,34 @@ def _sit(config: Config, stage: str, store: BarStore) -> None:
     runtime.close()
 
 
+def run_moved(before: Config, after: Config, stage: str, step: int) -> list[str]:
+    """Begin a stage with the processes of `before`, stop it after a step, end it with those of `after`.
+
+    Returns how each start ended, by the processes themselves. Without dropout, whose masks a process draws
+    for itself.
+    """
+    build, agree = stages.build_objective, Trainer._agree
+    stages.build_objective = lambda config, stage, *given: tiny_objective(config, stage)  # type: ignore[assignment]
+    ends = []
+    for config, stop in ((before, step), (after, None)):
+
+        def action(rank: int, config: Config = config, stop: int | None = stop) -> None:
+            if stop is not None:
+                Trainer._agree = lambda trainer: (  # type: ignore[method-assign]
+                    ("signal", True) if trainer.progress.step == stop else (None, False)
+                )
+            runtime = Runtime.start(config)
+            store = BarStore.open(config.data.store)
+            ended = run_stage(config, stage, store, runtime)
+            runtime.close()
+            os._exit(0 if ended == "complete" else 3)
+
+        codes = wait(spawn(config.distributed.num_processes, action))
+        ends.append(f"{len(codes)} processes: {sorted(set(codes))}")
+    stages.build_objective, Trainer._agree = build, agree  # type: ignore[method-assign]
+    return ends
+
+
 def refuse(config: Config, stage: str, out: Path, room: int | None) -> None:
     """Processes that end with a user's error; what all of them said, in the file `out`. room: see `cramp`."""
     build = stages.build_objective
@@ -279,12 +307,15 @@ def refuse(config: Config, stage: str, out: Path, room: int | None) -> None:
 
 
 def do(job: dict[str, Any]) -> None:
-    """record: rank{r}.pt in the folder `out`; rooms, beside: by rank. killed: what the kills found, as JSON
-    in the file `out`.
-    refused: see `refuse`."""
+    """record: rank{r}.pt in the folder `out`; rooms, beside: by rank. killed, moved: what `run_killed` and
+    `run_moved` return, as JSON in the file `out`. refused: see `refuse`."""
     config, stage, out = from_dict(job["config"]), job["stage"], Path(job["out"])
     if job["do"] == "killed":
         out.write_text(json.dumps(run_killed(config, stage, job["kills"], job["seed"])))
+        return
+    if job["do"] == "moved":
+        ends = run_moved(config, from_dict(job["after"]), stage, job["step"])
+        out.write_text(json.dumps(ends))
         return
     if job["do"] == "refused":
         return refuse(config, stage, out, job.get("room"))
