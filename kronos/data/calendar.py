@@ -111,11 +111,26 @@ class TradingCalendar:
     every future session day).
     """
 
-    def __init__(self, sessions: NDArray[np.datetime64], name: str, frequency: str) -> None:
-        """sessions: (D,) sorted, unique, exchange-local, D >= 1. frequency: as in `BarStore.frequency`."""
+    def __init__(
+        self,
+        sessions: NDArray[np.datetime64],
+        name: str,
+        frequency: str,
+        times: NDArray[np.timedelta64] | None = None,
+    ) -> None:
+        """sessions: (D,) sorted, unique, exchange-local, D >= 1. frequency: as in `BarStore.frequency`.
+
+        times: (n,) times of day of a day's bars, where they are known and not to be found from the sessions.
+        """
         self.sessions = sessions.astype("datetime64[s]")
         self.rules = SessionRules.load(name)
         self.frequency = frequency
+        self._given_times = times
+
+    @property
+    def times_of_day(self) -> NDArray[np.timedelta64]:
+        """Times of day of a session day's bars, sorted (n,) timedelta64[s]."""
+        return self._times
 
     def steps_between(
         self, last: NDArray[np.datetime64], target: NDArray[np.datetime64]
@@ -193,6 +208,8 @@ class TradingCalendar:
     @cached_property
     def _times(self) -> NDArray[np.timedelta64]:
         """Times of day of a session day's bars, sorted (n,) timedelta64[s]: one, but for intraday data."""
+        if self._given_times is not None:
+            return np.sort(self._given_times)
         days = self.sessions.astype("datetime64[D]")
         recent = days >= np.unique(days)[-RECENT_DAYS:][0]
         times, seen = np.unique(

@@ -12,7 +12,8 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
 from kronos import records
-from kronos.delivery.package import CHECKSUMS, METADATA, check_package
+from kronos.delivery.package import check_package
+from kronos.delivery.package_facts import CHECKSUMS, METADATA
 from kronos.errors import KitError
 from kronos.networks.hub import HUB_ERRORS
 

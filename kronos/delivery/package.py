@@ -6,6 +6,7 @@ there whole or not at all, and never changes.
 
     tokenizer/ predictor/   config.json + model.safetensors (+ normalisation.json), for `from_pretrained`
     metadata.json           what it was trained on, with which settings, and how good it was
+    golden.json             a small forecast that it has to repeat wherever it is loaded
     decisions/              how scores become answers, one file per horizon, where a backtest left them
     README.md               the model card
     checksums.json          SHA-256 of every other file
@@ -16,35 +17,30 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from kronos import files, records
 from kronos.answers.findings import Findings, path_of
-from kronos.bars import FEATURES, calendar_stamps
+from kronos.bars import calendar_stamps
 from kronos.config import Config
-from kronos.data.store import BarStore
-from kronos.data.survey import date_text
+from kronos.delivery.golden import GATE, GOLDEN, golden_difference, load_networks, make_golden, write_golden
+from kronos.delivery.package_facts import CHECKSUMS, METADATA, read_unsealed
+from kronos.delivery.package_metadata import NETWORKS, card, describe
 from kronos.errors import KitError
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import find_pair
 from kronos.forecasting.sampling import Sampling
-from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.normalisation import NORMALISATION_FILE
 from kronos.runfolder import RunFolder
 
 log = logging.getLogger(__name__)
 
-CHECKSUMS, METADATA, CARD = "checksums.json", "metadata.json", "README.md"
-NETWORKS: dict[str, Any] = {"tokenizer": KronosTokenizer, "predictor": Kronos}
-SCHEMA = 1
+CARD = "README.md"
 
 
 @dataclass(frozen=True, order=True)
@@ -97,9 +93,10 @@ def package_model(
         for kind, source in (("tokenizer", pair.tokenizer), ("predictor", pair.predictor)):
             _copy_network(Path(source), staged / kind)
         _copy_decisions(config, staged)
-        facts = _facts(config, staged, name, str(chosen), licence)
+        facts = describe(config, staged, name, str(chosen), licence)
         files.write_json(staged / METADATA, facts)
-        files.write_text(staged / CARD, _card(facts))
+        files.write_text(staged / CARD, card(facts))
+        write_golden(staged, make_golden(read_unsealed(staged), load_networks(staged)))
         files.write_json(
             staged / CHECKSUMS, {str(p.relative_to(staged)): files.digest(p) for p in _contents(staged)}
         )
@@ -175,97 +172,14 @@ def _rests_on(found: Findings, digests: dict[str, str]) -> bool:
     return all(key.get(kind) == digest for kind, digest in digests.items())
 
 
-# -- what is said about it -----------------------------------------------------------------------------------
-def _facts(config: Config, staged: Path, name: str, version: str, licence: str) -> dict[str, Any]:
-    run = RunFolder(config.run_dir)
-    summaries = {"tokenizer": run.summary("tokenizer"), "predictor": run.summary("basemodel")}
-    predictor = summaries["predictor"]
-    assert predictor is not None  # find_pair has read it
-    networks = {kind: _network_facts(staged / kind, summaries[kind]) for kind in NETWORKS}
-    return {
-        "schema": SCHEMA,
-        "name": name,
-        "version": version,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "licence": licence,
-        "description": config.experiment.description,
-        "run": config.run_dir.name,
-        "networks": networks,
-        "window": {
-            "lookback": config.data.lookback_window,
-            "predict": config.data.predict_window,
-            "max_context": config.data.max_context,
-            "clip": config.data.clip,
-            "norm_epsilon": config.data.norm_epsilon,
-            "features": list(FEATURES),
-        },
-        "data": _data_facts(config, predictor),
-        "train_end": predictor["train_end"],
-        "decisions": RunFolder(staged).horizons(),
-        "backtest": _backtest(config, networks["predictor"]["digest"]),
-        "versions": {p: metadata.version(p) for p in ("torch", "numpy", "safetensors")},
-    }
-
-
-def _network_facts(folder: Path, summary: dict[str, Any] | None) -> dict[str, Any]:
-    network = NETWORKS[folder.name].from_pretrained(folder)
-    facts = {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "digest": files.folder_digest(folder),
-    }
-    if summary is None:
-        return facts | {"start": "as published", "best": None}
-    return facts | {
-        "start": summary["facts"]["start"],
-        "best": summary["best"],
-        "start_value": summary["start_value"],
-    }
-
-
-def _data_facts(config: Config, summary: dict[str, Any]) -> dict[str, Any]:
-    """Range and size of the prepared data, where the store that was trained on is still there."""
-    known = {"digest": summary["data_digest"]}
-    if not (Path(config.data.store) / "manifest.json").is_file():
-        return known
-    store = BarStore.open(config.data.store)
-    if store.digest != summary["data_digest"]:
-        return known
-    first, last = date_text(store.sessions[0]), date_text(store.sessions[-1])
-    return known | {
-        "tickers": len(store.tickers),
-        "bars": len(store),
-        "first": first,
-        "last": last,
-        "frequency": store.frequency,
-    }
-
-
-def _backtest(config: Config, weights: str) -> dict[str, Any] | None:
-    """Verdict, dates and figures of the backtest of these weights; None where there is none."""
-    report, why = RunFolder(config.run_dir).report(weights)
-    if report is None:
-        log.warning("%s: %s; the model card says that nothing is known about its skill", config.run_dir, why)
-        return None
-    return {key: report[key] for key in ("verdict", "dates", "entries")}
-
-
-def _card(facts: dict[str, Any]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("kronos.delivery"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("model_card.md").render(facts)
-
-
 # -- checking ------------------------------------------------------------------------------------------------
 def check_package(folder: str | Path) -> list[str]:
-    """What was checked, one line each: every checksum, both networks and that they fit, a forecast that is
-    finite and the same twice. Raises KitError at the first thing that is wrong."""
+    """What was checked, one line each: every checksum, both networks and that they fit, and the golden
+    forecast (schema 1, which has none: a forecast that is finite and the same twice). Raises KitError at the
+    first thing that is wrong."""
     folder = Path(folder)
     facts = _read(folder / METADATA)
-    count = _check_sums(folder)
+    count = check_sums(folder)
     networks = {kind: NETWORKS[kind].from_pretrained(folder / kind) for kind in NETWORKS}
     for kind, network in networks.items():
         expected, found = facts["networks"][kind]["parameters"], sum(p.numel() for p in network.parameters())
@@ -273,17 +187,34 @@ def check_package(folder: str | Path) -> list[str]:
             raise KitError(
                 f"{folder / kind}: expected {expected:,} parameters ({METADATA}), found {found:,}; package it again"
             )
-    steps = _smoke_forecast(networks, facts["window"], folder)
+    if facts["schema"] == 1:
+        steps = _smoke_forecast(networks, facts["window"], folder)
+        forecast = f"{steps} bars from {facts['window']['lookback']}, finite, the same twice"
+    else:
+        forecast = check_golden(folder)
     for horizon in RunFolder(folder).horizons():
         RunFolder(folder).findings(horizon)  # every value is looked at
     return [
         f"checksums: {count} files as they were written",
         *(f"{kind}: {facts['networks'][kind]['parameters']:,} parameters" for kind in NETWORKS),
-        f"forecast: {steps} bars from {facts['window']['lookback']}, finite, the same twice",
+        f"forecast: {forecast}",
     ]
 
 
-def _check_sums(folder: Path) -> int:
+def check_golden(folder: Path) -> str:
+    """That the golden forecast is repeated, in words. Raises KitError where it is not."""
+    difference = golden_difference(folder, load_networks(folder))
+    if difference > GATE:
+        raise KitError(
+            f"{folder / GOLDEN}: expected the golden forecast within {GATE:g}, found a difference of "
+            f"{difference:.2g}; compare the versions of torch and numpy with {METADATA}, or package it again here"
+        )
+    return f"golden, largest difference {difference:.2g} of {GATE:g} allowed"
+
+
+def check_sums(folder: Path) -> int:
+    """The number of files that are as checksums.json says. Raises KitError where one is not, or one lies
+    there that it does not name."""
     expected = _read(folder / CHECKSUMS)
     found = {str(p.relative_to(folder)): files.digest(p) for p in _contents(folder)}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))

@@ -17,7 +17,8 @@ from typing import Any
 
 from kronos import configfile, files, records
 from kronos.config import Config, to_dict
-from kronos.delivery.package import METADATA, NETWORKS
+from kronos.delivery.package_facts import METADATA
+from kronos.delivery.package_metadata import NETWORKS
 from kronos.errors import KitError
 from kronos.networks.hub import CONFIG_FILE, WEIGHTS_FILE
 
