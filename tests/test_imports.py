@@ -11,6 +11,7 @@ import pytest
 
 # Top to bottom. A module may import from its own room and from rooms further down.
 ROOMS = [
+    "service",
     "launch",
     "delivery",
     "portfolio",
@@ -41,6 +42,7 @@ WITHOUT_TORCH = [
     "kronos.forecasting.decide",
     "kronos.forecasting.result",
     "kronos.data.prepare",
+    "kronos.service.schema",
 ]
 ON_A_GPU_MACHINE = [
     "kronos.planning.plan",

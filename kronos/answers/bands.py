@@ -25,6 +25,15 @@ def widened(closes: NDArray, width: float) -> NDArray[np.float32]:
     return result.astype(np.float32)
 
 
+def band_edges(samples: NDArray, band: float) -> NDArray[np.float64] | None:
+    """Ends (2, m) of the central band of S samples, at ranks q (S + 1), between which a further sample falls
+    with that probability; None where S is too small for the band."""
+    tail = (1 - band) / 2
+    if tail * (samples.shape[1] + 1) < 1:
+        return None
+    return np.quantile(samples, [tail, 1 - tail], axis=1, method="weibull")
+
+
 def fit_width(closes: NDArray[np.float32], future: FloatArray, weight: FloatArray) -> float:
     """The factor of `WIDTHS` with which the paths' log closes have the least CRPS; 1 where paths have no
     spread or no log.

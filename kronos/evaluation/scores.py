@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
 
-from kronos.answers.bands import crps
+from kronos.answers.bands import band_edges, crps
 from kronos.answers.decide import Decided
 from kronos.evaluation.panel import Panel
 
@@ -138,15 +138,6 @@ def path_figures(closes: NDArray, last: NDArray, future: NDArray) -> dict[str, f
         "price_mae_ratio": float(error.mean() / still) if still > 0 else float("nan"),
     }
     return figures | {f"coverage_{100 * band:.0f}": coverage(closes, future, band) for band in BANDS}
-
-
-def band_edges(samples: NDArray, band: float) -> NDArray[np.float64] | None:
-    """Ends (2, m) of the central band of S samples, at ranks q (S + 1), between which a further sample falls
-    with that probability; None where S is too small for the band."""
-    tail = (1 - band) / 2
-    if tail * (samples.shape[1] + 1) < 1:
-        return None
-    return np.quantile(samples, [tail, 1 - tail], axis=1, method="weibull")
 
 
 def coverage(samples: NDArray, truth: NDArray, band: float) -> float:

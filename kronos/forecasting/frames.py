@@ -192,16 +192,25 @@ def bars_of(table: Table, drop_lone_amount: bool) -> tuple[FloatArray, bool]:
     prices = np.stack([columns[name] for name in PRICES], axis=-1)
     volume, amount = columns.get("volume"), columns.get("amount")
     alone = volume is None and amount is not None
+    if alone and drop_lone_amount:
+        amount = None
+    return completed(prices, volume, amount), alone
+
+
+def completed(prices: NDArray, volume: NDArray | None, amount: NDArray | None) -> FloatArray:
+    """(L, 6) float32 bars of prices (L, 4), volume (L,) and amount (L,), where a missing one is made of the
+    other as `bars_of` says.
+    """
     if volume is None:
-        volume = np.zeros(length)
-        if amount is not None and not drop_lone_amount:
+        volume = np.zeros(len(prices))
+        if amount is None:
+            amount = volume
+        else:
             mean = prices.mean(axis=-1)
             volume = np.divide(amount, mean, out=volume, where=mean > 0)
-        else:
-            amount = volume
     elif amount is None:
         amount = amount_from(volume, prices)
-    return np.concatenate([prices, volume[:, None], amount[:, None]], axis=-1).astype(np.float32), alone
+    return np.concatenate([prices, volume[:, None], amount[:, None]], axis=-1).astype(np.float32)
 
 
 def _numbers(table: Table, name: str, column: Any) -> NDArray[np.float64]:
