@@ -37,6 +37,7 @@ RUN_ELSEWHERE = {
     "scripts/bench_data.py": "tests/test_docs.py: too large a share of the suite's time; its parser",
     "scripts/study_history_loss.py": "tests/test_docs.py: trains; its parser",
     "scripts/final_run.py": "tests/test_final.py: trains; its parser",
+    "scripts/forecast.py": "tests/test_outlook.py",
     "scripts/study_answers.py": "tests/test_study_answers.py",
     "scripts/study_head.py": "tests/test_docs.py: needs trained heads; its parser",
     "scripts/study_anchor.py": "tests/test_docs.py: needs what the line above it trains; its parser",

@@ -15,6 +15,7 @@ ROOMS = [
     "launch",
     "delivery",
     "portfolio",
+    "outlook",
     "scoring",
     "submission",
     "evaluation",

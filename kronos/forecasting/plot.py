@@ -26,10 +26,7 @@ def plot_forecast(forecast: Forecast, position: int) -> Figure:
     one = forecast.only(np.array([position]))
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    past = _history(one)
-    draw_candles(axes, past, np.arange(1 - len(past), 1))
-    _draw_fan(axes, one)
-    axes.axhline(float(one.last_close[0]), color=GREY, linewidth=0.8, linestyle=":", zorder=0)
+    draw_outlook(axes, forecast, position)
     up = (
         f"P(close above {one.last_close[0]:.6g}) = {one.prob_up()[0]:.2f}"
         if np.isfinite(one.paths).all()
@@ -37,12 +34,21 @@ def plot_forecast(forecast: Forecast, position: int) -> Figure:
     )
     name = forecast.name(position).replace("$", r"\$")  # two of them would begin and end a formula
     axes.set_title(f"{name}: {one.paths.shape[1]} paths, {up}", fontsize=10, color=INK)
-    axes.set_xlabel(_caption(one))
-    axes.set_ylabel("price")
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8, loc="upper left")
     return figure
+
+
+def draw_outlook(axes: Axes, forecast: Forecast, position: int) -> None:
+    """Candlesticks of the history of one series and the fan of its paths, on given axes."""
+    one = forecast.only(np.array([position]))
+    past = _history(one)
+    draw_candles(axes, past, np.arange(1 - len(past), 1))
+    _draw_fan(axes, one)
+    axes.axhline(float(one.last_close[0]), color=GREY, linewidth=0.8, linestyle=":", zorder=0)
+    axes.set_xlabel(_caption(one))
+    axes.set_ylabel("price")
 
 
 def draw_candles(axes: Axes, bars: NDArray, x: NDArray) -> None:

@@ -119,12 +119,16 @@ class RowPlan:
             rows,
             self.store.bars[where],
             calendar_stamps(self.store.dates(where)),
-            self._future_stamps(rows),
+            calendar_stamps(self.future_dates(rows)),
             keys,
         )
 
-    def _future_stamps(self, rows: NDArray[np.int64]) -> FloatArray:
-        """Stamps of the trading days after each row's last known bar, (B, H, 5)."""
+    def batch_of(self, row: int) -> Batch:
+        """A batch of one row that can be forecast."""
+        return self._batch(np.array([row]), series_keys([self.ids[row]]))
+
+    def future_dates(self, rows: NDArray[np.int64]) -> NDArray[np.datetime64]:
+        """The trading days after each row's last known bar, (B, H) datetime64[s]; rows of one horizon."""
         horizon = int(self.horizon[rows[0]])
         market = self.store.market_of(
             np.searchsorted(self.store.offsets, self.end[rows] - 1, side="right") - 1
@@ -139,7 +143,7 @@ class RowPlan:
             )
             for date, last, market in distinct.tolist()
         ]
-        return calendar_stamps(np.stack(days)[inverse.reshape(-1)])
+        return np.asarray(np.stack(days)[inverse.reshape(-1)])
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ def next_command(plan: LaunchPlan, submission: Path | None, start: Path) -> str:
         words = ["scripts/make_submission.py", *given]
     elif submission is not None and is_competition(config):
         words = ["scripts/submit.py", *given, "--file", seen(submission, start), "--message", "what is new"]
+    elif not config.market.generate and not config.data.test_path:
+        words = ["scripts/forecast.py", *given]
     else:
         words = ["scripts/compare_runs.py", *given]
     words[0] = seen(Path(words[0]), start)

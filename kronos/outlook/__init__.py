@@ -1,0 +1,1 @@
+"""What comes next: the coming trading days of every ticker of a store."""
