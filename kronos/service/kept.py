@@ -261,8 +261,7 @@ def _rows(
         key = "".join(stamps)
         if key not in known:
             known[key] = seconds(stamps).tobytes()
-        band = one["confidence_intervals"]["close"]
-        bounds = [np.array(band[side], np.float64).tobytes() for side in ("lower", "upper")]
+        bounds = _bounds(one)
         where = place if places is None else places[place]
         about = (
             name,
@@ -277,6 +276,14 @@ def _rows(
         last = (int(seconds([asof[place]])[0]), len(stamps), answer["confidence_level"], one["last_close"])
         rows.append((*about, *last, one["prob_up"], known[key], *bounds))
     return rows
+
+
+def _bounds(prediction: dict[str, Any]) -> list[bytes]:
+    """Lower and upper bounds of the close, H numbers each; NaN where the paths were too few for the level."""
+    band = prediction["confidence_intervals"].get("close")
+    if band is None:
+        return [np.full(len(prediction["timestamps"]), np.nan).tobytes()] * 2
+    return [np.array(band[side], np.float64).tobytes() for side in ("lower", "upper")]
 
 
 def _enter(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:

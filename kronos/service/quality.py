@@ -211,7 +211,8 @@ def _coverage(known: Outcomes, level: float, promise: Promise) -> tuple[list[dic
     rows: list[dict[str, Any]] = []
     by_step = {}
     for step in range(1, known.closes.shape[1] + 1):
-        have = known.only(np.isfinite(known.closes[:, step - 1]))
+        place = step - 1
+        have = known.only(np.isfinite(known.closes[:, place]) & np.isfinite(known.lower[:, place]))
         if not len(have.asof):
             continue
         dates, values = by_date(have.asof, covered(have, step))
