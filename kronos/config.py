@@ -6,6 +6,7 @@ needs no parser: `from_dict` rebuilds a resolved configuration saved beside the 
 a user's file is `kronos.configfile`.
 """
 
+import logging
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +38,18 @@ Frequency = Literal[
 ]  # fmt: skip
 Tracker = Literal["tensorboard", "wandb", "comet_ml", "mlflow"]
 HeadInputs = Literal["tokens", "bars", "both"]
+
+log = logging.getLogger(__name__)
+
+_ONE_DECISION = "every answerer has one decision now, with a level, a slope and a width"
+OLD_VALUES: dict[tuple[str, str], dict[str, tuple[str, str]]] = {
+    ("evaluation", "calibration"): {
+        "temperature": ("auto", _ONE_DECISION),
+        "platt": ("auto", _ONE_DECISION),
+        "isotonic": ("auto", _ONE_DECISION),
+    }
+}
+"""Values that saved configurations may hold and that went: what is taken instead, and why."""
 
 
 @dataclass(frozen=True)
@@ -611,9 +624,30 @@ def to_dict(config: Config) -> dict[str, Any]:
 def from_dict(tree: Any, where: str = "saved configuration") -> Config:
     """Rebuild a *resolved* configuration (see `configfile.load` for a user's file).
 
-    where: the file, for messages. Raises KitError for an unknown key, another type and a value out of range.
+    where: the file, for messages. A value that older versions wrote is read as what took its place, and said.
+    Raises KitError for an unknown key, another type and a value out of range.
     """
+    tree, remarks = without_old_values(tree)
+    for line in remarks:
+        log.info("%s: %s", where, line)
     return records.check(tree, Config, where, strict=True)
+
+
+def without_old_values(tree: Any) -> tuple[Any, list[str]]:
+    """A configuration with the values that went replaced (`OLD_VALUES`), and a line about each."""
+    if not isinstance(tree, dict):
+        return tree, []
+    result, remarks = dict(tree), []
+    for (section, key), values in OLD_VALUES.items():
+        own = tree.get(section)
+        if not isinstance(own, dict):
+            continue
+        old = own.get(key)
+        if isinstance(old, str) and old in values:
+            new, why = values[old]
+            result[section] = {**result[section], key: new}
+            remarks.append(f"{section}.{key}: {old} is no longer there, {new} is taken: {why}")
+    return result, remarks
 
 
 def part_problems(data: DataConfig) -> list[str]:

@@ -20,7 +20,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kronos import guide_keys, records
-from kronos.config import PART_SHARES, Config, part_problems
+from kronos.config import PART_SHARES, Config, part_problems, without_old_values
 from kronos.errors import KitError
 
 log = logging.getLogger(__name__)
@@ -217,6 +217,9 @@ def _read(path: Path) -> dict[str, Any]:
         return _from_guide(path, tree)
     if not isinstance(tree, dict) or not all(isinstance(v, dict | None) for v in tree.values()):
         raise KitError(f"{path}: expected sections ({', '.join(_sections())}) that hold key: value pairs")
+    tree, remarks = without_old_values(tree)
+    for line in remarks:
+        _say_once(f"{path}: {line}")
     return {section: dict(values or {}) for section, values in tree.items()}
 
 

@@ -26,4 +26,5 @@ PATH="$(dirname "$PY"):$PATH"
 "$PY" -m mypy
 bash -n train_kaggle.sh scripts/*.sh
 shellcheck -x train_kaggle.sh scripts/*.sh .ci/run
+"$PY" scripts/house.py
 "$PY" -m pytest -m "not long" "$@"

@@ -4,6 +4,7 @@ loads.
 
 import functools
 import json
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from kronos import config as settings
 from kronos import configfile
-from kronos.config import Config
+from kronos.config import Config, from_dict, to_dict
 from kronos.errors import KitError
 
 SCRATCH = ["experiment.pre_trained=false", "data.data_path=train.csv"]
@@ -356,3 +357,19 @@ def test_a_saved_configuration_of_another_version_is_refused() -> None:
     """A key that this version does not know must not be dropped silently."""
     with pytest.raises(KitError, match="another version"):
         settings.from_dict({"data": {"gone": 1}})
+
+
+@pytest.mark.parametrize("old", ["temperature", "platt", "isotonic"])
+def test_a_value_that_went_is_read_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, old: str
+) -> None:
+    """A run of last month must not be unreadable because its kind of calibration went."""
+    caplog.set_level(logging.INFO)
+    tree = to_dict(Config())
+    tree["evaluation"]["calibration"] = old
+    assert from_dict(tree).evaluation.calibration == "auto"
+    assert f"evaluation.calibration: {old} is no longer there, auto is taken" in caplog.text
+    (tmp_path / "old.yaml").write_text(f"evaluation:\n  calibration: {old}\n")
+    assert configfile.load(tmp_path / "old.yaml", SCRATCH).evaluation.calibration == "auto"
+    with pytest.raises(KitError, match=r"evaluation\.calibration"):
+        configfile.load(tmp_path / "old.yaml", [*SCRATCH, "evaluation.calibration=spline"])
