@@ -23,6 +23,7 @@ from kronos.forecasting.generate import generate_reference
 from kronos.forecasting.predictor_api import KronosPredictor as OwnPredictor
 from kronos.forecasting.sampling import Sampling, filter_logits
 from kronos.networks.predictor import TokenHead, sample_categorical
+from kronos.networks.quantizer import sound_vectors
 
 Indices = Tensor | tuple[Tensor, Tensor] | list[Tensor]
 
@@ -142,9 +143,12 @@ def sample_from_logits(
 ) -> Tensor:
     """One token per row of (B, V) logits, (B, 1) int64; the likeliest one without `sample_logits`.
 
-    top_k > 0 takes the place of top_p, as in the original. Draws come from torch's global generator.
+    top_k > 0 takes the place of top_p, as in the original. Draws come from torch's global generator. -inf
+    forbids a token. Raises KitError on NaN, on infinity, and where every token is forbidden.
     """
     sampling = Sampling(temperature, top_k or 0, 1.0 if top_k else top_p or 1.0)
+    if not bool(logits.amax(dim=-1).isfinite().all()):
+        raise KitError("sample_from_logits: expected finite logits, found NaN or infinity; check the weights")
     if sampling.greedy or not sample_logits:
         return logits.argmax(dim=-1, keepdim=True)
     return sample_categorical(filter_logits(logits / temperature, sampling.top_k, sampling.top_p)).unsqueeze(
@@ -168,7 +172,7 @@ def auto_regressive_inference(
     verbose: bool = False,
 ) -> FloatArray:
     """The last bars of known and sampled ones, at most max_context, mean over the paths: (B, n, 6) float32,
-    normalised.
+    normalised; NaN for a series whose tokens or logits were not finite.
 
     x (B, L, 6) normalised bars; x_stamp (B, L, 5), y_stamp (B, pred_len, 5). verbose is taken and shows
     nothing.
@@ -180,7 +184,8 @@ def auto_regressive_inference(
     sampling = Sampling(T, top_k, 1.0 if top_k > 0 else top_p, sample_count, decode_rope="original")
     with torch.inference_mode():
         bars = x.clip(-clip, clip)
-        s1, s2 = networks.KronosTokenizer.encode(tokenizer, bars)
+        z, _ = tokenizer.quantize(bars)
+        s1, s2 = tokenizer.quantizer.indices(z)
         keys = torch.arange(len(x), device=x.device)
         drawn = generate_reference(
             model, s1, s2, x_stamp, y_stamp, sampling=sampling, series=keys, max_context=max_context
@@ -193,7 +198,7 @@ def auto_regressive_inference(
             seen = [part[:, -max_context:] for part in tokens]
             paths.append(networks.KronosTokenizer.decode(tokenizer, *seen))
         found = torch.stack(paths).mean(dim=0)
-        sound = drawn.sound.all(dim=1)
+        sound = drawn.sound.all(dim=1) & sound_vectors(z).all(dim=1)
         return np.asarray(found.masked_fill(~sound[:, None, None], torch.nan).cpu().numpy())
 
 

@@ -97,6 +97,25 @@ def test_inference(case: Case) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("network", "weight"),
+    [
+        ("tokenizer", "embed.weight"),
+        ("model", "head.proj_s1.weight"),
+        ("model", "embedding.fusion_proj.bias"),
+    ],
+)
+def test_weights_that_are_not_finite_give_no_answer(network: str, weight: str) -> None:
+    """Tokens drawn from NaN look like any others."""
+    case = Case("a")
+    with torch.no_grad():
+        getattr(case, network).get_parameter(weight).fill_(torch.nan)
+    x, stamp = case.tensor("x")[:, :16], case.tensor("stamp")
+    given: tuple[Any, ...] = (case.tokenizer, case.model, x, stamp[:, :16], stamp[:, 16:24], 24, 8)
+    for settings in ({"top_k": 1}, {"T": 1.0, "sample_count": 3}):
+        assert np.isnan(compat.auto_regressive_inference(*given, **settings)).all()
+
+
 def test_the_originals_examples_run() -> None:
     """One series, a batch of them, and without volume, with the import alone changed."""
     case = Case("a")
@@ -162,3 +181,10 @@ def test_sampling_from_logits() -> None:
     assert set(compat.sample_from_logits(logits, top_p=0.6).unique().tolist()) == {0, 1}
     assert (compat.sample_from_logits(logits, temperature=0.0) == 0).all()
     assert (compat.sample_from_logits(logits, sample_logits=False) == 0).all()
+    logits[:, 0] = -torch.inf  # the caller may have filtered
+    assert (compat.sample_from_logits(logits) > 0).all()
+    for bad in (torch.nan, torch.inf):
+        logits[7, 1] = bad
+        for given in ({}, {"temperature": 0.0}, {"top_k": 2}, {"sample_logits": False}):
+            with pytest.raises(KitError, match="expected finite logits, found NaN or infinity"):
+                compat.sample_from_logits(logits, **given)  # type: ignore[arg-type]

@@ -353,6 +353,26 @@ def test_rows_that_cannot_be_answered_have_a_reason(
     assert answerer(new_head()).answer(bad, rows).reason.tolist()[0] == "non-finite bars"
 
 
+@pytest.mark.parametrize(
+    ("weight", "value"),
+    [
+        ("tokenizer.embed.weight", np.nan),
+        ("tokenizer.quant_embed.weight", 1e30),
+        ("trunk.embedding.fusion_proj.bias", np.nan),
+        ("trunk.transformer.0.ffn.w2.weight", 1e25),
+        ("patches.bias", 1e25),
+        ("sign.weight", -np.inf),
+    ],
+)
+def test_numbers_that_overflow_are_no_answer(store: BarStore, weight: str, value: float) -> None:
+    """A norm makes 0 of what overflowed, and a vector of NaN has signs, too: both gave sound-looking scores."""
+    head, rows = new_head(), asked(store, 100)
+    with torch.no_grad():
+        head.get_parameter(weight).fill_(value)
+    answer = answerer(head).answer(store, rows)
+    assert np.isnan(answer.score).all() and set(answer.reason.tolist()) == {"non-finite forecast"}
+
+
 def test_answers_do_not_depend_on_the_batch(store: BarStore) -> None:
     rows = asked(store, 100)
     one, many = (answerer(new_head(), batch_size=size).answer(store, rows) for size in (7, 256))

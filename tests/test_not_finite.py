@@ -21,6 +21,7 @@ from kronos.errors import KitError
 from kronos.forecasting import forecaster as forecaster_module
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.generate import generate
+from kronos.forecasting.next_step import _probabilities
 from kronos.forecasting.sampling import Sampling, draw, draw_keys, finite
 
 BAD = [math.nan, math.inf, -math.inf]
@@ -233,6 +234,7 @@ def test_soundness_is_each_distributions_own() -> None:
     logits[0, 1, 5], logits[1, 0, 7], logits[1, 2, 0] = math.nan, -math.inf, math.inf
     expected = torch.tensor([[True, False, True], [False, True, False]])
     assert torch.equal(finite(logits), expected)
+    assert torch.equal(_probabilities(logits, Sampling())[1], expected), "the enumerated way looks, too"
     keys = draw_keys(0, torch.arange(2), 3, 0, 0)
     for sampling in (Sampling(), Sampling(temperature=0), Sampling(temperature=0.5, top_k=5, top_p=0.9)):
         token, sound = draw(logits, sampling, keys)

@@ -42,6 +42,7 @@ from kronos.forecasting.result import Forecast, Rise
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer, check_pair
 from kronos.networks.normalisation import agreed
+from kronos.networks.quantizer import sound_vectors
 from kronos.training.memory import attempt
 
 log = logging.getLogger(__name__)
@@ -49,8 +50,6 @@ log = logging.getLogger(__name__)
 Work = TypeVar("Work")
 Progress = Callable[[int], None]
 """Called after each batch with the number of series just finished."""
-SHORTEST = 0.25
-"""Least squared length of the tokenizer's vectors, which is 1: a vector that overflowed is NaN or 0."""
 
 
 class Forecaster:
@@ -338,7 +337,7 @@ class Forecaster:
         stats = published_stats(bars) if self.published_statistics else window_stats(bars, self.epsilon)
         with self._full_precision():
             z, _ = self.tokenizer.quantize(self.tensor(normalise(bars, stats, self.clip)))
-            sound = (z.square().sum(dim=-1) > SHORTEST).all(dim=1)
+            sound = sound_vectors(z).all(dim=1)
             return *self.tokenizer.quantizer.indices(z), stats, sound
 
     def _generate(

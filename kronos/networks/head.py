@@ -21,8 +21,9 @@ from kronos import records
 from kronos.errors import KitError
 from kronos.networks import cost
 from kronos.networks.hub import Pretrained, check_geometry, check_pair
-from kronos.networks.layers import BlockStack, Dropout, RMSNorm, TransformerBlock
+from kronos.networks.layers import BlockStack, Dropout, RMSNorm, TransformerBlock, settled
 from kronos.networks.predictor import Kronos, PredictorConfig
+from kronos.networks.quantizer import sound_vectors
 from kronos.networks.tokenizer import KronosTokenizer, TokenizerConfig
 
 INPUTS = ("tokens", "bars", "both")
@@ -180,17 +181,20 @@ class Head(Pretrained[HeadSettings], nn.Module):
         return self
 
     def state(self, x: Tensor, stamp: Tensor) -> Tensor:
-        """The trunk's hidden state at the last bar, (B, D) float32. x: (B, T, 6) normalised bars; stamp: (B,
-        T, 5).
+        """The trunk's hidden state at the last bar, (B, D) float32; NaN where tokens or states are not finite.
+
+        x: (B, T, 6) normalised bars; stamp: (B, T, 5).
         """
         with (
             torch.no_grad(),
             torch.autocast(x.device.type, enabled=False),
         ):  # a bit near zero would flip in half precision
-            s1, s2 = self.tokenizer.encode(x)
+            z, _ = self.tokenizer.quantize(x)
+            s1, s2 = self.tokenizer.quantizer.indices(z)
         trunk = self.trunk
         x = trunk.token_dropout(trunk.embedding(s1, s2) + trunk.time_emb(stamp))
-        return trunk.norm(last_state(trunk.transformer, x)).float()
+        state = self._normed(trunk.norm, last_state(trunk.transformer, x)).float()
+        return state.masked_fill(~sound_vectors(z).all(dim=1, keepdim=True), torch.nan)
 
     def forward(self, series: Tensor | None, figures: Tensor | None, state: Tensor | None) -> HeadOutput:
         """Answers of B rows. series (B, L, C) and figures (B, S) where bars are read, state (B, D) where
@@ -209,7 +213,11 @@ class Head(Pretrained[HeadSettings], nn.Module):
         c = self.config
         series, figures = series.type_as(self.patches.weight), figures.type_as(self.patches.weight)
         patches = self.patches(series.unflatten(1, (c.lookback // c.patch, c.patch)).flatten(2))
-        return self.norm(last_state(self.blocks, patches + self.figures(figures)[:, None]))
+        return self._normed(self.norm, last_state(self.blocks, patches + self.figures(figures)[:, None]))
+
+    def _normed(self, norm: RMSNorm, x: Tensor) -> Tensor:
+        """norm(x); in an answer NaN of what overflowed (see `layers.settled`)."""
+        return norm(x) if self.training else settled(norm, x)
 
 
 def last_state(stack: BlockStack, x: Tensor) -> Tensor:

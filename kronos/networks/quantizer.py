@@ -30,6 +30,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ENTROPY_EPSILON = 1e-8
+SHORTEST = 0.25
+"""Least squared length of the tokenizer's vectors, which is 1: a vector that overflowed is NaN or 0."""
+
+
+def sound_vectors(z: Tensor) -> Tensor:
+    """Whether each vector of (..., K) is one of the unit sphere, (...,) bool.
+
+    A vector that is not finite, or whose length overflowed, has signs, too: its token means nothing.
+    """
+    return z.square().sum(dim=-1) > SHORTEST
 
 
 @dataclass(frozen=True)
