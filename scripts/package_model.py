@@ -2,8 +2,8 @@
 """Package a run's networks as a versioned folder: --run RUN --output models writes models/NAME/vX.Y.Z and
 moves `latest`.
 
-Without --run: --check FOLDER tests a packaged folder, --rollback FOLDER lets models/NAME/latest point one
-version back, --push OWNER/NAME alone with --folder FOLDER uploads one that exists.
+Without --run: --check FOLDER tests a packaged folder, --rollback FOLDER lets models/NAME/latest point to
+what it pointed to before, --push OWNER/NAME alone with --folder FOLDER uploads one that exists.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
     arguments.add_argument("--folder", metavar="FOLDER", help="a packaged folder to upload, instead of a run")
     arguments.add_argument("--check", metavar="FOLDER", help="check a packaged folder and end")
     arguments.add_argument(
-        "--rollback", metavar="FOLDER", help="let FOLDER/latest point one version back and end"
+        "--rollback", metavar="FOLDER", help="let FOLDER/latest point to what it was before and end"
     )
     args = arguments.parse_args()
     if sum(map(bool, (args.run, args.folder, args.check, args.rollback))) != 1 or (
@@ -49,10 +49,10 @@ def main() -> None:
             "expected exactly one of --run, --check, --rollback, or --folder with --push; see --help"
         )
 
-    from kronos.delivery import hub_push, package
+    from kronos.delivery import hub_push, package, registry
 
     if args.rollback:
-        print(f"{args.rollback}/latest is now {package.rollback(args.rollback)}")
+        print(f"{args.rollback}/latest is now {registry.rollback(args.rollback, 'latest').after}")
         return
     if args.run:
         config = package.read_run(args.run)

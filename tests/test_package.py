@@ -17,7 +17,8 @@ from kronos import files
 from kronos.answers.decision import Decision
 from kronos.answers.findings import Evidence, Figure, Findings, path_of, read_findings
 from kronos.config import Config
-from kronos.delivery.package import check_package, package_model, read_run, rollback
+from kronos.delivery.package import check_package, package_model, read_run
+from kronos.delivery.registry import rollback
 from kronos.errors import KitError
 from kronos.training.stages import run_stage
 
@@ -125,9 +126,9 @@ def test_versions_follow_each_other_and_go_back(run: Config, tmp_path: Path) -> 
     third = package_model(run, tmp_path / "models", "tiny", "v2.0.0")
     assert [p.name for p in (first, second, third)] == ["v1.0.0", "v1.0.1", "v2.0.0"]
     assert (root / "latest").resolve() == third.resolve()
-    assert str(rollback(root)) == "v1.0.1" and str(rollback(root)) == "v1.0.0"
+    assert [rollback(root, "latest").after for _ in range(2)] == ["v1.0.1", "v1.0.0"]
     with pytest.raises(KitError, match=r"before v1\.0\.0"):
-        rollback(root)
+        rollback(root, "latest")
     assert (root / "latest").resolve() == first.resolve()
     with pytest.raises(KitError, match="never change"):
         package_model(run, tmp_path / "models", "tiny", "v1.0.1")

@@ -1,24 +1,22 @@
 """A run's networks as one folder that can be given away: versioned, checked, with a model card.
 
 In: a run folder (docs/architecture.md). Out: `models/NAME/vX.Y.Z/` in Hugging Face form, and
-`models/NAME/latest`, a link to one of the versions. A version is written beside its name and renamed: it is
-there whole or not at all, and never changes.
+`models/NAME/latest`, a link to the newest (`kronos.delivery.registry`). A version is written beside its name
+and renamed: it is there whole or not at all, and never changes.
 
     tokenizer/ predictor/   config.json + model.safetensors (+ normalisation.json), for `from_pretrained`
     metadata.json           what it was trained on, with which settings, and how good it was
     golden.json             a small forecast that it has to repeat wherever it is loaded
+    backtest.json           its figures on each date of the backtest, where there was one: for comparisons
     decisions/              how scores become answers, one file per horizon, where a backtest left them
     README.md               the model card
     checksums.json          SHA-256 of every other file
 """
 
 import logging
-import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,9 @@ from kronos.answers.findings import Findings, path_of
 from kronos.bars import calendar_stamps
 from kronos.config import Config
 from kronos.delivery.golden import GATE, GOLDEN, golden_difference, load_networks, make_golden, write_golden
-from kronos.delivery.package_facts import CHECKSUMS, METADATA, read_unsealed
-from kronos.delivery.package_metadata import NETWORKS, card, describe
+from kronos.delivery.package_facts import BACKTEST, CHECKSUMS, METADATA, check_sums, contents, read_unsealed
+from kronos.delivery.package_metadata import NETWORKS, by_date, card, describe
+from kronos.delivery.registry import Version, point, versions
 from kronos.errors import KitError
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import find_pair
@@ -41,25 +40,6 @@ from kronos.runfolder import RunFolder
 log = logging.getLogger(__name__)
 
 CARD = "README.md"
-
-
-@dataclass(frozen=True, order=True)
-class Version:
-    """vMAJOR.MINOR.PATCH"""
-
-    major: int
-    minor: int
-    patch: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Version":
-        """Raises KitError on anything but vX.Y.Z."""
-        if not (found := re.fullmatch(r"v(\d+)\.(\d+)\.(\d+)", text)):
-            raise KitError(f"version: expected vX.Y.Z, e.g. v1.0.0, found {text}")
-        return cls(*map(int, found.groups()))
-
-    def __str__(self) -> str:
-        return f"v{self.major}.{self.minor}.{self.patch}"
 
 
 # -- making --------------------------------------------------------------------------------------------------
@@ -96,41 +76,16 @@ def package_model(
         facts = describe(config, staged, name, str(chosen), licence)
         files.write_json(staged / METADATA, facts)
         files.write_text(staged / CARD, card(facts))
+        if facts["backtest"] is not None:
+            files.write_json(staged / BACKTEST, by_date(config, facts["networks"]["predictor"]["digest"]))
         write_golden(staged, make_golden(read_unsealed(staged), load_networks(staged)))
         files.write_json(
-            staged / CHECKSUMS, {str(p.relative_to(staged)): files.digest(p) for p in _contents(staged)}
+            staged / CHECKSUMS, {str(p.relative_to(staged)): files.digest(p) for p in contents(staged)}
         )
         check_package(staged)
         staged.rename(target)
-    point_latest(root, chosen)
+    point(root, "latest", chosen, "package", f"from run {config.run_dir.name}")
     return target
-
-
-def versions(root: Path) -> list[Version]:
-    """All versions in a model's folder, oldest first."""
-    return sorted(Version.parse(p.name) for p in root.glob("v*.*.*") if p.is_dir())
-
-
-def point_latest(root: Path, version: Version) -> None:
-    """Let `latest` point to a version, in one step."""
-    temporary = root / f".latest.{os.getpid()}"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(str(version))
-    temporary.replace(root / "latest")
-
-
-def rollback(root: str | Path) -> Version:
-    """Let `latest` point to the version before the one it points to. Raises KitError where there is none."""
-    root = Path(root)
-    link = root / "latest"
-    if not link.is_symlink():
-        raise KitError(f"{link}: expected a link to a version, found none; package a model first")
-    current = Version.parse(link.readlink().name)
-    earlier = [v for v in versions(root) if v < current]
-    if not earlier:
-        raise KitError(f"{root}: expected a version before {current}, found none; latest stays where it is")
-    point_latest(root, earlier[-1])
-    return earlier[-1]
 
 
 def _next(root: Path) -> Version:
@@ -212,27 +167,6 @@ def check_golden(folder: Path) -> str:
     return f"golden, largest difference {difference:.2g} of {GATE:g} allowed"
 
 
-def check_sums(folder: Path) -> int:
-    """The number of files that are as checksums.json says. Raises KitError where one is not, or one lies
-    there that it does not name."""
-    expected = _read(folder / CHECKSUMS)
-    found = {str(p.relative_to(folder)): files.digest(p) for p in _contents(folder)}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if wrong:
-        name = wrong[0]
-        what = (
-            "a file that was not packaged"
-            if name not in expected
-            else "other content"
-            if name in found
-            else "no file"
-        )
-        raise KitError(
-            f"{folder / name}: expected what {CHECKSUMS} lists, found {what}; fetch the package again"
-        )
-    return len(found)
-
-
 def _smoke_forecast(networks: dict[str, Any], window: dict[str, Any], folder: Path) -> int:
     length = window["lookback"]
     steps = max(1, min(window["predict"], window["max_context"] - length + 1))
@@ -258,17 +192,6 @@ def _smoke_forecast(networks: dict[str, Any], window: dict[str, Any], folder: Pa
             f"{folder}: expected a finite forecast that is the same twice, found another; train the network again"
         )
     return steps
-
-
-def _contents(folder: Path) -> Iterator[Path]:
-    """Every file but the list of checksums itself and what a hub client keeps beside a download."""
-    for path in sorted(folder.rglob("*")):
-        if (
-            path.is_file()
-            and path.name != CHECKSUMS
-            and not path.relative_to(folder).parts[0].startswith(".")
-        ):
-            yield path
 
 
 def _read(path: Path) -> Any:

@@ -8,6 +8,7 @@ A server reads the facts once, dates a forecast with `Facts.next_sessions`, and 
 says.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,9 +21,8 @@ from kronos.answers.decision import Decision
 from kronos.answers.findings import FOLDER, read_findings
 from kronos.data.calendar import TradingCalendar
 from kronos.errors import KitError
-from kronos.networks.normalisation import Normalisation
 
-CHECKSUMS, METADATA = "checksums.json", "metadata.json"
+CHECKSUMS, METADATA, BACKTEST = "checksums.json", "metadata.json", "backtest.json"
 SCHEMA = 2
 """1: no part `forecast`. 2: `forecast` says calendar, bar length and sampling; golden.json lies beside it."""
 REMEDY = "package the run again (scripts/package_model.py)"
@@ -42,6 +42,14 @@ class Market:
     """Which tickers it is for. The first market of a package is for all that no other one names."""
     endings: tuple[str, ...] = ()
     """The same by the end of the name, e.g. .HK"""
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """How a window of bars is normalised, as in the networks' normalisation.json."""
+
+    epsilon: Literal["absolute", "relative"]
+    clip: float
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class Facts:
     """Seconds between two bars of one session; a month is a twelfth of a year."""
     features: tuple[str, ...]
     """Columns of a bar, in order."""
-    normalisation: Normalisation
+    normalisation: Normalised
     lookback: int
     """Bars of history that it was trained with. A longer history is cut to it."""
     predict_window: int
@@ -182,6 +190,37 @@ def _read(folder: Path, digest: str) -> Facts:
     return _facts(folder, digest, head, head.forecast)
 
 
+# -- whole and as it was written ------------------------------------------------------------------------------
+def check_sums(folder: Path) -> int:
+    """The number of files that are as checksums.json says. Raises KitError where one is not, or one lies
+    there that it does not name."""
+    expected = records.read(folder / CHECKSUMS, dict[str, str], remedy="fetch the package again")
+    found = {str(p.relative_to(folder)): files.digest(p) for p in contents(folder)}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        what = "other content"
+        if name not in expected:
+            what = "a file that was not packaged"
+        elif name not in found:
+            what = "no file"
+        raise KitError(
+            f"{folder / name}: expected what {CHECKSUMS} lists, found {what}; fetch the package again"
+        )
+    return len(found)
+
+
+def contents(folder: Path) -> Iterator[Path]:
+    """Every file but the list of checksums itself and what a hub client keeps beside a download."""
+    for path in sorted(folder.rglob("*")):
+        if (
+            path.is_file()
+            and path.name != CHECKSUMS
+            and not path.relative_to(folder).parts[0].startswith(".")
+        ):
+            yield path
+
+
 # -- the file ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Window:
@@ -263,7 +302,7 @@ def _facts(folder: Path, digest: str, head: _Head, forecast: ForecastPart) -> Fa
         frequency=forecast.frequency,
         bar_seconds=forecast.bar_seconds,
         features=head.window.features,
-        normalisation=Normalisation(head.window.norm_epsilon, head.window.clip),
+        normalisation=Normalised(head.window.norm_epsilon, head.window.clip),
         lookback=head.window.lookback,
         predict_window=head.window.predict,
         max_context=head.window.max_context,

@@ -232,6 +232,25 @@ def _backtest(config: Config, weights: str) -> dict[str, Any] | None:
     return {key: report[key] for key in ("verdict", "dates", "entries")}
 
 
+def by_date(config: Config, weights: str) -> dict[str, Any]:
+    """The backtest of these weights date by date, a cut of its report.json: as much as comparing two takes.
+
+    Raises KitError where there is none.
+    """
+    report, why = RunFolder(config.run_dir).report(weights)
+    if report is None:
+        raise KitError(f"{config.run_dir}: expected a backtest of the packaged network, found {why}")
+    main = report["main"]
+    series = report["per_date"]["entries"][main]
+    return {
+        "main": main,
+        "dates": {key: report["dates"][key] for key in ("horizon", "stride")},
+        "per_date": {"origins": report["per_date"]["origins"], "entries": {main: series}},
+        "config": {"data": {"calendar": report["config"]["data"]["calendar"]}},
+        "models": report["models"],
+    }
+
+
 def card(facts: dict[str, Any]) -> str:
     """README.md: the model card of what `describe` says."""
     environment = jinja2.Environment(

@@ -134,11 +134,11 @@ def against(one: Run, other: Run) -> str:
     was changed.
     """
     reports = [_needed(run) for run in (one, other)]
-    dates = _common_dates(reports)
-    bootstrap = DateBootstrap(_sessions(reports[0], dates), int(reports[0]["dates"]["horizon"]))
+    dates = common_dates(reports)
+    bootstrap = DateBootstrap(sessions_of(reports[0], dates), int(reports[0]["dates"]["horizon"]))
     rows = []
     for figure in COMPARED:
-        values = [_values(report, figure, dates) for report in reports]
+        values = [values_on(report, figure, dates) for report in reports]
         if not np.isfinite(values[0] - values[1]).any():
             continue
         difference = bootstrap.interval(values[0] - values[1], null=0.0)
@@ -167,7 +167,7 @@ def _needed(run: Run) -> dict[str, Any]:
     return run.report
 
 
-def _common_dates(reports: Sequence[dict[str, Any]]) -> list[str]:
+def common_dates(reports: Sequence[dict[str, Any]]) -> list[str]:
     """Origins that both have, in order. Raises KitError when the two cannot be compared."""
     horizons = [report["dates"]["horizon"] for report in reports]
     if horizons[0] != horizons[1]:
@@ -182,7 +182,7 @@ def _common_dates(reports: Sequence[dict[str, Any]]) -> list[str]:
     return sorted(both)
 
 
-def _sessions(report: dict[str, Any], dates: Sequence[str]) -> tuple[int, ...]:
+def sessions_of(report: dict[str, Any], dates: Sequence[str]) -> tuple[int, ...]:
     """Positions of the dates in the trading calendar; of dates that it does not know (intraday) by their
     order and stride.
     """
@@ -194,7 +194,7 @@ def _sessions(report: dict[str, Any], dates: Sequence[str]) -> tuple[int, ...]:
     return tuple(order[date] * int(report["dates"]["stride"]) for date in dates)
 
 
-def _values(report: dict[str, Any], figure: str, dates: Sequence[str]) -> NDArray[np.float64]:
+def values_on(report: dict[str, Any], figure: str, dates: Sequence[str]) -> NDArray[np.float64]:
     """The main entry's figure on each of the dates, (D,); NaN where it is not defined."""
     origins = report["per_date"]["origins"]
     series = report["per_date"]["entries"][report["main"]].get(figure) or [None] * len(origins)
