@@ -2,8 +2,9 @@
 """What a signal would have earned, after costs, beside a benchmark and a band of luck.
 
 The signal is a file (--signal-file CSV with date, ticker, score, known in the evening of the date) or what
-the backtest of this configuration's run left (--answer NAME, --signal NAME). Writes portfolio.html, .json,
-.csv and orders.csv to RUN/portfolio. docs/portfolio.md explains every figure.
+the backtest of this configuration's run left (--answer NAME, --signal last). Writes portfolio.html, .json, .csv
+and orders.csv to RUN/portfolio and a section into the backtest's report. docs/portfolio.md explains every
+figure. Exit code 1: with --future-noise, where something later decided a deal.
 """
 
 import sys
@@ -14,14 +15,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 from kronos import cli
 
 
-def main() -> None:
+def main() -> int:
     arguments = cli.parser(__doc__ or "")
     arguments.add_argument(
         "--signal-file", default="", metavar="CSV", help="date, ticker, score; needs only the prepared prices"
     )
     arguments.add_argument("--answer", default="", metavar="NAME", help="one answer of the run's backtest")
     arguments.add_argument(
-        "--signal", action="append", default=[], metavar="NAME", help="one of its signals; may be repeated"
+        "--signal",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of a network's paths: last, mean, max, min, median or prob, NAME.z in the original's units; may be repeated",
     )
     arguments.add_argument("--topk", type=int, default=50, help="stocks that are held (default: 50)")
     arguments.add_argument("--drop", type=int, default=5, help="stocks exchanged a day at most (default: 5)")
@@ -60,6 +65,17 @@ def main() -> None:
         help="least money dealt a day, mean of 20 days",
     )
     arguments.add_argument(
+        "--money", default="", metavar="NAME", help="currency of the amounts (default: as the source says)"
+    )
+    arguments.add_argument(
+        "--quantiles", type=int, default=5, metavar="N", help="groups by score (default: 5)"
+    )
+    arguments.add_argument(
+        "--future-noise",
+        action="store_true",
+        help="control: deal again with noise after each deal; nothing may change",
+    )
+    arguments.add_argument(
         "--output", default="", metavar="DIR", help="folder of the report (default: RUN/portfolio)"
     )
     args = arguments.parse_args()
@@ -68,14 +84,18 @@ def main() -> None:
     from kronos import configfile
     from kronos.data.prepare import open_store
     from kronos.evaluation.predictions import PREDICTIONS
-    from kronos.portfolio.earnings import Request, run_portfolio
+    from kronos.portfolio.earnings import run_portfolio
+    from kronos.portfolio.kept import money_of, tries_of_others
+    from kronos.portfolio.outcome import Request
     from kronos.portfolio.strategies import TopkDropout
 
     config = configfile.load(args.config, args.overrides)
+    tried, runs = tries_of_others(config.run_dir.parent, config.run_dir)
     request = Request(
         signal_file=args.signal_file,
         predictions=str(config.run_dir / "backtest" / PREDICTIONS),
-        signals=tuple([args.answer] if args.answer else []) + tuple(args.signal),
+        answer=args.answer,
+        signals=tuple(args.signal),
         plan=TopkDropout(args.topk, args.drop, args.hold, args.account, args.deal),
         every=args.every,
         market=args.market,
@@ -86,20 +106,17 @@ def main() -> None:
         pool=args.pool or config.data.pool_path,
         least_price=args.least_price,
         least_amount=args.least_amount,
+        quantiles=args.quantiles,
+        money=args.money or money_of(str(config.data.data_path)),
+        future_noise=args.future_noise,
+        tried=tried,
+        other_runs=runs,
     )
     folder = Path(args.output) if args.output else config.run_dir / "portfolio"
     report = run_portfolio(open_store(config), request, folder)
-    print(
-        "\n".join(
-            [
-                report.table(),
-                "",
-                *report.lines,
-                "",
-                f"Report: {folder / 'portfolio.html'}, portfolio.csv, orders.csv",
-            ]
-        )
-    )
+    where = f"Report: {folder / 'portfolio.html'}, portfolio.csv, orders.csv"
+    print("\n".join([report.table(), "", *report.lines, "", where]))
+    return int(report.leaks)
 
 
 if __name__ == "__main__":

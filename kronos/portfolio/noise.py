@@ -4,8 +4,16 @@ In: a signal. Out: signals of the same shape, gaps and autocorrelation that know
 their curves.
 """
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from kronos.portfolio.performance import yearly_ratio
+from kronos.portfolio.scene import Scene
+from kronos.portfolio.signal_figures import autocorrelation
+from kronos.portfolio.strategies import topk_dropout
 
 FloatArray = NDArray[np.float64]
 
@@ -18,13 +26,36 @@ def noise_like(score: FloatArray, days: NDArray[np.int64], correlation: float, s
     """
     rng = np.random.default_rng(seed)
     keep = float(np.clip(np.nan_to_num(correlation), 0.0, 0.999))
-    fresh = np.sqrt(1 - keep**2)
-    found = np.full(score.shape, np.nan, np.float32)
+    fresh = math.sqrt(1 - keep**2)
+    found = np.full(score.shape, np.nan)
     state = rng.standard_normal(score.shape[1], dtype=np.float32)
     for day in days.tolist():
-        state = keep * state + fresh * rng.standard_normal(score.shape[1], dtype=np.float32)
-        found[day] = np.where(np.isfinite(score[day]), state, np.nan)
-    return found.astype(np.float64)
+        drawn = rng.standard_normal(score.shape[1], dtype=np.float32)
+        state = keep * state + fresh * drawn
+        np.copyto(found[day], state, where=np.isfinite(score[day]))
+    return found
+
+
+def noise_band(scene: Scene, score: FloatArray, days: NDArray[np.int64], count: int) -> dict[str, Any]:
+    """Curves and ratios of `count` signals that know nothing and change as slowly as the scores (D, K).
+
+    days: positions of the days that have scores. Empty for a count of 0.
+    """
+    if count < 1:
+        return {}
+    correlation = autocorrelation(score, days).value
+    curves, ratios = [], []
+    for seed in range(count):
+        noise = noise_like(score, days, correlation, seed)
+        daily = topk_dropout("noise", noise, scene.prices, scene.rules, scene.plan, scene.days)
+        curves.append(np.cumsum(scene.filled_excess(daily)))
+        ratios.append(yearly_ratio(scene.excess(daily)))
+    found = band(curves)
+    return {
+        "signals": count,
+        "information ratios": ratios,
+        "curves": {name: curve.tolist() for name, curve in found.items()},
+    }
 
 
 def band(curves: list[FloatArray]) -> dict[str, FloatArray]:

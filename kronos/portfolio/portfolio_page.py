@@ -107,7 +107,11 @@ def _row(signal: dict[str, Any]) -> tuple[str, list[str]]:
         figure = signal["figures"].get(name)
         cells.append(cell(figure) if figure else "–")
     deflated = signal["facts"].get("deflated Sharpe")
-    note = "" if deflated is None else f" (deflated Sharpe {deflated:.2f})"
+    note = (
+        ""
+        if deflated is None
+        else f" (deflated Sharpe {deflated['probability']:.2f} of {deflated['tried']} tries)"
+    )
     return signal["name"] + note, cells
 
 

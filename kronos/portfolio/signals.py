@@ -1,11 +1,13 @@
 """Signals: for every day and ticker a score that is known in the evening of that day.
 
-In: a CSV (date, ticker, score), or the predictions that a backtest left. Out: `Signal`, aligned to a price
-table, and lines that say what did not fit. A score is dealt on a later day at the earliest.
+In: a CSV (date, ticker, score, perhaps deal), or the predictions that a backtest left. Out: `Signal`, aligned
+to a price table, and lines that say what did not fit. A score is dealt on a later day at the earliest.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,6 +17,12 @@ from kronos.errors import KitError
 from kronos.portfolio.prices import PriceTable
 
 FloatArray = NDArray[np.float64]
+
+FORMS = ("last", "mean", "max", "min", "median", "prob")
+"""What can be read from a network's paths, each a column NAME.FORM of the predictions: returns from the last
+known close to the paths' last, mean, highest and lowest close; the median of their last closes; P(rise)."""
+NORMALISED = ".z"
+"""Ending of a form in the original's units: standard deviations of the closes of the context."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,60 +71,145 @@ def read_signal_file(path: str | Path, prices: PriceTable) -> Signal:
     return align(path.stem, table, prices, f"--signal-file {path}")
 
 
+def read_predictions(path: Path, answer: str, signals: Sequence[str], prices: PriceTable) -> list[Signal]:
+    """Columns of a backtest's predictions.parquet as signals.
+
+    answer: one answerer, '' for all. signals: `FORMS`, with `NORMALISED` or without, of that answerer or of all
+    that have them, or whole names of columns; none: the answers' own scores. Raises KitError.
+    """
+    if not path.is_file():
+        raise KitError(
+            f"{path}: expected the predictions of a backtest, found none; "
+            "run scripts/run_backtest.py first, or give --signal-file"
+        )
+    try:
+        table = pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        first = str(error).splitlines()[0]
+        raise KitError(
+            f"{path}: expected the predictions of a backtest; {first}; run the backtest again"
+        ) from None
+    names = chosen_columns(table.columns, answer, signals, str(path))
+    return [
+        align(name, table.select("date", "ticker", pl.col(name).alias("score")), prices, f"{path}: {name}")
+        for name in names
+    ]
+
+
+def chosen_columns(columns: Sequence[str], answer: str, signals: Sequence[str], where: str) -> list[str]:
+    """The columns that an answer and signals mean (`read_predictions`). Raises KitError for what is not
+    there.
+    """
+    there = [name for name in columns if name not in {"date", "ticker", "horizon"}]
+    answers = [name for name in there if not _is_form(name, there)]
+    if answer and answer not in answers:
+        raise KitError(f"{where}: expected one of the answers {', '.join(answers)}, found --answer {answer}")
+    owners = [answer] if answer else answers
+    if not signals:
+        return owners
+    found = []
+    for signal in signals:
+        own = [f"{name}.{signal}" for name in owners if f"{name}.{signal}" in there]
+        if not own and signal in there:
+            own = [signal]
+        if not own:
+            forms = sorted(
+                {name.removeprefix(f"{one}.") for one in owners for name in there if _of(name, one)}
+            )
+            raise KitError(
+                f"{where}: expected one of the signals {', '.join(forms + there)}, found --signal {signal}; choose one of them"
+            )
+        found += own
+    return list(dict.fromkeys(found))
+
+
+def _of(column: str, answer: str) -> bool:
+    """Whether a column is a form of an answer."""
+    form = column.removeprefix(f"{answer}.").removesuffix(NORMALISED)
+    return column.startswith(f"{answer}.") and form in FORMS
+
+
+def _is_form(column: str, columns: Sequence[str]) -> bool:
+    return any(_of(column, other) for other in columns)
+
+
 def align(name: str, table: pl.DataFrame, prices: PriceTable, where: str) -> Signal:
     """Scores (date, ticker, score) laid on the days and tickers of a price table. where: the source, for
     messages.
+
+    A column `deal`, where there is one, is the day on which a score is meant to be dealt: it is laid on the
+    trading day before, and left out where it was not known by then.
     """
-    dates = table["date"].cast(pl.Datetime("ms")).to_numpy().astype("datetime64[s]")
-    names = table["ticker"].cast(pl.String).to_list()
+    column = _places(table["ticker"].cast(pl.String), prices.tickers, -1)
     score = table["score"].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    place = {ticker: number for number, ticker in enumerate(prices.tickers)}
-    column = np.array([place.get(ticker, -1) for ticker in names], np.int64)
-    day = np.searchsorted(prices.dates, dates)
-    known_day = (day < len(prices.dates)) & (prices.dates[np.minimum(day, len(prices.dates) - 1)] == dates)
-    lines = _left_out(where, prices, dates, column, known_day, score)
-    kept = known_day & (column >= 0) & np.isfinite(score)
+    dates = table["date"]
+    late = 0
+    if "deal" in table.columns:
+        dates, score, late = _evening_before(table, score, prices, where)
+    day = _places(dates.cast(pl.Datetime("ms")), prices.dates.astype("datetime64[ms]"), -1)
+    lines = _left_out(where, prices, dates, column, day, score, late)
+    kept = (day >= 0) & (column >= 0) & np.isfinite(score)
     if not kept.any():
         raise KitError(
             f"{where}: expected scores on days and of tickers that have prices, found none; "
             + "; ".join(lines)
         )
-    key = day[kept] * len(prices.tickers) + column[kept]
-    unique, count = np.unique(key, return_counts=True)
-    if len(unique) < len(key):
+    found = np.full(prices.close.shape, np.nan)
+    found[day[kept], column[kept]] = score[kept]
+    if np.isfinite(found).sum() < kept.sum():
+        key = day[kept] * len(prices.tickers) + column[kept]
+        unique, count = np.unique(key, return_counts=True)
         twice = unique[count.argmax()]
         shown = f"{prices.tickers[twice % len(prices.tickers)]} on {day_text(prices.dates[twice // len(prices.tickers)])}"
         raise KitError(
             f"{where}: expected one score for each ticker and day, found {count.max()} of {shown}; keep one"
         )
-    found = np.full(prices.close.shape, np.nan)
-    found[day[kept], column[kept]] = score[kept]
     return Signal(name, found, lines)
+
+
+def _places(values: pl.Series, known: Any, missing: int) -> NDArray[np.int64]:
+    """(N,) position of each value among the `known` ones, `missing` where it is none of them."""
+    table = pl.DataFrame({"value": pl.Series(known), "place": np.arange(len(known))})
+    table = table.with_columns(pl.col("value").cast(values.dtype))
+    found = pl.DataFrame({"value": values}).join(table, on="value", how="left", maintain_order="left")
+    return found["place"].fill_null(missing).to_numpy()
+
+
+def _evening_before(
+    table: pl.DataFrame, score: FloatArray, prices: PriceTable, where: str
+) -> tuple[pl.Series, FloatArray, int]:
+    """(trading day before each deal, scores, how many were not known by then and are NaN)."""
+    if not table["deal"].dtype.is_temporal():
+        raise KitError(f"{where}: deal: expected days such as 2024-01-31, found {table['deal'][0]!r}")
+    known, deal = (
+        table[name].cast(pl.Datetime("ms")).to_numpy().astype("datetime64[s]") for name in ("date", "deal")
+    )
+    before = np.maximum(np.searchsorted(prices.dates, deal) - 1, 0)
+    evening = prices.dates[before]
+    late = (known > evening) | (known >= deal)
+    return pl.Series(evening.astype("datetime64[ms]")), np.where(late, np.nan, score), int(late.sum())
 
 
 def _left_out(
     where: str,
     prices: PriceTable,
-    dates: NDArray[np.datetime64],
+    dates: pl.Series,
     column: NDArray[np.int64],
-    known_day: NDArray[np.bool_],
+    day: NDArray[np.int64],
     score: FloatArray,
+    late: int,
 ) -> list[str]:
-    """One line for each kind of score that cannot be used."""
-    lines = []
-    later = dates > prices.dates[-1]
-    if later.any():
-        lines.append(
-            f"{where}: {later.sum():,} scores are dated after the last price, {day_text(prices.dates[-1])}: not used"
-        )
-    between = ~known_day & ~later
-    if between.any():
-        lines.append(f"{where}: {between.sum():,} scores lie on days without any price: not used")
-    if (column < 0).any():
-        lines.append(f"{where}: {(column < 0).sum():,} scores are of tickers without prices: not used")
-    if (~np.isfinite(score)).any():
-        lines.append(f"{where}: {(~np.isfinite(score)).sum():,} scores are not numbers: not used")
-    return lines
+    """One line for each kind of score that cannot be used. late: dated in the future of their deal."""
+    last = prices.dates[-1].astype("datetime64[ms]").item()
+    later = (dates.cast(pl.Datetime("ms")) > last).fill_null(False).to_numpy()
+    counts = {
+        f"are dated after the last price, {day_text(prices.dates[-1])}": later.sum(),
+        "are dated in the future of their deal": late,
+        "lie on days without any price": ((day < 0) & ~later).sum(),
+        "are of tickers without prices": (column < 0).sum(),
+        "are not numbers": (~np.isfinite(score)).sum() - late,
+    }
+    return [f"{where}: {count:,} scores {what}: not used" for what, count in counts.items() if count]
 
 
 def within_universe(signal: Signal, member: NDArray[np.bool_]) -> Signal:

@@ -4,13 +4,12 @@ In: `Signal`, `PriceTable`, `Rules`. Out: `Daily`, one row a day. A score of day
 the earliest.
 
 `topk_dropout` holds about k stocks and exchanges at most n of them a day for better ones; with the rules
-`qlib` it repeats Qlib 0.9.7 (TopkDropoutStrategy, SimulatorExecutor) to the last digits. `weighted` follows
-target weights: quantile portfolios and sleeves that overlap are made of it.
+`qlib` it repeats Qlib 0.9.7 (TopkDropoutStrategy, SimulatorExecutor) to the last digits. Quantile portfolios
+and sleeves that overlap: `weights`.
 """
 
-import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -22,6 +21,8 @@ from kronos.portfolio.prices import PriceTable
 
 FloatArray = NDArray[np.float64]
 Deal = Literal["open", "close", "vwap"]
+LEADER_DAYS = 256
+"""Days whose scores are ordered at once."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Daily:
     """Days that each position that was closed had been held."""
     position_returns: list[float] = field(default_factory=list)
     """Return of each position that was closed, before cost."""
+    closed_on: list[int] = field(default_factory=list)
+    """Position among the T days of the day on which each of them was closed."""
     last_targets: list[tuple[str, float]] = field(default_factory=list)
     """(ticker, shares) held at the end."""
 
@@ -96,16 +99,21 @@ def topk_dropout(
     before the first one is used. Raises KitError when no day of them has a score before it.
     """
     first, last, _ = days.indices(len(prices.dates))
-    usable = np.isfinite(score[max(first - 1, 0) : last]).any(axis=1)
-    if last - first < 1 or not usable.any():
+    known = slice(max(first - 1, 0), last)
+    has_score: list[bool] = [bool(row.any()) for row in np.isfinite(score[known])]
+    if last - first < 1 or not any(has_score):
         raise KitError(
             f"{name}: expected scores before the days that are dealt, found none; choose other days with --start, --end"
         )
+    best = leaders(score[known], plan.topk + plan.drop)
     book = _Book(prices, rules, plan)
     rows = []
     for day in range(first, last):
-        today = score[day - 1] if day > 0 else np.full(len(prices.tickers), np.nan)
-        rows.append(book.one_day(day, today))
+        evening = day - 1 - known.start  # of the scores that are known
+        if evening >= 0 and has_score[evening]:
+            rows.append(book.one_day(day, score[day - 1], best[evening]))
+        else:
+            rows.append(book.one_day(day))
     table = np.array(rows)
     return Daily(
         name=name,
@@ -120,8 +128,21 @@ def topk_dropout(
         reasons=dict(book.reasons),
         held_days=book.held_days,
         position_returns=book.position_returns,
+        closed_on=[day - first for day in book.closed_on],
         last_targets=[(prices.tickers[ticker], float(book.shares[ticker])) for ticker in book.held],
     )
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """What the market offers for one stock on one day."""
+
+    ticker: int
+    price: float
+    """Of the deal: the close where the chosen one is missing."""
+    factor: float
+    barred: str
+    """Why nothing can be dealt in it; empty where it can."""
 
 
 class _Book:
@@ -134,28 +155,36 @@ class _Book:
         self.cash = plan.account
         self.value = plan.account
         self.shares = np.zeros(count)
+        self.holds = np.zeros(count, bool)
         self.mark = np.zeros(count)
-        self.bought_on = np.zeros(count, np.int64)
-        self.paid = np.zeros(count)
+        self.bought_on: dict[int, int] = {}
+        self.paid: dict[int, float] = {}
         self.held: list[int] = []
         self.spent = self.traded = 0.0
         self.refused = 0
         self.reasons: Counter[str] = Counter()
         self.held_days: list[int] = []
         self.position_returns: list[float] = []
+        self.closed_on: list[int] = []
 
-    def one_day(self, day: int, score: FloatArray) -> tuple[float, ...]:
-        """Deal by yesterday's scores, then value everything at the close. Returns one row of `Daily`."""
+    def one_day(
+        self, day: int, score: FloatArray | None = None, best: NDArray[np.int64] | None = None
+    ) -> tuple[float, ...]:
+        """Deal by yesterday's scores, then value everything at the close. Returns one row of `Daily`.
+
+        score: (K,); None: nobody has one, and nothing is dealt. best: their row of `leaders`.
+        """
         self.spent = self.traded = 0.0
         self.refused = 0
-        if np.isfinite(score).any():
-            self._rebalance(day, score)
+        if score is not None and best is not None:
+            self._rebalance(day, score, best)
         stocks = 0.0
         if self.held:
             held = np.array(self.held)
             close = self.prices.close[day, held]
-            self.mark[held] = np.where(np.isfinite(close), close, self.mark[held])
-            stocks = float((self.shares[held] * self.mark[held]).sum())
+            mark = np.where(np.isfinite(close), close, self.mark[held])
+            self.mark[held] = mark
+            stocks = float((self.shares[held] * mark).sum())
         before, self.value = self.value, self.cash + stocks
         gross = (self.value - before + self.spent) / before
         return (
@@ -168,69 +197,75 @@ class _Book:
             self.refused,
         )
 
-    def _rebalance(self, day: int, score: FloatArray) -> None:
-        sell, buy = choose(score, self.held, self.plan.topk, self.plan.drop)
-        for ticker in [one for one in self.held if one in sell]:
-            self._sell(day, ticker)
-        if not buy:
-            return
-        money = self.cash * self.rules.invested / len(buy)
-        for ticker in buy:
-            self._buy(day, ticker, money)
+    def _rebalance(self, day: int, score: FloatArray, best: NDArray[np.int64]) -> None:
+        free = best[(best >= 0) & ~self.holds[best]].tolist()
+        sell, buy = choose(score, self.held, self.plan.topk, self.plan.drop, free)
+        if sell:
+            rate = self.rules.sale_cost(self.prices.dates[day])
+            for offer in self._offers(day, [one for one in self.held if one in sell], buying=False):
+                self._sell(day, offer, rate)
+        if buy:
+            money = self.cash * self.rules.invested / len(buy)
+            for offer in self._offers(day, buy, buying=True):
+                self._buy(day, offer, money)
 
-    def _price(self, day: int, ticker: int) -> float:
-        """The price at which an order is dealt: the close where the chosen one is missing."""
-        price = float(self.table[day, ticker])
-        if math.isfinite(price) and price > 1e-8:
-            return price
-        return float(self.prices.close[day, ticker])
-
-    def _factor(self, day: int, ticker: int) -> float:
-        return 1.0 if self.prices.factor is None else float(self.prices.factor[day, ticker])
-
-    def _barred(self, day: int, ticker: int, buying: bool) -> str:
-        """Why an order cannot be dealt; empty where it can."""
-        if not math.isfinite(self.prices.close[day, ticker]):
-            return "no bar"
-        if (
-            self.rules.limits == "day's change"
-            and abs(self.prices.change[day, ticker]) >= self.rules.threshold
-        ):
-            return "limit"
+    def _offers(self, day: int, tickers: list[int], buying: bool) -> list[_Offer]:
+        """What is offered for each of the tickers, in their order."""
+        which = np.array(tickers)
+        close = self.prices.close[day, which]
+        chosen = self.table[day, which]
+        price = np.where(np.isfinite(chosen) & (chosen > 1e-8), chosen, close)
+        factor = np.ones(len(which)) if self.prices.factor is None else self.prices.factor[day, which]
+        barred = np.where(np.isfinite(close), "", "no bar")
+        if self.rules.limits == "day's change":
+            far = np.abs(self.prices.change[day, which]) >= self.rules.threshold
+            barred = np.where((barred == "") & far, "limit", barred)
+        columns = zip(tickers, price.tolist(), factor.tolist(), barred.tolist(), strict=True)
+        offers = [_Offer(*column) for column in columns]
         if self.rules.limits == "dealt price" and day > 0:
-            limit = limit_of(self.prices.tickers[ticker], self.prices.dates[day])
-            before, factor = float(self.prices.last_close[day - 1, ticker]), self._factor(day, ticker)
-            up, down = at_limits(self._price(day, ticker), before, factor, limit)
-            if buying and up:
-                return "upper limit"
-            if down and not buying:
-                return "lower limit"
-        return ""
+            return [self._at_limit(day, offer, buying) for offer in offers]
+        return offers
 
-    def _sell(self, day: int, ticker: int) -> None:
-        if barred := self._barred(day, ticker, buying=False):
-            return self._refuse(barred)
+    def _at_limit(self, day: int, offer: _Offer, buying: bool) -> _Offer:
+        """The offer, barred where the price of the deal stands at the limit that concerns it."""
+        if offer.barred:
+            return offer
+        limit = limit_of(self.prices.tickers[offer.ticker], self.prices.dates[day])
+        before = float(self.prices.last_close[day - 1, offer.ticker])
+        up, down = at_limits(offer.price, before, offer.factor, limit)
+        if buying and up:
+            return replace(offer, barred="upper limit")
+        if down and not buying:
+            return replace(offer, barred="lower limit")
+        return offer
+
+    def _sell(self, day: int, offer: _Offer, rate: float) -> None:
+        """rate: cost of a sale on the day, as a share of its value."""
+        ticker = offer.ticker
+        if offer.barred:
+            return self._refuse(offer.barred)
         if day - self.bought_on[ticker] < self.plan.hold:
             return None
-        price = self._price(day, ticker)
-        proceeds = float(self.shares[ticker]) * price
-        cost = max(proceeds * self.rules.sale_cost(self.prices.dates[day]), self.rules.least_cost)
+        proceeds = float(self.shares[ticker]) * offer.price
+        cost = max(proceeds * rate, self.rules.least_cost)
         if self.cash + proceeds < cost:
             return self._refuse("no cash for the cost")
         self.cash += proceeds - cost
         self.spent += cost
         self.traded += proceeds
-        self.held_days.append(int(day - self.bought_on[ticker]))
-        self.position_returns.append(float(price / self.paid[ticker] - 1))
+        self.held_days.append(day - self.bought_on[ticker])
+        self.position_returns.append(offer.price / self.paid[ticker] - 1)
+        self.closed_on.append(day)
         self.shares[ticker] = 0.0
+        self.holds[ticker] = False
         self.held.remove(ticker)
         return None
 
-    def _buy(self, day: int, ticker: int, money: float) -> None:
-        if barred := self._barred(day, ticker, buying=True):
-            return self._refuse(barred)
-        price, factor = self._price(day, ticker), self._factor(day, ticker)
-        shares = self._affordable(self.rules.round_lot(money / price, factor), price, factor)
+    def _buy(self, day: int, offer: _Offer, money: float) -> None:
+        if offer.barred:
+            return self._refuse(offer.barred)
+        ticker, price = offer.ticker, offer.price
+        shares = self._affordable(self.rules.round_lot(money / price, offer.factor), price, offer.factor)
         worth = shares * price
         if worth <= 1e-5:
             return self._refuse("less than a lot")
@@ -241,6 +276,7 @@ class _Book:
         self.shares[ticker] = shares
         self.mark[ticker] = self.paid[ticker] = price
         self.bought_on[ticker] = day
+        self.holds[ticker] = True
         self.held.append(ticker)
         return None
 
@@ -259,7 +295,7 @@ class _Book:
 
     def _refuse(self, reason: str) -> None:
         self.refused += 1
-        self.reasons[str(reason)] += 1
+        self.reasons[reason] += 1
 
 
 def deal_prices(prices: PriceTable, deal: Deal) -> FloatArray:
@@ -272,165 +308,55 @@ def deal_prices(prices: PriceTable, deal: Deal) -> FloatArray:
     return table
 
 
-def choose(score: FloatArray, held: list[int], topk: int, drop: int) -> tuple[set[int], list[int]]:
+def choose(
+    score: FloatArray, held: list[int], topk: int, drop: int, free: list[int] | None = None
+) -> tuple[set[int], list[int]]:
     """Which stocks to sell, and which to buy, best first.
 
-    score: (K,), NaN without a score. held: in the order in which they were bought. The best `drop + topk -
-    len(held)` stocks that are not held stand beside the held ones; of all these the worst `drop` are sold if
-    they are held. A held stock without a score is worse than any; among several of these the last ones by
-    name go first.
+    score: (K,), NaN without a score. held: in the order in which they were bought. free: the best stocks that
+    are not held, best first, where the caller knows them. The best `drop + topk - len(held)` stocks that are
+    not held stand beside the held ones; of all these the worst `drop` are sold if they are held. A held stock
+    without a score is worse than any; among several of these the last ones by name go first.
     """
     wanted = max(drop + topk - len(held), 0)
-    free = np.where(np.isfinite(score), score, -np.inf)
-    free[held] = -np.inf
-    candidates = _best(free, wanted)
-    together = np.array(sorted({*held, *candidates}), np.int64)
-    rank = np.where(np.isfinite(score[together]), score[together], -np.inf)
+    if free is None:
+        others = score.copy()
+        others[held] = np.nan
+        free = leaders(others[None], wanted)[0].tolist()
+    candidates = [ticker for ticker in free if ticker >= 0][:wanted]
+    together = np.sort(np.array([*held, *candidates], np.int64))
+    rank = score[together]
+    rank[np.isnan(rank)] = -np.inf
     order = together[np.argsort(-rank, kind="stable")]
     worst = set(order[len(order) - drop :].tolist()) if drop else set()
     sell = worst & set(held)
     return sell, candidates[: max(len(sell) + topk - len(held), 0)]
 
 
-def _best(score: FloatArray, count: int) -> list[int]:
-    """Positions of the `count` largest finite scores, best first; of equal ones the first by name."""
-    count = min(count, int(np.isfinite(score).sum()))
-    if count == 0:
-        return []
-    if count < len(score) // 4:
-        least = np.partition(score, len(score) - count)[len(score) - count]
-        places = np.flatnonzero(score >= least)
-    else:
-        places = np.flatnonzero(np.isfinite(score))
-    found: list[int] = places[np.argsort(-score[places], kind="stable")][:count].tolist()
+def leaders(score: FloatArray, count: int) -> NDArray[np.int64]:
+    """(D, count) positions of the highest finite scores of each day, best first; of equal ones the first by
+    name; -1 where a day has fewer.
+
+    score: (D, K). The stocks that a day may buy are among them: it holds some and looks at `count` less these.
+    """
+    days, tickers = score.shape
+    found = np.full((days, count), -1, np.int64)
+    count = min(count, tickers)
+    if not count:
+        return found
+    for first in range(0, days, LEADER_DAYS):
+        part = np.nan_to_num(-score[first : first + LEADER_DAYS], nan=np.inf, posinf=np.inf, neginf=np.inf)
+        places = np.sort(np.argpartition(part, count - 1, axis=1)[:, :count], axis=1)
+        values = np.take_along_axis(part, places, axis=1)
+        largest = values.max(axis=1, keepdims=True)
+        split = (part == largest).sum(axis=1) != (values == largest).sum(axis=1)
+        for row in np.flatnonzero(
+            split & np.isfinite(largest[:, 0])
+        ):  # equal scores on both sides of the cut
+            places[row] = np.sort(np.argsort(part[row], kind="stable")[:count])
+        values = np.take_along_axis(part, places, axis=1)
+        order = np.argsort(values, axis=1, kind="stable")
+        ordered = np.take_along_axis(places, order, axis=1)
+        finite = np.isfinite(np.take_along_axis(values, order, axis=1))
+        found[first : first + LEADER_DAYS, :count] = np.where(finite, ordered, -1)
     return found
-
-
-# -- weights -------------------------------------------------------------------------------------------------
-def weighted(
-    name: str,
-    targets: dict[int, FloatArray],
-    prices: PriceTable,
-    rules: Rules,
-    days: slice,
-    deal: Deal = "open",
-) -> Daily:
-    """Follow target weights, with parts of shares and costs by share of the value that is dealt.
-
-    targets: day of the deal -> (K,) weights that sum to at most 1 (a short side may be negative); between
-    these days the positions drift. A ticker without a bar on the day of a deal keeps what it has; that is
-    counted as refused.
-    """
-    first, last, _ = days.indices(len(prices.dates))
-    table = deal_prices(prices, deal)
-    count = len(prices.tickers)
-    worth, cash = np.zeros(count), 1.0
-    value = 1.0
-    rows, refused_total = [], 0
-    for day in range(first, last):
-        before, cost, traded, refused = value, 0.0, 0.0, 0
-        mark = prices.last_close[day - 1] if day > 0 else np.full(count, np.nan)
-        if day in targets:
-            worth = worth * _ratio(table[day], mark)  # from last evening's close to the deal
-            total = cash + worth.sum()
-            there = np.isfinite(prices.close[day]) & np.isfinite(table[day])
-            wanted = targets[day] * total
-            refused = int(((wanted != worth) & ~there).sum())
-            trade = np.where(there, wanted - worth, 0.0)
-            cost = (
-                rules.buy_cost * trade[trade > 0].sum()
-                - rules.sale_cost(prices.dates[day]) * trade[trade < 0].sum()
-            )
-            traded = float(np.abs(trade).sum())
-            worth = worth + trade
-            cash = cash - trade.sum() - cost
-            worth = worth * _ratio(prices.close[day], table[day])
-        else:
-            worth = worth * _ratio(prices.close[day], mark)
-        value = float(cash + worth.sum())
-        refused_total += refused
-        gross = (value - before + cost) / before
-        rows.append((gross, cost / before, traded / before, value, cash, int((worth != 0).sum()), refused))
-    columns = np.array(rows)
-    return Daily(
-        name,
-        prices.dates[first:last],
-        gross=columns[:, 0],
-        cost=columns[:, 1],
-        turnover=columns[:, 2],
-        value=columns[:, 3],
-        cash=columns[:, 4],
-        positions=columns[:, 5].astype(np.int64),
-        refused=columns[:, 6].astype(np.int64),
-        reasons={"no bar": refused_total} if refused_total else {},
-    )
-
-
-def _ratio(now: FloatArray, before: FloatArray) -> FloatArray:
-    """(K,) price relatives; 1 where either price is missing: what has no bar keeps its last price."""
-    ratio = now / before
-    return np.where(np.isfinite(ratio), ratio, 1.0)
-
-
-def quantile_targets(score: FloatArray, groups: int, days: NDArray[np.int64]) -> list[dict[int, FloatArray]]:
-    """Equal weights within each of `groups` quantiles of the score, the lowest first.
-
-    days: positions of the days whose scores are used; each is dealt on the day after. Days with fewer scores
-    than groups are passed over.
-    """
-    targets: list[dict[int, FloatArray]] = [{} for _ in range(groups)]
-    for day in days.tolist():
-        known = np.flatnonzero(np.isfinite(score[day]))
-        if len(known) < groups or day + 1 >= len(score):
-            continue
-        order = known[np.argsort(score[day][known], kind="stable")]
-        for group, members in enumerate(np.array_split(order, groups)):
-            weights = np.zeros(score.shape[1])
-            weights[members] = 1 / len(members)
-            targets[group][day + 1] = weights
-    return targets
-
-
-def sleeve_targets(
-    score: FloatArray, topk: int, hold: int, days: NDArray[np.int64]
-) -> list[dict[int, FloatArray]]:
-    """`hold` sleeves that overlap: each holds the `topk` best of its own days, and every day one of them is
-    renewed.
-    """
-    sleeves: list[dict[int, FloatArray]] = [{} for _ in range(hold)]
-    for number, day in enumerate(days.tolist()):
-        best = _best(np.where(np.isfinite(score[day]), score[day], -np.inf), topk)
-        if not best or day + 1 >= len(score):
-            continue
-        weights = np.zeros(score.shape[1])
-        weights[best] = 1 / len(best)
-        sleeves[number % hold][day + 1] = weights
-    return sleeves
-
-
-def combined(name: str, parts: list[Daily]) -> Daily:
-    """Several portfolios that started with equal money, as one."""
-    value = np.mean([part.value for part in parts], axis=0)
-    before = np.concatenate([[1.0], value[:-1]])
-    weights = [np.concatenate([[1.0], part.value[:-1]]) / len(parts) / before for part in parts]
-
-    def mean(column: str) -> FloatArray:
-        return np.sum(
-            [weight * getattr(part, column) for weight, part in zip(weights, parts, strict=True)], axis=0
-        )
-
-    reasons: Counter[str] = Counter()
-    for part in parts:
-        reasons.update(part.reasons)
-    return Daily(
-        name,
-        parts[0].dates,
-        gross=mean("gross"),
-        cost=mean("cost"),
-        turnover=mean("turnover"),
-        value=value,
-        cash=np.mean([part.cash for part in parts], axis=0),
-        positions=np.sum([part.positions for part in parts], axis=0),
-        refused=np.sum([part.refused for part in parts], axis=0),
-        reasons=dict(reasons),
-    )

@@ -1,0 +1,156 @@
+"""What is written about portfolios: portfolio.json, portfolio.csv, orders.csv, portfolio.html.
+
+In: outcomes of signals. Out: files. The form of portfolio.json: docs/portfolio.md.
+"""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from kronos import files
+from kronos.evaluation.significance import Interval
+from kronos.portfolio.kept import FILE, VERSION
+from kronos.portfolio.outcome import Outcome, Report, Request
+from kronos.portfolio.scene import Scene
+from kronos.portfolio.signals import day_text
+from kronos.portfolio.strategies import choose
+
+
+def tree_of(
+    outcomes: list[Outcome],
+    scene: Scene,
+    request: Request,
+    lines: list[str],
+    curves: dict[str, Any],
+    look_ahead: float | None,
+    tried: list[float],
+) -> dict[str, Any]:
+    """portfolio.json, without NaN. curves: the band of noise. tried: daily ratio of each outcome."""
+    dates = outcomes[0].daily.dates
+    asked = asdict(request)
+    del asked["tried"]
+    tree = {
+        "version": VERSION,
+        "request": asked,
+        "rules": asdict(scene.rules),
+        "days": {"count": len(dates), "first": day_text(dates[0]), "last": day_text(dates[-1])},
+        "dates": [day_text(day) for day in dates],
+        "signals": [_signal(one, scene, ratio) for one, ratio in zip(outcomes, tried, strict=True)],
+        "tried": {"signals": len(tried) + len(request.tried), "runs": 1 + request.other_runs},
+        "noise": curves,
+        "look-ahead a year": look_ahead,
+        "lines": lines,
+    }
+    return defined(tree)
+
+
+def _signal(outcome: Outcome, scene: Scene, ratio: float) -> dict[str, Any]:
+    """Figures and curves of one signal."""
+    facts, daily = outcome.facts, outcome.daily
+    depth, peak, bottom = facts.drawdown
+    figures = {
+        figure.name: asdict(figure.interval) | {"unit": figure.unit, "meaning": figure.meaning}
+        for figure in outcome.figures
+    }
+    deflated = None if outcome.deflated is None else asdict(outcome.deflated)
+    return {
+        "name": outcome.signal.name,
+        "figures": figures,
+        "facts": {
+            "largest drawdown": {"value": depth, "from": peak, "to": bottom},
+            "compounded return": facts.compounded,
+            "summed excess": facts.summed,
+            "rank IC by days ahead": facts.decay,
+            "autocorrelation": facts.autocorrelation,
+            "exposure": facts.exposure,
+            "refused": daily.reasons,
+            "capacity": facts.capacity,
+            "quantiles": facts.quantiles,
+            "sleeves": facts.sleeves,
+            "deflated Sharpe": deflated,
+            "future noise": None if outcome.check is None else asdict(outcome.check),
+        },
+        "daily ratio": ratio,
+        "excess by day": np.where(scene.known, daily.net - scene.benchmark, np.nan),
+        "return by day": daily.net,
+        "summed excess by day": np.cumsum(scene.filled_excess(daily)),
+        "compounded by day": np.cumprod(1 + daily.net) - 1,
+        "turnover by day": daily.turnover,
+    }
+
+
+def defined(tree: Any) -> Any:
+    """The tree as JSON has it: arrays as lists, intervals as groups, None for what is not defined."""
+    if isinstance(tree, Interval):
+        return defined(asdict(tree))
+    if isinstance(tree, dict):
+        return {str(key): defined(value) for key, value in tree.items()}
+    if isinstance(tree, np.ndarray):
+        return [defined(value) for value in tree.tolist()]
+    if isinstance(tree, list | tuple):
+        return [defined(value) for value in tree]
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return None
+    return tree
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+def write_files(report: Report) -> None:
+    """All files; the page last."""
+    folder = Path(report.folder)
+    files.write_text(folder / "portfolio.csv", _days_csv(report))
+    files.write_text(folder / "orders.csv", _orders_csv(report))
+    files.write_json(folder / FILE, report.tree)
+    from kronos.portfolio.portfolio_page import write_page  # matplotlib takes a second to load
+
+    write_page(report.tree, folder / "portfolio.html")
+
+
+def _days_csv(report: Report) -> str:
+    tables = []
+    for outcome in report.outcomes:
+        daily = outcome.daily
+        columns = {
+            "date": [day_text(day) for day in daily.dates],
+            "signal": [outcome.signal.name] * len(daily.dates),
+            "return": daily.gross,
+            "cost": daily.cost,
+            "turnover": daily.turnover,
+            "benchmark": report.scene.benchmark,
+            "positions": daily.positions,
+            "cash": daily.cash,
+            "refused": daily.refused,
+        }
+        tables.append(pl.DataFrame(columns))
+    return pl.concat(tables).write_csv()
+
+
+def _orders_csv(report: Report) -> str:
+    """What the last scores of each signal, up to the last day, ask for on the next trading day."""
+    scene, rows = report.scene, []
+    place = {ticker: number for number, ticker in enumerate(scene.prices.tickers)}
+    for outcome in report.outcomes:
+        held = [place[ticker] for ticker, _ in outcome.daily.last_targets]
+        days = outcome.signal.days
+        day = int(days[days < scene.days.stop][-1])
+        score = outcome.signal.score[day]
+        sell, buy = choose(score, held, scene.plan.topk, scene.plan.drop)
+        for ticker in [*held, *buy]:
+            action = "sell" if ticker in sell else "hold"
+            if ticker in buy:
+                action = "buy"
+            value = float(score[ticker]) if np.isfinite(score[ticker]) else None
+            name = scene.prices.tickers[ticker]
+            rows.append((outcome.signal.name, day_text(scene.prices.dates[day]), name, action, value))
+    schema = {
+        "signal": pl.String,
+        "known": pl.String,
+        "ticker": pl.String,
+        "action": pl.String,
+        "score": pl.Float64,
+    }
+    return pl.DataFrame(rows, schema=schema, orient="row").write_csv()
