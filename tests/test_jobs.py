@@ -22,7 +22,7 @@ from kronos.service.database import DiskFull
 from kronos.service.jobs import Conflict, Jobs, Unknown
 from kronos.service.lease import LeaseLost
 from kronos.service.schema import PredictRequest, Problem, Refused
-from kronos.service.worker import Worker
+from kronos.service.worker import Models, Worker
 
 MODEL = ("demo", "v1.0.0", "d" * 64)
 OPTIONS = {"prediction_horizon": 2, "confidence_level": 0.9, "sample_count": 33, "seed": 0}
@@ -87,7 +87,7 @@ def jobs(tmp_path: Path, clock: Clock) -> Jobs:
 
 
 def worker(jobs: Jobs, model: Echo) -> Worker:
-    return Worker(jobs, lambda version, digest: model)
+    return Worker(jobs, Models(lambda version, digest: model))
 
 
 # -- lending -------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_the_package_of_the_job_is_gone(jobs: Jobs) -> None:
     def load(version: str, digest: str) -> Echo:
         raise KitError("models/demo/v1.0.0: expected a package, found none; submit the job again")
 
-    Worker(jobs, load).run(until_idle=True)
+    Worker(jobs, Models(load)).run(until_idle=True)
     found = jobs.find(name)
     assert found["state"] == "failed" and "expected a package" in found["reason"]
 
@@ -379,7 +379,7 @@ import sys
 from kronos.service.database import DiskFull
 from kronos.service.jobs import Jobs
 from tests.test_jobs import OPTIONS, MODEL, Echo, series
-from kronos.service.worker import Worker
+from kronos.service.worker import Models, Worker
 jobs = Jobs(sys.argv[1])
 ids, refused = [], 0
 for number in range(400):
@@ -392,7 +392,7 @@ for number in range(400):
 folders = sorted(path.name for path in (jobs.folder / "jobs").iterdir())
 assert folders == sorted(ids), "a job that was refused left something"
 assert sorted(job["id"] for job in jobs.all(most=1000)) == sorted(ids)
-worker = Worker(jobs, lambda version, digest: Echo())
+worker = Worker(jobs, Models(lambda version, digest: Echo()))
 import time
 until = time.monotonic() + 60
 while not jobs.idle() and time.monotonic() < until:

@@ -18,7 +18,6 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,7 +25,7 @@ from kronos.errors import KitError
 from kronos.service import jobfiles, jobview, lease
 from kronos.service.database import Database, DiskFull, check_room, full_disk_said
 from kronos.service.jobview import PRIORITIES, JobState, Priority
-from kronos.service.lease import TRIES
+from kronos.service.lease import TRIES, Chunk
 
 log = logging.getLogger(__name__)
 
@@ -43,29 +42,6 @@ class Unknown(KitError):
 
 class Conflict(KitError):
     """The key belongs to other content, or the job is in another state than asked for."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some neighbouring series of a job, lent to one worker."""
-
-    job: str
-    number: int
-    first: int
-    """Position of the first series in the job."""
-    stop: int
-    offset: int
-    """Byte of the job's input at which `skip` lines and then the chunk's series follow."""
-    skip: int
-    token: int
-    """Rises with every claim: an older one may not write."""
-    options: dict[str, Any]
-    name: str
-    version: str
-    digest: str
-
-    def __len__(self) -> int:
-        return self.stop - self.first
 
 
 class Jobs:
@@ -166,7 +142,7 @@ class Jobs:
             self._say_seen(worker, device, now)
             return None
         with self.database.writing() as connection:
-            _seen(connection, worker, device, now)
+            lease.seen(connection, worker, device, now)
             self._take_back(connection, now)
             row = connection.execute(
                 "UPDATE chunks SET state = 'leased', token = token + 1, worker = ?, lease = ?, claimed = ? WHERE rowid = ("
@@ -308,9 +284,7 @@ class Jobs:
 
     def answers(self, name: str) -> Iterator[dict[str, Any]]:
         """What became of each series of a job that is done, in the order they came. Raises Unknown, Conflict."""
-        found = self.find(name)
-        if found["state"] != "done":
-            raise Conflict(f"{name}: expected a job that is done, found {found['state']}; ask again later")
+        self.require_done(name)
         folder = self._folder(name)
         rows = self.database.connection().execute(
             "SELECT * FROM chunks WHERE job = ? AND state IN ('done', 'failed') ORDER BY first", (name,)
@@ -321,6 +295,12 @@ class Jobs:
                 continue
             (series,) = jobfiles.read_input(folder / jobfiles.INPUT, row["offset"], row["skip"], 1)
             yield {"series_id": series["series_id"], "failed": row["reason"]}
+
+    def require_done(self, name: str) -> None:
+        """Raise Unknown, or Conflict where the job is not done."""
+        state = self.find(name)["state"]
+        if state != "done":
+            raise Conflict(f"{name}: expected a job that is done, found {state}; ask again later")
 
     def model_of(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Which model answers a job (name, version, digest), and the job's options. Raises Unknown."""
@@ -401,14 +381,7 @@ class Jobs:
         )
         if row is None or row["seen"] < now - SEEN_SECONDS:
             with self.database.writing() as connection:
-                _seen(connection, worker, device, now)
-
-
-def _seen(connection: sqlite3.Connection, worker: str, device: str, now: float) -> None:
-    connection.execute(
-        "INSERT INTO workers VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET seen = excluded.seen",
-        (worker, device, now, now),
-    )
+                lease.seen(connection, worker, device, now)
 
 
 def _cut(

@@ -21,8 +21,8 @@ from kronos import files, records
 from kronos.errors import KitError
 from kronos.service import jobfiles
 from kronos.service.database import Database, check_room, full_disk_said
-from kronos.service.jobs import Chunk
 from kronos.service.jobview import when
+from kronos.service.lease import Chunk
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class Kept:
                 "series_id": row["series"],
                 "version": row["version"],
                 "created": when(row["created"]),
-                "last_date": _texts(np.array([row["asof"]]))[0],
+                "last_date": texts(np.array([row["asof"]]))[0],
                 "horizon": row["horizon"],
                 "confidence_level": row["level"],
             }
@@ -228,7 +228,7 @@ class Kept:
         known = [row for row in rows if row["date"] in asked]
         if not known:
             return None
-        stamps = _texts(np.array([row["date"] for row in known]))
+        stamps = texts(np.array([row["date"] for row in known]))
         return {"timestamps": stamps, **{name: [row[name] for row in known] for name in PRICES}}
 
 
@@ -238,7 +238,8 @@ def seconds(texts: Sequence[str]) -> NDArray[np.int64]:
     return np.array(texts, dtype="datetime64[s]").astype(np.int64)
 
 
-def _texts(dates: NDArray[np.int64]) -> list[str]:
+def texts(dates: NDArray[np.int64]) -> list[str]:
+    """Seconds (n,) as dates, with a time of day where one is not midnight."""
     stamps = dates.astype("datetime64[s]")
     if (stamps == stamps.astype("datetime64[D]")).all():
         return [str(stamp) for stamp in stamps.astype("datetime64[D]")]

@@ -4,6 +4,8 @@ In: a connection in a writing transaction. Out: changed rows. Standard library o
 """
 
 import sqlite3
+from dataclasses import dataclass
+from typing import Any
 
 from kronos.errors import KitError
 
@@ -30,6 +32,29 @@ CREATE TABLE IF NOT EXISTS workers (
     id TEXT PRIMARY KEY, device TEXT NOT NULL, started REAL NOT NULL, seen REAL NOT NULL);
 """
 """States of a chunk: queued, leased, done, failed (its one series ends every worker), cancelled."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some neighbouring series of a job, lent to one worker."""
+
+    job: str
+    number: int
+    first: int
+    """Position of the first series in the job."""
+    stop: int
+    offset: int
+    """Byte of the job's input at which `skip` lines and then the chunk's series follow."""
+    skip: int
+    token: int
+    """Rises with every claim: an older one may not write."""
+    options: dict[str, Any]
+    name: str
+    version: str
+    digest: str
+
+    def __len__(self) -> int:
+        return self.stop - self.first
 
 
 class LeaseLost(KitError):
@@ -126,3 +151,11 @@ def end(connection: sqlite3.Connection, job: str, state: str, reason: str | None
             "UPDATE chunks SET state = 'cancelled', lease = NULL WHERE job = ? AND state IN ('queued', 'leased')",
             (job,),
         )
+
+
+def seen(connection: sqlite3.Connection, worker: str, device: str, now: float) -> None:
+    """Note that a worker is there."""
+    connection.execute(
+        "INSERT INTO workers VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET seen = excluded.seen",
+        (worker, device, now, now),
+    )

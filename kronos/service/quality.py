@@ -11,6 +11,7 @@ Letters: N forecasts of a version, H steps.
 """
 
 import sqlite3
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,7 @@ class Quality:
         """promise: what is known of a version's package."""
         self.kept, self.promise = kept, promise
         self._seen = -1
+        self._lock = threading.Lock()
         self._report: list[dict[str, Any]] = []
         self._measured: dict[tuple[str, float, int], dict[str, Any]] = {}
 
@@ -81,6 +83,10 @@ class Quality:
         """Everything that is known, newest version first, and what was dropped."""
         self._refresh()
         return {"versions": self._report, "dropped": self.kept.counters()}
+
+    def shown(self) -> list[dict[str, Any]]:
+        """What was computed last, newest version first: never waits."""
+        return self._report
 
     def measured(self, version: str, level: float, step: int) -> dict[str, Any] | None:
         """`measured_coverage` of an answer: level, step, value, interval, dates; None while nothing is known.
@@ -95,6 +101,10 @@ class Quality:
         return [entry["alert"] for entry in self._report if entry["alert"]]
 
     def _refresh(self) -> None:
+        with self._lock:  # the watching thread and a route may both ask
+            self._compute()
+
+    def _compute(self) -> None:
         seen = self.kept.revision()
         if seen == self._seen:
             return

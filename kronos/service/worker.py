@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from kronos.errors import KitError
 from kronos.service.database import DiskFull
-from kronos.service.jobs import Chunk, Jobs
-from kronos.service.lease import LeaseLost
+from kronos.service.jobs import Jobs
+from kronos.service.lease import Chunk, LeaseLost
 from kronos.service.schema import Limits, PredictRequest, read_request
 
 log = logging.getLogger(__name__)
@@ -50,22 +50,41 @@ class Keeper(Protocol):
         """Write the chunk's forecasts; what is returned enters them in the index, inside a transaction."""
 
 
+class Models:
+    """The loaded package that chunks name; the last one stays loaded."""
+
+    def __init__(self, load: Callable[[str, str], Model]) -> None:
+        """load: version and digest -> the loaded package; raises KitError where it is not there."""
+        self.load = load
+        self._loaded: tuple[str, Model] | None = None
+
+    def get(self, version: str, digest: str) -> Model:
+        """The package of a digest. Raises KitError."""
+        if self._loaded is None or self._loaded[0] != digest:
+            self._loaded = None  # before the next is loaded: the memory may hold only one
+            self._loaded = (digest, self.load(version, digest))
+        return self._loaded[1]
+
+    def take(self, digest: str, model: Model) -> None:
+        """Have a package that is loaded already."""
+        self._loaded = (digest, model)
+
+
 class Worker:
     """Works on chunks until it is told to stop."""
 
     def __init__(
         self,
         jobs: Jobs,
-        load: Callable[[str, str], Model],
+        models: "Models",
         *,
         device: str = "cpu",
         keeper: Keeper | None = None,
     ) -> None:
-        """load: version and digest of a package -> the loaded package; raises KitError where it is not there."""
-        self.jobs, self.load, self.device, self.keeper = jobs, load, device, keeper
+        """models: packages by version and digest. device: only said of this worker."""
+        self.jobs, self.models, self.device, self.keeper = jobs, models, device, keeper
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self.stop = threading.Event()
-        self._loaded: tuple[str, Model] | None = None
 
     def run(self, until_idle: bool = False) -> None:
         """Work until `stop` is set. until_idle: return, too, when no chunk is waiting or lent."""
@@ -104,7 +123,7 @@ class Worker:
 
     def _finish(self, chunk: Chunk) -> None:
         try:
-            model = self._model(chunk)
+            model = self.models.get(chunk.version, chunk.digest)
         except KitError as error:
             self.jobs.fail_job(chunk.job, str(error))
             return
@@ -112,13 +131,6 @@ class Worker:
         answers = answer(model, chunk.options, series)
         also = None if self.keeper is None else self.keeper.of_chunk(chunk, series, answers)
         self.jobs.finish(chunk, answers, also)
-
-    def _model(self, chunk: Chunk) -> Model:
-        """The package that the job was submitted for; the last one stays loaded."""
-        if self._loaded is None or self._loaded[0] != chunk.digest:
-            self._loaded = None  # before the next is loaded: the memory may hold only one
-            self._loaded = (chunk.digest, self.load(chunk.version, chunk.digest))
-        return self._loaded[1]
 
     def _blame(self, chunk: Chunk, reason: str) -> None:
         try:
@@ -216,18 +228,34 @@ def _named(error: KitError, count: int) -> dict[int, str]:
     return reasons
 
 
-def loader(root: Path, device: str) -> Callable[[str, str], Model]:
-    """A function that loads a version below `root` (models/NAME) and checks that it is the right one."""
+def load_package(folder: Path, device: str) -> tuple[str, Model]:
+    """Digest and networks of a packaged version. Raises KitError."""
+    from kronos.service.served import Served  # torch: not needed by who only sends chunks away
+
+    found = Served.load(folder, device)
+    return found.digest, found
+
+
+def packages(root: Path, device: str, alias: str = "") -> Models:
+    """Packages below `root` (models/NAME, or one version itself). alias: the one that is loaded at once; it is
+    said where that is not there."""
 
     def load(version: str, digest: str) -> Model:
-        from kronos.service.served import Served
-
-        found = Served.load(root / version)
-        if found.digest != digest:
+        folder = root / version
+        if not folder.is_dir():
+            folder = root
+        found, model = load_package(folder, device)
+        if found != digest:
             raise KitError(
-                f"{root / version}: expected the package with the digest {digest[:12]}, for which the job was submitted, "
-                f"found {found.digest[:12]}; submit the job again"
+                f"{folder}: expected the package with the digest {digest[:12]}, for which the job was submitted, "
+                f"found {found[:12]}; submit the job again"
             )
-        return found
+        return model
 
-    return load
+    models = Models(load)
+    if alias:
+        try:
+            models.take(*load_package(root / alias, device))
+        except KitError as error:
+            log.warning("%s", error)
+    return models
