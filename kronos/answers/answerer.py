@@ -88,6 +88,10 @@ class Answer:
     """(N,) variance of the log odds of `prob` that comes from finitely many paths; None: there is none."""
     mass: FloatArray | None = None
     """(N,) the probability that a listed answer rests on, NaN for the others; None: nothing was listed."""
+    course: NDArray[np.float32] | None = None
+    """(N, 4) of the mean path of one network's paths: mean, highest and lowest close of the days ahead, and the
+    deviation that closes were normalised with, in price units; NaN in rows without paths.
+    """
 
 
 class Answerer(Protocol):

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 CODE = 1
 """Version of what computes the answers: raised whenever the same networks, settings and rows would be
 answered otherwise, so that nothing kept by older code is taken for this one's."""
+KEPT = 2
+"""Version of what is kept of an answer on disk: raised whenever something is added to it. 2: `course`."""
 RESERVED = frozenset(
     {"random-init", "pretrained", "auto", "network", "head", "ridge", "logistic", "boosting"}
 )
@@ -174,6 +176,7 @@ class NetworkAnswerer:
         }
         fixed |= {
             "code": CODE,
+            "kept": KEPT,
             "torch": torch.__version__,
             "seed": own.seed,
             "sample_count": own.sample_count,
@@ -294,19 +297,22 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team, paths: bool
     reason = plan.reason.copy()
     count = forecaster.sampling.sample_count
     closes = np.full((n, count), np.nan, np.float32)
+    course = np.full((n, 4), np.nan, np.float32)
     sampled = False
     for parts in team.gather(team.together(share)):
         for rows, last, found in parts:
             reason[rows], mass[rows] = found.reason, found.mass
             listed = np.isfinite(found.mass)
             if found.closes is not None:
-                closes[rows], sampled = found.closes, True
+                closes[rows], course[rows], sampled = found.closes, found.course, True
             if found.closes is not None and not listed.any():
                 score[rows], prob[rows], noise[rows] = read_paths(found.closes, last)
             else:
                 prob[rows] = np.clip(found.prob_up, EDGE, 1 - EDGE)
                 score[rows], noise[rows] = prob[rows], 0.0
-    return Answer(score, prob, reason, closes if sampled else None, noise, mass)
+    if not sampled:
+        return Answer(score, prob, reason, None, noise, mass)
+    return Answer(score, prob, reason, closes, noise, mass, course)
 
 
 def read_paths(
@@ -337,7 +343,7 @@ def read_paths(
 
 def joined(parts: list[tuple[NDArray[np.int64], Answer]], rows: int) -> Answer:
     """One answer from those of parts of the rows: [(positions, answer)]."""
-    names = [name for name in ("score", "prob", "reason", "closes", "noise", "mass")]
+    names = [part.name for part in fields(Answer)]
     columns: dict[str, Any] = dict.fromkeys(names)
     for where, answer in parts:
         for name in names:

@@ -334,11 +334,18 @@ class Forecaster:
         """
         self.model.eval()
         self.tokenizer.eval()
-        stats = published_stats(bars) if self.published_statistics else window_stats(bars, self.epsilon)
+        stats = self._statistics(bars)
         with self._full_precision():
             z, _ = self.tokenizer.quantize(self.tensor(normalise(bars, stats, self.clip)))
             sound = sound_vectors(z).all(dim=1)
             return *self.tokenizer.quantizer.indices(z), stats, sound
+
+    def close_scale(self, bars: NDArray) -> NDArray[np.floating]:
+        """(B,) the deviation of closes that bars (B, L, 6) are normalised with, in price units."""
+        return self._statistics(bars).scale[:, CLOSE]
+
+    def _statistics(self, bars: NDArray) -> WindowStats:
+        return published_stats(bars) if self.published_statistics else window_stats(bars, self.epsilon)
 
     def _generate(
         self, s1: Tensor, s2: Tensor, stamps: NDArray, future_stamps: NDArray, series: NDArray

@@ -161,6 +161,10 @@ class Rises:
     """
     reason: NDArray[np.str_]
     """(B,) why a row has no answer, '' where it has."""
+    course: FloatArray | None = None
+    """(B, 4) of the mean of the paths' closes over the days ahead: its mean, its highest, its lowest; and the
+    deviation of closes that the context was normalised with. NaN and None as in `closes`.
+    """
 
 
 def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> Rises:
@@ -173,27 +177,31 @@ def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> R
     finite = sound.copy()
     part = batch.only(np.flatnonzero(sound))
     prob, mass = np.full((2, len(batch.rows)), np.nan)
-    listed, closes = forecaster.enumerates(batch.future_stamps.shape[1]), None
+    listed, closes, course = forecaster.enumerates(batch.future_stamps.shape[1]), None, None
     if sound.any() and listed:
         found = forecaster.next_step(part.bars, part.stamps, part.future_stamps, part.series)
         prob[sound], mass[sound] = found.prob_up, found.mass
         finite &= np.isfinite(prob)
     if paths or not listed:
         closes = np.full((len(batch.rows), forecaster.sampling.sample_count), np.nan, np.float32)
+        course = np.full((len(batch.rows), 4), np.nan, np.float32)
         if sound.any():
-            closes[sound] = _last_closes(part, forecaster)
+            closes[sound], course[sound] = _paths_in_short(part, forecaster)
             finite &= _finite(closes)
-            closes[~finite] = np.nan
+            closes[~finite] = course[~finite] = np.nan
         if not listed:
             prob = (closes > batch.bars[:, -1, CLOSE, None]).mean(axis=1, dtype=np.float64)
     reason = np.select([~sound, ~finite], [BAD_BARS, BAD_FORECAST], "")
-    return Rises(np.where(finite, prob, np.nan), mass, closes, reason)
+    return Rises(np.where(finite, prob, np.nan), mass, closes, reason, course)
 
 
-def _last_closes(batch: Batch, forecaster: "Forecaster") -> FloatArray:
-    """The last close of every path (B, S); NaN in the rows that have anything not finite in any path."""
+def _paths_in_short(batch: Batch, forecaster: "Forecaster") -> tuple[FloatArray, FloatArray]:
+    """`Rises.closes` and `Rises.course`; NaN in the rows that have anything not finite in any path."""
     paths = forecaster.forecast(batch.bars, batch.stamps, batch.future_stamps, batch.series).paths
-    return np.where(_finite(paths)[:, None], paths[:, :, -1, CLOSE], np.float32(np.nan))
+    closes = np.where(_finite(paths)[:, None, None], paths[..., CLOSE], np.float32(np.nan))
+    mean = closes.mean(axis=1, dtype=np.float64)
+    columns = (mean.mean(axis=1), mean.max(axis=1), mean.min(axis=1), forecaster.close_scale(batch.bars))
+    return closes[:, :, -1], np.stack(columns, axis=1).astype(np.float32)
 
 
 def _finite(values: NDArray) -> NDArray[np.bool_]:
