@@ -17,7 +17,9 @@ from kronos import cli
 def main() -> None:
     arguments = cli.parser(__doc__ or "")
     arguments.add_argument(
-        "--device", default="auto", help="auto (this machine), T4, P100, A100 (40 GB) or H100; default: auto"
+        "--device",
+        default="auto",
+        help="auto (this machine), T4, P100, V100, RTX3090, RTX4090, A6000, A100 (40 GB) or H100; default: auto",
     )
     arguments.add_argument(
         "--num-gpus", type=int, metavar="N", help="processes, one per GPU; default: distributed.num_processes"

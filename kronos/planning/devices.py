@@ -74,6 +74,32 @@ DEVICES = {
         1555e9,
         "bf16",
     ),
+    # 16 GB HBM2; FP32 15.7, FP16 tensor 125 TFLOP/s, no bfloat16; 900 GB/s
+    "V100": Device("V100", 16_160 << 20, {"fp32": 15.7 * T, "fp16": 125 * T}, 900e9, "fp16"),
+    # 24 GB GDDR6X; FP32 35.6, TF32 35.6, FP16 and BF16 with sums in FP32 71 TFLOP/s; 936 GB/s
+    "RTX3090": Device(
+        "RTX3090",
+        24_576 << 20,
+        {"fp32": 35.6 * T, "tf32": 35.6 * T, "fp16": 71 * T, "bf16": 71 * T},
+        936e9,
+        "bf16",
+    ),
+    # 24 GB GDDR6X; FP32 82.6, TF32 82.6, FP16 and BF16 with sums in FP32 165 TFLOP/s; 1,008 GB/s
+    "RTX4090": Device(
+        "RTX4090",
+        24_564 << 20,
+        {"fp32": 82.6 * T, "tf32": 82.6 * T, "fp16": 165 * T, "bf16": 165 * T},
+        1008e9,
+        "bf16",
+    ),
+    # 48 GB GDDR6; FP32 38.7, TF32 77.4, FP16 and BF16 154.8 TFLOP/s; 768 GB/s
+    "A6000": Device(
+        "A6000",
+        49_140 << 20,
+        {"fp32": 38.7 * T, "tf32": 77.4 * T, "fp16": 154.8 * T, "bf16": 154.8 * T},
+        768e9,
+        "bf16",
+    ),
     # 80 GB HBM3; FP32 67, TF32 495, FP16 and BF16 989 TFLOP/s; 3,350 GB/s
     "H100": Device(
         "H100",
@@ -84,7 +110,16 @@ DEVICES = {
     ),
 }
 
-DRIVER_NAMES = {"T4": "T4", "P100-PCIE": "P100", "A100": "A100", "H100 80GB HBM3": "H100"}
+DRIVER_NAMES = {
+    "T4": "T4",
+    "P100-PCIE": "P100",
+    "V100-SXM2-16GB": "V100",
+    "RTX 3090": "RTX3090",
+    "RTX 4090": "RTX4090",
+    "RTX A6000": "A6000",
+    "A100": "A100",
+    "H100 80GB HBM3": "H100",
+}
 """Part of the name that a driver gives a GPU -> its row; others, such as the slower H100 PCIe, have no
 row.
 """
