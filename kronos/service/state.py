@@ -28,6 +28,8 @@ class Settings:
     alias: str = "production"
     folder: Path | None = None
     """Where jobs and kept forecasts lie (--state); None: there are none."""
+    store: Path | None = None
+    """A prepared store (--store), for jobs that name tickers of it."""
     host: str = "127.0.0.1"
     port: int = 7070
     names: tuple[str, ...] = LOOPBACK
