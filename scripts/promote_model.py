@@ -45,12 +45,15 @@ def main() -> None:
         raise KitError("expected exactly one of --to, --rollback, --forward, --status; see --help")
     cli.setup_logging()
 
-    from kronos.delivery import gates, registry
+    from kronos.delivery import registry
+    from kronos.delivery.package_facts import check_sums
 
     if args.status:
         print("\n".join(registry.status_lines(args.model)))
         return
     if args.to:
+        from kronos.delivery import gates  # loads torch, which a rollback does not wait for
+
         asked = gates.Asked(
             Path(args.report) if args.report else None,
             Path(args.state) if args.state else None,
@@ -60,8 +63,8 @@ def main() -> None:
         )
         change = gates.promote(args.model, args.to, args.version, asked)
     else:
-        move = gates.roll_back if args.rollback else gates.roll_forward
-        change = move(args.model, args.alias, args.why or "asked for")
+        move = registry.rollback if args.rollback else registry.forward
+        change = move(args.model, args.alias, args.why or "asked for", check_sums)
     print(f"{change.alias} is now {change.after} (before: {change.before or 'none'})")
 
 

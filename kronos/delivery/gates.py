@@ -36,9 +36,8 @@ from kronos.delivery.golden import (
     forecaster_of,
     golden_difference,
     load_networks,
-    read_golden,
 )
-from kronos.delivery.package_facts import REMEDY, Facts, check_sums, read_facts
+from kronos.delivery.package_facts import REMEDY, Facts, check_sums, read_facts, read_golden
 from kronos.delivery.registry import Change, Version
 from kronos.delivery.replay import Loaded, read_kept, replay
 from kronos.errors import KitError
@@ -106,16 +105,6 @@ def promote(
         raise Refused(f"{root / str(chosen)}: not promoted to {alias}: {'; '.join(found.refused)}")
     why = "; ".join([*filter(None, [asked.why]), *found.lines])
     return registry.point(root, alias, chosen, "promote", why, asked.skip)
-
-
-def roll_back(root: str | Path, alias: registry.Alias = "production", why: str = "asked for") -> Change:
-    """`registry.rollback`, but only to a version whose files are as they were packaged (KitError)."""
-    return registry.rollback(root, alias, why, check_sums)
-
-
-def roll_forward(root: str | Path, alias: registry.Alias = "production", why: str = "asked for") -> Change:
-    """`registry.forward`, but only to a version whose files are as they were packaged (KitError)."""
-    return registry.forward(root, alias, why, check_sums)
 
 
 def _check_asked(alias: str, asked: Asked) -> None:

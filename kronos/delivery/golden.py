@@ -21,15 +21,15 @@ in half precision checks first and then casts, since half precision differs by m
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kronos import files, records
+from kronos import files
 from kronos.bars import FEATURES, calendar_stamps
-from kronos.delivery.package_facts import REMEDY, Facts, read_facts
+from kronos.delivery.package_facts import GOLDEN, REMEDY, Facts, Golden, read_facts, read_golden
 from kronos.errors import KitError
 from kronos.forecasting.context import room
 from kronos.forecasting.forecaster import Forecaster
@@ -37,7 +37,6 @@ from kronos.forecasting.next_step import Enumeration
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer
 
-GOLDEN = "golden.json"
 GATE = 1e-4
 """Largest relative difference from the golden forecast with which a version may serve."""
 PATHS, STEPS, MOST_BARS, SEED = 5, 5, 256, 20_240_101
@@ -52,23 +51,6 @@ class Networks:
 
     model: Kronos
     tokenizer: KronosTokenizer
-
-
-@dataclass(frozen=True)
-class Golden:
-    """golden.json."""
-
-    seed: int
-    paths: Annotated[int, "> 0"]
-    horizon: Annotated[int, "> 0"]
-    dates: list[str]
-    """Of the known bars and of the forecast ones, L + H."""
-    bars: list[list[float]]
-    """(L, 6) known bars."""
-    forecast: list[list[list[float]]]
-    """(S, H, 6) bars of every path."""
-    state: list[float]
-    """(D,) the predictor's state at the last known bar."""
 
 
 def load_networks(folder: str | Path) -> Networks:
@@ -162,20 +144,6 @@ def golden_difference(
         size = max(float(np.sqrt(np.mean(one**2))), float(np.finfo(np.float32).tiny))
         largest = max(largest, float(np.abs(own - one).max()) / size)
     return largest
-
-
-def read_golden(folder: str | Path) -> Golden:
-    """Raises KitError where a package has none, or another form."""
-    path = Path(folder) / GOLDEN
-    if not path.is_file():
-        raise KitError(f"{path}: expected the golden forecast, found none; {REMEDY}")
-    golden = records.read(path, Golden, remedy=REMEDY)
-    wide = {len(bar) for bar in golden.bars}
-    for steps in golden.forecast:
-        wide |= {len(bar) for bar in steps}
-    if wide != {len(FEATURES)} or len(golden.dates) != len(golden.bars) + golden.horizon:
-        raise KitError(f"{path}: expected bars of 6 numbers and a date for each, found others; {REMEDY}")
-    return golden
 
 
 def write_golden(folder: Path, golden: Golden) -> None:

@@ -1,7 +1,7 @@
 """Is a service there, does it serve the version that it should, and does it answer?
 
 In: the address of a service, optionally the version and a package whose golden series is asked. Out: lines
-for a person, or a KitError. Standard library only.
+for a person, or a KitError. No torch.
 """
 
 import http.client
@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from kronos import records
 from kronos.bars import FEATURES
+from kronos.delivery.package_facts import read_golden
 from kronos.errors import KitError
 
 READY, PREDICT = "/health/ready", "/v1/predict"
@@ -142,8 +143,6 @@ def try_forecasts(service: Service, package: str | Path, count: int, expect: str
 
     Raises KitError at the first one that is not answered.
     """
-    from kronos.delivery.golden import read_golden  # torch takes seconds to load
-
     golden = read_golden(package)
     columns = zip(FEATURES, zip(*golden.bars, strict=True), strict=True)
     length = len(golden.bars)

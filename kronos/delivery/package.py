@@ -26,8 +26,16 @@ from kronos import files, records
 from kronos.answers.findings import Findings, path_of
 from kronos.bars import calendar_stamps
 from kronos.config import Config
-from kronos.delivery.golden import GATE, GOLDEN, golden_difference, load_networks, make_golden, write_golden
-from kronos.delivery.package_facts import BACKTEST, CHECKSUMS, METADATA, check_sums, contents, read_unsealed
+from kronos.delivery.golden import GATE, golden_difference, load_networks, make_golden, write_golden
+from kronos.delivery.package_facts import (
+    BACKTEST,
+    CHECKSUMS,
+    GOLDEN,
+    METADATA,
+    check_sums,
+    contents,
+    read_unsealed,
+)
 from kronos.delivery.package_metadata import NETWORKS, by_date, card, describe
 from kronos.delivery.registry import Version, point, versions
 from kronos.errors import KitError

@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from kronos import files, records
 from kronos.answers.decision import Decision
 from kronos.answers.findings import FOLDER, read_findings
+from kronos.bars import FEATURES
 from kronos.data.calendar import TradingCalendar
 from kronos.errors import KitError
 
-CHECKSUMS, METADATA, BACKTEST = "checksums.json", "metadata.json", "backtest.json"
+CHECKSUMS, METADATA = "checksums.json", "metadata.json"
+GOLDEN, BACKTEST = "golden.json", "backtest.json"
 SCHEMA = 2
 """1: no part `forecast`. 2: `forecast` says calendar, bar length and sampling; golden.json lies beside it."""
 REMEDY = "package the run again (scripts/package_model.py)"
@@ -188,6 +190,38 @@ def _read(folder: Path, digest: str) -> Facts:
             f"found schema {head.schema} without them; {REMEDY}"
         )
     return _facts(folder, digest, head, head.forecast)
+
+
+# -- the golden forecast -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Golden:
+    """golden.json."""
+
+    seed: int
+    paths: Annotated[int, "> 0"]
+    horizon: Annotated[int, "> 0"]
+    dates: list[str]
+    """Of the known bars and of the forecast ones, L + H."""
+    bars: list[list[float]]
+    """(L, 6) known bars."""
+    forecast: list[list[list[float]]]
+    """(S, H, 6) bars of every path."""
+    state: list[float]
+    """(D,) the predictor's state at the last known bar."""
+
+
+def read_golden(folder: str | Path) -> Golden:
+    """Raises KitError where a package has none, or another form."""
+    path = Path(folder) / GOLDEN
+    if not path.is_file():
+        raise KitError(f"{path}: expected the golden forecast, found none; {REMEDY}")
+    golden = records.read(path, Golden, remedy=REMEDY)
+    wide = {len(bar) for bar in golden.bars}
+    for steps in golden.forecast:
+        wide |= {len(bar) for bar in steps}
+    if wide != {len(FEATURES)} or len(golden.dates) != len(golden.bars) + golden.horizon:
+        raise KitError(f"{path}: expected bars of 6 numbers and a date for each, found others; {REMEDY}")
+    return golden
 
 
 # -- whole and as it was written ------------------------------------------------------------------------------
