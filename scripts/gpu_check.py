@@ -31,6 +31,13 @@ LIMIT = 240
 NOISE = 0.05
 """How far the loss of half precision may lie from float32's, relatively."""
 PLAIN = (int, float)
+TARGETS = {
+    ("training speed, base", "rows.1.share_of_peak"): (0.38, 1),
+    ("training speed, mini", "rows.1.bars_per_second"): (5e6, 1),
+    ("generation, base, 1000 x 120", "cached_s_392_120"): (4.0, -1),
+    ("generation, base, 5000 x 30 x 100", "paths_s_256_30"): (60.0, -1),
+}
+"""Goals on one H100: a figure, and whether it has to be at least (1) or at most (-1) that."""
 BEST = "best.value"
 """The best validation loss in a stage's summary."""
 
@@ -108,7 +115,7 @@ def stages(cpu: bool, folder: Path) -> Iterator[Check]:
     precisions: list[Precision] = ["no", "bf16"] if cpu else ["no", "bf16", "fp16"]
     for precision in precisions:
         path = write_config(folder, precision, cpu)
-        for stage in ("tokenizer", "basemodel"):
+        for stage in ("tokenizer", "basemodel", "head"):
             launch = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
             launch += ["--mixed_precision", "no", "--dynamo_backend", "no", *(["--cpu"] if cpu else [])]
             command = [
@@ -122,6 +129,17 @@ def stages(cpu: bool, folder: Path) -> Iterator[Check]:
             yield Check(
                 f"{stage}, {precision}", command, "stage", folder / precision / stage / "summary.json"
             )
+
+    first = str(folder / "no" / "pipeline_config.json")
+    parts = str(ROOT / "scripts" / "gpu_parts.py")
+    yield Check("resume, bit for bit", [parts, "resume", "--config", first])
+    if not cpu:  # a processor's memory cannot be made smaller
+        yield Check("full memory", [parts, "full-memory", "--config", first])
+        path = write_config(folder, "bf16", cpu, compiled=True)
+        for stage in ("tokenizer", "basemodel"):
+            summary = folder / "bf16-compiled" / stage / "summary.json"
+            command = [str(ROOT / "kaggle" / "train_stage.py"), "--config", str(path), "--stage", stage]
+            yield Check(f"{stage}, bf16, compiled", command, "stage", summary)
 
 
 def write_store(path: Path, tickers: int, days: int = 400) -> None:
@@ -137,14 +155,23 @@ def write_store(path: Path, tickers: int, days: int = 400) -> None:
     store_from_dict(path, series)
 
 
-def write_config(folder: Path, precision: Precision, cpu: bool) -> Path:
+def write_config(folder: Path, precision: Precision, cpu: bool, compiled: bool = False) -> Path:
     """A resolved configuration: nothing is read but this file and the store."""
     c, run = Config(), folder / precision
+    if compiled:
+        run = folder / f"{precision}-compiled"
     steps = 4 if cpu else 200
     training = replace(c.training, max_steps=steps, batch_size=4 if cpu else 64, num_workers=0, trackers=[])
     training = replace(
-        training, mixed_precision=precision, validation_samples=32, tokenizer_learning_rate=1e-3
+        training,
+        mixed_precision=precision,
+        validation_samples=32,
+        tokenizer_learning_rate=1e-3,
+        compile=compiled,
     )
+    head = replace(c.head, every=2, stocks_per_date=64, bar_lookback=60, horizons=[1, 5])
+    if cpu:
+        head = replace(head, width=16, layers=1)
     paths = replace(
         c.model_paths, base_save_path=str(run), finetuned_tokenizer=str(run / "tokenizer" / "best_model")
     )
@@ -154,6 +181,7 @@ def write_config(folder: Path, precision: Precision, cpu: bool) -> Path:
     config = replace(
         c,
         training=training,
+        head=head,
         model_paths=paths,
         data=replace(data, train_ratio=0.8, val_ratio=0.2),
         experiment=replace(
@@ -215,8 +243,8 @@ def flat(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def far_losses(found: list[Found]) -> Iterator[Found]:
     """Half precision's loss beside float32's, where both are known."""
     losses = {one.name: one.figures[BEST] for one in found if BEST in one.figures}
-    for stage in ("tokenizer", "basemodel"):
-        for precision in ("bf16", "fp16"):
+    for stage in ("tokenizer", "basemodel", "head"):
+        for precision in ("bf16", "fp16", "bf16, compiled"):
             pair = losses.get(f"{stage}, no"), losses.get(f"{stage}, {precision}")
             if pair[0] is None or pair[1] is None:
                 continue
@@ -227,6 +255,18 @@ def far_losses(found: list[Found]) -> Iterator[Found]:
                 else ""
             )
             yield Found(f"{stage}, {precision} against float32", 0.0, {"difference": round(away, 5)}, error)
+
+
+def targets(found: list[Found]) -> Iterator[str]:
+    """A line for every goal: met or not, by how much. A goal that is missed is a finding, not a failure."""
+    figures = {(one.name, name): value for one in found for name, value in one.figures.items()}
+    for (check, name), (goal, sign) in TARGETS.items():
+        value = figures.get((check, name))
+        if value is None:
+            continue
+        word = "met" if sign * value >= sign * goal else "MISSED"
+        bound = "at least" if sign > 0 else "at most"
+        yield f"{word}: {check}, {name}: {bound} {goal:g}, found {value:g}"
 
 
 def say(found: Found) -> None:
@@ -242,12 +282,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cpu", action="store_true", help="small, on a processor")
-    parser.add_argument("--only", default="", help="only the checks whose name holds this text")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="only the checks whose name holds one of these texts"
+    )
     args = parser.parse_args()
     found: list[Found] = []
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as holder:
         for check in checks(args.cpu, Path(holder)):
-            if args.only in check.name:
+            if any(text in check.name for text in args.only):
                 found.append(run(check))
                 say(found[-1])
     for one in far_losses(found):
@@ -256,6 +298,8 @@ def main() -> int:
     width = max(len(one.name) for one in found) if found else 0
     for one in found:
         print(f"{one.name:{width}}  {one.seconds:7.1f} s  {'FAILED: ' + one.error if one.error else 'ok'}")
+    for line in targets(found):
+        print(line)
     return 1 if not found or any(one.error for one in found) else 0
 
 

@@ -67,9 +67,37 @@ def test_the_checks_of_a_gpu_are_listed(tmp_path: Path) -> None:
     assert len(names) == len(set(names))
     for wanted in (
         "tests marked gpu",
+        "head, bf16",
+        "resume, bit for bit",
+        "full memory",
+        "tokenizer, bf16, compiled",
         "basemodel, fp16",
         "training speed, base, compiled",
         "memory, mini",
         "5000 x 30 x 100",
     ):
         assert any(wanted in name for name in names), wanted
+
+
+def test_goals_are_met_or_missed() -> None:
+    """A table of a hundred figures does not say whether the card was fast enough."""
+    found = [
+        gpu_check.Found("training speed, base", 1.0, {"rows.1.share_of_peak": 0.41}),
+        gpu_check.Found("generation, base, 1000 x 120", 1.0, {"cached_s_392_120": 5.0}),
+    ]
+    met, missed = gpu_check.targets(found)
+    assert met.startswith("met: training speed, base") and "at least 0.38, found 0.41" in met
+    assert missed.startswith("MISSED: generation, base") and "at most 4, found 5" in missed
+
+
+@pytest.mark.long
+def test_the_head_and_a_resume_on_a_processor(root: Path) -> None:
+    command = ["bash", str(root / "scripts" / "gpu_check.sh"), "--cpu", "--only", ", no", "resume"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHON": sys.executable}, timeout=500
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    names = {one["check"] for one in figures}
+    assert {"tokenizer, no", "basemodel, no", "head, no", "resume, bit for bit"} <= names
+    assert next(one["value"] for one in figures if one["figure"] == "identical_bytes") > 10_000
