@@ -12,7 +12,6 @@ from kronos.data.prepare import prepare
 from kronos.data.quick import quick_checks, refuse_warnings
 from kronos.data.store import BarStore
 from kronos.errors import KitError
-from kronos.evaluation.panel import build_panel
 from kronos.forecasting.rows import plan_rows
 
 FIRST, LAST = "2023-01-03", "2023-06-16"
@@ -164,9 +163,3 @@ def test_quick_checks_are_few_lines_and_strict_stops(mixed: BarStore, tmp_path: 
     (tmp_path / "test.csv").write_text("ID,Date\nAAPL,2023-06-13\nZZZ,2023-06-13\n")
     with pytest.raises(KitError, match=r"--strict.*ZZZ"):
         refuse_warnings(quick_checks(mixed, config))
-
-
-def test_a_backtest_of_several_markets_is_refused(mixed: BarStore) -> None:
-    """Keeps out: figures of a horizon that counts a coin's weekends as trading days of a share."""
-    with pytest.raises(KitError, match="tickers of one market"):
-        build_panel(mixed, np.array([50]), 5)

@@ -15,7 +15,7 @@ def panel_of(label: np.ndarray, every: int = 5, horizon: int = 5) -> Panel:
     days = np.datetime64("2020-01-01") + np.arange(dates) * every
     last = np.full(label.size, 100.0)
     return Panel(
-        tickers=[f"t{k}" for k in range(stocks)], horizon=horizon, sessions=np.arange(dates) * every,
+        tickers=[f"t{k}" for k in range(stocks)], horizon=horizon, span=horizon, sessions=np.arange(dates) * every,
         origins=days.astype("datetime64[s]"), targets=(days + horizon).astype("datetime64[s]"),
         origin=np.repeat(np.arange(dates), stocks).astype(np.int32), ticker=np.tile(np.arange(stocks), dates).astype(np.int32),
         row=np.arange(label.size), last_close=last, future_close=np.where(label.ravel() == 1, 101.0, 99.0), excluded={},

@@ -297,7 +297,8 @@ def samples_before(
     """
     stride = stride_of(store, config)
     row, target, session, x = _labelled(store, stride, horizon)
-    use = session + horizon + config.embargo < before
+    span = store.span_of(horizon)
+    use = session + span + store.span_of(config.embargo) < before
     if extra is not None:
         use &= np.isin(session, extra.sessions)
     row, target, session, x = row[use], target[use], session[use], x[use]
@@ -309,7 +310,7 @@ def samples_before(
     gain = close[target].astype(np.float64) / close[row] - 1
     rank = ranked(gain[:, None], bounds)[:, 0]
     ticker = np.searchsorted(store.offsets, row, side="right") - 1
-    return Samples(x, rank, overlap_weights(ticker, session, horizon), session)
+    return Samples(x, rank, overlap_weights(ticker, session, span), session)
 
 
 @functools.lru_cache(maxsize=2)
@@ -321,14 +322,10 @@ def _labelled(store: BarStore, stride: int, horizon: int) -> tuple[IntArray, Int
     row, date = bars_on(store, grid)
     bounds = np.searchsorted(date, np.arange(len(grid) + 1))
     x = ranked(raw_features(store, row), bounds)
-    span = len(store.sessions) + horizon
-    ticker = np.repeat(np.arange(len(store.tickers)), np.diff(store.offsets))
-    key = ticker * span + store.session  # rising: rows are sorted by ticker, then date
-    wanted = key[row] + horizon
-    place = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
-    age = row - store.offsets[ticker[row]]
-    use = (key[place] == wanted) & (age >= MIN_BARS - 1)
-    return row[use], place[use], grid[date[use]], x[use]
+    ticker = np.searchsorted(store.offsets, row, side="right") - 1
+    target, found = store.row_at(ticker, store.ahead(grid[date], store.market_of(ticker), horizon))
+    use = found & (row - store.offsets[ticker] >= MIN_BARS - 1)
+    return row[use], target[use], grid[date[use]], x[use]
 
 
 def overlap_weights(ticker: IntArray, session: IntArray, horizon: int) -> FloatArray:
@@ -373,7 +370,7 @@ class ModelFitter:
         dates.
         """
         samples = samples_before(store, before, horizon, self.config, self.extra)
-        effective = _effective(samples.session, horizon)
+        effective = _effective(samples.session, store.span_of(horizon))
         if effective < LEAST_DATES:
             day = str(store.sessions[min(before, len(store.sessions) - 1)])[:10]
             raise TooLittle(
@@ -390,7 +387,7 @@ class ModelFitter:
         recipe = Recipe(
             store=store.digest,
             before=before,
-            last_label=str(store.sessions[days[-1] + horizon])[:10],
+            last_label=str(store.sessions[days[-1] + store.span_of(horizon)])[:10],
             horizon=horizon,
             every=stride_of(store, self.config),
             embargo=self.config.embargo,

@@ -52,7 +52,7 @@ class DateIndex:
         included. Only rows inside a run of bars that cleaning left whole (`store.segments`). Raises KitError
         when no date is left.
         """
-        last = part.last - max(horizons)
+        last = part.last - store.span_of(max(horizons))
         sessions = np.arange(last, part.first - 1, -every, dtype=np.int64)[::-1]
         row, date = rows_by_date(store, sessions)
         ticker = np.searchsorted(store.offsets, row, side="right") - 1
@@ -113,15 +113,16 @@ def segment_end(store: BarStore, row: IntArray) -> IntArray:
 
 
 def future_returns(store: BarStore, row: IntArray, horizons: Sequence[int]) -> NDArray[np.float64]:
-    """Log return from each row's close to the one `h` trading days later, (n, K).
+    """Log return from each row's close to the one `h` sessions of its own market later, (n, K).
 
     NaN where the stock has no bar on that day, or where cleaning broke its run of bars in between.
     """
     session, end = store.session, segment_end(store, row)
+    market = store.market_of(np.searchsorted(store.offsets, row, side="right") - 1)
     close = store.bars[row, CLOSE].astype(np.float64)
     result = np.full((len(row), len(horizons)), np.nan)
     for k, horizon in enumerate(horizons):
-        wanted = session[row].astype(np.int64) + horizon
+        wanted = store.ahead(session[row], market, horizon)
         target = np.minimum(row + horizon, end - 1)  # at the latest: every row is a later day
         late = np.flatnonzero((target > row) & (session[target] > wanted))
         while late.size:  # days on which the stock did not trade

@@ -149,6 +149,42 @@ class BarStore:
                 longest = max(longest, int((place[steps:] - place[:-steps]).max()))
         return longest
 
+    def ahead(
+        self, session: NDArray[np.integer], market: NDArray[np.integer], steps: int
+    ) -> NDArray[np.int64]:
+        """The session that lies `steps` sessions of a market after each session, (n,) positions in
+        `sessions`; D where the data end before it.
+
+        session, market (n,). A session on which the market is closed counts as its last one before.
+        """
+        session, end = np.asarray(session, np.int64), len(self.sessions)
+        if self.ordinals is None:
+            return np.minimum(session + steps, end)
+        result = np.empty(len(session), np.int64)
+        for number, own in enumerate(self.ordinals):
+            which = np.flatnonzero(market == number)
+            place = np.append(np.flatnonzero(np.diff(own, prepend=0) > 0), end)
+            later = own[session[which]].astype(np.int64) - 1 + steps
+            result[which] = place[np.minimum(later, len(place) - 1)]
+        return result
+
+    def all_open(self) -> NDArray[np.bool_]:
+        """(D,) on which sessions every market is open; all where no session is common to them."""
+        every = np.ones(len(self.sessions), bool)
+        if self.ordinals is None:
+            return every
+        opened = np.asarray((np.diff(self.ordinals, axis=1, prepend=0) > 0).all(axis=0), np.bool_)
+        return opened if opened.any() else every
+
+    def row_at(
+        self, tickers: NDArray[Any], session: NDArray[Any]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The row of each ticker that is dated at its session, and whether there is one, both (n,)."""
+        tickers, session = np.asarray(tickers, np.int64), np.asarray(session, np.int64)
+        row = self._row_at(tickers, session)
+        last = np.maximum(self.offsets[tickers + 1] - 1, 0)
+        return row, (row <= last) & (self.session[np.minimum(row, last)] == session)
+
     def index_of(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Positions of tickers in the store, (n,) int64; -1 where there is no such ticker."""
         known = {name: k for k, name in enumerate(self.tickers)}

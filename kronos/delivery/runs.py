@@ -135,7 +135,8 @@ def against(one: Run, other: Run) -> str:
     """
     reports = [_needed(run) for run in (one, other)]
     dates = common_dates(reports)
-    bootstrap = DateBootstrap(sessions_of(reports[0], dates), int(reports[0]["dates"]["horizon"]))
+    of_first = reports[0]["dates"]
+    bootstrap = DateBootstrap(sessions_of(reports[0], dates), int(of_first.get("span", of_first["horizon"])))
     rows = []
     for figure in COMPARED:
         values = [values_on(report, figure, dates) for report in reports]

@@ -32,7 +32,7 @@ from kronos.data.survey import date_text
 from kronos.errors import KitError
 from kronos.evaluation.contest import Contestant, Judged, Setup, contest, judge, set_up
 from kronos.evaluation.controls import noisy_futures, shuffled_labels
-from kronos.evaluation.origins import Boundary, boundary_of, latest, plan_timeline
+from kronos.evaluation.origins import Boundary, boundary_of, latest, on_open_days, plan_timeline
 from kronos.evaluation.panel import Panel, build_panel
 from kronos.evaluation.predictions import write_predictions
 from kronos.evaluation.report_tree import report_tree
@@ -140,7 +140,7 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
             "backtest: expected rows with a bar on an as-of date and on its target, found none; choose another horizon"
         )
     own = config.evaluation
-    bootstrap = DateBootstrap(tuple(test.sessions.tolist()), horizon, own.draws, own.seed)
+    bootstrap = DateBootstrap(tuple(test.sessions.tolist()), test.span, own.draws, own.seed)
     results = Results(test, [one.decided for one in judged], bootstrap, planted=config.market.generate)
     findings = _findings(setup, results, judged)
     tree = report_tree(setup, options, results, judged, networks)
@@ -181,10 +181,10 @@ def horizon_of(config: Config, store: BarStore) -> int:
         return config.data.predict_window
     dates = competition.read_test(config.data.test_path)["Date"].to_numpy().astype("datetime64[s]")
     days, count = np.unique(dates, return_counts=True)
-    calendar = TradingCalendar(
-        store.sessions_of(0), store.calendars(config.data.calendar)[0], store.frequency
-    )
-    steps = int(calendar.steps_between(store.sessions_of(0)[-1:], days[[count.argmax()]])[0])
+    market = 0 if store.market is None else int(np.bincount(store.market).argmax())  # that of most tickers
+    sessions = store.sessions_of(market)
+    calendar = TradingCalendar(sessions, store.calendars(config.data.calendar)[market], store.frequency)
+    steps = int(calendar.steps_between(sessions[-1:], days[[count.argmax()]])[0])
     return steps if steps > 0 else config.data.predict_window
 
 
@@ -246,13 +246,14 @@ def _setup(
     timeline = plan_timeline(
         len(store.sessions),
         boundary,
-        horizon,
+        store.span_of(horizon),
         origins=own.origins,
         every=own.every,
         calibration_share=0.0 if own.calibration == "off" or options.refit else own.calibration_share,
-        embargo=own.embargo,
+        embargo=store.span_of(own.embargo),
         history=min(MIN_BARS, config.data.lookback_window),
     )
+    timeline = on_open_days(timeline, store.all_open())
     panel = build_panel(store, np.concatenate([timeline.calibrate, timeline.test]), horizon, own.tickers)
     owner = networks[0].config if networks else config
     folder = owner.run_dir / "backtest"
@@ -423,7 +424,7 @@ def _figure(i: Interval | None) -> Figure | None:
 def _say_plan(setup: Setup) -> None:
     t, sessions = setup.timeline, setup.store.sessions
     parts = [
-        f"{len(t.test)} dates from {sessions[t.test[0]]} to {sessions[t.test[-1]]}, {t.horizon} trading days ahead"
+        f"{len(t.test)} dates from {sessions[t.test[0]]} to {sessions[t.test[-1]]}, {setup.panel.horizon} trading days ahead"
     ]
     if len(t.calibrate):
         parts.append(f"decisions begin with {len(t.calibrate)} dates until {sessions[t.calibrate[-1]]}")

@@ -217,9 +217,10 @@ def judge(setup: Setup, contestant: Contestant) -> Judged:
     date = np.searchsorted(setup.panel.sessions, setup.asked.asof)
     z = z_of(contestant.given, setup.asked.asof)
     parts, decisions, shifted = [], [], 0
+    embargo = setup.store.span_of(setup.config.evaluation.embargo)
     for block in setup.test_blocks:
         first = int(setup.panel.sessions[block[0]])
-        ended = setup.panel.sessions + setup.panel.horizon + setup.config.evaluation.embargo < first
+        ended = setup.panel.sessions + setup.panel.span + embargo < first
         decision = None
         if setup.config.evaluation.calibration != "off":
             decision = decision_from(setup, contestant, z, ended, asof=first)
@@ -294,7 +295,8 @@ def decision_from(
     )
     history = float(base_rates(setup.store, np.array([asof]), panel.horizon)[0])
     prior = RANK_SLOPE if given.prob is None else 1.0
-    made = fit_decision(samples, history, panel.horizon, prior, key=contestant.key)
+    made = fit_decision(samples, history, panel.span, prior, key=contestant.key)
+    made = replace(made, horizon=panel.horizon)  # dates overlap by the span; rows are asked for the horizon
     days = panel.origins[dates]
     fitted = replace(
         made.fitted,

@@ -4,10 +4,11 @@ overlapping.
 In: the store's trading days, the boundary of the model's training, the settings. Out: a `Timeline`. NumPy
 only.
 Rule: an origin t has the label of (t, t + horizon]. Fit < calibrate < test: a later block's first origin lies
-after the last day of an earlier block's last label. Counted in trading days of the common calendar.
+after the last day of an earlier block's last label. Counted in sessions of the store; with several markets
+the caller gives a horizon that holds as many of each market's own (`BarStore.span_of`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,33 @@ def plan_timeline(
     if validation:
         excluded["validation, which chose the checkpoint"] = validation
     return Timeline(horizon, boundary, calibrate, test, stride, excluded, tuple(notes))
+
+
+def on_open_days(timeline: Timeline, opened: NDArray[np.bool_]) -> Timeline:
+    """The same dates, each moved to the last day before it on which every market is open.
+
+    opened (sessions,). A date that would move before the first one of its block is left out. Raises KitError
+    when none is left.
+    """
+    if opened.all():
+        return timeline
+    note = "dates are days on which every market is open; each ticker's horizon counts its own days"
+    calibrate, test = _moved(timeline.calibrate, opened), _moved(timeline.test, opened)
+    if not len(test):
+        raise KitError(
+            "backtest: expected days after training on which every market of the data is open, found none; bring later prices, "
+            "or prepare each market by itself"
+        )
+    return replace(timeline, calibrate=calibrate, test=test, notes=(*timeline.notes, note))
+
+
+def _moved(days: NDArray[np.int64], opened: NDArray[np.bool_]) -> NDArray[np.int64]:
+    if not len(days):
+        return days
+    allowed = np.flatnonzero(opened)
+    allowed = allowed[allowed >= days[0]]
+    place = np.searchsorted(allowed, days, side="right") - 1
+    return np.asarray(np.unique(allowed[place[place >= 0]]), np.int64)
 
 
 def _calibration_days(first: int, last: int, stride: int, horizon: int) -> tuple[NDArray[np.int64], int]:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from kronos.bars import CLOSE
 from kronos.data.store import BarStore
-from kronos.errors import KitError
 from kronos.forecasting.rows import series_keys
 
 NO_ORIGIN_BAR = "no bar on the origin"
@@ -29,13 +28,16 @@ class Panel:
     tickers: list[str]
     """Names of the store's tickers, which `ticker` points into."""
     horizon: int
-    """Trading days of the common calendar from origin to target."""
+    """Sessions of the ticker's own market from origin to target."""
+    span: int
+    """Sessions of the store that hold as many of every market's own: no label reaches further. The horizon
+    itself where there is one market."""
     sessions: NDArray[np.int64]
     """(D,) position of each origin in the store's sessions, rising."""
     origins: NDArray[np.datetime64]
     """(D,) datetime64[s]: bars dated up to and with it are known."""
     targets: NDArray[np.datetime64]
-    """(D,) datetime64[s]: the date whose close is asked for."""
+    """(D,) datetime64[s]: the date whose close is asked for; of several markets the latest one."""
     origin: NDArray[np.int32]
     """(n,) position in `origins`, rising."""
     ticker: NDArray[np.int32]
@@ -98,20 +100,15 @@ class Panel:
 def build_panel(
     store: BarStore, sessions: NDArray[np.int64], horizon: int, tickers: int | None = None
 ) -> Panel:
-    """Every ticker with a bar on an origin and one on the trading day `horizon` days later; others are
+    """Every ticker with a bar on an origin and one `horizon` sessions of its own market later; others are
     counted.
 
-    sessions (D,): rising positions in `store.sessions`, each at least `horizon` before the last one.
-    tickers: of each date only so many (`drawn`).
+    sessions (D,): rising positions in `store.sessions`, each at least `store.span_of(horizon)` before the
+    last one. tickers: of each date only so many (`drawn`).
     """
-    if store.ordinals is not None:
-        raise KitError(
-            f"{store.path}: expected tickers of one market, found {', '.join(store.calendars('several'))}; a backtest counts the "
-            "days of one market: prepare each market by itself, or set evaluation.after_training: false"
-        )
-    sessions = np.asarray(sessions, np.int64)
+    sessions, span = np.asarray(sessions, np.int64), store.span_of(horizon)
     assert (np.diff(sessions) > 0).all() and (
-        not len(sessions) or 0 <= sessions[0] <= sessions[-1] < len(store.sessions) - horizon
+        not len(sessions) or 0 <= sessions[0] <= sessions[-1] < len(store.sessions) - span
     )
     row, key = rows_on(store, sessions)
     alive = len(row)
@@ -120,17 +117,16 @@ def build_panel(
     asked_about = len(row)
     kept = drawn(store, key, tickers)
     row, key = row[kept], key[kept]
-    target, target_key = rows_on(store, sessions + horizon)
-    place = np.searchsorted(target_key, key)
-    found = np.append(target_key, -1)[place] == key
-    row, future, key = row[found], target[place[found]], key[found]
     origin, ticker = np.divmod(key, max(len(store.tickers), 1))
+    target, found = store.row_at(ticker, store.ahead(sessions[origin], store.market_of(ticker), horizon))
+    row, future, origin, ticker = row[found], target[found], origin[found], ticker[found]
     return Panel(
         tickers=store.tickers,
         horizon=horizon,
+        span=span,
         sessions=sessions,
         origins=store.sessions[sessions],
-        targets=store.sessions[sessions + horizon],
+        targets=store.sessions[_latest(store, sessions, horizon)],
         origin=origin.astype(np.int32),
         ticker=ticker.astype(np.int32),
         row=row,
@@ -173,10 +169,22 @@ def drawn(store: BarStore, key: NDArray[np.int64], count: int | None) -> NDArray
     return kept
 
 
+def _latest(store: BarStore, sessions: NDArray[np.int64], horizon: int) -> NDArray[np.int64]:
+    """(D,) the last session that a label of each origin reaches, whatever its market."""
+    if store.ordinals is None:
+        return sessions + horizon
+    markets = range(len(store.ordinals))
+    return np.max([store.ahead(sessions, np.full(len(sessions), g), horizon) for g in markets], axis=0)
+
+
 def _begun(store: BarStore, sessions: NDArray[np.int64]) -> int:
-    """(origin, ticker) pairs in which the ticker's history had begun."""
-    first = store.session[store.offsets[:-1][np.diff(store.offsets) > 0]]
-    return int((first[None] <= sessions[:, None]).sum())
+    """(origin, ticker) pairs in which the ticker's history had begun and its market was open."""
+    some = np.flatnonzero(np.diff(store.offsets) > 0)
+    begun = store.session[store.offsets[some]][None] <= sessions[:, None]
+    if store.ordinals is not None:
+        opened = np.diff(store.ordinals, axis=1, prepend=0)[:, sessions] > 0
+        begun &= opened[store.market_of(some)].T
+    return int(begun.sum())
 
 
 def within_date(panel: Panel, values: NDArray[Any]) -> NDArray[np.float64]:

@@ -36,18 +36,19 @@ def planned_splits(config: Config, store: BarStore) -> Splits:
 def planned_boundary(config: Config, store: BarStore) -> Boundary:
     """Where the first fold may begin: after the training and validation parts of the configuration."""
     last = planned_splits(config, store).validation.last
-    return Boundary(last, config.embargo, last)
+    return Boundary(last, store.span_of(config.embargo), last)
 
 
 def fold_data(config: Config, store: BarStore, first_session: int) -> DataConfig:
     """The parts of a fold: validation ends an embargo before the fold's first date. By shares, training and
     validation keep their proportion; by days, validation keeps its length."""
     d = config.data
-    days = first_session - config.embargo
+    embargo = store.span_of(config.embargo)
+    days = first_session - embargo
     if d.parts_by_days:
         length = len(planned_splits(config, store).validation)
         validation_until = str(store.sessions[days - 1])
-        train_until = str(store.sessions[days - 1 - length - config.embargo])
+        train_until = str(store.sessions[days - 1 - length - embargo])
         return replace(
             d, train_until=train_until, validation_until=validation_until, validation_days=None, test_days=0
         )

@@ -163,6 +163,7 @@ def _dates(results: Results, timeline: Timeline, models: list[NetworkAnswerer]) 
         "first": date_text(panel.origins[0]),
         "last": date_text(panel.origins[-1]),
         "horizon": panel.horizon,
+        "span": panel.span,
         "stride": timeline.stride,
         "calibrate": len(timeline.calibrate),
         "rows": len(panel),
@@ -361,12 +362,15 @@ def _example(store: BarStore, results: Results, row: int, closes: NDArray[np.flo
     first, end = int(store.offsets[panel.ticker[row]]), int(store.offsets[panel.ticker[row] + 1])
     session = int(panel.sessions[date])
     future = np.arange(at + 1, end)
-    future = future[store.session[future] <= session + panel.horizon]
+    market = store.market_of(panel.ticker[[row]])
+    origin = np.array([session])
+    days = np.concatenate([store.ahead(origin, market, step) for step in range(1, panel.horizon + 1)])
+    future = future[store.session[future] <= days[-1]]
     levels = np.quantile(closes, np.array(QUANTILES) / 100, axis=0)
     return {
         "ticker": panel.tickers[panel.ticker[row]],
         "origin": date_text(panel.origins[date]),
-        "target": date_text(panel.targets[date]),
+        "target": date_text(store.sessions[days[-1]]),
         "prob_up": number(float(main.score[row] if main.prob is None else main.prob[row])),
         "pred": int(main.pred[row]),
         "label": int(panel.label[row]),
@@ -374,7 +378,7 @@ def _example(store: BarStore, results: Results, row: int, closes: NDArray[np.flo
         "history": _bars(store, np.arange(max(first, at + 1 - EXAMPLE_HISTORY), at + 1)),
         "future": _bars(store, future),
         "forecast": {
-            "dates": texts(store.sessions[session + 1 : session + 1 + panel.horizon]),
+            "dates": texts(store.sessions[days]),
             "quantiles": {str(q): numbers(v) for q, v in zip(QUANTILES, levels, strict=True)},
             "paths": [numbers(path) for path in closes[:EXAMPLE_PATHS]],
         },

@@ -37,6 +37,7 @@ WHAT RUNS
     --fresh                  train anew; what is there moves to runs/NAME.old-1
     --fast-mode              shorten every stage to a smoke run, in a folder NAME-fast of its own
     --submit                 write a submission file afterwards
+    --strict                 stop before training when one of the quick data checks warns
     --dry-run                check everything, print what would run and how long, write nothing
 
 WHERE IT RUNS
@@ -80,6 +81,8 @@ class Flags:
     data_source: str | None = None
     """A source that takes the place of the configuration's prices."""
     skip_data_process: bool = False
+    strict: bool = False
+    """A warning of the quick data checks ends the launch before anything is trained."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
         add(flag, action="store_true")
     add("--data-source")
     add("--skip-data-process", action="store_true")
+    add("--strict", action="store_true")
     add("--multi-gpu", nargs="?", const=ALL, type=_gpus)
     add("--num-gpus", type=_count)
     add("--num-processes", type=_count)
@@ -190,6 +194,7 @@ def parse(words: Sequence[str], start: Path) -> Flags | None:
         given.dry_run,
         given.data_source,
         given.skip_data_process,
+        given.strict,
     )
 
 

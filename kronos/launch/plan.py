@@ -63,6 +63,8 @@ class LaunchPlan:
     submit: bool = False
     notes: tuple[str, ...] = ()
     """What a user should know before it begins."""
+    strict: bool = False
+    """A warning of the quick data checks ends it before training."""
 
     @property
     def several_machines(self) -> bool:
@@ -82,11 +84,10 @@ class LaunchPlan:
     def steps(self) -> list[Step]:
         """The commands, in their order. Relative paths start in the kit's folder."""
         given = ("--config", str(self.config_path))
-        found = [
-            Step(
-                "preparing the data", "Preparing the data", (sys.executable, "kaggle/prepare_data.py", *given)
-            )
-        ]
+        prepare: tuple[str, ...] = (sys.executable, "kaggle/prepare_data.py", *given)
+        if self.strict:
+            prepare = (*prepare, "--strict")
+        found = [Step("preparing the data", "Preparing the data", prepare)]
         for stage in self.stages:
             command = self._launched("kaggle/train_stage.py", *given, "--stage", stage)
             found.append(
@@ -139,6 +140,7 @@ def plan_launch(
     gpus: int | None,
     write: bool,
     submit: bool = False,
+    strict: bool = False,
     now: float | None = None,
 ) -> LaunchPlan:
     """Check everything that can be checked before a long run starts.
@@ -183,7 +185,8 @@ def plan_launch(
         files.write_json(log.with_suffix(".json"), to_dict(config))
     uses_gpu = config.device.use_cuda and gpus > 0
     accelerate = _accelerate(config, uses_gpu)
-    return LaunchPlan(config, log.with_suffix(".json"), log, stages, accelerate, uses_gpu, submit, notes)
+    resolved = log.with_suffix(".json")
+    return LaunchPlan(config, resolved, log, stages, accelerate, uses_gpu, submit, notes, strict)
 
 
 def count_gpus() -> int:

@@ -49,6 +49,7 @@ def launch(flags: Flags, start: Path) -> int:
         gpus=gpus,
         write=not flags.dry_run,
         submit=flags.submit,
+        strict=flags.strict,
     )
     if flags.submit and not plan.leads:
         print("--submit: machine 0 writes and scores the submission; this machine only trains.")
