@@ -386,8 +386,13 @@ def _refuse_missing(path: Path) -> None:
 
 
 def _is_prose(fields: list[str]) -> bool:
-    """Whether a short line is a sentence and no row that was cut off: one field of at least three words."""
-    return len(fields) == 1 and len(re.findall(r"[^\W\d_]{2,}", fields[0])) >= 3 and " " in fields[0]
+    """Whether a short line is a sentence and no row that was cut off: one field of at least three words, or
+    Chinese words and a colon.
+    """
+    if len(fields) != 1:
+        return False
+    words = re.findall(r"[^\W\d_]{2,}", fields[0])
+    return (len(words) >= 3 and " " in fields[0]) or bool(re.match(r"[\u4e00-\u9fff]{2,}\s*[:：]", fields[0]))
 
 
 class _Recoded(io.RawIOBase):
@@ -450,13 +455,18 @@ def _header(path: Path, line: bytes) -> tuple[str, ...]:
         raise KitError(
             f"{path}: expected a CSV file, found {'an empty first line' if line else 'an empty file'}"
         )
+    if line.startswith(b"PK\x03\x04"):
+        raise KitError(
+            f"{path}: expected a CSV or Parquet file, found a zip archive or an Excel file; unpack it, or save the sheet as CSV"
+        )
     if line.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise KitError(f"{path}: expected UTF-8 text, found UTF-16; save the file as UTF-8")
     try:
         text = line.removeprefix(b"\xef\xbb\xbf").decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise KitError(
-            f"{path}: line 1: expected UTF-8 text, found the byte 0x{line[error.start]:02x}; is this a CSV file?"
+            f"{path}: line 1: expected UTF-8 text, found the byte 0x{line[error.start]:02x}; if this is a CSV file, save it "
+            "as UTF-8"
         ) from error
     if not text.replace("\t", "").isprintable():
         raise KitError(

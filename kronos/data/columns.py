@@ -16,6 +16,22 @@ from kronos.errors import KitError
 
 Tiers = tuple[tuple[str, ...], ...]
 
+TICKS = ("tick volume", "tickvol", "tickvolume")
+"""Names of a count of price changes, which stands in for a volume where there is none (MetaTrader)."""
+OTHERS = {
+    "open": ("eröffnung", "eröffn.", "erster", "apertura", "abertura", "ouv.", "otwarcie", "始値", "시가"),
+    "high": (
+        "hoch", "tageshoch", "máximo", "máxima", "massimo", "plus haut", "hoog", "najwyzszy", "najwyższy", "高値", "고가",
+    ),
+    "low": (
+        "tief", "tagestief", "mínimo", "mínima", "minimo", "plus bas", "laag", "najnizszy", "najniższy", "安値", "저가",
+    ),
+    "close": ("schluss", "schlusskurs", "cierre", "zamkniecie", "zamknięcie", "clôture", "終値", "종가"),
+    "last": ("zuletzt", "último", "ultimo", "dernier", "laatste"),
+    "volume": ("wolumen", "stücke", "stuecke", "出来高", "거래량"),
+}  # fmt: skip
+"""Names in German, Spanish, Portuguese, Italian, French, Dutch, Polish, Japanese and Korean exports."""
+
 ROLES: dict[str, Tiers] = {
     "ticker": (
         ("ticker", "symbol", "股票代码", "证券代码"),
@@ -30,26 +46,30 @@ ROLES: dict[str, Tiers] = {
         (
             "date", "timestamps", "timestamp", "datetime", "date time", "trade date", "tradedate", "trading date", "日期",
             "交易日期", "datum", "fecha", "gmt time", "local time", "dtyyyymmdd", "price date", "datadate", "day",
+            "日付", "일자", "날짜", "window start", "date1",
         ),
+        ("data",),
         ("time", "时间", "交易时间", "open time", "opentime", "bar time", "candle begin time"),
         ("unix", "unix timestamp", "unix time", "epoch", "ts"),
         ("d", "t"),
     ),
     "time": (("time", "时间", "交易时间", "time of day"),),
-    "open": (("open", "开盘", "开盘价", "open price", "opening price", "eröffnung", "apertura"), ("o",)),
-    "high": (("high", "最高", "最高价", "high price", "day high", "hoch", "tageshoch"), ("h",)),
-    "low": (("low", "最低", "最低价", "low price", "day low", "tief", "tagestief"), ("l",)),
+    "open": (("open", "开盘", "开盘价", "open price", "opening price", *OTHERS["open"]), ("o",)),
+    "high": (("high", "最高", "最高价", "high price", "day high", *OTHERS["high"]), ("h",)),
+    "low": (("low", "最低", "最低价", "low price", "day low", *OTHERS["low"]), ("l",)),
     "close": (
-        ("close", "收盘", "收盘价", "close price", "closing price", "schluss", "schlusskurs", "cierre"),
-        ("price", "last", "close/last", "last price", "最新价"),
+        ("close", "收盘", "收盘价", "close price", "closing price", *OTHERS["close"]),
+        ("price", "last", "close/last", "last price", "最新价", *OTHERS["last"]),
         ("c",),
     ),
     "volume": (
         (
             "volume", "vol", "vol.", "成交量", "total volume", "traded volume", "trading volume", "trade volume",
-            "volume traded", "total traded quantity", "shares traded", "volumen",
+            "volume traded", "total traded quantity", "shares traded",
+            *OTHERS["volume"], "ttl trd qnty",
         ),
-        ("tick volume", "tickvol", "tickvolume", "base volume"),
+        ("volumen",),  # of German brokers: the money, beside "Stücke"
+        (*TICKS, "base volume"),
         ("v",),
     ),
     "amount": (
@@ -64,6 +84,7 @@ ROLES: dict[str, Tiers] = {
 }  # fmt: skip
 """Role -> names in lower case, surest first: a name of a later tier counts where no earlier one is there. The
 first name of all is the competition's or the guide's."""
+UNNAMED = ("", "unnamed: 0", "index level 0")
 PRICES = ("open", "high", "low", "close")
 REQUIRED = ("date", *PRICES)
 NUMBERS = (*PRICES, "volume", "amount", "split")
@@ -89,6 +110,14 @@ class Layout:
         return [name for position, name in enumerate(self.names) if position not in used and name]
 
     @property
+    def ticks(self) -> int | None:
+        """The column that counts price changes, where another one that nobody named is the volume."""
+        if "volume" not in self.roles or "volume" in self.mapped:
+            return None
+        free = [p for p, name in enumerate(self.names) if plain(name) in TICKS and p != self.roles["volume"]]
+        return free[0] if free else None
+
+    @property
     def is_doubtful_amount(self) -> bool:
         """Whether the amount is called turnover, which also means a ratio: its size has to tell."""
         return (
@@ -99,11 +128,13 @@ class Layout:
 
 
 def plain(name: str) -> str:
-    """A name as the tables have it: lower case, without <>, _, a leading '1. ' or a trailing currency or
-    star.
+    """A name as the tables have it: lower case, without <>, _, a leading '1. ', a trailing currency, unit or
+    star, or Yahoo's explanation of its closes.
     """
     text = re.sub(r"[\s_\-]+", " ", name.strip().strip("<>*").lower()).strip()
     text = re.sub(r"^\d+[a-z]?\. ", "", text)
+    text = re.sub(r"\s*[(（](元|股|手)[)）]$", "", text)
+    text = re.sub(r"^((?:adj )?close) .*price adjusted for splits.*", r"\1", text)
     return text if text.startswith("volume") else re.sub(r" \((usd[tc]?|eur|cny|utc)\)$", "", text)
 
 
@@ -122,6 +153,10 @@ def layout_of(path: Path, names: Sequence[str], columns: Mapping[str, str | int]
             found = _of_role(path, role, names, known)
             if found is not None and found not in roles.values():
                 roles[role] = found
+    if "date" not in roles and "date" not in mapped:
+        unnamed = [position for position, name in enumerate(known) if name.strip() in UNNAMED]
+        if len(unnamed) == 1 and unnamed[0] not in taken:
+            roles["date"] = unnamed[0]  # pandas writes a table's index, its dates, without a name
     missing = [role for role in REQUIRED if role not in roles]
     if missing:
         raise _missing(path, names, missing, roles)

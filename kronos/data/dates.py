@@ -17,8 +17,8 @@ EPOCH = "epoch"
 """The format of a number of seconds, milli-, micro- or nanoseconds since 1970 (UTC); the size of each number
 says which.
 """
-_OFFSET = re.compile(r"(?<=\d)\s*(Z|UTC|GMT|[+-]\d{2}:?\d{2})$")
-_OFFSET_TEXT = r"\s*(?:Z|UTC|GMT|[+-]\d{2}:?\d{2})$"
+_OFFSET_TEXT = r"\s*(?:Z|UTC|GMT|(?:UTC|GMT)?[+-]\d{2}:?\d{2})$"
+_OFFSET = re.compile(rf"(?<=\d){_OFFSET_TEXT}")
 _EPOCH_TEXT = r"^\d{9,10}(?:\.\d+)?$|^(?:\d{12,13}|\d{15,16}|\d{18,19})(?:\.0+)?$"
 _CLOCK = re.compile(r"^(.*?\d\D?)(?:([T\s]\s*)(\d{1,2}:\d{2}.*|\d{4}|\d{6}))$", re.S)
 _DAYS = {  # digits written as Y (four), d (one or two) or n (more); b: name of a month, a: of a weekday
@@ -98,7 +98,7 @@ def detect(path: Path, values: pl.Series) -> DateForm:
     forms = [DateForm(text, bool(offset), example) for text in _formats(body)]
     if not forms or (offset and not forms[0].has_time):
         raise KitError(
-            f"{path}: no parseable dates: expected YYYY-MM-DD (with or without a time), found {_short(example)}"
+            f"{path}: no parseable dates: expected YYYY-MM-DD (with or without a time), found {_short(example)}{_hint(example)}"
         )
     fitting = [form for form in forms if parse(values, form).bad is None] if len(forms) > 1 else forms
     if len(fitting) != 1:
@@ -107,6 +107,15 @@ def detect(path: Path, values: pl.Series) -> DateForm:
             f"{path}: is {_short(example)} day or month first? {found} the first {len(values)} dates; write them as YYYY-MM-DD"
         )
     return fitting[0]
+
+
+def _hint(example: str) -> str:
+    """What to do about dates that programs write and that do not say what they mean."""
+    if re.fullmatch(r"\d{5}(\.\d+)?", example):
+        return "; if these are Excel's day numbers, format the column as a date and save the file again"
+    if re.search(r"\d\s*[A-Za-z]{2,}(/[A-Za-z_]+)?$", example):
+        return "; cut off the name of the zone where these are the exchange's times, else write an offset (+00:00)"
+    return ""
 
 
 def _formats(body: str) -> list[str]:

@@ -9,21 +9,27 @@ order.
 
 import csv
 import io
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kronos.data.columns import PRICES, ROLES, Layout, layout_of, plain, shown
 from kronos.errors import KitError
 
+log = logging.getLogger(__name__)
+
 HEAD_BYTES = 1 << 18
 TITLE_LINES = 5
 """Lines before the names that may be a title."""
+KNOWN = frozenset(name for tiers in ROLES.values() for tier in tiers for name in tier)
+FEWEST_KNOWN = 3
+"""So many known names make a line one of names, even if others are missing."""
 SEPARATORS = (",", ";", "\t", "|")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 _DATE = re.compile(
-    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{8}|\d{9,10}(\.\d+)?|\d{12,13}|\d{15,16}|\d{18,19}"
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{8}( \d{4,6})?|\d{9,10}(\.\d+)?|\d{12,13}|\d{15,16}|\d{18,19}"
 )
 _TIME = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 
@@ -42,10 +48,12 @@ PLAIN = Form()
 
 
 def diagnose(path: Path, head: bytes, columns: Mapping[str, str | int]) -> tuple[Form, Layout] | None:
-    """The form in which the start of a file makes sense; None where there is none. columns:
-    `data.columns`.
+    """The form in which the start of a file makes sense; None where there is none. columns: `data.columns`.
+
+    Raises KitError where the names are known well enough to say what is missing among them.
     """
     first: list[str] = []
+    nearly: dict[int, KitError] = {}
     for encoding in _encodings(head):
         text = head.decode(encoding, errors="ignore")
         lines = text.removeprefix("\ufeff").splitlines()[: TITLE_LINES + 200]
@@ -53,7 +61,7 @@ def diagnose(path: Path, head: bytes, columns: Mapping[str, str | int]) -> tuple
             rows = [_fields(line, separator) for line in lines]
             found = (
                 _three_headers(path, rows)
-                or _with_names(path, rows, columns)
+                or _with_names(path, rows, columns, nearly)
                 or _without_names(path, rows, columns)
             )
             if found is not None and _is_sure(encoding, found[1]):
@@ -65,7 +73,30 @@ def diagnose(path: Path, head: bytes, columns: Mapping[str, str | int]) -> tuple
             f"{path}: expected a line of column names, found {shown(first)}; add one, or number the columns: "
             "data.columns: {date: 1, open: 2, high: 3, low: 4, close: 5, volume: 6}"
         )
+    if nearly:
+        raise nearly[max(nearly)]
     return None
+
+
+def with_ticks(path: Path, head: bytes, form: Form, layout: Layout, ticks: int) -> Layout:
+    """The layout with the ticks as volume, where the volume of the file's start is 0 in every row.
+
+    MetaTrader writes both, and knows no volume of currencies.
+    """
+    lines = head.decode(form.encoding, errors="ignore").splitlines()[form.skipped : -1]
+    rows = [_fields(line, form.separator) for line in lines]
+    place = layout.roles["volume"]
+    values = [row[place].strip() for row in rows if len(row) > place]
+    if not values or any(value.strip("0.,") for value in values):
+        return layout
+    log.info(
+        "%s: %s is 0 in the first %d rows: %s is read as the volume",
+        path.name,
+        layout.names[place],
+        len(values),
+        layout.names[ticks],
+    )
+    return replace(layout, roles=layout.roles | {"volume": ticks})
 
 
 def _encodings(head: bytes) -> Iterator[str]:
@@ -105,17 +136,25 @@ def _fields(line: str, separator: str) -> list[str]:
 
 # -- names below a title -------------------------------------------------------------------------------------
 def _with_names(
-    path: Path, rows: Sequence[list[str]], columns: Mapping[str, str | int]
+    path: Path,
+    rows: Sequence[list[str]],
+    columns: Mapping[str, str | int],
+    nearly: dict[int, KitError],
 ) -> tuple[int, Layout] | None:
-    """The first line whose names make a layout, when the lines before it have fewer fields."""
+    """The first line whose names make a layout, when the lines before it have fewer fields.
+
+    nearly {known names: error}, in place: why lines make none that have some of the names.
+    """
     for number, names in enumerate(rows[: TITLE_LINES + 1]):
         printable = all(name.isprintable() for name in names)
         if not printable or len(names) < len(PRICES) or any(len(row) >= len(names) for row in rows[:number]):
             continue
         try:
             return number + 1, layout_of(path, [name.strip() for name in names], columns)
-        except KitError:
-            continue
+        except KitError as error:
+            known = sum(plain(name) in KNOWN for name in names)
+            if known >= FEWEST_KNOWN:
+                nearly.setdefault(known, error)
     return None
 
 

@@ -33,6 +33,8 @@ from kronos.progress import progress
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
+TEXT = ".txt"
+"""Read in a folder that holds no file of the others: Stooq, Tongdaxin."""
 LONGEST_NAME = 100
 SMALL_ROWS = 100_000
 DAY = 86_400
@@ -59,9 +61,11 @@ def find_sources(data_path: str | list[str]) -> list[Path]:
     for path in given:
         if not path.exists():
             raise missing("data.data_path", path)
-        inside = sorted(p for p in path.iterdir() if _is_price_file(p)) if path.is_dir() else [path]
+        inside = _inside(path) if path.is_dir() else [path]
         if not inside:
-            raise KitError(f"{path}: expected price files ({', '.join(SUFFIXES)}), found none in this folder")
+            others = sorted(other.name for other in path.iterdir() if other.is_file())[:3]
+            found_there = f"{', '.join(others)}; save them as CSV" if others else "none in this folder"
+            raise KitError(f"{path}: expected price files ({', '.join(SUFFIXES)}), found {found_there}")
         found += inside
     return found
 
@@ -84,15 +88,19 @@ def open_prices(path: Path, columns: Mapping[str, str | int]) -> tuple[blocks.So
     start only where that does not make sense. Raises KitError."""
     try:
         source = blocks.open_source(path)
-        return source, layout_of(path, source.names, columns)
+        layout = layout_of(path, source.names, columns)
     except KitError as error:
         if blocks.is_parquet(path) or not path.is_file():
             raise
         found = forms.diagnose(path, blocks.head_of(path), columns)
         if found is None:
             raise error
-    form, layout = found
-    return blocks.CsvSource(path, layout.names, form), layout
+        form, layout = found
+        source = blocks.CsvSource(path, layout.names, form)
+    ticks = layout.ticks
+    if ticks is not None and isinstance(source, blocks.CsvSource):
+        layout = forms.with_ticks(source.path, blocks.head_of(path), source.form, layout, ticks)
+    return source, layout
 
 
 def read(paths: list[Path], data: DataConfig | None = None) -> Panel:
@@ -449,8 +457,11 @@ def _without(codes: NDArray[np.integer], empty: NDArray[np.bool_]) -> NDArray[np
 
 
 # -- names ---------------------------------------------------------------------------------------------------
-def _is_price_file(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and not path.is_dir()
+def _inside(folder: Path) -> list[Path]:
+    """The price files of a folder, by name: text files count only where there are no others."""
+    names = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    found = [path for path in names if path.name.lower().endswith(SUFFIXES)]
+    return found or [path for path in names if path.name.lower().endswith(TEXT)]
 
 
 def _names_of_files(paths: list[Path]) -> list[str]:

@@ -78,8 +78,11 @@ def numbers_from_text(text: pl.Series, place: str, first_row: int, marks: Marks 
     bad = bare.is_not_null() & wide.is_null()
     if bad.any():
         row = bad.arg_max() or 0
+        hint = ""
+        if any(word in text[row].lower() for word in ("dividend", "split")):
+            hint = "; delete the lines of dividends and splits"
         raise KitError(
-            f"{place.format(row=row + first_row)}: expected a number, found {shown_value(text[row])}"
+            f"{place.format(row=row + first_row)}: expected a number, found {shown_value(text[row])}{hint}"
         )
     if text.name != "split":
         refuse_huge(wide, text, place, first_row)
