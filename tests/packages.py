@@ -2,16 +2,19 @@
 changed and sealed again."""
 
 import json
+import runpy
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from test_runs import add_backtest
 from tiny import tiny_config, tiny_store
 
-from kronos import files
+from kronos import cli, files
 from kronos.config import Config
 from kronos.delivery.golden import Networks, load_networks, make_golden, write_golden
 from kronos.delivery.package import package_model
@@ -75,3 +78,12 @@ def reworked(folder: Path, change: Callable[[Networks], None]) -> None:
     facts = replace(read_facts(folder), folder=folder)
     write_golden(folder, make_golden(facts, load_networks(folder)))
     seal(folder)
+
+
+def in_process(script: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """A script's exit code, run here: a process of its own would load torch for seconds."""
+    monkeypatch.setattr(cli, "setup_logging", lambda: None)
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    return int(ended.value.code or 0)

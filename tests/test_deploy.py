@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytest
 import yaml
-from packages import make_model, seal, trained_run
+from docs_commands import blocks
+from packages import in_process, make_model, seal, trained_run, with_backtest
 
+from kronos.config import Config
 from kronos.delivery.health import NotReady, Service, service_at, try_forecasts
-from kronos.delivery.registry import Version, point
+from kronos.delivery.registry import Version, point, read_history
 from kronos.errors import KitError
 
 
@@ -74,9 +77,14 @@ def stub() -> Iterator[ServiceStub]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A tiny run."""
+    return trained_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def made(run: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions, equally good; nobody may change them."""
-    run = trained_run(tmp_path_factory.mktemp("run"))
     return make_model(run, tmp_path_factory.mktemp("models"), (0.530, 0.5301))
 
 
@@ -166,6 +174,7 @@ def test_the_health_script(stub: ServiceStub, root: Path) -> None:
 
 
 # -- deploy --------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_version_is_deployed(model: Path, root: Path) -> None:
     """Linked, named by the service, asked 20 times; then back with one command."""
     server = ServiceStub(model / "production")
@@ -181,6 +190,7 @@ def test_a_version_is_deployed(model: Path, root: Path) -> None:
     server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", ["does not take it over", "answers with errors"])
 def test_a_deployment_that_fails_goes_back(model: Path, root: Path, failure: str) -> None:
     """Production is what is served: a link to something else is a trap for the next restart."""
@@ -207,6 +217,48 @@ def test_a_refused_version_is_never_linked(model: Path, root: Path, stub: Servic
     assert not (model / "staging").is_symlink() and not stub.asked
     assert (model / "history.jsonl").read_text() == before
     assert shell(root, "deploy.sh", model, stub.url, "moon").returncode == 2
+
+
+@pytest.mark.slow
+def test_the_page_can_be_followed(
+    run: Config,
+    made: Path,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """docs/models.md from top to bottom: each of its commands does what the page says."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "kaggle").symlink_to(run.run_dir)
+    with_backtest(run, 0.5301, 0.002, 11)
+    (tmp_path / "scripts").symlink_to(root / "scripts")
+    model = Path(shutil.copytree(made, tmp_path / "models" / "kaggle", symlinks=True))
+    shutil.rmtree(model / "v1.0.1")
+    for alias in ("latest", "production"):
+        point(model, alias, Version.parse("v1.0.0"), "promote", "test")  # type: ignore[arg-type]
+    monkeypatch.chdir(tmp_path)
+    servers = {"7070": ServiceStub(model / "production"), "7071": ServiceStub(model / "staging")}
+    text = (root / "docs" / "models.md").read_text()
+    for port, server in servers.items():
+        text = text.replace(f"http://127.0.0.1:{port}", server.url)
+    done = []
+    for line in "".join(blocks(text, "bash")).splitlines():
+        words = shlex.split(line, comments=True)
+        if "--report" in words or "scripts/run_backtest.py" in words:
+            continue  # a backtest of two trained networks: tests/test_registry.py has its report
+        if words[0] == "python":
+            name = ["--name", "kaggle"] if words[1] == "scripts/package_model.py" else []
+            code = in_process(Path(words[1]), words[2:] + name, monkeypatch)
+        else:
+            code = subprocess.run(["env", f"PYTHON={sys.executable}", "WAIT=2", *words]).returncode
+        assert code == 0, (line, capsys.readouterr())
+        done.append(" ".join(words))
+    assert len(done) >= 11 and len(servers["7071"].asked) == len(servers["7070"].asked) == 20
+    assert [change.kind for change in read_history(model)][-3:] == ["promote", "rollback", "forward"]
+    for server in servers.values():
+        server.shutdown()
+        server.server_close()
 
 
 def test_the_workflow_calls_the_same_scripts_and_only_by_hand(root: Path) -> None:

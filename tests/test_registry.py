@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from packages import edited, make_model, reworked, seal, trained_run, with_backtest
+from packages import edited, in_process, make_model, reworked, seal, trained_run, with_backtest
 from test_runs import DATES
 
 from kronos import files
@@ -468,24 +466,26 @@ def test_two_at_once_lose_no_line(model: Path) -> None:
 
 
 # -- scripts -------------------------------------------------------------------------------------------------
-def script(root: Path, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, root / "scripts" / name, *map(str, arguments)], capture_output=True, text=True
-    )
-
-
-def test_the_scripts(model: Path, root: Path) -> None:
+def test_the_scripts(
+    model: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Promote, status, roll back, check; one line and exit 2 for what is refused."""
+
+    def run_script(name: str, *arguments: str | Path) -> tuple[int, str, str]:
+        code = in_process(root / "scripts" / name, [str(word) for word in arguments], monkeypatch)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
     point(model, "staging", Version.parse("v1.0.2"), "promote", "test")
     for version in ("v1.0.0", "v1.0.1"):
         point(model, "production", Version.parse(version), "promote", "test")
-    done = script(root, "promote_model.py", "--model", model, "--to", "production")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "worse" in done.stderr, done.stderr
-    done = script(root, "promote_model.py", "--model", model, "--rollback", "--why", "users complain")
-    assert done.stdout == "production is now v1.0.0 (before: v1.0.1)\n", done.stderr
-    done = script(root, "promote_model.py", "--model", model, "--status")
-    assert "production v1.0.0" in done.stdout and "v1.0.1 -> v1.0.0; users complain" in done.stdout
-    done = script(root, "promote_model.py", "--model", model)
-    assert done.returncode == 2 and "exactly one of --to, --rollback" in done.stderr
-    done = script(root, "check_model.py", model / "latest", "--against", model / "production")
-    assert done.returncode == 1 and "passed   golden" in done.stdout and "REFUSED  comparison" in done.stdout
+    code, _, said = run_script("promote_model.py", "--model", model, "--to", "production")
+    assert (code, said.count("\n")) == (2, 1) and "worse" in said
+    code, said, _ = run_script("promote_model.py", "--model", model, "--rollback", "--why", "users complain")
+    assert (code, said) == (0, "production is now v1.0.0 (before: v1.0.1)\n")
+    _, said, _ = run_script("promote_model.py", "--model", model, "--status")
+    assert "production v1.0.0" in said and "v1.0.1 -> v1.0.0; users complain" in said
+    code, _, said = run_script("promote_model.py", "--model", model)
+    assert code == 2 and "exactly one of --to, --rollback" in said
+    code, said, _ = run_script("check_model.py", model / "latest", "--against", model / "production")
+    assert code == 1 and "passed   golden" in said and "REFUSED  comparison" in said

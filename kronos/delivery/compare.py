@@ -20,7 +20,7 @@ from kronos.evaluation.significance import DateBootstrap, Interval
 
 JUDGED = ("within_date_accuracy", "rank_ic", "brier")
 """Figures of a gate. Plain accuracy is not among them: it moves with the market's luck on the dates."""
-BOTH = "score both at once: scripts/run_backtest.py --model RUN_A RUN_B, and give its report.json as --report"
+BOTH = "score both at once: scripts/run_backtest.py --model RUN_A --model RUN_B, and give its report.json as --report"
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ SLOWEST = 1.2
 """Largest ratio of seconds, candidate to production."""
 ROUNDS = 7
 """Forecasts that are timed of each, in turn; their medians are compared."""
+TRIALS = 3
+"""So often it is timed before a version counts as slow."""
 STEPS = 5
 """Bars ahead of a timed forecast."""
 WIDEST = 2.0
@@ -257,9 +259,14 @@ def _comparison(new: Facts, old: Facts, report: Path | None) -> str:
 
 
 def _latency(new: Loaded, old: Loaded) -> str:
-    seconds = measure([new, old])
-    ratio = seconds[0] / seconds[1]
-    said = f"{1000 * seconds[0]:.0f} ms against {1000 * seconds[1]:.0f} ms, {ratio:.2f} times"
+    ratio = float("inf")
+    for _ in range(TRIALS):  # what is slower is slower each time; a busy machine is not
+        seconds = measure([new, old])
+        if seconds[0] / seconds[1] < ratio:
+            ratio = seconds[0] / seconds[1]
+            said = f"{1000 * seconds[0]:.0f} ms against {1000 * seconds[1]:.0f} ms, {ratio:.2f} times"
+        if ratio <= SLOWEST:
+            break
     if ratio > SLOWEST:
         raise KitError(
             f"expected at most {SLOWEST:g} times as long for a forecast, found {said}; run it again on a quiet "
