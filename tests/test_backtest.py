@@ -90,6 +90,18 @@ def test_report_says_what_was_done(world: World) -> None:
     assert table.select("date", "ticker").is_duplicated().sum() == 0
 
 
+def test_one_series_ends_in_a_page_and_a_table(world: World) -> None:
+    """Most users have one series, which has no order within a date: a traceback of 32 lines, no page, no table."""
+    config, _ = world
+    one = changed(config, evaluation__tickers=1, evaluation__random_init=False, evaluation__origins=8)
+    done = run_backtest(one)
+    assert done.path.with_name("report.html").stat().st_size > 10_000
+    assert (
+        "not defined" in done.text() and done.results.overall[done.results.main.name].get("rank_ic") is None
+    )
+    assert {entry["figures"].get("rank_ic") for entry in done.tree["entries"]} == {None}
+
+
 def test_dates_of_training_are_never_scored(world: World) -> None:
     """The summary's boundary decides, not the configuration that happens to be passed."""
     config, store = world

@@ -1,7 +1,9 @@
 """Checkpoints: complete and checked, or not there."""
 
+import io
 import json
 import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from kronos.errors import KitError
 from kronos.training import checkpoint
 from kronos.training.checkpoint import Progress
-from kronos.training.folder import RunLock
+from kronos.training.folder import RunLock, read_records
 
 
 def save(root: Path, step: int, **facts: Any) -> Path:
@@ -114,12 +116,81 @@ def test_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
 def test_optimizer_file_runs_no_code(tmp_path: Path) -> None:
     """Keeps out arbitrary code from a checkpoint that was passed on: objects are refused on reading."""
     folder = save(tmp_path, 1)
-    torch.save({"optimizer": Path("/")}, folder / "optimizer.pt")
-    sums = json.loads((folder / "checksums.json").read_text())
-    sums["optimizer.pt"] = checkpoint.files.digest(folder / "optimizer.pt")
-    (folder / "checksums.json").write_text(json.dumps(sums))
-    with pytest.raises(KitError, match="another one's"):
+    respelled(folder, "optimizer.pt", pickled({"optimizer": Path("/")}))
+    with pytest.raises(KitError, match="found another's: Weights only load failed"):
         checkpoint.load_newest(tmp_path)
+
+
+def respelled(folder: Path, name: str, content: bytes) -> None:
+    """Another content, and checksums that fit it."""
+    (folder / name).write_bytes(content)
+    sums = json.loads((folder / "checksums.json").read_text())
+    sums[name] = checkpoint.files.digest(folder / name)
+    (folder / "checksums.json").write_text(json.dumps(sums))
+
+
+def pickled(tree: Any) -> bytes:
+    held = io.BytesIO()
+    torch.save(tree, held)
+    return held.getvalue()
+
+
+EMPTY = pickled({})
+TREES = [
+    b"null",
+    b"[]",
+    b"3",
+    b"{}",
+    b'{"step": -1, "facts": {}}',
+    b'{"step": NaN, "facts": {}}',
+    b"[" * 100_000,
+    b'{"step": 1, "facts": {}, "best": {}}',
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("trainer.json", tree) for tree in TREES),
+        *(("optimizer.pt", content) for content in (b"", b"no pickle", b"PK\x03\x04" + bytes(80), EMPTY)),
+        *(("model.safetensors", content) for content in (b"", b"{}", b"\xff" * 200)),
+    ],
+    ids=range(len(TREES) + 7),
+)
+def test_right_checksums_and_another_inside_is_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    """Checksums say that the files are those that were written, not that they can be read."""
+    folder = save(tmp_path, 1)
+    respelled(folder, name, content)
+    with pytest.raises(KitError, match=r"1 damaged \(step_000000001: .*expected .*--fresh") as caught:
+        checkpoint.load_newest(tmp_path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    save(tmp_path, 2)
+    respelled(tmp_path / "step_000000002", name, content)
+    shutil.rmtree(tmp_path / "step_000000001")
+    save(tmp_path, 1)
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None and found.progress.step == 1
+
+
+@pytest.mark.parametrize("tree", [b"null", b"[]", b"3", b'{"model.safetensors": 3}', b"{}", b"[" * 100_000])
+def test_checksums_of_another_shape_are_damage(tmp_path: Path, tree: bytes) -> None:
+    """The checkpoint before is taken."""
+    save(tmp_path, 1)
+    (save(tmp_path, 2) / "checksums.json").write_bytes(tree)
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None and found.progress.step == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["null", "[]", "3", "{}", '{"kind": "training", "step": -1}', '{"kind": ', "[" * 9999]
+)
+def test_metrics_of_another_shape_are_one_line(tmp_path: Path, line: str) -> None:
+    """A traceback of the report at the end of a training."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "training", "step": 3}\n' + line + "\n")
+    with pytest.raises(KitError, match=r"metrics\.jsonl: line 2.* expected .*; remove the line") as caught:
+        read_records(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 def test_lock_is_taken_again_after_release(tmp_path: Path) -> None:

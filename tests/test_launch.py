@@ -16,14 +16,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from kronos import files
 from kronos.config import Config, DataConfig, MarketConfig, to_dict
 from kronos.errors import KitError
-from kronos.launch import arguments, ending, environment
+from kronos.launch import arguments, ending, environment, trainers
 from kronos.launch import plan as launch
 from kronos.launch.run import Output, Runner, Stopped
 
@@ -524,6 +527,36 @@ def test_a_printed_command_names_the_python_that_runs(
     assert ending.python(root) in ("python", "python3")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert ending.python(tmp_path) == sys.executable
+
+
+def test_what_became_of_the_trainers_is_an_exit_code(monkeypatch: Any) -> None:
+    """accelerate's and torch's own tracebacks stood below the line that matters."""
+    late, early = (
+        mock.Mock(exitcode=code, timestamp=seconds) for code, seconds in ((1, 9), (-signal.SIGBUS, 3))
+    )
+    for raised, code in (
+        (subprocess.CalledProcessError(2, "x"), 2),
+        (subprocess.CalledProcessError(-signal.SIGKILL, "x"), 137),
+        (ChildFailedError("x", {0: late, 1: early}), 135),
+        (SignalException("x", signal.SIGTERM), 143),
+    ):
+        monkeypatch.setattr(trainers, "accelerate", mock.Mock(side_effect=raised))
+        assert trainers.main() == code
+    monkeypatch.setattr(trainers, "accelerate", mock.Mock())
+    assert trainers.main() == 0
+
+
+def test_a_result_older_than_its_networks_is_made_again(tmp_path: Path) -> None:
+    """The same command on a complete run does what is missing, and nothing twice."""
+    config = replace(Config(), model_paths=replace(Config().model_paths, base_save_path=str(tmp_path)))
+    report = tmp_path / "backtest" / "report.json"
+    assert not ending.newer_than_networks(config, report), "not there"
+    for path, seconds in ((config.basemodel_dir / "summary.json", 50), (report, 60)):
+        files.write_text(path, "{}")
+        os.utime(path, (seconds, seconds))
+    assert ending.newer_than_networks(config, report)
+    os.utime(config.basemodel_dir / "summary.json", (70, 70))
+    assert not ending.newer_than_networks(config, report), "trained again since"
 
 
 def test_why_a_process_is_gone() -> None:

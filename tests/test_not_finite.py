@@ -57,6 +57,20 @@ def test_a_weight_that_is_not_finite_is_not_loaded(
         weights[name] = kept
 
 
+def test_a_weight_that_the_wanted_type_cannot_hold_is_not_loaded(tmp_path: Path) -> None:
+    """1e6 is finite in float32 and bfloat16, and infinite in float16."""
+    model, _ = networks()
+    with torch.no_grad():
+        model.head.proj_s1.weight[0, 0] = 1e6
+    model.save_pretrained(tmp_path)
+    Kronos.from_pretrained(tmp_path, torch_dtype="bfloat16")
+    with pytest.raises(
+        KitError,
+        match=r"that torch\.float16 can hold, found 1 that become infinite \(head\.proj_s1\.weight\)",
+    ):
+        Kronos.from_pretrained(tmp_path, torch_dtype="float16")
+
+
 def test_large_weights_whose_sum_overflows_are_loaded(tmp_path: Path) -> None:
     """The quick look is at a sum: a sum that overflows is looked at again, number by number."""
     model, _ = networks()

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save as save_tensors
+from test_checkpoint import pickled, respelled
 from test_training import interrupt_after
 from tiny import tiny_config, tiny_store
 
@@ -253,6 +256,27 @@ def test_all_checkpoints_damaged_is_said_and_moves_aside(
     assert run_stage(config, "tokenizer", store) == "complete"
     assert "no checkpoint is readable" in caplog.text
     assert list((tmp_path / "run.old-1" / "tokenizer" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
+def test_a_checkpoint_of_another_network_is_one_line(
+    store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Defect 14d: right checksums, wrong inside: a traceback of torch."""
+    config = tiny_config(tmp_path)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 8)
+        run_stage(config, "tokenizer", store)
+    folder = sorted(config.tokenizer_dir.glob("checkpoints/step_*"))[-1]
+    if file == "model.safetensors":
+        respelled(folder, file, save_tensors({"w": torch.ones(3)}))
+    else:
+        respelled(folder, file, pickled({"optimizer": {"state": {}, "param_groups": []}}))
+    with pytest.raises(
+        KitError, match="expected the state of this stage's network, found another's"
+    ) as caught:
+        run_stage(config, "tokenizer", store)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
 
 
 # -- moving aside --------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ behind.
 
 import dataclasses
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -16,19 +17,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import PREDICTOR, TOKENIZER, tiny_config, tiny_store
+from tiny import PREDICT, PREDICTOR, TOKENIZER, tiny_config, tiny_store
 from training_worker import tiny_objective
 
 from kronos import files
 from kronos.config import Config, to_dict
 from kronos.data.store import BarStore
 from kronos.errors import KitError
+from kronos.forecasting.pair import find_pair, load_forecaster
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.training import stages
 from kronos.training.checkpoint import Progress
 from kronos.training.facts import STAGES, difference
 from kronos.training.feed import StepBatches
-from kronos.training.folder import read_summary
+from kronos.training.folder import read_records, read_summary
 from kronos.training.loop import Trainer
 from kronos.training.optimizer import build_optimizer
 from kronos.training.runtime import Runtime
@@ -400,6 +402,47 @@ def test_worse_than_the_pretrained_start_is_reported(
     run_stage(gentle, "tokenizer", store)
     summary = summary_of(config.tokenizer_dir)
     assert summary["start_value"] > summary["best"]["value"] and summary["worse_than_start"] is False
+
+
+def test_a_figure_that_is_not_defined_ends_no_training(store: BarStore, tmp_path: Path) -> None:
+    """A validation part of exactly predict_window days: the loss of the history is a mean over nothing, NaN, which
+    no file can hold. The status stayed `running`, and resuming repeated it.
+    """
+    days = {"data__train_ratio": 0.7, "data__val_ratio": 2 * PREDICT / 90, "data__embargo": PREDICT}
+    config = tiny_config(tmp_path, **days)
+    assert run_stage(config, "tokenizer", store) == "complete"
+    assert run_stage(config, "basemodel", store) == "complete"
+    best = summary_of(config.basemodel_dir)["best"]
+    assert math.isfinite(best["value"]) and "history_s1" not in best["values"]
+    lines = read_records(config.basemodel_dir / "metrics.jsonl")
+    assert [line["history_s1"] for line in lines if line["kind"] == "validation"] == [None] * 2
+
+
+def test_the_configurations_pin_reaches_the_loader(
+    store: BarStore, tmp_path: Path, pretrained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A revision could not be pinned anywhere: training and forecasting load the one that is."""
+    asked: list[tuple[str, Any]] = []
+    for kind in (KronosTokenizer, Kronos):
+        original = kind.from_pretrained
+
+        def pinned(source: Any, *args: Any, _own: Any = original, revision: Any = None, **more: Any) -> Any:
+            asked.append((Path(source).name, revision))
+            return _own(source, *args, **more)  # a folder has no revision
+
+        monkeypatch.setattr(kind, "from_pretrained", pinned)
+    pins = {"pretrained_tokenizer_revision": "v1", "pretrained_predictor_revision": "c0ffee"}
+    config = tiny_config(tmp_path, **pretrained, **{f"model_paths__{key}": pin for key, pin in pins.items()})
+    for stage in STAGES:
+        run_stage(config, stage, store)
+    expected = [("pretrained_tokenizer", "v1"), ("best_model", None), ("pretrained_predictor", "c0ffee")]
+    assert asked == expected, "the tokenizer that was trained is another network"
+    asked.clear()
+    shutil.rmtree(config.run_dir)
+    untrained = dataclasses.replace(config.experiment, train_tokenizer=False, train_basemodel=False)
+    config = dataclasses.replace(config, experiment=untrained)
+    load_forecaster(config, find_pair(config))
+    assert sorted(asked) == [("pretrained_predictor", "c0ffee"), ("pretrained_tokenizer", "v1")]
 
 
 def test_the_summary_says_which_commit_was_loaded(

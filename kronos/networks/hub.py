@@ -110,7 +110,7 @@ class Pretrained(Generic[ConfigT]):
         network.commit = commit
         network.normalisation = None if said_path is None else Normalisation.read(said_path)
         network.eval()
-        return network if dtype is None else network.to(dtype)
+        return network if dtype is None else _converted(network, dtype, weights_path)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors. Each file appears whole or not at all; other files are
@@ -374,6 +374,18 @@ def _load_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) ->
             f"{path}: expected the weights that {CONFIG_FILE} describes, found {'; '.join(problems)}"
         )
     network.load_state_dict(weights | dict(network.named_buffers()))
+
+
+def _converted(network: Any, dtype: torch.dtype, path: Path) -> Any:
+    """The network in another type. Raises KitError where a weight is too large for it."""
+    network.to(dtype)
+    lost = [name for name, tensor in network.state_dict().items() if not _finite(tensor)]
+    if lost:
+        found = "; ".join(_listed("that become infinite", lost))
+        raise KitError(
+            f"{path}: expected weights that {dtype} can hold, found {found}; load it as torch.float32"
+        )
+    return network
 
 
 def _same_constant(found: Tensor, ours: Tensor) -> bool:

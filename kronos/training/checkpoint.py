@@ -11,18 +11,29 @@ import logging
 import os
 import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from kronos import files, records
 from kronos.errors import KitError
-from kronos.training.folder import CHECKSUMS, CONTENTS, TRAINER, checkpoint_folders, checkpoint_problem
+from kronos.training.folder import (
+    CHECKSUMS,
+    CONTENTS,
+    TRAINER,
+    Best,
+    SavedProgress,
+    checkpoint_folders,
+    checkpoint_problem,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +45,7 @@ WEIGHTS, OPTIMIZER, _ = CONTENTS
 class Progress:
     """What a run knows beside its weights."""
 
-    step: int = 0
+    step: Annotated[int, ">= 0"] = 0
     """Optimiser steps done."""
     validated: bool = False
     """The validation that is due at this step has been made."""
@@ -46,9 +57,9 @@ class Progress:
     """The metric of every validation since the first step: what the learning rate and an early end may depend
     on.
     """
-    pieces: int = 1
+    pieces: Annotated[int, "> 0"] = 1
     """How many pieces a micro-batch is cut into, since a GPU's memory was too small for it whole."""
-    skipped: int = 0
+    skipped: Annotated[int, ">= 0"] = 0
     """Optimiser steps that the loss scaler of fp16 left out."""
     seconds: float = 0.0
     """Spent in the loop, over all sittings."""
@@ -64,6 +75,18 @@ class Checkpoint:
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
     progress: Progress
+
+    @contextmanager
+    def fitting(self) -> Iterator[None]:
+        """While the state is put into a network or an optimiser: KitError where it is another one's."""
+        try:
+            yield
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            text = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+            raise KitError(
+                f"{self.folder}: expected the state of this stage's network, found another's: {text}; "
+                "remove this checkpoint, or start the stage anew with --fresh"
+            ) from error
 
 
 def save(root: Path, weights: dict[str, Tensor], optimizer: dict[str, Any], progress: Progress) -> Path:
@@ -99,25 +122,31 @@ def save(root: Path, weights: dict[str, Tensor], optimizer: dict[str, Any], prog
 
 
 def load_newest(root: Path) -> Checkpoint | None:
-    """The newest checkpoint whose checksums hold; damaged ones that are newer are named in the log and
-    removed, since rotation would keep them, by their step, and remove good ones.
+    """The newest checkpoint whose checksums hold and whose files can be read; damaged ones that are newer are
+    named in the log and removed, since rotation would keep them, by their step, and remove good ones.
 
     None when there is none. Raises KitError when there are checkpoints and all are damaged; they stay.
     """
-    folders, damaged = checkpoint_folders(root), list[Path]()
-    for folder in reversed(folders):
+    damaged: list[Path] = []
+    problem: str | None = None
+    for folder in reversed(checkpoint_folders(root)):
         problem = checkpoint_problem(folder)
         if problem is None:
-            found = _read(folder)
-            for passed in damaged:
-                shutil.rmtree(passed, ignore_errors=True)
-                log.warning("%s: removed", passed)
-            return found
+            try:
+                found = _read(folder)
+            except _Unreadable as error:
+                problem = str(error)
+            else:
+                for passed in damaged:
+                    shutil.rmtree(passed, ignore_errors=True)
+                    log.warning("%s: removed", passed)
+                return found
         log.warning("%s is damaged (%s): falling back to the checkpoint before it", folder, problem)
         damaged.append(folder)
-    if folders:
+    if damaged:
         raise KitError(
-            f"{root}: expected a good checkpoint, found {len(folders)} damaged; start it anew with --fresh"
+            f"{root}: expected a good checkpoint, found {len(damaged)} damaged ({damaged[-1].name}: {problem}); "
+            "start it anew with --fresh"
         )
     return None
 
@@ -146,12 +175,29 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+class _Unreadable(Exception):
+    """Files that are those that were written, by their checksums, and say something else than they should."""
+
+
 def _read(folder: Path) -> Checkpoint:
+    progress = _read_progress(folder)
     try:
         optimizer = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-        progress = records.read(folder / TRAINER, Progress, remedy="start it anew with --fresh", strict=True)
-    except (pickle.UnpicklingError, TypeError) as error:
-        raise KitError(
-            f"{folder}: expected a checkpoint of this version, found another one's; start it anew with --fresh"
-        ) from error
-    return Checkpoint(folder, load_tensors((folder / WEIGHTS).read_bytes()), optimizer, progress)
+        weights = load_tensors((folder / WEIGHTS).read_bytes())
+    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, SafetensorError) as error:
+        text = next(iter(str(error).splitlines()), "")[:100] or type(error).__name__
+        raise _Unreadable(f"expected the state of a training, found another's: {text}") from error
+    if not isinstance(optimizer, dict) or not isinstance(optimizer.get("optimizer"), dict):
+        raise _Unreadable(f"{OPTIMIZER}: expected the state of an optimiser, found another object")
+    return Checkpoint(folder, weights, optimizer, progress)
+
+
+def _read_progress(folder: Path) -> Progress:
+    try:
+        records.read(folder / TRAINER, SavedProgress)
+        progress = records.read(folder / TRAINER, Progress, strict=True)
+        if progress.best is not None:
+            records.check(progress.best, Best, f"{folder / TRAINER}: best")
+    except records.WrongShape as error:
+        raise _Unreadable(str(error)) from error
+    return progress

@@ -94,15 +94,17 @@ class Trainer:
     def _prepare(self, resumed: Checkpoint | None) -> None:
         """Load weights before accelerate wraps the module, the optimiser after."""
         if resumed is not None:
-            self.objective.network().load_state_dict(resumed.weights)
+            with resumed.fitting():
+                self.objective.network().load_state_dict(resumed.weights)
             self.saved_step = self.progress.step
         accelerator = self.runtime.accelerator
         optimizer = build_optimizer(self.objective, self.settings)
         self.module, self.optimizer = self.runtime.prepare(self.objective.to(self.runtime.device), optimizer)
         if resumed is not None:
-            self.optimizer.load_state_dict(resumed.optimizer["optimizer"])
-            if accelerator.scaler is not None and "scaler" in resumed.optimizer:
-                accelerator.scaler.load_state_dict(resumed.optimizer["scaler"])
+            with resumed.fitting():
+                self.optimizer.load_state_dict(resumed.optimizer["optimizer"])
+                if accelerator.scaler is not None and "scaler" in resumed.optimizer:
+                    accelerator.scaler.load_state_dict(resumed.optimizer["scaler"])
         self.guard = FiniteGuard(self.settings.stage, self.streams.tickers, self.runtime)
         self.skipped_before = self.progress.skipped
 
