@@ -6,15 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kronos.forecasting.predictor_api import KronosPredictor
     from kronos.networks import Kronos, KronosTokenizer
+    from kronos.predictor import KronosPredictor
 
 __all__ = ["Kronos", "KronosPredictor", "KronosTokenizer"]
 
 _lazy = {
     "Kronos": "kronos.networks",
     "KronosTokenizer": "kronos.networks",
-    "KronosPredictor": "kronos.forecasting.predictor_api",
+    "KronosPredictor": "kronos.predictor",
 }
 
 

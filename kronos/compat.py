@@ -20,7 +20,7 @@ from kronos import networks
 from kronos.bars import FloatArray
 from kronos.errors import KitError
 from kronos.forecasting.generate import generate_reference
-from kronos.forecasting.predictor_api import KronosPredictor as OwnPredictor
+from kronos.forecasting.predictor_api import TablePredictor
 from kronos.forecasting.sampling import Sampling, filter_logits
 from kronos.networks.predictor import TokenHead, sample_categorical
 from kronos.networks.quantizer import sound_vectors
@@ -121,7 +121,7 @@ class Kronos(networks.Kronos):
         return self.s2_logits(context, s1_ids)
 
 
-class KronosPredictor(OwnPredictor):
+class KronosPredictor(TablePredictor):
     """The original's predictor: `kronos.KronosPredictor` with compatibility="original" unless you say
     otherwise.
     """

@@ -428,6 +428,9 @@ class InferenceConfig:
     answer: str = "auto"
     """Whose answers are submitted: a name of the backtest's table (network: the run's own), blend:A+B, or
     auto: the answerer that the evidence of `run_backtest.py --save` prefers."""
+    refit: bool = False
+    """Rows of several dates: fit anew for each date on what had ended by then (ridge, logistic, boosting).
+    false: once, on what had ended before the earliest date."""
     calibration: Literal["auto", "off"] = "auto"
     """auto: use the decision that the backtest left, where it fits, else the base rate of history as level;
     off: raw P(rise).

@@ -15,7 +15,6 @@ import re
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -28,13 +27,13 @@ import torch
 from numpy.typing import NDArray
 
 from kronos import files, final
-from kronos.answers.answerer import Answer, Answerer, Rows, ask
-from kronos.answers.catalogue import AUTO, NETWORK, find, key_of, needs_network, needs_training
-from kronos.answers.decide import Decided, decide, plain_decision, rates
+from kronos.answers.answerer import Answer, Rows, ask
+from kronos.answers.decide import Decided, decide, rates
 from kronos.answers.decision import Decision
-from kronos.answers.findings import Evidence, Figure, Findings, choose, path_of
+from kronos.answers.findings import Figure
 from kronos.answers.history import tie_shares
 from kronos.answers.network import NetworkAnswerer, load_network
+from kronos.answers.pick import Picked, common_horizon, pick
 from kronos.answers.simple import ALL_RISE
 from kronos.config import Config, to_dict
 from kronos.data.competition import SUBMISSIONS, read_rows
@@ -84,6 +83,7 @@ class Submission:
             "rises": f"{m['share_of_rises']:.1%} (mean probability {m['mean_probability']:.3f})",
             "horizon": f"{horizons} trading days" if common else "none",
             "answered by": f"{m['answer']['name']} ({m['answer']['why']})",
+            **({"fitted": m["answer"]["fits"]} if m["answer"]["fits"] else {}),
             "expected": _expected(m["answer"]),
             "decision": "the backtest's" if m["decision"]["used"] else m["decision"]["why"],
             "shortened": _counts(m["shortened"]),
@@ -118,10 +118,12 @@ def make_submission(
         store = open_store(config)
         rows = ask(store, ids, dates, config.data.calendar, config.inference.horizon)
         _check_fallbacks(config, _by_reason(rows.reason), len(rows))
-        return store, rows, pick(config, store, rows, team, allow_incomplete)
+        return store, rows, _pick(config, store, rows, team, allow_incomplete)
 
     store, rows, picked = team.main_first(ready)
     log.info("answered by %s: %s", picked.answerer.name, picked.why)
+    if picked.fits:
+        log.info("%s was fitted %s", picked.answerer.name, picked.fits)
     network = picked.network
     plan = None if network is None else network.plan(store, rows)
     if network is not None and plan is not None:
@@ -156,32 +158,6 @@ def make_submission(
 
 
 # -- who answers ---------------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
-class Picked:
-    """Who answers, and on what evidence."""
-
-    answerer: Answerer
-    why: str
-    network: NetworkAnswerer | None
-    """The run's network, where it takes part."""
-    findings: Findings | None
-    evidence: Evidence | None
-    """What the backtest found about the answerer; None: nothing."""
-    no_decision: str = ""
-    """Why the backtest's decision is not used; '' where it is."""
-
-    def decision_for(self, config: Config, store: BarStore, rows: Rows, answer: Answer) -> Decision | None:
-        """The backtest's decision; without one the level of history before the earliest date. None: raw
-        probabilities.
-        """
-        if config.inference.calibration == "off":
-            return None
-        if self.evidence is not None and self.evidence.decision is not None and not self.no_decision:
-            return self.evidence.decision
-        asof = int(rows.asof[rows.open].min()) if rows.open.any() else -1
-        return plain_decision(store, asof, _common_horizon(config, rows), answer)
-
-
 def _newest(config: Config) -> Config:
     """With `experiment.final` the configuration of the run's final networks, where there are any; else the
     same one.
@@ -200,72 +176,15 @@ def _newest(config: Config) -> Config:
     return own
 
 
-def pick(config: Config, store: BarStore, rows: Rows, team: Team, allow_incomplete: bool = False) -> Picked:
-    """The answerer that `inference.answer` names or that the evidence prefers, ready to answer.
-
-    team: the processes that share a network's rows. Raises KitError for a name that nothing has, and where
-    the run's network is asked for and there is none.
-    """
-    horizon = _common_horizon(config, rows)
-    findings = RunFolder(config.run_dir).findings(horizon)
+def _pick(config: Config, store: BarStore, rows: Rows, team: Team, allow_incomplete: bool) -> Picked:
+    """Who answers. The run's network is loaded once, where it is needed; its rows are shared by the team."""
+    horizon = common_horizon(config, rows)
 
     @cache
     def network() -> NetworkAnswerer:
         return replace(load_network(config, horizon, allow_incomplete=allow_incomplete), team=team)
 
-    name, why = config.inference.answer, "asked for by name"
-    if name == AUTO:
-        name, why = _by_evidence(config, findings, horizon, network)
-    own = network() if needs_network(name, config) else None
-    before = int(rows.asof[rows.open].min()) + 1 if rows.open.any() else 0
-    answerer = find(name, config, store, before, horizon, network)
-    evidence = None if findings is None else findings.of(answerer.name)
-    no_decision = ""
-    if findings is None:
-        no_decision = (
-            f"{path_of(config.run_dir, horizon)}: none there; scripts/run_backtest.py --save leaves one"
-        )
-    elif evidence is None:
-        no_decision = f"the backtest of {findings.created} did not score {answerer.name}"
-    elif evidence.decision is not None:
-        no_decision = "; ".join(evidence.decision.difference(key_of(name, config, horizon, network)))
-    if no_decision and evidence is not None:
-        log.warning(
-            "the decision of %s is not used: it has %s; run the backtest again", answerer.name, no_decision
-        )
-    return Picked(answerer, why, own, findings, evidence, no_decision)
-
-
-def _by_evidence(
-    config: Config, findings: Findings | None, horizon: int, network: Callable[[], NetworkAnswerer]
-) -> tuple[str, str]:
-    """(name, why) of the answerer that a backtest prefers; without one the run's network."""
-    if findings is None:
-        return (
-            NETWORK,
-            f"no backtest {horizon} trading days ahead has left its findings here, so it is the run's network",
-        )
-    everyone = {item.name for item in findings.answerers}
-    choice = choose(findings, everyone)
-    found = findings.of(choice.name)
-    if found is not None and found.decision is not None:
-        wrong = found.decision.difference(key_of(choice.name, config, horizon, network))
-        if wrong:
-            log.warning(
-                "%s is no candidate: its backtest had %s; run the backtest again",
-                choice.name,
-                "; ".join(wrong),
-            )
-            choice = choose(findings, {name for name in everyone if not needs_training(name, config)})
-    return choice.name, choice.why
-
-
-def _common_horizon(config: Config, rows: Rows) -> int:
-    """The commonest horizon of the rows that can be answered, the shortest of equally common ones."""
-    counts = Counter(rows.horizon[rows.open].tolist())
-    if not counts:
-        return config.inference.horizon or config.data.predict_window
-    return min(counts, key=lambda steps: (-counts[steps], steps))
+    return pick(config, RunFolder(config.run_dir).findings(horizon), store, rows, network)
 
 
 def _check_probability(config: Config, plan: RowPlan) -> None:
@@ -414,6 +333,7 @@ def _manifest(config: Config, done: Answered, picked: Picked, decision: Decision
 def _account(picked: Picked) -> dict[str, Any]:
     """Who answered, why, and what the backtest lets expect of it beside 'all rise'."""
     about: dict[str, Any] = {"name": picked.answerer.name, "kind": picked.answerer.kind, "why": picked.why}
+    about["fits"] = picked.fits
     about |= {"expected": None, "all_rise": None, "least_skill": None, "backtest": None}
     found = picked.findings
     if found is None:

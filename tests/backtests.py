@@ -36,6 +36,9 @@ def finished_run(config: Config, store: BarStore, seed: int = 0, train_end: int 
             "step": 9,
             "total_steps": 9,
             "config": to_dict(config),
+            "facts": {"start": "random weights"},
+            "best": {"step": 9, "value": 1.0},
+            "start_value": None,
         }
         summary |= {
             "tokenizer_digest": digest,

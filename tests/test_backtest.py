@@ -30,8 +30,6 @@ from kronos.evaluation.backtest import ENSEMBLE, Options, run_backtest
 from kronos.evaluation.contest import ask_on, folds
 from kronos.evaluation.panel import build_panel
 from kronos.evaluation.scores import FIGURES
-from kronos.forecasting.team import Team
-from kronos.submission import make_submission, pick
 
 World = tuple[Config, BarStore]
 
@@ -143,36 +141,6 @@ def test_later_bars_change_no_answer(world: World, tmp_path: Path) -> None:
         assert x.score[rows].tobytes() == y.score[rows].tobytes(), x.name
         assert x.pred[rows].tolist() == y.pred[rows].tolist(), x.name
         assert x.prob is None or x.prob[rows].tobytes() == y.prob[rows].tobytes(), x.name
-
-
-def test_a_backtest_asks_what_a_submission_of_the_next_day_would(world: World, tmp_path: Path) -> None:
-    """A backtest of another pipeline than the one that submits measures nothing: rows, P(rise) and answers,
-    bit by bit.
-    """
-    config, store = world
-    run_backtest(config, Options(save=True))
-    last = len(store.sessions) - 1
-    asked, _ = ask_on(store, np.array([last]), 3)
-    date = store.sessions[last].astype("datetime64[D]")
-    for name in ("network", "boosting", "30-day momentum", "blend:network+boosting", "majority in training"):
-        own = changed(
-            config, inference__answer=name, inference__horizon=3, data__test_path=str(tmp_path / "test.csv")
-        )
-        (tmp_path / "test.csv").write_text(
-            "ID,Date\n" + "".join(f"{t},{date + 1}\n" for t in reversed(store.tickers))
-        )
-        made = make_submission(own, tmp_path / "out.csv")
-        prob = np.loadtxt(tmp_path / "out-prob.csv", delimiter=",", skiprows=1, usecols=2)[::-1]
-        rows = replace(asked, ids=list(store.tickers))
-        picked = pick(own, store, rows, Team())
-        answer = picked.answerer.answer(store, rows)
-        mine = decide(store, rows, picked.answerer, answer, picked.decision_for(own, store, rows, answer))
-        assert (
-            made.manifest["decision"]["used"] is (name != "majority in training") and picked.no_decision == ""
-        )
-        assert mine.prob.tobytes() == prob.tobytes(), name
-        pred = np.loadtxt(tmp_path / "out.csv", delimiter=",", skiprows=1, usecols=1).astype(int)[::-1]
-        assert mine.pred.tolist() == pred.tolist(), name
 
 
 @pytest.mark.parametrize("horizon", [1, 3])

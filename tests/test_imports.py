@@ -13,6 +13,7 @@ import pytest
 ROOMS = [
     "service",
     "launch",
+    "predictor",
     "delivery",
     "portfolio",
     "outlook",

@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from tiny import tiny_config, tiny_store
 
 from kronos.config import Config
 from kronos.errors import KitError
-from kronos.networks import cost
+from kronos.networks import Kronos, KronosTokenizer, cost
 from kronos.planning.devices import DEVICES, Device, find_device
+from kronos.planning.head_plan import _random_date
+from kronos.planning.measure import peak_bytes
 from kronos.planning.plan import (
     MATMUL_SHARE,
     check_fit,
@@ -27,6 +29,9 @@ from kronos.planning.plan import (
     stage_seconds,
 )
 from kronos.training.facts import StageData
+from kronos.training.head import new_head
+from kronos.training.head_data import HeadData
+from kronos.training.head_objective import HeadObjective
 
 T4 = DEVICES["T4"]
 
@@ -79,15 +84,15 @@ def test_estimates_follow_precision_and_device(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     parts = stage_flops("basemodel", network_configs(config), 257)
     frozen = parts["frozen tokenizer"].total
-    found = estimate(config, replace(T4, bandwidth=1e30), "fp16", parts, 0)
+    found = estimate(config, replace(T4, bandwidth=1e30), "fp16", parts, 0, config.training.batch_size)
     rest = cost.total(parts).total - frozen
     assert found == pytest.approx(
         config.training.batch_size * (rest / 65e12 + frozen / 8.1e12) / MATMUL_SHARE
     )
     again = replace(config, training=replace(config.training, use_checkpoint=True))
-    slower = estimate(again, T4, "fp16", parts, 0)
-    assert slower is not None and slower > estimate(config, T4, "fp16", parts, 0)  # type: ignore[operator]
-    assert estimate(config, replace(T4, peak={}), "fp16", parts, 0) is None
+    slower = estimate(again, T4, "fp16", parts, 0, config.training.batch_size)
+    assert slower is not None and slower > estimate(config, T4, "fp16", parts, 0, config.training.batch_size)  # type: ignore[operator]
+    assert estimate(config, replace(T4, peak={}), "fp16", parts, 0, config.training.batch_size) is None
 
 
 def test_auto_precision_is_the_devices(tmp_path: Path) -> None:
@@ -151,6 +156,38 @@ def test_the_probe_steps_the_real_stages_here(tmp_path: Path) -> None:
     with pytest.raises(KitError, match="expected auto or one of T4"):
         find_device("TPU", Config())
     assert plan.device.kind == "cpu" or torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("inputs", ["tokens", "bars", "both"])
+def test_the_head_is_planned_too(tmp_path: Path, inputs: str) -> None:
+    """A third stage that the plan leaves out makes every sum of hours and every fit of memory too small."""
+    store = tiny_store(tmp_path / "store", tickers=12)
+    small = {"inputs": inputs, "stocks_per_date": 16, "bar_lookback": 20, "horizons": [1, 2]}
+    config = tiny_config(
+        tmp_path, experiment__train_head=True, **{f"head__{key}": value for key, value in small.items()}
+    )
+    plan = make_plan(config, find_device("auto", config), probing=True)
+    head = plan.stages[-1]
+    networks = network_configs(config)
+    read = inputs != "bars"
+    built = new_head(
+        config,
+        Kronos(**asdict(networks[1])) if read else None,
+        KronosTokenizer(**asdict(networks[0])) if read else None,
+    )
+    assert head.parameters == sum(p.numel() for p in built.parameters())
+    assert head.order is not None and head.order.total_steps == HeadData.of(config, store).plan.total_steps
+    text = "\n".join(describe(plan))
+    assert f"head: {head.parameters:,} parameters" in text and "rows/s" in text and "dates: " in text
+    batch = _random_date(config, torch.device("cpu"))
+    objective = HeadObjective(built, sign_weight=0.5, trunk_share=0.1).train()
+    measured = peak_bytes(
+        lambda: objective(batch, lambda joint: joint)["loss"].backward(), torch.device("cpu")
+    )
+    assert 0.7 < head.memory.step / measured < 2.5, (head.memory, measured)
+    larger = replace(config, head=replace(config.head, stocks_per_date=10**9))
+    with pytest.raises(KitError, match=r"head: expected at most .*set head\.stocks_per_date=\d+"):
+        check_fit(make_plan(larger, T4, probing=False))
 
 
 def test_the_script(root: Path, tmp_path: Path) -> None:

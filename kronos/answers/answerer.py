@@ -157,6 +157,16 @@ SIMPLICITY: dict[Kind, int] = {
 """Where each kind stands; within a kind an answerer may add up to 9."""
 
 
+def moment_after(store: BarStore, sessions: NDArray[np.int64]) -> NDArray[np.datetime64]:
+    """The first moment after each session, datetime64[s] in the shape of `sessions`: a submission of the next
+    day asks then, and bars up to and with the session are known.
+    """
+    days = store.sessions[sessions]
+    if store.frequency in ("daily", "weekly", "monthly"):
+        return np.asarray(days.astype("datetime64[D]") + np.timedelta64(1, "D"), "datetime64[s]")
+    return np.asarray(days + np.timedelta64(1, "s"), "datetime64[s]")
+
+
 def ask(
     store: BarStore,
     tickers: Sequence[str],

@@ -5,11 +5,14 @@ be; and the key that its decision has to belong to.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from kronos import files
 from kronos.answers import fitted
-from kronos.answers.answerer import Answerer, Fitter
+from kronos.answers.answerer import Answer, Answerer, Fitter, Kind, Rows
 from kronos.answers.blend import Blend
 from kronos.answers.network import NetworkAnswerer
 from kronos.answers.simple import simple_answerers
@@ -52,6 +55,12 @@ def needs_network(name: str, config: Config) -> bool:
 def needs_training(name: str, config: Config) -> bool:
     """Whether an answerer is, or holds, something that was trained in the run."""
     return any(part == HEAD or _is_network(part, config) for part in members_of(name) or [name])
+
+
+def needs_fit(name: str, config: Config) -> bool:
+    """Whether an answerer is, or holds, something that is fitted when it is asked for."""
+    fitted_names = {fitter.name for fitter in fitters(config)}
+    return any(part in fitted_names for part in members_of(name) or [name])
 
 
 def _is_network(name: str, config: Config) -> bool:
@@ -120,4 +129,34 @@ def find(
         if answerer.name == name:
             return answerer
     fitter = next(fitter for fitter in fitters(config) if fitter.name == name)
-    return fitter.fit(store, before, horizon)
+    return Refitted(fitter, horizon) if config.inference.refit else fitter.fit(store, before, horizon)
+
+
+@dataclass(frozen=True, eq=False)
+class Refitted:
+    """Something that is fitted, anew for every date that is asked about."""
+
+    fitter: Fitter
+    horizon: int
+
+    @property
+    def name(self) -> str:
+        return self.fitter.name
+
+    @property
+    def kind(self) -> Kind:
+        return self.fitter.kind
+
+    @property
+    def simplicity(self) -> int:
+        return self.fitter.simplicity
+
+    def answer(self, store: BarStore, rows: Rows) -> Answer:
+        """Each date's rows by a fit on what had ended by then. Raises KitError where that is too little."""
+        score = np.full(len(rows), np.nan)
+        reason = np.array(rows.reason, dtype="<U64")
+        for date in np.unique(rows.asof[rows.open]).tolist():
+            where = np.flatnonzero(rows.asof == date)
+            found = self.fitter.fit(store, date + 1, self.horizon).answer(store, rows.only(where))
+            score[where], reason[where] = found.score, found.reason
+        return Answer(score, None, reason)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kronos.answers.answerer import Answer, Answerer, Fitter, Kind, Rows
+from kronos.answers.answerer import Answer, Answerer, Fitter, Kind, Rows, moment_after
 from kronos.answers.bands import fit_width
 from kronos.answers.decide import Decided, decide, plain_decision
 from kronos.answers.decision import RANK_SLOPE, Decision, z_of
@@ -110,19 +110,11 @@ def ask_on(
     row, key = row[kept], key[kept]
     place, ticker = np.divmod(key, max(len(store.tickers), 1))
     asof = np.asarray(sessions)[place]
-    after = (
-        np.timedelta64(1, "D")
-        if store.frequency in ("daily", "weekly", "monthly")
-        else np.timedelta64(1, "s")
-    )
-    origins = store.sessions[asof]
     names = [date_text(store.sessions[session]) for session in np.asarray(sessions).tolist()]
     ids = [f"{store.tickers[t]} {names[d]}" for t, d in zip(ticker.tolist(), place.tolist(), strict=True)]
-    whole_days = store.frequency in ("daily", "weekly", "monthly")
-    when = origins.astype("datetime64[D]").astype("datetime64[s]") if whole_days else origins
-    date: NDArray[np.datetime64] = np.asarray(when + after, "datetime64[s]")
     reason = np.full(len(row), "", "<U32")
-    return Rows(ticker, row, asof, np.full(len(row), horizon, np.int64), reason, date, ids), key
+    steps = np.full(len(row), horizon, np.int64)
+    return Rows(ticker, row, asof, steps, reason, moment_after(store, asof), ids), key
 
 
 def folds(dates: int, count: int) -> list[slice]:

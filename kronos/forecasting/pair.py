@@ -59,18 +59,28 @@ def find_pair(config: Config, allow_incomplete: bool = False) -> Pair:
 
 def load_forecaster(config: Config, pair: Pair) -> Forecaster:
     """Load both networks and put them on the device that `config` names."""
-    device = pick_device(config)
-    own, pins = config.inference, config.model_paths
+    pins = config.model_paths
     model = Kronos.from_pretrained(pair.predictor, revision=pins.revision(pair.predictor))
+    tokenizer = KronosTokenizer.from_pretrained(pair.tokenizer, revision=pins.revision(pair.tokenizer))
     # A pair that was not trained here may say how it was; the configuration is about this run's training.
     says = not pair.trained and model.normalisation is not None
+    return forecaster_of(config, model, tokenizer, pick_device(config), as_they_say=says)
+
+
+def forecaster_of(
+    config: Config, model: Kronos, tokenizer: KronosTokenizer, device: torch.device, as_they_say: bool = False
+) -> Forecaster:
+    """Loaded networks as `config` samples them. as_they_say: their bars are normalised as their own folder
+    says, and not as the configuration does.
+    """
+    own = config.inference
     return Forecaster(
         model,
-        KronosTokenizer.from_pretrained(pair.tokenizer, revision=pins.revision(pair.tokenizer)),
+        tokenizer,
         device=device,
         max_context=config.data.max_context,
-        clip=None if says else config.data.clip,
-        epsilon=None if says else config.data.norm_epsilon,
+        clip=None if as_they_say else config.data.clip,
+        epsilon=None if as_they_say else config.data.norm_epsilon,
         sampling=Sampling(
             temperature=own.temperature,
             top_k=own.top_k,

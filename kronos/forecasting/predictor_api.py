@@ -1,15 +1,14 @@
-"""`KronosPredictor`: DataFrames in, DataFrames out, with the calls of the published predictor.
+"""`TablePredictor`: DataFrames in, DataFrames out, with the calls of the published predictor.
 
 In: tables of bars and stamps (`frames`). Out: a `Forecast` with every path, or the mean path as a table. A
-user of the original changes one import; `compatibility="original"` gives the original's numbers under greedy
-decoding.
+user of the original changes one import (`kronos.KronosPredictor`, which also decides rise or fall, is made of
+this one); `compatibility="original"` gives the original's numbers under greedy decoding.
 Source: interface of the public repository shiyu-coder/Kronos (MIT), written anew.
 """
 
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,9 +16,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from kronos import records
 from kronos.bars import FEATURES, EpsilonKind, FloatArray, calendar_stamps
-from kronos.config import from_dict
 from kronos.errors import KitError
 from kronos.forecasting.context import Overflow
 from kronos.forecasting.forecaster import Forecaster, check_networks
@@ -39,7 +36,7 @@ HISTORY = 120
 """Known bars that a forecast keeps for its plots."""
 
 
-class KronosPredictor:
+class TablePredictor:
     """A tokenizer and a predictor that forecast tables.
 
     By default a forecast depends on the last `max_context` rows only, which are normalised with their own
@@ -98,45 +95,6 @@ class KronosPredictor:
         }
         self.calendar = calendar
         self._warned = False
-
-    @classmethod
-    def from_run(cls, run: str | Path, **settings: Any) -> "KronosPredictor":
-        """The predictor that a run folder ("runs/NAME") holds, with its tokenizer, normalisation, context and
-        calendar.
-
-        settings: of the constructor, in place of the run's. Raises KitError where a stage is not complete or
-        the networks do not belong together.
-        """
-        from kronos.forecasting.pair import find_pair  # which reads what training left
-
-        path = Path(run) / "pipeline_config.json"
-        if not path.is_file():
-            raise KitError(
-                f"{run}: expected a run folder with {path.name}, found none; name base_path/exp_name"
-            )
-        config = from_dict(records.read_json(path, remedy="it has to be what the launcher wrote"), str(path))
-        paths = config.model_paths
-        if (
-            Path(paths.finetuned_tokenizer) == config.tokenizer_dir / "best_model"
-        ):  # the folder may have moved
-            moved = str(Path(run) / paths.tokenizer_save_name / "best_model")
-            paths = replace(paths, finetuned_tokenizer=moved)
-        config = replace(config, model_paths=replace(paths, base_save_path=str(run)))
-        pair, data, own = find_pair(config), config.data, config.inference
-        kept: dict[str, Any] = {
-            "max_context": data.max_context,
-            "clip": data.clip,
-            "epsilon": data.norm_epsilon,
-        }
-        kept |= {
-            "calendar": data.calendar,
-            "overflow": own.overflow,
-            "anchor": own.anchor == "last_close",
-            "seed": own.seed,
-        }
-        model = Kronos.from_pretrained(pair.predictor, revision=paths.revision(pair.predictor))
-        tokenizer = KronosTokenizer.from_pretrained(pair.tokenizer, revision=paths.revision(pair.tokenizer))
-        return cls(model, tokenizer, **kept | settings)
 
     def __repr__(self) -> str:
         size = sum(parameter.numel() for parameter in self.model.parameters())

@@ -33,9 +33,11 @@ WHAT RUNS
     --skip-data-process      take the prepared data as they are: nothing is downloaded or prepared
     --skip-tokenizer         train the predictor only, on the trained tokenizer
     --skip-basemodel         train the tokenizer only (also: --skip-predictor)
+    --skip-head              train no head, also where experiment.train_head asks for one
     --skip-existing          keep complete stages, also of other settings, and train the rest
     --fresh                  train anew; what is there moves to runs/NAME.old-1
     --fast-mode              shorten every stage to a smoke run, in a folder NAME-fast of its own
+    --final                  afterwards train once more on every day, for the submission (RUN/final)
     --submit                 write a submission file afterwards
     --strict                 stop before training when one of the quick data checks warns
     --dry-run                check everything, print what would run and how long, write nothing
@@ -120,7 +122,9 @@ ALL = "all"
 SWITCHES = {
     ("--skip-tokenizer",): "experiment.train_tokenizer=false",
     ("--skip-basemodel", "--skip-predictor"): "experiment.train_basemodel=false",
+    ("--skip-head",): "experiment.train_head=false",
     ("--skip-existing",): "experiment.skip_existing=true",
+    ("--final",): "experiment.final=true",
     ("--fresh",): "experiment.fresh=true",
 }
 """Flags that are settings."""

@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from kronos import final
 from kronos.config import Config
 from kronos.data import competition, ingest, sources
 from kronos.data.store import BarStore
@@ -65,6 +66,18 @@ def check_inputs(config: Config) -> None:
             f"{data.sample_submission_path}: expected the IDs of {data.test_path}, found {len(odd)} that only one of them has, "
             f"e.g. {odd[0]}; use two files of one competition"
         )
+
+
+def check_final(config: Config) -> None:
+    """Raise KitError where `experiment.final` asks for a final run that cannot be made."""
+    if not config.experiment.final:
+        return
+    if config.distributed.num_machines > 1:
+        raise KitError(
+            f"--final: expected one machine, found {config.distributed.num_machines}; "
+            "run scripts/final_run.py on one of them afterwards"
+        )
+    final.final_config(config, {})  # settings that leave a choice to a validation are refused
 
 
 def check_outputs(config: Config, submit: bool) -> None:

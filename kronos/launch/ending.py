@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from kronos import files, records
+from kronos import files, final, records
 from kronos.config import Config, to_dict
 from kronos.errors import KitError
 from kronos.launch.arguments import ROOT
@@ -88,6 +88,8 @@ def is_competition(config: Config) -> bool:
 def newer_than_networks(config: Config, path: Path) -> bool:
     """Whether a result is there and was written after the networks that it is of."""
     used = [config.tokenizer_dir, config.basemodel_dir, config.head_dir]
+    if config.experiment.final:
+        used += [config.run_dir / final.FOLDER / folder.name for folder in used]
     summaries = [folder / "summary.json" for folder in used if (folder / "summary.json").is_file()]
     return path.is_file() and all(
         path.stat().st_mtime_ns > summary.stat().st_mtime_ns for summary in summaries
@@ -124,7 +126,8 @@ def known_submission(config: Config) -> Path | None:
 
 def _asked_alike(config: Config, saved: dict[str, Any]) -> bool:
     """Whether a saved configuration forecasts the same rows with the same networks in the same way."""
-    now = to_dict(config)
+    own = final.of_run(config)[0] if config.experiment.final else None
+    now = to_dict(own or config)
     sections = ("data", "inference", "model_paths")
     return all(saved.get(section) == now[section] for section in sections)
 

@@ -13,9 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kronos import configfile, files
+from kronos import configfile, files, final
 from kronos.config import Config, to_dict
-from kronos.launch.checks import SUBMISSIONS, check_devices, check_inputs, check_outputs, try_writing
+from kronos.launch.checks import (
+    SUBMISSIONS,
+    check_devices,
+    check_final,
+    check_inputs,
+    check_outputs,
+    try_writing,
+)
 from kronos.training.facts import Stage
 from kronos.training.restart import StageState, refusal, set_aside, state_of
 from kronos.training.trackers import check_installed
@@ -23,6 +30,7 @@ from kronos.training.trackers import check_installed
 FAST_MODE = (
     "training.tokenizer_epochs=1",
     "training.basemodel_epochs=1",
+    "training.head_epochs=1",
     "training.max_steps=20",
     "training.validation_samples=128",
     "training.log_interval=5",
@@ -48,6 +56,10 @@ class Step:
     stage: Stage | None = None
     optional: bool = False
     """Its failure does not end the launch."""
+    folder: Path | None = None
+    """Of a stage that is trained: where its summary lies, which says whether it is complete."""
+    final: bool = False
+    """It is part of the final run."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +102,30 @@ class LaunchPlan:
         found = [Step("preparing the data", "Preparing the data", prepare)]
         for stage in self.stages:
             command = self._launched("kaggle/train_stage.py", *given, "--stage", stage)
-            found.append(
-                Step(f"the {stage} stage", f"Training: {stage}", command, trainers=True, stage=stage)
-            )
+            folder = self.config.stage_dir(stage)
+            name, title = f"the {stage} stage", f"Training: {stage}"
+            found.append(Step(name, title, command, trainers=True, stage=stage, folder=folder))
         if not self.leads:
             return found
-        if self.config.evaluation.after_training and "basemodel" in self.stages:
+        if self.config.evaluation.after_training and {"basemodel", "head"} & set(self.stages):
             command = (sys.executable, "scripts/run_backtest.py", *given, "--save")
             found.append(Step("the backtest", "Backtest", command, optional=True))
+        if self.config.experiment.final:
+            found += self._final_steps(given)
         return found + (self._submission_steps(given) if self.submit else [])
+
+    def _final_steps(self, given: tuple[str, ...]) -> list[Step]:
+        """Every stage once more on every day, with the configuration that the first of these steps writes."""
+        plan = (sys.executable, "scripts/final_run.py", *given, "--plan")
+        found = [Step("the plan of the final run", "Final run: every day trains", plan, final=True)]
+        folder = self.config.run_dir / final.FOLDER
+        for stage in self.stages:
+            own = ("--config", str(folder / self.config.resolved_path.name), "--stage", stage)
+            command = self._launched("kaggle/train_stage.py", *own)
+            where = folder / self.config.stage_dir(stage).name
+            name, title = f"the final {stage} stage", f"Final run: {stage}"
+            found.append(Step(name, title, command, trainers=True, folder=where, final=True))
+        return found
 
     def _submission_steps(self, given: tuple[str, ...]) -> list[Step]:
         """Of several machines only the first one forecasts, in one process: the others have ended, or wait
@@ -168,6 +195,7 @@ def plan_launch(
     check_inputs(config)
     check_outputs(config, submit)
     stages = _stages(config)
+    check_final(config)
     states = {stage: state_of(config, stage) for stage in stages}
     refused = refusal(config, states)
     if refused is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from kronos import records
+from kronos import final, records
 from kronos.config import Config
 from kronos.data.sources.flags import with_flags
 from kronos.errors import KitError
@@ -136,6 +136,8 @@ class _Recipe:
             return f"{'; '.join(state.lines)}: kept" if kept else None
         if self.trained:
             return None
+        if step.final:
+            return self._final_there(step)
         if step.name == "the backtest" and ending.newer_than_networks(
             config, config.run_dir / "backtest" / "report.json"
         ):
@@ -146,6 +148,13 @@ class _Recipe:
                 line = f"submission: {self.submission} is of these networks and settings: kept"
                 return line if step.name == "the submission" else ""
         return None
+
+    def _final_there(self, step: Step) -> str | None:
+        """As `_there_already`, of a step of the final run, whose plan stands first."""
+        own, _ = final.of_run(self.plan.config)
+        if own is None:
+            return None
+        return "" if step.folder else f"final run: {own.run_dir} is complete: kept"
 
     # -- running ---------------------------------------------------------------------------------------------
     def _run(self, step: Step) -> None:
@@ -165,9 +174,9 @@ class _Recipe:
             )
         elif code:
             self._failed(step, code)
-        if step.stage is not None:
+        if step.folder is not None:
             self.trained = True
-            self._look_at(step.stage)
+            self._look_at(step.name, step.folder)
         if step.name == "the submission":
             self.submission, self.forecast = self.plan.submission, True
 
@@ -188,18 +197,17 @@ class _Recipe:
             self.output.say(f"error: {why}; its output is in {self.plan.log_path}")
         raise Ended(2)
 
-    def _look_at(self, stage: str) -> None:
+    def _look_at(self, name: str, folder: Path) -> None:
         """Whether a stage that ended well is complete: processes that were asked to stop, or at the time
         limit, end well, too.
         """
-        folder = self.plan.config.stage_dir(stage)
         summary = records.read(folder / "summary.json", _Summary, remedy="run the same command again")
         if summary.status == "complete":
             return
         if summary.reason != "time limit":
             raise Stopped(signal.SIGTERM)
         self.output.say(
-            f"\n{self.red}Time limit:{self.plain} the {stage} stage is saved in {self.plan.config.run_dir}, not complete; "
+            f"\n{self.red}Time limit:{self.plain} {name} is saved in {folder.parent}, not complete; "
             f"go on with the same command{_without_fresh()}."
         )
         if self.plan.submit:

@@ -80,7 +80,7 @@ class Flops:
 def encode_flops(c: TokenizerConfig, length: int) -> int:
     """Bars of one window to tokens: embedding, encoder, projection to the code."""
     d, bits = c.d_model, c.s1_bits + c.s2_bits
-    return 2 * length * (c.d_in * d + d * bits) + (c.n_enc_layers - 1) * _block_flops(d, c.ff_dim, length)
+    return 2 * length * (c.d_in * d + d * bits) + (c.n_enc_layers - 1) * block_flops(d, c.ff_dim, length)
 
 
 def tokenizer_flops(c: TokenizerConfig, length: int, accumulation: int = 1) -> dict[str, Flops]:
@@ -93,7 +93,7 @@ def tokenizer_flops(c: TokenizerConfig, length: int, accumulation: int = 1) -> d
     encode = encode_flops(c, length)
     inputs = 2 * length * c.d_in * d  # bars need no gradient
     decode = 2 * length * (c.s1_bits * d + bits * d + 2 * d * c.d_in)
-    decode += 2 * (c.n_dec_layers - 1) * _block_flops(d, c.ff_dim, length)
+    decode += 2 * (c.n_dec_layers - 1) * block_flops(d, c.ff_dim, length)
     parts = {"encoder": Flops(encode, 2 * encode - inputs), "decoder": Flops(decode, 2 * decode)}
     return parts if accumulation == 1 else {"joint statistics": Flops(encode), **parts}
 
@@ -105,7 +105,7 @@ def predictor_flops(c: PredictorConfig, tokenizer: TokenizerConfig, length: int)
     d, steps = c.d_model, length - 1
     forward = {
         "embedding": 2 * steps * 2 * d * d,
-        "blocks": c.n_layers * _block_flops(d, c.ff_dim, steps),
+        "blocks": c.n_layers * block_flops(d, c.ff_dim, steps),
         "dependency": _attention_flops(d, steps),
         "heads": 2 * steps * d * (2**c.s1_bits + 2**c.s2_bits),
     }
@@ -123,7 +123,8 @@ def _attention_flops(d: int, length: int) -> int:
     return 2 * length * 4 * d * d + 2 * 2 * (length * (length + 1) // 2) * d
 
 
-def _block_flops(d: int, ff_dim: int, length: int) -> int:
+def block_flops(d: int, ff_dim: int, length: int) -> int:
+    """A forward pass of one transformer block over `length` positions of one window."""
     return _attention_flops(d, length) + 2 * length * 3 * d * ff_dim
 
 

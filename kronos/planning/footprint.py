@@ -93,21 +93,19 @@ def tokenizer_memory(c: TokenizerConfig, load: Load) -> Memory:
     d, narrow, bits = c.d_model, load.narrow, c.s1_bits + c.s2_bits
     positions = load.batch * load.length
     parts = cost.tokenizer_parameters(c)
-    block = _block_segment(c, positions, load, stream=narrow)
-    decoder = _block_segment(
+    block = block_segment(c, positions, load, stream=narrow)
+    decoder = block_segment(
         c, 2 * positions, load, stream=narrow
     )  # the coarse and the full pass are one doubled batch
     code = positions * (narrow * d + (9 + 1) * WIDE * bits)
-    embed = _segment(positions * WIDE * c.d_in, c.d_in * d, c.d_in * d + d, 0, load)
-    quantizer = _segment(
+    embed = segment(positions * WIDE * c.d_in, c.d_in * d, c.d_in * d + d, 0, load)
+    quantizer = segment(
         code, d * (bits + bits + c.s1_bits), parts["quantizer"], 2 * positions * WIDE * d, load
     )
-    head = _segment(
-        2 * positions * (narrow * d + 2 * WIDE * c.d_in), d * c.d_in, d * c.d_in + c.d_in, 0, load
-    )
+    head = segment(2 * positions * (narrow * d + 2 * WIDE * c.d_in), d * c.d_in, d * c.d_in + c.d_in, 0, load)
     segments = [embed, *[block] * (c.n_enc_layers - 1), quantizer, *[decoder] * (c.n_dec_layers - 1), head]
     weights = sum(parts.values())
-    return _peak(segments, weights, weights, 0, positions * BATCH_BYTES, load)
+    return peak(segments, weights, weights, 0, positions * BATCH_BYTES, load)
 
 
 def predictor_memory(c: PredictorConfig, tokenizer: TokenizerConfig, load: Load) -> Memory:
@@ -123,16 +121,16 @@ def predictor_memory(c: PredictorConfig, tokenizer: TokenizerConfig, load: Load)
     )
     learned_embedding = parts["embedding"] + (parts["calendar"] if c.learn_te else 0)
     segments = [
-        _segment(positions * embedding, 2 * d * d, learned_embedding, 2 * positions * WIDE * d, load),
-        *[_block_segment(c, positions, load)] * c.n_layers,
-        _segment(
+        segment(positions * embedding, 2 * d * d, learned_embedding, 2 * positions * WIDE * d, load),
+        *[block_segment(c, positions, load)] * c.n_layers,
+        segment(
             positions * (context + dependency), 4 * d * d, parts["dependency"], positions * WIDE * d, load
         ),
-        _segment(positions * WIDE * vocabulary, vocabulary * d, 0, positions * WIDE * vocabulary, load),
+        segment(positions * WIDE * vocabulary, vocabulary * d, 0, positions * WIDE * vocabulary, load),
     ]
     segments[-2] = replace(segments[-2], gradients=segments[-2].gradients + WIDE * parts["heads"])
     frozen = sum(cost.tokenizer_parameters(tokenizer).values())
-    return _peak(
+    return peak(
         segments, sum(parts.values()), cost.learned(c), frozen, load.batch * load.length * BATCH_BYTES, load
     )
 
@@ -195,12 +193,12 @@ def _block(
 
 
 # -- segments and their peak ---------------------------------------------------------------------------------
-def _segment(kept: int, matrices: int, learned: int, workspace: int, load: Load) -> Segment:
+def segment(kept: int, matrices: int, learned: int, workspace: int, load: Load) -> Segment:
     """matrices: entries of weight matrices that multiply activations; learned: parameters."""
     return Segment(kept, 2 * matrices if load.mixed else 0, WIDE * learned, workspace)
 
 
-def _block_segment(
+def block_segment(
     c: TokenizerConfig | PredictorConfig, positions: int, load: Load, stream: int = WIDE
 ) -> Segment:
     dropouts = (c.ffn_dropout_p, c.attn_dropout_p, c.resid_dropout_p)
@@ -208,13 +206,13 @@ def _block_segment(
     matrices = 4 * c.d_model**2 + 3 * c.d_model * c.ff_dim
     widest = positions * (WIDE + load.narrow) * c.ff_dim
     if load.recompute:
-        return _segment(
+        return segment(
             positions * stream * c.d_model, matrices, matrices + 6 * c.d_model, widest + block, load
         )
-    return _segment(block, matrices, matrices + 6 * c.d_model, widest, load)
+    return segment(block, matrices, matrices + 6 * c.d_model, widest, load)
 
 
-def _peak(segments: list[Segment], weights: int, learned: int, frozen: int, batch: int, load: Load) -> Memory:
+def peak(segments: list[Segment], weights: int, learned: int, frozen: int, batch: int, load: Load) -> Memory:
     """The widest moment of the backward pass, which starts at the last segment and frees what it has used."""
 
     def moment(i: int) -> Memory:

@@ -24,8 +24,10 @@ from kronos.networks.presets import PUBLISHED, preset
 from kronos.networks.tokenizer import TokenizerConfig
 from kronos.planning.devices import Device
 from kronos.planning.footprint import Load, Memory, largest_batch, predictor_memory, tokenizer_memory
+from kronos.planning.head_plan import head_flops, head_memory, head_parameters, probe_head
 from kronos.planning.probe import probe
-from kronos.training.facts import STAGES, Stage, StageData
+from kronos.training.facts import ALL_STAGES, Stage, StageData
+from kronos.training.head_data import HeadData
 from kronos.training.log import clock
 
 MATMUL_SHARE = 0.45
@@ -36,6 +38,9 @@ TRAFFIC = 4
 """Assumed: how often each byte that the forward pass keeps is moved in a step: written and read, forward and
 backward.
 """
+
+WINDOW: dict[Stage, str] = {"tokenizer": "window", "basemodel": "window", "head": "row"}
+"""What a micro-batch is made of, in words: a row is a stock on a date."""
 
 Networks = tuple[TokenizerConfig, PredictorConfig]
 
@@ -58,6 +63,10 @@ class StagePlan:
     """steps of the stage; None: the number of windows is not known yet"""
     validation: int | None
     """windows scored after every epoch; None: unknown"""
+    batch: int
+    """windows of a micro-batch on one device; for the head stocks of a date"""
+    accumulation: int
+    """micro-batches of a step on one device"""
 
 
 @dataclass(frozen=True)
@@ -88,11 +97,12 @@ def make_plan(config: Config, device: Device, probing: bool) -> Plan:
             f"training.mixed_precision: expected one that {device.name} has ({has}), found {precision}"
         )
     store, windows = _store(config)
-    wanted = {"tokenizer": config.experiment.train_tokenizer, "basemodel": config.experiment.train_basemodel}
+    own = config.experiment
+    wanted = {"tokenizer": own.train_tokenizer, "basemodel": own.train_basemodel, "head": own.train_head}
     probing = probing and device.here
     plans = tuple(
         _plan_stage(config, stage, networks, device, precision, store, probing)
-        for stage in STAGES
+        for stage in ALL_STAGES
         if wanted[stage]
     )
     return Plan(config, device, precision, probing, windows, plans)
@@ -102,16 +112,20 @@ def check_fit(plan: Plan) -> None:
     """Raise KitError when the configured batch of a stage does not fit."""
     for stage in plan.stages:
         if stage.memory.total > plan.device.usable:
-            batch = plan.config.training.batch_size
-            remedy = (
-                f"set training.batch_size={stage.largest} and training.accumulation_steps={-(-batch // stage.largest)}"
-                if stage.largest
-                else "set training.use_checkpoint=true, shorten data.lookback_window or choose a smaller network"
-            )
             raise KitError(
-                f"{stage.stage}: expected at most {_gb(plan.device.usable)} on {plan.device.name}, a batch of {batch} needs "
-                f"{_gb(stage.memory.total)}; {remedy}"
+                f"{stage.stage}: expected at most {_gb(plan.device.usable)} on {plan.device.name}, a batch of "
+                f"{stage.batch} needs {_gb(stage.memory.total)}; {_smaller(stage)}"
             )
+
+
+def _smaller(stage: StagePlan) -> str:
+    """What makes a batch fit."""
+    if not stage.largest:
+        return "set training.use_checkpoint=true, shorten data.lookback_window or choose a smaller network"
+    if stage.stage == "head":
+        return f"set head.stocks_per_date={stage.largest}"
+    steps = -(-stage.batch // stage.largest)
+    return f"set training.batch_size={stage.largest} and training.accumulation_steps={steps}"
 
 
 # -- one stage -----------------------------------------------------------------------------------------------
@@ -124,37 +138,59 @@ def _plan_stage(
     store: BarStore | None,
     probing: bool,
 ) -> StagePlan:
-    t, length = config.training, config.window
-    parts = stage_flops(stage, networks, length, t.accumulation_steps)
-    memory = memory_of(config, stage, networks, precision, device.kind == "cpu")
-    fits = memory(t.batch_size).total <= device.usable
-    if probing and fits:
-        where = torch.device("cpu") if device.kind == "cpu" else torch.device("cuda", config.device.device_id)
-        step: float | None = probe(config, stage, networks, where, precision)
-    else:
-        step = estimate(config, device, precision, parts, memory(t.batch_size).activations)
-    order, validation = _order(config, stage, store)
-    sizes = (
-        cost.tokenizer_parameters(networks[0])
-        if stage == "tokenizer"
-        else cost.predictor_parameters(networks[1])
+    batch = config.head.stocks_per_date if stage == "head" else config.training.batch_size
+    parts = (
+        head_flops(config, networks)
+        if stage == "head"
+        else stage_flops(stage, networks, config.window, config.training.accumulation_steps)
     )
+    memory = memory_of(config, stage, networks, precision, device.kind == "cpu")
+    if probing and memory(batch).total <= device.usable:
+        where = torch.device("cpu") if device.kind == "cpu" else torch.device("cuda", config.device.device_id)
+        step: float | None = _probed(config, stage, networks, where, precision)
+    else:
+        step = estimate(config, device, precision, parts, memory(batch).activations, batch)
+    order, validation = _order(config, stage, store)
     return StagePlan(
         stage,
-        sum(sizes.values()),
+        _parameters(config, stage, networks),
         cost.total(parts).total,
-        memory(t.batch_size),
+        memory(batch),
         largest_batch(memory, device.usable),
         step,
         order,
         validation,
+        batch,
+        accumulation_of(config, stage),
     )
+
+
+def _parameters(config: Config, stage: Stage, networks: Networks) -> int:
+    if stage == "head":
+        return sum(head_parameters(config, networks).values())
+    if stage == "tokenizer":
+        return sum(cost.tokenizer_parameters(networks[0]).values())
+    return sum(cost.predictor_parameters(networks[1]).values())
+
+
+def _probed(config: Config, stage: Stage, networks: Networks, device: torch.device, precision: str) -> float:
+    """Seconds of a micro-batch, run here."""
+    if stage == "head":
+        return probe_head(config, networks, device)
+    return probe(config, stage, networks, device, precision)
+
+
+def accumulation_of(config: Config, stage: Stage) -> int:
+    """Micro-batches of a step on one device; of the head, dates."""
+    if stage == "head":
+        return max(1, config.head.dates_per_batch // config.distributed.num_processes)
+    return config.training.accumulation_steps
 
 
 def stage_flops(
     stage: Stage, networks: Networks, length: int, accumulation: int = 1
 ) -> dict[str, cost.Flops]:
-    """Operations of a training step of a stage on one window."""
+    """Operations of a training step of a stage of the two networks on one window."""
     if stage == "tokenizer":
         return cost.tokenizer_flops(networks[0], length, accumulation)
     return cost.predictor_flops(networks[1], networks[0], length)
@@ -171,15 +207,17 @@ def memory_of(
         mixed=precision != "no",
         recompute=t.use_checkpoint,
         cpu=cpu,
-        gradients_stay=t.accumulation_steps > 1 or config.distributed.num_processes > 1,
+        gradients_stay=accumulation_of(config, stage) > 1 or config.distributed.num_processes > 1,
     )
+    if stage == "head":
+        return lambda batch: head_memory(config, networks, replace(load, batch=batch))
     if stage == "tokenizer":
         return lambda batch: tokenizer_memory(networks[0], replace(load, batch=batch))
     return lambda batch: predictor_memory(networks[1], networks[0], replace(load, batch=batch))
 
 
 def estimate(
-    config: Config, device: Device, precision: str, parts: dict[str, cost.Flops], kept: int
+    config: Config, device: Device, precision: str, parts: dict[str, cost.Flops], kept: int, batch: int
 ) -> float | None:
     """Seconds of a micro-batch from a device's peak rates and the bytes that its forward pass keeps; None:
     rates unknown.
@@ -194,7 +232,7 @@ def estimate(
     frozen = parts.get("frozen tokenizer", cost.Flops(0)).total
     again = parts["blocks" if "blocks" in parts else "decoder"].forward if t.use_checkpoint else 0
     trained = cost.total(parts).total - frozen + again
-    products = t.batch_size * (trained / fast + frozen / plain) / MATMUL_SHARE
+    products = batch * (trained / fast + frozen / plain) / MATMUL_SHARE
     return products + TRAFFIC * kept / (device.bandwidth * BANDWIDTH_SHARE)
 
 
@@ -240,6 +278,11 @@ def _store(config: Config) -> tuple[BarStore | None, str]:
 
 def _order(config: Config, stage: Stage, store: BarStore | None) -> tuple[BatchPlan | None, int | None]:
     t = config.training
+    if stage == "head":
+        if store is None:
+            return None, None
+        dates = HeadData.of(config, store)
+        return dates.plan, len(dates.validation) * config.head.validation_stocks
     if store is not None:
         data = StageData.of(config, stage, store)
         return data.plan, min(len(data.validation), t.validation_samples or len(data.validation))
@@ -263,9 +306,9 @@ def epoch_seconds(config: Config, stage: StagePlan) -> float | None:
     """
     if stage.step_seconds is None or stage.order is None:
         return None
-    per_process = config.training.batch_size * config.distributed.num_processes
-    validating = (stage.validation or 0) / per_process * stage.step_seconds / 3
-    return stage.order.steps_per_epoch * config.training.accumulation_steps * stage.step_seconds + validating
+    together = stage.batch * config.distributed.num_processes
+    validating = (stage.validation or 0) / together * stage.step_seconds / 3
+    return stage.order.steps_per_epoch * stage.accumulation * stage.step_seconds + validating
 
 
 def stage_seconds(config: Config, stage: StagePlan) -> float | None:
@@ -298,7 +341,7 @@ def warnings(plan: Plan) -> list[str]:
     for stage in plan.stages:
         if stage.memory.total > plan.device.usable:
             found.append(
-                f"  WARNING: {stage.stage}: batch {plan.config.training.batch_size} does not fit; at most {stage.largest}"
+                f"  WARNING: {stage.stage}: batch {stage.batch} does not fit; at most {stage.largest}"
             )
     times = [stage_seconds(plan.config, stage) for stage in plan.stages]
     limit = plan.config.training.time_limit
@@ -337,26 +380,28 @@ def _stage_lines(plan: Plan, stage: StagePlan) -> list[str]:
         "workspace": memory.workspace,
     }
     lines = [
-        f"{stage.stage}: {stage.parameters:,} parameters, {stage.flops / 1e9:,.2f} GFLOP a window",
+        f"{stage.stage}: {stage.parameters:,} parameters, {stage.flops / 1e9:,.2f} GFLOP a {WINDOW[stage.stage]}",
         f"  memory {_gb(memory.total)}: "
         + ", ".join(f"{name} {_gb(value)}" for name, value in parts.items() if value),
         f"  largest batch that fits: {stage.largest}",
     ]
     if stage.step_seconds is None:
         return [*lines, "  time: unknown, the device's rates are not in the table; run a probe on it"]
-    rate = config.training.batch_size * config.distributed.num_processes / stage.step_seconds
-    lines.append(f"  {rate:,.0f} windows/s, {rate * config.window:,.0f} bars/s")
+    rate = stage.batch * config.distributed.num_processes / stage.step_seconds
+    bars = "" if stage.stage == "head" else f", {rate * config.window:,.0f} bars/s"
+    lines.append(f"  {rate:,.0f} {WINDOW[stage.stage]}s/s{bars}")
     epoch, whole = epoch_seconds(config, stage), stage_seconds(config, stage)
     if epoch is None or whole is None or stage.order is None:
         return [
             *lines,
-            f"  a million windows: {clock(1e6 / rate)}; an epoch: unknown until the data is prepared",
+            f"  a million {WINDOW[stage.stage]}s: {clock(1e6 / rate)}; an epoch: unknown until the data is prepared",
         ]
     order = stage.order
     unknown = "" if stage.validation is not None else " (validation not counted: its windows are unknown)"
+    what = "dates" if stage.stage == "head" else "windows"
     return [
         *lines,
-        f"  an epoch of {order.epoch_samples:,} windows: {clock(epoch)}; the stage of {order.total_steps:,} steps: "
+        f"  an epoch of {order.epoch_samples:,} {what}: {clock(epoch)}; the stage of {order.total_steps:,} steps: "
         f"{clock(whole)}{unknown}",
     ]
 

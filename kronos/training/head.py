@@ -107,26 +107,7 @@ class HeadRun(StageRun):
     def _build(self, tokenizer: KronosTokenizer | None) -> Objective:
         h = self.config.head
         torch.manual_seed(self.config.training.seed)
-        head = Head.on(
-            self.trunk,
-            tokenizer,
-            inputs=h.inputs,
-            horizons=all_horizons(self.config),
-            asked=asked_horizon(self.config),
-            lookback=h.bar_lookback,
-            patch=h.patch,
-            channels=len(CHANNELS),
-            figures=len(FIGURES),
-            width=h.width,
-            layers=h.layers,
-            heads=HEADS,
-            ff_dim=2 * h.width,
-            dropout_p=h.dropout,
-            token_lookback=self.config.head_token_lookback,
-            clip=self.config.data.clip,
-            norm_epsilon=self.config.data.norm_epsilon,
-            frozen=h.frozen,
-        )
+        head = new_head(self.config, self.trunk, tokenizer)
         self.trunk = None  # the head has a copy
         return HeadObjective(
             head, sign_weight=h.sign_weight, trunk_share=h.trunk_learning_rate / h.learning_rate
@@ -156,6 +137,31 @@ class HeadRun(StageRun):
             else f"head: reads {read}"
         )
         return [self.data.train.describe(self.store), self.data.validation.describe(self.store), start]
+
+
+def new_head(config: Config, trunk: Kronos | None, tokenizer: KronosTokenizer | None) -> Head:
+    """An untrained head on copies of both networks; None where it reads raw bars only."""
+    h = config.head
+    return Head.on(
+        trunk,
+        tokenizer,
+        inputs=h.inputs,
+        horizons=all_horizons(config),
+        asked=asked_horizon(config),
+        lookback=h.bar_lookback,
+        patch=h.patch,
+        channels=len(CHANNELS),
+        figures=len(FIGURES),
+        width=h.width,
+        layers=h.layers,
+        heads=HEADS,
+        ff_dim=2 * h.width,
+        dropout_p=h.dropout,
+        token_lookback=config.head_token_lookback,
+        clip=config.data.clip,
+        norm_epsilon=config.data.norm_epsilon,
+        frozen=h.frozen,
+    )
 
 
 def trunk_source(config: Config, tokenizer_digest: str | None) -> str:
