@@ -1,7 +1,7 @@
-"""Several answerers as one: the mean of their ranks within a date.
+"""Several answerers as one: the mean of their ranks within a date, with equal weights or fitted ones.
 
 In: answerers. Out: a `Blend`. Ranks, since answers of different kinds have different scales, and their levels
-do not count.
+do not count. How weights are fitted: `kronos.answers.weights`.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,12 @@ from kronos.data.store import BarStore
 
 @dataclass(frozen=True, eq=False)
 class Blend:
-    """Members with equal weights."""
+    """Members, and how much of each."""
 
     name: str
     members: tuple[Answerer, ...]
+    weights: tuple[float, ...] | None = None
+    """One for each member; None: equal ones."""
     kind: Kind = "blend"
 
     @property
@@ -28,17 +30,21 @@ class Blend:
 
     def answer(self, store: BarStore, rows: Rows) -> Answer:
         """Every member is asked; see `blended`."""
-        return blended([member.answer(store, rows) for member in self.members], rows)
+        return blended([member.answer(store, rows) for member in self.members], rows, self.weights)
 
 
-def blended(answers: Sequence[Answer], rows: Rows) -> Answer:
-    """The mean of the members' normal scores within each date; a row has an answer where all members have
-    one.
+def blended(answers: Sequence[Answer], rows: Rows, weights: Sequence[float] | None = None) -> Answer:
+    """The mean of the members' normal scores within each date, weighted where weights are given; a row has an
+    answer where all members have one.
 
     The paths of all members together are its paths.
     """
     orders = [z_of(Answer(answer.score), rows.asof) for answer in answers]
     score = np.mean(orders, axis=0)
+    if weights is not None:
+        score = np.zeros(len(rows))
+        for order, weight in zip(orders, weights, strict=True):
+            score += weight * order
     reason = np.array(answers[0].reason, dtype="<U64")
     for answer in answers[1:]:
         reason = np.where(reason == "", answer.reason, reason)

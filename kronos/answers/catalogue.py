@@ -4,8 +4,9 @@ In: a configuration, a name. Out: an `Answerer`, fitted on what had ended by the
 be; and the key that its decision has to belong to.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,23 @@ from kronos import files
 from kronos.answers import fitted
 from kronos.answers.answerer import Answer, Answerer, Fitter, Kind, Rows
 from kronos.answers.blend import Blend
+from kronos.answers.columns import NetworkColumns
+from kronos.answers.findings import FOLDER
 from kronos.answers.network import NetworkAnswerer
 from kronos.answers.simple import simple_answerers
 from kronos.config import Config
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 
-AUTO, NETWORK, HEAD, BLEND = "auto", "network", "head", "blend:"
+AUTO, NETWORK, HEAD, BLEND, WEIGHTED = "auto", "network", "head", "blend:", "weighted:"
+WITH_NETWORK: dict[str, fitted.ModelKind] = {
+    "ridge with network": "ridge",
+    "boosting with network": "boosting",
+}
+"""Fits on figures and on what the run's networks say. A backtest makes and keeps them: only it has asked the
+networks about past dates.
+"""
+FITS = "fits"
 GetNetwork = Callable[[], NetworkAnswerer]
 """Gives the run's network, loaded when it is called first."""
 
@@ -36,12 +47,12 @@ def names(config: Config) -> list[str]:
 
 
 def members_of(name: str) -> list[str]:
-    """The names in 'blend:A+B', [] for any other name. Raises KitError where there are not two different
-    ones.
+    """The names in 'blend:A+B' or 'weighted:A+B', [] for any other name. Raises KitError where there are not
+    two different ones.
     """
-    if not name.startswith(BLEND):
+    if not name.startswith((BLEND, WEIGHTED)):
         return []
-    members = [part.strip() for part in name.removeprefix(BLEND).split("+")]
+    members = [part.strip() for part in name.removeprefix(BLEND).removeprefix(WEIGHTED).split("+")]
     if len(set(members)) < 2 or len(set(members)) < len(members) or not all(members):
         raise KitError(f"--answer {name}: expected blend:A+B with different names, found {len(set(members))}")
     return members
@@ -54,7 +65,8 @@ def needs_network(name: str, config: Config) -> bool:
 
 def needs_training(name: str, config: Config) -> bool:
     """Whether an answerer is, or holds, something that was trained in the run."""
-    return any(part == HEAD or _is_network(part, config) for part in members_of(name) or [name])
+    trained = (HEAD, *WITH_NETWORK)
+    return any(part in trained or _is_network(part, config) for part in members_of(name) or [name])
 
 
 def needs_fit(name: str, config: Config) -> bool:
@@ -66,7 +78,7 @@ def needs_fit(name: str, config: Config) -> bool:
 def _is_network(name: str, config: Config) -> bool:
     if name == NETWORK or name in own_names(config):
         return True
-    if name not in (HEAD, *names(config)):
+    if name not in (HEAD, *WITH_NETWORK, *names(config)):
         known = ", ".join([HEAD, *names(config)])
         raise KitError(
             f"--answer {name}: expected auto, network, blend:A+B or one of {known}, found {name!r}"
@@ -102,6 +114,8 @@ def key_of(name: str, config: Config, horizon: int, network: GetNetwork) -> dict
     for part in members or [name]:
         if part == HEAD:
             keys[HEAD] = head_key(config)
+        elif part in WITH_NETWORK:
+            keys[part] = _key_of_fit(part, config, horizon, network)
         elif _is_network(part, config):
             keys[network().name] = network().key(horizon)
     if members:
@@ -109,22 +123,66 @@ def key_of(name: str, config: Config, horizon: int, network: GetNetwork) -> dict
     return next(iter(keys.values()), {})
 
 
+# -- fits on what networks say -------------------------------------------------------------------------------
+def fit_path(config: Config, name: str, horizon: int) -> Path:
+    """Where a backtest keeps a fit with network columns."""
+    return config.run_dir / FOLDER / FITS / f"horizon-{horizon}-{name.replace(' ', '-')}.json"
+
+
+def open_fit(name: str, config: Config, horizon: int, network: GetNetwork) -> fitted.FittedModel:
+    """A fit that a backtest has kept, with the networks that fill its columns. Raises KitError where none is
+    there.
+    """
+    path = fit_path(config, name, horizon)
+    columns = fitted.columns_in(path)
+    answerers: list[Answerer] = []
+    if any(column.startswith("network ") for column in columns):
+        answerers.append(network())
+    if any(column.startswith("head ") for column in columns):
+        answerers.append(open_head(config))
+    return fitted.FittedModel.load(path, NetworkColumns(tuple(answerers), np.empty(0, np.int64)))
+
+
+def _key_of_fit(name: str, config: Config, horizon: int, network: GetNetwork) -> dict[str, Any]:
+    columns = fitted.columns_in(fit_path(config, name, horizon))
+    key: dict[str, Any] = {}
+    if any(column.startswith("network ") for column in columns):
+        key |= {NETWORK: network().key(horizon)}
+    if any(column.startswith("head ") for column in columns):
+        key |= {HEAD: head_key(config)}
+    return key
+
+
 def find(
-    name: str, config: Config, store: BarStore, before: int, horizon: int, network: GetNetwork
+    name: str,
+    config: Config,
+    store: BarStore,
+    before: int,
+    horizon: int,
+    network: GetNetwork,
+    weights: Sequence[float] | None = None,
 ) -> Answerer:
     """The answerer called `name`. before: the first session that a fit may not see; horizon: trading days
     ahead.
 
-    network: called only where the name asks for it. Raises KitError for an unknown name, and where there is
-    no such network.
+    network: called only where the name asks for it. weights: of a blend whose weights a backtest has fitted.
+    Raises KitError for an unknown name, and where there is no such network.
     """
     members = members_of(name)
     if members:
-        return Blend(name, tuple(find(part, config, store, before, horizon, network) for part in members))
+        if name.startswith(WEIGHTED) and weights is None:
+            raise KitError(
+                f"--answer {name}: expected weights that a backtest has fitted, found none; "
+                "name it in evaluation.blends and run scripts/run_backtest.py --save"
+            )
+        parts = tuple(find(part, config, store, before, horizon, network) for part in members)
+        return Blend(name, parts, tuple(weights) if name.startswith(WEIGHTED) and weights else None)
     if _is_network(name, config):
         return network()
     if name == HEAD:
         return open_head(config)
+    if name in WITH_NETWORK:
+        return open_fit(name, config, horizon, network)
     for answerer in simple_answerers():
         if answerer.name == name:
             return answerer

@@ -55,6 +55,8 @@ class Evidence:
     decision: Decision | None = None
     members: list[str] = field(default_factory=list)
     """Of a blend."""
+    weights: list[Annotated[float, "0 to 1"]] | None = None
+    """Of a blend with fitted weights: one for each member, fitted on all dates of the backtest."""
 
 
 @dataclass(frozen=True)

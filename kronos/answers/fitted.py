@@ -59,13 +59,13 @@ class Columns(Protocol):
 
     @property
     def sessions(self) -> IntArray:
-        """Sessions on which a fit may use them, rising: out of sample for whatever made them, with a value
-        for every ticker.
-        """
+        """Sessions on which a fit may use them, rising: out of sample for whatever made them."""
         ...
 
     def values(self, store: BarStore, rows: Rows) -> FloatArray:
-        """(N, k) float64, NaN where there is none. Reads nothing after `rows.asof`."""
+        """(N, k) float64, NaN where there is none; a fit leaves out rows without any. Reads nothing after
+        `rows.asof`.
+        """
         ...
 
 
@@ -194,6 +194,13 @@ class Saved:
     trees: Trees | None = None
 
 
+def columns_in(path: Path) -> list[str]:
+    """The columns of a saved model. Raises KitError where there is none."""
+    if not path.is_file():
+        raise KitError(f"{path}: expected a fitted model, found no file; run scripts/run_backtest.py --save")
+    return records.read(path, Saved, remedy="fit it again").columns
+
+
 def _simplicity(model: ModelKind, extra: Columns | None) -> int:
     return SIMPLICITY["fitted"] + MODELS.index(model) + (len(MODELS) if extra else 0)
 
@@ -295,16 +302,18 @@ def samples_before(
     """Samples whose labels ended, an embargo before, session `before`: origin + horizon + embargo <
     before.
     """
-    stride = stride_of(store, config)
-    row, target, session, x = _labelled(store, stride, horizon)
+    origins = range(0, len(store.sessions), stride_of(store, config))
+    if extra is not None:
+        origins = extra.sessions.tolist()
+    row, target, session, x = _labelled(store, tuple(origins), horizon)
     span = store.span_of(horizon)
     use = session + span + store.span_of(config.embargo) < before
-    if extra is not None:
-        use &= np.isin(session, extra.sessions)
     row, target, session, x = row[use], target[use], session[use], x[use]
     if extra is not None:
-        rows = as_rows(store, row, session, horizon)
-        x = np.concatenate([x, _ranked_by_date(extra.values(store, rows), session)], axis=1)
+        values = extra.values(store, as_rows(store, row, session, horizon))
+        known = np.isfinite(values).any(axis=1)  # a backtest of a few tickers has asked about no others
+        row, target, session, x = row[known], target[known], session[known], x[known]
+        x = np.concatenate([x, _ranked_by_date(values[known], session)], axis=1)
     bounds = np.append(np.unique(session, return_index=True)[1], len(session))
     close = store.bars[:, CLOSE]
     gain = close[target].astype(np.float64) / close[row] - 1
@@ -314,11 +323,11 @@ def samples_before(
 
 
 @functools.lru_cache(maxsize=2)
-def _labelled(store: BarStore, stride: int, horizon: int) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
-    """(row, row of the target, session, ranked figures) of all samples of a store. Ranks are among all stocks
-    of the date.
+def _labelled(store: BarStore, origins: tuple[int, ...], horizon: int) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
+    """(row, row of the target, session, ranked figures) of all samples on some sessions. Ranks are among all
+    stocks of the date.
     """
-    grid = np.arange(0, len(store.sessions), stride)
+    grid = np.array(origins, np.int64)
     row, date = bars_on(store, grid)
     bounds = np.searchsorted(date, np.arange(len(grid) + 1))
     x = ranked(raw_features(store, row), bounds)

@@ -73,7 +73,9 @@ def pick(
         name, why = _by_evidence(config, findings, horizon, network)
     own = network() if needs_network(name, config) else None
     before = int(rows.asof[rows.open].min()) + 1 if rows.open.any() else 0
-    answerer = find(name, config, store, before, horizon, network)
+    scored = None if findings is None else findings.of(name)
+    weights = None if scored is None else scored.weights
+    answerer = find(name, config, store, before, horizon, network, weights)
     evidence = None if findings is None else findings.of(answerer.name)
     no_decision = ""
     if findings is None:

@@ -51,7 +51,7 @@ def reliability(panel: Panel, prob: FloatArray, bootstrap: DateBootstrap) -> tup
     for k in np.flatnonzero(rows.sum(axis=0)):
         total = int(rows[:, k].sum())
         found = bootstrap.ratio(outcomes[:, k] + base * rows[:, k], rows[:, k].astype(np.float64))
-        bins.append(Bin(total, base + float(sums[:, k].sum()) / total, found))
+        bins.append(Bin(total, base + float(sums[:, k].sum()) / total, found.of_share()))
     return bins, bootstrap.percentiles(
         np.stack([rows.astype(float), outcomes, sums], axis=1), _calibration_error
     )

@@ -26,7 +26,7 @@ from kronos.evaluation.contest import Judged, Setup
 from kronos.evaluation.origins import PRETRAINING_END, Timeline
 from kronos.evaluation.panel import Panel
 from kronos.evaluation.reliability import equal_bins, reliability
-from kronos.evaluation.scores import FIGURES, pooled, score_dates
+from kronos.evaluation.scores import FIGURES, over_dates, pooled, score_dates
 from kronos.evaluation.significance import DateBootstrap, Interval
 from kronos.evaluation.verdict import Results
 
@@ -265,7 +265,7 @@ def _by_year(results: Results) -> list[dict[str, Any]]:
         which = years == year
         part = DateBootstrap(tuple(panel.sessions[which].tolist()), own.horizon, own.draws, own.seed)
         values = {f: results.per_date[results.main.name][f][which] for f in YEARLY}
-        figures = {f: interval(part.interval(v)) for f, v in values.items()}
+        figures = {f: interval(over_dates(part, f, v)) for f, v in values.items()}
         found.append(
             {"year": int(year), "dates": int(which.sum()), "effective": part.effective, "figures": figures}
         )

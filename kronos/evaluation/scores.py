@@ -15,6 +15,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score
 from kronos.answers.bands import band_edges, crps
 from kronos.answers.decide import Decided
 from kronos.evaluation.panel import Panel
+from kronos.evaluation.significance import DateBootstrap, Interval
 
 FIGURES = {
     "accuracy": "share of right answers",
@@ -34,6 +35,8 @@ FIGURES = {
 }
 """Every figure and what it means, in the order of a report."""
 SMALLER_IS_BETTER = frozenset({"brier", "log_loss", "crps", "price_mae_ratio"})
+SHARES = frozenset(FIGURES) - {"rank_ic", "log_loss", "crps", "price_mae_ratio"}
+"""Figures that lie in [0, 1], and so do their intervals."""
 CHANCE = {"within_date_accuracy": 0.5, "rank_ic": 0.0, "balanced_accuracy": 0.5, "auc": 0.5}
 """What an entry that knows nothing expects."""
 BANDS = (0.5, 0.8, 0.9)
@@ -54,6 +57,12 @@ def score_dates(panel: Panel, entry: Decided) -> dict[str, NDArray[np.float64]]:
                 figures |= path_figures(entry.closes[part], panel.last_close[part], panel.future_close[part])
         rows.append(figures)
     return {name: np.array([row[name] for row in rows]) for name in FIGURES}
+
+
+def over_dates(bootstrap: DateBootstrap, figure: str, values: NDArray[np.float64]) -> Interval:
+    """The mean of a figure's values (D,) with its interval, and p against what knows nothing."""
+    found = bootstrap.interval(values, CHANCE.get(figure))
+    return found.of_share() if figure in SHARES else found
 
 
 def pooled(panel: Panel, entry: Decided) -> dict[str, float]:

@@ -12,7 +12,7 @@ Coverage by simulation: docs/evaluation.md, tests/test_significance.py.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -47,6 +47,12 @@ class Interval:
         if self.low is None or self.high is None:
             return 0
         return int(self.low > null) - int(self.high < null)
+
+    def of_share(self) -> "Interval":
+        """The interval of a share: no end lies outside [0, 1], where no share can be."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=min(1.0, max(0.0, self.low)), high=min(1.0, max(0.0, self.high)))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kronos.answers.decide import Decided
 from kronos.answers.simple import CONSTANTS
 from kronos.evaluation.panel import Panel
-from kronos.evaluation.scores import CHANCE, SMALLER_IS_BETTER, score_dates
+from kronos.evaluation.scores import SMALLER_IS_BETTER, over_dates, score_dates
 from kronos.evaluation.significance import MIN_EFFECTIVE, Comparison, DateBootstrap, Interval, compare, skill
 
 COMPARED = ("accuracy", "within_date_accuracy", "rank_ic", "auc", "brier", "log_loss", "crps")
@@ -59,7 +59,7 @@ class Results:
         """{entry: {figure: interval}}; figures that an entry does not have are absent."""
         return {
             name: {
-                f: self.bootstrap.interval(v, CHANCE.get(f))
+                f: over_dates(self.bootstrap, f, v)
                 for f, v in figures.items()
                 if np.isfinite(v).any()
             }
