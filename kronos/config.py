@@ -468,6 +468,8 @@ class EvaluationConfig:
     blends: list[str] = field(default_factory=lambda: ["ridge+boosting", "network+boosting", "head+boosting"])
     """Blends that are scored, too: names joined by +, network stands for the run's own. Those of answerers
     that a run does not have are left out, and that is said."""
+    fitted_weights: bool = True
+    """Score each of these blends also with weights that earlier dates taught (weighted:A+B)."""
     random_init: bool = True
     """Score the same network with random weights beside the model: as long again."""
     pretrained: bool = True

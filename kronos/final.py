@@ -16,7 +16,7 @@ from kronos import configfile, files, records
 from kronos.config import Config, to_dict
 from kronos.errors import KitError
 
-FOLDER, ORIGIN, DECISIONS = "final", "origin.json", "decisions"
+FOLDER, ORIGIN, DECISIONS, FITS = "final", "origin.json", "decisions", "fits"
 StageName = Literal["tokenizer", "basemodel", "head"]
 STAGES: tuple[StageName, ...] = ("tokenizer", "basemodel", "head")
 
@@ -174,10 +174,12 @@ def carry_over(config: Config, own: Config) -> None:
                 f"{own.stage_dir(stage)}: expected a complete stage, found none; make the final run again"
             )
         digests[one.digest] = summary.model_digest
-    for old in (own.run_dir / DECISIONS).glob("*.json"):
+    for old in (own.run_dir / DECISIONS).rglob("*.json"):
         old.unlink()
     for path in sorted((config.run_dir / DECISIONS).glob("*.json")):
         files.write_json(own.run_dir / DECISIONS / path.name, _renamed(records.read_json(path), digests))
+    for path in sorted((config.run_dir / DECISIONS / FITS).glob("*.json")):
+        files.write_json(own.run_dir / DECISIONS / FITS / path.name, records.read_json(path))
 
 
 def _renamed(tree: Any, digests: Mapping[str, str]) -> Any:

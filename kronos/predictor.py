@@ -21,7 +21,7 @@ from kronos.answers.catalogue import GetNetwork
 from kronos.answers.decide import Decided, decide
 from kronos.answers.findings import Findings
 from kronos.answers.network import NetworkAnswerer, of_pair
-from kronos.answers.pick import pick
+from kronos.answers.pick import pick_answerer
 from kronos.config import (
     Config,
     DataConfig,
@@ -136,7 +136,7 @@ class KronosPredictor(TablePredictor):
         rows = ask(
             store, list(names), moment_after(store, last), config.data.calendar, horizon, ids or list(names)
         )
-        picked = pick(config, findings, store, rows, self._network(config, source.pair, horizon))
+        picked = pick_answerer(config, findings, store, rows, self._network(config, source.pair, horizon))
         if picked.no_decision:
             raise KitError(
                 f"decide: expected a decision of {picked.answerer.name}, found none that fits: {picked.no_decision}"

@@ -33,7 +33,7 @@ from kronos.answers.decision import Decision
 from kronos.answers.findings import Figure
 from kronos.answers.history import tie_shares
 from kronos.answers.network import NetworkAnswerer, load_network
-from kronos.answers.pick import Picked, common_horizon, pick
+from kronos.answers.pick import Picked, common_horizon, pick_answerer
 from kronos.answers.simple import ALL_RISE
 from kronos.config import Config, to_dict
 from kronos.data.competition import SUBMISSIONS, read_rows
@@ -118,7 +118,7 @@ def make_submission(
         store = open_store(config)
         rows = ask(store, ids, dates, config.data.calendar, config.inference.horizon)
         _check_fallbacks(config, _by_reason(rows.reason), len(rows))
-        return store, rows, _pick(config, store, rows, team, allow_incomplete)
+        return store, rows, pick(config, store, rows, team, allow_incomplete)
 
     store, rows, picked = team.main_first(ready)
     log.info("answered by %s: %s", picked.answerer.name, picked.why)
@@ -176,7 +176,7 @@ def _newest(config: Config) -> Config:
     return own
 
 
-def _pick(config: Config, store: BarStore, rows: Rows, team: Team, allow_incomplete: bool) -> Picked:
+def pick(config: Config, store: BarStore, rows: Rows, team: Team, allow_incomplete: bool = False) -> Picked:
     """Who answers. The run's network is loaded once, where it is needed; its rows are shared by the team."""
     horizon = common_horizon(config, rows)
 
@@ -184,7 +184,7 @@ def _pick(config: Config, store: BarStore, rows: Rows, team: Team, allow_incompl
     def network() -> NetworkAnswerer:
         return replace(load_network(config, horizon, allow_incomplete=allow_incomplete), team=team)
 
-    return pick(config, RunFolder(config.run_dir).findings(horizon), store, rows, network)
+    return pick_answerer(config, RunFolder(config.run_dir).findings(horizon), store, rows, network)
 
 
 def _check_probability(config: Config, plan: RowPlan) -> None:

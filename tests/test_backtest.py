@@ -26,7 +26,8 @@ from kronos.config import Config
 from kronos.data.splits import split_sessions
 from kronos.data.store import BarStore, write_store
 from kronos.errors import KitError
-from kronos.evaluation.backtest import ENSEMBLE, Options, run_backtest
+from kronos.evaluation.asking import ENSEMBLE
+from kronos.evaluation.backtest import Options, run_backtest
 from kronos.evaluation.contest import ask_on, folds
 from kronos.evaluation.panel import build_panel
 from kronos.evaluation.scores import FIGURES

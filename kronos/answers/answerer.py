@@ -92,6 +92,10 @@ class Answer:
     """(N, 4) of the mean path of one network's paths: mean, highest and lowest close of the days ahead, and the
     deviation that closes were normalised with, in price units; NaN in rows without paths.
     """
+    terms: NDArray[np.float32] | None = None
+    """(N, K) a score for each of K horizons, of one forecast: of paths for every step up to the horizon, of a
+    head for each trained horizon. NaN where there is none; None: it speaks of one horizon only.
+    """
 
 
 class Answerer(Protocol):

@@ -7,7 +7,7 @@ be; and the key that its decision has to belong to.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,12 +16,15 @@ from kronos.answers import fitted
 from kronos.answers.answerer import Answer, Answerer, Fitter, Kind, Rows
 from kronos.answers.blend import Blend
 from kronos.answers.columns import NetworkColumns
-from kronos.answers.findings import FOLDER
+from kronos.answers.findings import FITS, FOLDER
 from kronos.answers.network import NetworkAnswerer
 from kronos.answers.simple import simple_answerers
 from kronos.config import Config
 from kronos.data.store import BarStore
 from kronos.errors import KitError
+
+if TYPE_CHECKING:
+    from kronos.answers.head import HeadAnswerer
 
 AUTO, NETWORK, HEAD, BLEND, WEIGHTED = "auto", "network", "head", "blend:", "weighted:"
 WITH_NETWORK: dict[str, fitted.ModelKind] = {
@@ -31,7 +34,6 @@ WITH_NETWORK: dict[str, fitted.ModelKind] = {
 """Fits on figures and on what the run's networks say. A backtest makes and keeps them: only it has asked the
 networks about past dates.
 """
-FITS = "fits"
 GetNetwork = Callable[[], NetworkAnswerer]
 """Gives the run's network, loaded when it is called first."""
 
@@ -91,7 +93,7 @@ def own_names(config: Config) -> set[str]:
     return {config.model_paths.exp_name, f"run {config.model_paths.exp_name}"}
 
 
-def open_head(config: Config) -> Answerer:
+def open_head(config: Config) -> "HeadAnswerer":
     """The run's trained head. Raises KitError where there is none, or an unfinished one."""
     from kronos.answers.head import HeadAnswerer
     from kronos.forecasting.pair import pick_autocast, pick_device

@@ -7,7 +7,7 @@ evidence prefers.
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from kronos import files, records
 from kronos.answers.answerer import Kind
@@ -15,7 +15,7 @@ from kronos.answers.decision import Decision
 from kronos.answers.simple import ALL_FALL, ALL_RISE, CONSTANTS
 from kronos.errors import KitError
 
-FOLDER = "decisions"
+FOLDER, FITS = "decisions", "fits"
 LEVEL = 0.05
 """Share of backtests without any skill in which `choose` finds some, at most."""
 EQUAL = 0.001
@@ -85,11 +85,29 @@ class Findings:
         """What was found about an answerer, None where it was not scored."""
         return next((item for item in self.answerers if item.name == name), None)
 
+    def networks(self) -> list[dict[str, Any]]:
+        """The keys of all networks that a decision of these findings rests on; [] where none does."""
+        found: list[dict[str, Any]] = []
+        for item in self.answerers:
+            if item.decision is not None:
+                _add_networks(item.decision.key, found)
+        return found
+
     def save(self, run: Path) -> Path:
         """Write it into the run's folder, in place of an earlier one of this horizon."""
         path = path_of(run, self.horizon)
         files.write_json(path, asdict(self))
         return path
+
+
+def _add_networks(key: dict[str, Any], found: list[dict[str, Any]]) -> None:
+    """Add a key that names a network, or those of a blend's members."""
+    if "model" in key:
+        found.append(key)
+        return
+    for part in key.values():
+        if isinstance(part, dict):
+            _add_networks(part, found)
 
 
 def path_of(run: Path, horizon: int) -> Path:

@@ -323,7 +323,9 @@ def samples_before(
 
 
 @functools.lru_cache(maxsize=2)
-def _labelled(store: BarStore, origins: tuple[int, ...], horizon: int) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
+def _labelled(
+    store: BarStore, origins: tuple[int, ...], horizon: int
+) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
     """(row, row of the target, session, ranked figures) of all samples on some sessions. Ranks are among all
     stocks of the date.
     """

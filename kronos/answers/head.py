@@ -97,6 +97,11 @@ class HeadAnswerer:
     def simplicity(self) -> int:
         return SIMPLICITY[self.kind]
 
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        """Trading days ahead that it was trained for, rising."""
+        return tuple(self.head.config.horizons)
+
     def trained_horizon(self, horizon: int) -> int:
         """The trained horizon whose ratio to the one asked for is nearest to 1; of two equally near ones the
         shorter.
@@ -122,7 +127,12 @@ class HeadAnswerer:
         reason[(reason == "") & ~(np.isfinite(score) & np.isfinite(sign))] = BAD_FORECAST
         prob = 1 / (1 + np.exp(-np.clip(sign, -LARGEST_LOGIT, LARGEST_LOGIT)))
         answered = reason == ""
-        return Answer(np.where(answered, score, np.nan), np.where(answered, prob, np.nan), reason)
+        terms = np.full((len(rows), len(self.head.config.horizons)), np.nan, np.float32)
+        terms[todo] = found.score
+        terms[~answered] = np.nan
+        return Answer(
+            np.where(answered, score, np.nan), np.where(answered, prob, np.nan), reason, terms=terms
+        )
 
     def _columns(self, horizon: NDArray[np.int64]) -> NDArray[np.int64]:
         """The output of each sample's horizon, (n,); says where another horizon than the asked one

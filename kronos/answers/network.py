@@ -44,8 +44,8 @@ log = logging.getLogger(__name__)
 CODE = 1
 """Version of what computes the answers: raised whenever the same networks, settings and rows would be
 answered otherwise, so that nothing kept by older code is taken for this one's."""
-KEPT = 2
-"""Version of what is kept of an answer on disk: raised whenever something is added to it. 2: `course`."""
+KEPT = 3
+"""Version of what is kept of an answer on disk: raised whenever something is added to it. 2: `course`; 3: `terms`."""
 RESERVED = frozenset(
     {"random-init", "pretrained", "auto", "network", "head", "ridge", "logistic", "boosting"}
 )
@@ -298,6 +298,7 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team, paths: bool
     count = forecaster.sampling.sample_count
     closes = np.full((n, count), np.nan, np.float32)
     course = np.full((n, 4), np.nan, np.float32)
+    terms = np.full((n, plan.extent()[1]), np.nan, np.float32)
     sampled = False
     for parts in team.gather(team.together(share)):
         for rows, last, found in parts:
@@ -305,6 +306,8 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team, paths: bool
             listed = np.isfinite(found.mass)
             if found.closes is not None:
                 closes[rows], course[rows], sampled = found.closes, found.course, True
+            if found.terms is not None:
+                terms[rows, : found.terms.shape[1]] = found.terms
             if found.closes is not None and not listed.any():
                 score[rows], prob[rows], noise[rows] = read_paths(found.closes, last)
             else:
@@ -312,7 +315,7 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team, paths: bool
                 score[rows], noise[rows] = prob[rows], 0.0
     if not sampled:
         return Answer(score, prob, reason, None, noise, mass)
-    return Answer(score, prob, reason, closes, noise, mass, course)
+    return Answer(score, prob, reason, closes, noise, mass, course, terms)
 
 
 def read_paths(

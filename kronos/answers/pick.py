@@ -59,7 +59,7 @@ class Picked:
         return plain_decision(store, asof, common_horizon(config, rows), answer)
 
 
-def pick(
+def pick_answerer(
     config: Config, findings: Findings | None, store: BarStore, rows: Rows, network: GetNetwork
 ) -> Picked:
     """The answerer that `inference.answer` names or that the evidence prefers, ready to answer.

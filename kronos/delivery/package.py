@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from kronos import files, records
-from kronos.answers.findings import Findings, path_of
+from kronos.answers.findings import FITS, FOLDER, Findings, path_of
 from kronos.bars import calendar_stamps
 from kronos.config import Config
 from kronos.delivery.golden import GATE, golden_difference, load_networks, make_golden, write_golden
@@ -126,13 +126,14 @@ def _copy_decisions(config: Config, staged: Path) -> None:
             log.warning("%s: of other weights; it is left out", path_of(config.run_dir, horizon))
             continue
         found.save(staged)
+        for fit in sorted((config.run_dir / FOLDER / FITS).glob(f"horizon-{horizon}-*.json")):
+            files.write_json(staged / FOLDER / FITS / fit.name, records.read_json(fit))
 
 
 def _rests_on(found: Findings, digests: dict[str, str]) -> bool:
-    """Whether the main answerer of the findings is the network with these digests."""
-    main = found.of(found.main)
-    key = {} if main is None or main.decision is None else main.decision.key
-    return all(key.get(kind) == digest for kind, digest in digests.items())
+    """Whether every network of the findings is the one with these digests; those of fits name none."""
+    keys = found.networks()
+    return all(key.get(kind) == digest for key in keys for kind, digest in digests.items())
 
 
 # -- checking ------------------------------------------------------------------------------------------------

@@ -357,7 +357,8 @@ def _decisions(folder: Path) -> dict[int, Decision]:
         if findings is None:
             raise KitError(f"{path}: expected findings named horizon-H.json, found another name; {REMEDY}")
         main = findings.of(findings.main)
-        if main is not None and main.decision is not None:
+        network = main is not None and main.kind in ("paths", "enumeration")
+        if main is not None and main.decision is not None and network:
             found[int(horizon)] = main.decision
     return found
 

@@ -16,13 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from kronos import files
-from kronos.answers.answerer import SIMPLICITY, Answer
-from kronos.answers.blend import blended
-from kronos.answers.catalogue import BLEND, NETWORK, fitters, head_key, members_of, open_head
+from kronos.answers.catalogue import fit_path
 from kronos.answers.findings import Evidence, Figure, Findings, choose
 from kronos.answers.history import base_rates
-from kronos.answers.network import NetworkAnswerer, joined, load_network, pretrained, random_init
-from kronos.answers.simple import simple_answerers
+from kronos.answers.network import NetworkAnswerer, load_network
 from kronos.config import Config
 from kronos.data import competition
 from kronos.data.calendar import TradingCalendar
@@ -30,13 +27,14 @@ from kronos.data.prepare import open_store
 from kronos.data.store import BarStore
 from kronos.data.survey import date_text
 from kronos.errors import KitError
+from kronos.evaluation.asking import ask_head, ask_networks, ask_others, final_fits
 from kronos.evaluation.contest import Contestant, Judged, Setup, contest, judge, set_up
-from kronos.evaluation.controls import noisy_futures, shuffled_labels
 from kronos.evaluation.origins import Boundary, boundary_of, latest, on_open_days, plan_timeline
-from kronos.evaluation.panel import Panel, build_panel
+from kronos.evaluation.panel import build_panel
 from kronos.evaluation.predictions import write_predictions
-from kronos.evaluation.report_tree import report_tree
+from kronos.evaluation.report_tree import interval, report_tree
 from kronos.evaluation.significance import DateBootstrap, Interval
+from kronos.evaluation.term import by_horizon
 from kronos.evaluation.verdict import Results, alarm_lines
 from kronos.forecasting.context import MIN_BARS
 from kronos.runfolder import RunFolder
@@ -44,7 +42,6 @@ from kronos.training.folder import read_summary
 
 log = logging.getLogger(__name__)
 
-ENSEMBLE = "blend"
 Control = Literal["shuffle-labels", "future-noise"]
 
 
@@ -109,30 +106,7 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
     networks, boundary = _networks(config, options, store, horizon)
     setup = _setup(config, options, store, boundary, networks, started)
     _say_plan(setup)
-    networks = [
-        replace(n, cache=setup.folder / "cache", deadline=setup.deadline, paths=True, by_date=True)
-        for n in networks
-    ]
-    if options.refit:
-        from kronos.evaluation.refit import RefitFitter
-
-        fitter = RefitFitter(config, setup.folder / "cache", setup.deadline)
-        contestants, changed = [contest(setup, fitter, model=True, candidate=False)], 0
-        networks = fitter.made[-1:]
-    else:
-        setup, contestants, changed = _ask_networks(setup, options, networks)
-    if not options.refit:
-        contestants += _ask_head(setup, _run_of(config, networks))
-    contestants += _ask_others(setup, contestants)
-    if not any(
-        c.model for c in contestants
-    ):  # without a network the report is about the head, else the first fit
-        first = next((k for k, c in enumerate(contestants) if c.kind in ("head", "fitted")), None)
-        if first is None:
-            raise KitError(
-                "backtest: expected a network, a head or evaluation.fitted_baselines to report about, found none"
-            )
-        contestants.insert(0, replace(contestants.pop(first), model=True))
+    setup, contestants, networks, changed = _ask_all(setup, options, networks)
     judged = [judge(setup, one) for one in contestants]
     test = setup.panel.only(setup.is_test)
     if not len(test):
@@ -145,6 +119,7 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
     findings = _findings(setup, results, judged)
     tree = report_tree(setup, options, results, judged, networks)
     tree |= {
+        "by_horizon": [row | {"rank_ic": interval(row["rank_ic"])} for row in by_horizon(setup, contestants)],
         "changed_forecasts": changed,
         "alarm": _alarm(setup, options, results, changed),
         "choice": asdict(choose(findings, {c.name for c in contestants if c.candidate})),
@@ -153,16 +128,58 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
     }
     path = setup.folder / _report_name(options)
     files.write_json(path, tree)
-    from kronos.evaluation.report import write_page  # matplotlib takes a second to load
+    made = Backtest(path, tree, results, judged, findings)
+    made.write_page()
+    if options.control or options.refit:
+        return made
+    log.info("every answer: %s", write_predictions(setup, contestants, setup.folder))
+    return replace(made, saved=_save(setup, findings, contestants, networks)) if options.save else made
 
-    write_page(tree, path.with_suffix(".html"))
-    if not (options.control or options.refit):
-        log.info("every answer: %s", write_predictions(setup, contestants, setup.folder))
-    saved = None
-    if options.save and not (options.control or options.refit):
-        saved = findings.save(networks[0].config.run_dir if networks else config.run_dir)
-        log.info("decisions of %d answerers: %s", len(findings.answerers), saved)
-    return Backtest(path, tree, results, judged, findings, saved)
+
+def _ask_all(
+    setup: Setup, options: Options, networks: list[NetworkAnswerer]
+) -> tuple[Setup, list[Contestant], list[NetworkAnswerer], int]:
+    """(the setup with the labels of a control, everybody's answers, the one that the report is about first;
+    the networks; rows that a changed future changed).
+    """
+    config, changed = setup.config, 0
+    networks = [
+        replace(n, cache=setup.folder / "cache", deadline=setup.deadline, paths=True, by_date=True)
+        for n in networks
+    ]
+    if options.refit:
+        from kronos.evaluation.refit import RefitFitter
+
+        fitter = RefitFitter(config, setup.folder / "cache", setup.deadline)
+        contestants = [contest(setup, fitter, model=True, candidate=False)]
+        networks = fitter.made[-1:]
+    else:
+        setup, contestants, changed = ask_networks(setup, options.control, networks)
+        contestants += _heads(setup, _run_of(config, networks))
+    contestants += ask_others(setup, contestants)
+    if any(c.model for c in contestants):
+        return setup, contestants, networks, changed
+    for k, one in enumerate(
+        contestants
+    ):  # without a network the report is about the head, else the first fit
+        if one.kind in ("head", "fitted"):
+            contestants.insert(0, replace(contestants.pop(k), model=True))
+            return setup, contestants, networks, changed
+    raise KitError(
+        "backtest: expected a network, a head or evaluation.fitted_baselines to report about, found none"
+    )
+
+
+def _save(
+    setup: Setup, findings: Findings, contestants: list[Contestant], networks: list[NetworkAnswerer]
+) -> Path:
+    """Leave the findings in the run's folder, and the fits that only a backtest can make."""
+    config = _run_of(setup.config, networks)
+    for name, fit in final_fits(setup, [one for one in contestants if one.candidate]).items():
+        fit.save(fit_path(config, name, setup.panel.horizon))
+    saved = findings.save(config.run_dir)
+    log.info("decisions of %d answerers: %s", len(findings.answerers), saved)
+    return saved
 
 
 def _report_name(options: Options) -> str:
@@ -214,6 +231,11 @@ def _head_summary(config: Config) -> dict[str, Any] | None:
     return summary if summary is not None and summary["status"] == "complete" else None
 
 
+def _heads(setup: Setup, config: Config) -> list[Contestant]:
+    """The head of the run, where its stage has ended."""
+    return [ask_head(setup, config)] if _head_summary(config) is not None else []
+
+
 def load_networks(config: Config, options: Options, horizon: int) -> list[NetworkAnswerer]:
     """The models to score: the configuration's own run, or those of --model, with names of their own."""
     if not options.models:
@@ -263,114 +285,6 @@ def _setup(
     return set_up(config, store, timeline, panel, folder, deadline)
 
 
-# -- asking --------------------------------------------------------------------------------------------------
-def _ask_networks(
-    setup: Setup, options: Options, networks: list[NetworkAnswerer]
-) -> tuple[Setup, list[Contestant], int]:
-    """All networks' answers, the setup with the labels of a control, and how many rows a changed future
-    changed.
-    """
-    if not networks:
-        return setup, [], 0
-    fresh = options.control == "future-noise"
-    if fresh:  # compared bit by bit with forecasts to come: other batches would round in another way
-        networks = [replace(n, cache=None) for n in networks]
-        for network in networks:
-            memory = network.forecaster.memory_plan(setup.config.data.lookback_window, setup.panel.horizon)
-            network.forecaster.batch_size = memory.series
-    asked = [
-        contest(setup, network, model=True, note=network.note, key=network.key(setup.panel.horizon))
-        for network in networks
-    ]
-    changed = 0
-    if options.control == "shuffle-labels":
-        setup = replace(setup, panel=shuffled_labels(setup.panel, setup.config.evaluation.seed))
-    if fresh:
-        panel, noisy = _with_noise(setup, networks)
-        changed = sum(_differences(one.given, noisy[one.name]) for one in asked)
-        asked = [replace(one, given=noisy[one.name]) for one in asked]
-        setup = replace(setup, panel=panel)
-    if len(asked) > 1:
-        note = f"mean of the ranks of {', '.join(one.name for one in asked)}"
-        asked.insert(0, _blend(setup, ENSEMBLE, asked, note, model=True, candidate=False))
-    extra = _baseline_networks(setup.config, networks[0])
-    asked += [
-        contest(setup, network, only_test=True, candidate=False, note=network.note) for network in extra
-    ]
-    return setup, asked, changed
-
-
-def _baseline_networks(config: Config, main: NetworkAnswerer) -> list[NetworkAnswerer]:
-    own = config.evaluation
-    found = [random_init(main, own.seed)] if own.random_init else []
-    published = pretrained(main) if own.pretrained else None
-    return found + ([published] if published else [])
-
-
-def _ask_head(setup: Setup, config: Config) -> list[Contestant]:
-    """The head of the run, where its stage has ended."""
-    if _head_summary(config) is None:
-        return []
-    return [contest(setup, open_head(config), key=head_key(config))]
-
-
-def _ask_others(setup: Setup, asked: list[Contestant]) -> list[Contestant]:
-    """Everything that needs no network, and the blends that the configuration names."""
-    own = setup.config.evaluation
-    found = [contest(setup, answerer) for answerer in simple_answerers()]
-    if own.fitted_baselines:
-        found += [contest(setup, fitter) for fitter in fitters(setup.config)]
-    known = {one.name: one for one in [*asked, *found]}
-    models = [one for one in asked if one.model and one.kind != "blend"]
-    if len(models) == 1:
-        known[NETWORK] = models[0]
-    for name in own.blends:
-        members = members_of(f"{BLEND}{name}")
-        if all(member in known for member in members):
-            parts = [known[member] for member in members]
-            found.append(
-                _blend(setup, f"{BLEND}{name}", parts, f"mean of the ranks of {' and '.join(members)}")
-            )
-        else:
-            missing = next(member for member in members if member not in known)
-            log.info("blend:%s is not scored: there is no answerer %s here", name, missing)
-    return found
-
-
-def _blend(setup: Setup, name: str, members: list[Contestant], note: str, **about: Any) -> Contestant:
-    given = blended([one.given for one in members], setup.asked)
-    key: dict[str, object] = {one.name: one.key for one in members if one.key}
-    simplicity = SIMPLICITY["blend"] + min(len(members), 9)
-    return Contestant(
-        name, "blend", simplicity, given, note=note, members=[one.name for one in members], key=key, **about
-    )
-
-
-def _with_noise(setup: Setup, networks: list[NetworkAnswerer]) -> tuple[Panel, dict[str, Answer]]:
-    """The panel with what the noise became, and answers given while everything after each origin was noise.
-    Never cached.
-    """
-    panel, limit = setup.panel, setup.config.evaluation.tickers
-    future = panel.future_close.copy()
-    parts: dict[str, list[tuple[Any, Answer]]] = {network.name: [] for network in networks}
-    for place, store in noisy_futures(setup.store, panel.sessions, setup.config.evaluation.seed):
-        session = panel.sessions[place : place + 1]
-        future[panel.slices()[place]] = build_panel(store, session, panel.horizon, limit).future_close
-        rows = np.flatnonzero(setup.asked.asof == session[0])
-        for network in networks:
-            parts[network.name].append((rows, network.answer(store, setup.asked.only(rows))))
-    found = {name: joined(several, len(setup.asked)) for name, several in parts.items()}
-    return replace(panel, future_close=future), found
-
-
-def _differences(a: Answer, b: Answer) -> int:
-    """Rows of which P(rise) or any sampled close differs in any bit."""
-    one, other = (
-        np.column_stack([values for values in (x.prob, x.closes) if values is not None]) for x in (a, b)
-    )
-    return int((~((one == other) | (np.isnan(one) & np.isnan(other))).all(axis=1)).sum())
-
-
 # -- what is found -------------------------------------------------------------------------------------------
 def _findings(setup: Setup, results: Results, judged: list[Judged]) -> Findings:
     """What the submission chooses by: of every answerer that could be asked again."""
@@ -390,6 +304,7 @@ def _findings(setup: Setup, results: Results, judged: list[Judged]) -> Findings:
                 rank_ic=_figure(figures.get("rank_ic")),
                 decision=None if who.kind == "constant" else one.final,
                 members=who.members,
+                weights=who.weights,
             )
         )
     panel, within = results.panel, results.within

@@ -137,6 +137,10 @@ class Contestant:
     """Whether it is what the report is about."""
     members: list[str] = field(default_factory=list)
     """Of a blend."""
+    weights: list[float] | None = None
+    """Of a blend with fitted weights: those fitted on all dates."""
+    terms: tuple[int, ...] = ()
+    """Horizons of the columns of `given.terms`, rising."""
     candidate: bool = True
     """Whether a submission could take it by name."""
     key: dict[str, object] = field(default_factory=dict)

@@ -212,6 +212,10 @@ def _figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Markup]]:
         "Spearman correlation of score and return within a date, its mean and 95 % interval over the dates of a year.",
         draw(lambda axes: _plot_years(axes, tree["by_year"])),
     )
+    terms = [row for row in tree["by_horizon"] if row["name"] == main]
+    if len(terms) > 1:
+        text = "Rank IC of one forecast at each horizon that it speaks of, with 95 % intervals over the same dates."
+        yield "Rank IC by horizon", text, draw(lambda axes: _plot_horizons(axes, terms))
     figures = _entry(tree, main)["figures"]
     if "coverage_90" in figures:
         text = "How many closes fell inside the paths' central bands, with 95 % intervals; on the marks is honest."
@@ -307,6 +311,16 @@ def _plot_years(axes: Axes, by_year: list[dict[str, Any]]) -> None:
     axes.axhline(0, color=INK, linewidth=0.6)
     axes.set_xticks(years, [str(year) for year in years])
     axes.set_xlim(min(years) - 0.8, max(years) + 0.8)
+
+
+def _plot_horizons(axes: Axes, terms: list[dict[str, Any]]) -> None:
+    known = [row for row in terms if row["rank_ic"]["value"] is not None]
+    found = [row["rank_ic"] for row in known]
+    at = [row["horizon"] for row in known]
+    heights = [i["value"] for i in found]
+    axes.errorbar(at, heights, yerr=_errors(found), color=BLUE, fmt="o-", markersize=3, linewidth=1)
+    axes.axhline(0, color=INK, linewidth=0.6)
+    axes.set_xlabel("trading days ahead")
 
 
 def _plot_coverage(axes: Axes, figures: dict[str, Any]) -> None:

@@ -58,11 +58,7 @@ class Results:
     def overall(self) -> dict[str, dict[str, Interval]]:
         """{entry: {figure: interval}}; figures that an entry does not have are absent."""
         return {
-            name: {
-                f: over_dates(self.bootstrap, f, v)
-                for f, v in figures.items()
-                if np.isfinite(v).any()
-            }
+            name: {f: over_dates(self.bootstrap, f, v) for f, v in figures.items() if np.isfinite(v).any()}
             for name, figures in self.per_date.items()
         }
 

@@ -165,6 +165,10 @@ class Rises:
     """(B, 4) of the mean of the paths' closes over the days ahead: its mean, its highest, its lowest; and the
     deviation of closes that the context was normalised with. NaN and None as in `closes`.
     """
+    terms: FloatArray | None = None
+    """(B, H) the paths' mean log return over its deviation, up to each of the H steps: one forecast says
+    something about every horizon. NaN where a price has no logarithm or no path differs; None as in `closes`.
+    """
 
 
 def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> Rises:
@@ -177,7 +181,8 @@ def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> R
     finite = sound.copy()
     part = batch.only(np.flatnonzero(sound))
     prob, mass = np.full((2, len(batch.rows)), np.nan)
-    listed, closes, course = forecaster.enumerates(batch.future_stamps.shape[1]), None, None
+    steps = batch.future_stamps.shape[1]
+    listed, closes, course, terms = forecaster.enumerates(steps), None, None, None
     if sound.any() and listed:
         found = forecaster.next_step(part.bars, part.stamps, part.future_stamps, part.series)
         prob[sound], mass[sound] = found.prob_up, found.mass
@@ -185,23 +190,37 @@ def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> R
     if paths or not listed:
         closes = np.full((len(batch.rows), forecaster.sampling.sample_count), np.nan, np.float32)
         course = np.full((len(batch.rows), 4), np.nan, np.float32)
+        terms = np.full((len(batch.rows), steps), np.nan, np.float32)
         if sound.any():
-            closes[sound], course[sound] = _paths_in_short(part, forecaster)
+            closes[sound], course[sound], terms[sound] = _paths_in_short(part, forecaster)
             finite &= _finite(closes)
-            closes[~finite] = course[~finite] = np.nan
+            closes[~finite] = course[~finite] = terms[~finite] = np.nan
         if not listed:
             prob = (closes > batch.bars[:, -1, CLOSE, None]).mean(axis=1, dtype=np.float64)
     reason = np.select([~sound, ~finite], [BAD_BARS, BAD_FORECAST], "")
-    return Rises(np.where(finite, prob, np.nan), mass, closes, reason, course)
+    return Rises(np.where(finite, prob, np.nan), mass, closes, reason, course, terms)
 
 
-def _paths_in_short(batch: Batch, forecaster: "Forecaster") -> tuple[FloatArray, FloatArray]:
-    """`Rises.closes` and `Rises.course`; NaN in the rows that have anything not finite in any path."""
+def _paths_in_short(batch: Batch, forecaster: "Forecaster") -> tuple[FloatArray, FloatArray, FloatArray]:
+    """`Rises.closes`, `Rises.course` and `Rises.terms`; NaN in the rows that have anything not finite in any path."""
     paths = forecaster.forecast(batch.bars, batch.stamps, batch.future_stamps, batch.series).paths
     closes = np.where(_finite(paths)[:, None, None], paths[..., CLOSE], np.float32(np.nan))
     mean = closes.mean(axis=1, dtype=np.float64)
     columns = (mean.mean(axis=1), mean.max(axis=1), mean.min(axis=1), forecaster.close_scale(batch.bars))
-    return closes[:, :, -1], np.stack(columns, axis=1).astype(np.float32)
+    course = np.stack(columns, axis=1).astype(np.float32)
+    return closes[:, :, -1], course, _terms(closes, batch.bars[:, -1, CLOSE])
+
+
+def _terms(closes: FloatArray, last: FloatArray) -> FloatArray:
+    """(B, H) `Rises.terms` of closes (B, S, H) and known last closes (B,)."""
+    paths = closes.astype(np.float64)
+    usable = (paths > 0).all(axis=1) & (last > 0)[:, None] & (closes.shape[1] > 2)
+    safe = np.where(usable[:, None], paths, 1.0)
+    away = np.log(safe / np.where(last > 0, last, 1.0)[:, None, None].astype(np.float64))
+    deviation = away.std(axis=1, ddof=1) if closes.shape[1] > 1 else np.zeros(usable.shape)
+    usable &= deviation > 1e-9
+    ratio = away.mean(axis=1) / np.where(usable, deviation, 1.0)
+    return np.where(usable, ratio, np.nan).astype(np.float32)
 
 
 def _finite(values: NDArray) -> NDArray[np.bool_]:
