@@ -13,7 +13,6 @@ from scipy.stats import rankdata
 from kronos.bars import CLOSE
 from kronos.data.store import BarStore
 from kronos.evaluation.contest import Contestant, Setup
-from kronos.evaluation.panel import rows_on
 from kronos.evaluation.scores import correlation
 from kronos.evaluation.significance import DateBootstrap, Interval
 
@@ -36,11 +35,12 @@ def by_horizon(setup: Setup, contestants: list[Contestant]) -> list[dict[str, An
         if terms is None:
             continue
         for column, horizon in enumerate(one.terms):
-            known = sessions[sessions + horizon < len(setup.store.sessions)]
+            span = setup.store.span_of(horizon)
+            known = sessions[sessions + span < len(setup.store.sessions)]
             if not len(known):
                 continue
             values = _rank_ics(setup, known, terms[:, column].astype(np.float64), horizon)
-            bootstrap = DateBootstrap(tuple(known.tolist()), horizon, own.draws, own.seed)
+            bootstrap = DateBootstrap(tuple(known.tolist()), span, own.draws, own.seed)
             interval: Interval = bootstrap.interval(values, 0.0)
             found.append({"name": one.name, "horizon": horizon, "rank_ic": interval})
     return found
@@ -64,18 +64,11 @@ def gains(
     asof: NDArray[np.int64],
     horizon: int,
 ) -> FloatArray:
-    """Close `horizon` sessions after `asof` over the close of row `last`, less 1, (n,); NaN where the ticker
-    has no bar on that session.
+    """Close `horizon` sessions of the ticker's market after `asof` over the close of row `last`, less 1,
+    (n,); NaN where the ticker has no bar on that session.
     """
-    targets = np.unique(asof) + horizon
-    targets = targets[targets < len(store.sessions)]
-    row, key = rows_on(store, targets)  # key: place in targets x tickers + ticker
-    wanted = np.searchsorted(targets, asof + horizon) * len(store.tickers) + ticker
-    place = np.minimum(np.searchsorted(key, wanted), max(len(key) - 1, 0))
-    result = np.full(len(ticker), np.nan)
-    if not len(key):
-        return result
-    there = (key[place] == wanted) & (asof + horizon < len(store.sessions))
+    target, there = store.row_at(ticker, store.ahead(asof, store.market_of(ticker), horizon))
     close = store.bars[:, CLOSE]
-    result[there] = close[row[place[there]]].astype(np.float64) / close[last[there]] - 1
+    result = np.full(len(ticker), np.nan)
+    result[there] = close[target[there]].astype(np.float64) / close[last[there]] - 1
     return result
