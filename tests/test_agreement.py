@@ -2,6 +2,7 @@
 line at the start.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_config, tiny_store
 
-from kronos.config import Config
+from kronos.config import PART_DAYS, Config
 from kronos.data.store import BarStore, settings_of, write_store
 from kronos.errors import KitError
 from kronos.training.stages import run_stage
@@ -97,6 +98,21 @@ def remade(config: Config, store: BarStore, **settings: object) -> BarStore:
         tickers=store.tickers,
         manifest={"settings": settings_of(config) | settings},
     )
+
+
+def test_every_setting_of_the_data_is_known_to_the_store_or_changes_none_of_it() -> None:
+    """Defect 3: two runs that differ in a setting that the store does not know would share one."""
+    after = {"test_path", "sample_submission_path", "solution_path", "store", "max_context", "clip"}
+    after |= {"lookback_window", "predict_window", "norm_epsilon", "embargo", "all_days", "ticker_weighting"}
+    after |= {"train_ratio", "val_ratio", "test_ratio", *PART_DAYS}
+    by_digest = {"data_path", "pool_path"}
+    config = Config()
+    names = {field.name for field in dataclasses.fields(config.data)}
+    assert names - after - by_digest == set(settings_of(config)), (
+        "does a new setting change what is prepared?"
+    )
+    cleaning = {field.name for field in dataclasses.fields(config.data.cleaning)}
+    assert set(settings_of(config)["cleaning"]) == cleaning
 
 
 def test_a_store_of_other_settings_is_refused(tmp_path: Path) -> None:

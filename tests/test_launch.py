@@ -2,6 +2,7 @@
 anything runs.
 """
 
+import errno
 import json
 import os
 import pty
@@ -26,7 +27,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from kronos import files
 from kronos.config import Config, DataConfig, MarketConfig, to_dict
 from kronos.errors import KitError
-from kronos.launch import arguments, ending, environment, trainers
+from kronos.launch import arguments, ending, environment, recipe, trainers
 from kronos.launch import plan as launch
 from kronos.launch.run import Output, Runner, Stopped
 
@@ -244,6 +245,15 @@ def test_submissions_that_cannot_be_written_are_said_before_training(
     overrides = [*MARKET, "data.test_path=test.csv"]
     with pytest.raises(KitError, match=r"submissions: expected a folder .*, found a file"):
         launch.plan_launch(config, overrides, wanted=None, gpus=0, fast=False, write=False, submit=True)
+
+
+def test_a_full_disk_is_found_before_training(config: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """A quota and a read-only mount show only when something is written."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("kronos.launch.checks.os.fsync", mock.Mock(side_effect=full))
+    with pytest.raises(OSError, match="No space left"):
+        plan(config, write=True)
+    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
 
 
 def test_a_missing_file_is_said_with_the_name_that_is_there(config: str, tmp_path: Path) -> None:
@@ -544,6 +554,27 @@ def test_what_became_of_the_trainers_is_an_exit_code(monkeypatch: Any) -> None:
         assert trainers.main() == code
     monkeypatch.setattr(trainers, "accelerate", mock.Mock())
     assert trainers.main() == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (
+            137,
+            "the trial: a process was killed from outside (SIGKILL), most often by the system because main memory",
+        ),
+        (135, "the trial: a process lost a file that it was reading (SIGBUS)"),
+        (1, "the trial failed; its output is in train.log"),
+    ],
+)
+def test_a_step_that_fails_says_why_and_where(code: int, words: str) -> None:
+    """A trainer that the system killed left accelerate's traceback and no word of memory."""
+    of = mock.Mock()
+    of.plan.config, of.plan.log_path = Config(), "train.log"
+    with pytest.raises(recipe.Ended):
+        recipe._Recipe._failed(of, step(""), code)
+    (said,) = of.output.say.call_args.args
+    assert said.startswith(f"error: {words}") and "its output is in train.log" in said and "\n" not in said
 
 
 def test_a_result_older_than_its_networks_is_made_again(tmp_path: Path) -> None:
