@@ -363,6 +363,8 @@ def _out_of_range(config: Config) -> Iterator[str]:
             yield f"{name}: expected {allowed}, found {value:g}"
 
 
+FARTHEST = 100_000
+"""Trading days ahead, at most."""
 MOST_WINDOWS = 10_000_000
 """Of one optimiser step."""
 
@@ -382,8 +384,8 @@ def _impossible(config: Config) -> list[str]:
         f"head.token_lookback: expected at most data.max_context {data.max_context}, found {config.head_token_lookback}": (
             (head.token_lookback or 0) > data.max_context
         ),
-        f"head.horizons: expected trading days > 0, found {head.horizons}": not head.horizons
-        or min(head.horizons) < 1,
+        f"head.horizons: expected trading days from 1 to {FARTHEST:,}, found {head.horizons}": not head.horizons
+        or not 1 <= min(head.horizons) <= max(head.horizons) <= FARTHEST,
         f"head.width: expected a multiple of 8 (two for each of four attention heads), found {head.width}": head.width
         % 8
         > 0,

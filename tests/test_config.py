@@ -182,6 +182,7 @@ def test_parts_by_days_take_the_place_of_the_shares(tmp_path: Path) -> None:
         "distributed.main_process_port=70000",
         "market.days=1000000000",
         "training.max_steps=99999999999999999999",
+        "head.horizons=[5,1000000000000]",
     ],
 )
 def test_absurd_values_are_refused(empty: Path, override: str) -> None:
@@ -189,6 +190,14 @@ def test_absurd_values_are_refused(empty: Path, override: str) -> None:
     SIGTERM).
     """
     assert f"{override.partition('=')[0]}: expected " in problems(empty, *SCRATCH, override)
+
+
+def test_every_whole_number_has_an_upper_bound(empty: Path) -> None:
+    """A setting that is added without one would be found out by a full memory."""
+    names = [name for name, hint in configfile._known() if "int" in str(hint)]
+    names = [name for name in names if name not in ("data.columns", "head.horizons")]  # a table and a list
+    found = problems(empty, *SCRATCH, *(f"{name}=1000000000000000000" for name in names))
+    assert len(names) > 50 and [name for name in names if f"{name}: expected " not in found] == []
 
 
 def test_a_step_has_an_upper_bound(empty: Path) -> None:
