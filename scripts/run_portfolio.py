@@ -87,6 +87,7 @@ def main() -> int:
     from kronos.portfolio.earnings import run_portfolio
     from kronos.portfolio.kept import money_of, tries_of_others
     from kronos.portfolio.outcome import Request
+    from kronos.portfolio.section import add_to_report
     from kronos.portfolio.strategies import TopkDropout
 
     config = configfile.load(args.config, args.overrides)
@@ -115,6 +116,9 @@ def main() -> int:
     folder = Path(args.output) if args.output else config.run_dir / "portfolio"
     report = run_portfolio(open_store(config), request, folder)
     where = f"Report: {folder / 'portfolio.html'}, portfolio.csv, orders.csv"
+    if not args.signal_file and not args.output:
+        section = add_to_report(config.run_dir, report.tree)
+        where += f"; a section of {section}" if section else ""
     print("\n".join([report.table(), "", *report.lines, "", where]))
     return int(report.leaks)
 

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from kronos import page
+from kronos.evaluation.earned import section
 from kronos.forecasting.plot import draw_candles
 from kronos.page import draw, percent
 from kronos.palette import BLUE, GREY, INK, RED
@@ -79,6 +80,7 @@ def write_page(tree: dict[str, Any], path: str | Path) -> Path:
         ],
         examples=[(_caption(e), draw(lambda axes, e=e: _plot_example(axes, e))) for e in tree["examples"]],  # type: ignore[misc]
         config=json.dumps(tree["config"], indent=1),
+        earned=section(tree["portfolio"]) if tree.get("portfolio") else None,
     )
     return Path(path)
 

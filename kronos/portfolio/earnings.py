@@ -217,11 +217,10 @@ def _lines(
         lines.append(
             f"dealing at the same close that the score needs (a mistake) would have added {wrong:+.1%} a year"
         )
-    tried = signals + len(request.tried)
+    tried, runs = signals + len(request.tried), 1 + request.other_runs
     if tried > 1:
-        lines.append(
-            f"{tried} signals of {1 + request.other_runs} runs were tried: the best is flattered; read its deflated Sharpe ratio"
-        )
+        of = f"{tried} signals of {runs} runs" if runs > 1 else f"{tried} signals"
+        lines.append(f"{of} were tried: the best is flattered; read its deflated Sharpe ratio")
     for outcome in outcomes:
         lines += _own_lines(outcome, scene.rules.name)
     return list(dict.fromkeys(lines))

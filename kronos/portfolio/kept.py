@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kronos import records
 from kronos.errors import KitError
 
@@ -28,15 +25,10 @@ class KeptSignal:
 
     name: str
     figures: dict[str, dict[str, Any]]
-    excess: list[float | None] = field(default_factory=list)
-    """Daily return after cost less the benchmark's; None where that is not known."""
+    returns: list[float] = field(default_factory=list)
+    """Daily return after cost."""
     ratio: float = 0.0
-    """Mean over standard deviation of these, of a day."""
-
-    @property
-    def by_day(self) -> NDArray[np.float64]:
-        """(T,) excess, NaN where it is not known."""
-        return np.array(self.excess, np.float64)
+    """Mean over standard deviation of the excess, of a day."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +37,14 @@ class Kept:
 
     dates: list[str]
     signals: list[KeptSignal]
-    market: str = ""
-    plan: dict[str, Any] = field(default_factory=dict)
+    request: dict[str, Any]
+    """What was asked: strategy, rules, days."""
+
+    @property
+    def hold(self) -> int:
+        """Days that a position is held at least."""
+        plan = records.check(self.request.get("plan"), dict[str, Any], "portfolio.json: request.plan")
+        return records.check(plan.get("hold"), int, "portfolio.json: request.plan.hold")
 
 
 @dataclass(frozen=True)
@@ -73,17 +71,15 @@ def read_portfolio(path: Path) -> Kept:
         own = {
             "name": tree.get("name"),
             "figures": tree.get("figures"),
-            "excess": tree.get("excess by day"),
+            "returns": tree.get("return by day"),
             "ratio": tree.get("daily ratio"),
         }
         signals.append(records.check(own, KeptSignal, f"{path}: signals[{number}]", remedy=remedy))
-        if len(signals[-1].excess) != len(found.dates):
+        if len(signals[-1].returns) != len(found.dates):
             raise KitError(
-                f"{path}: expected {len(found.dates)} days of {signals[-1].name}, found {len(signals[-1].excess)}; {remedy}"
+                f"{path}: expected {len(found.dates)} days of {signals[-1].name}, found {len(signals[-1].returns)}; {remedy}"
             )
-    return Kept(
-        found.dates, signals, str(found.request.get("market", "")), dict(found.request.get("plan", {}))
-    )
+    return Kept(found.dates, signals, found.request)
 
 
 def tries_of_others(base: Path, own: Path) -> tuple[tuple[float, ...], int]:
