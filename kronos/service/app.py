@@ -26,7 +26,8 @@ from starlette.types import ASGIApp
 from kronos.delivery.package_facts import read_facts
 from kronos.errors import KitError
 from kronos.service import guard, metrics, page
-from kronos.service.schema import PredictAnswer, PredictRequest, ProblemAnswer, Refused, read_request
+from kronos.service.refusals import ProblemAnswer, Refused
+from kronos.service.schema import PredictAnswer, PredictRequest, read_request
 from kronos.service.state import State, dumps
 
 log = logging.getLogger(__name__)

@@ -44,8 +44,17 @@ def serve(settings: Settings, device: str = "cpu") -> int:
     state = build(settings, device)
     current = state.models.current
     log.info("model %s %s: golden forecast within %.1e", current.name, current.version, current.difference)
-    config = uvicorn.Config(
+    server = Server(configuration(state), state)
+    asyncio.run(server.serve(sockets=[listening]))
+    return 0
+
+
+def configuration(state: State, port: int = 0) -> uvicorn.Config:
+    """How uvicorn serves a state. port: where it is given no socket."""
+    return uvicorn.Config(
         create_app(state),
+        port=port,
+        backlog=BACKLOG,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -55,9 +64,6 @@ def serve(settings: Settings, device: str = "cpu") -> int:
         ws="none",
         timeout_graceful_shutdown=CLOSE_S,
     )
-    server = Server(config, state)
-    asyncio.run(server.serve(sockets=[listening]))
-    return 0
 
 
 def check_address(settings: Settings) -> None:
