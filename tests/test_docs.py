@@ -42,6 +42,8 @@ RUN_ELSEWHERE = {
     "scripts/study_head.py": "tests/test_docs.py: needs trained heads; its parser",
     "scripts/study_anchor.py": "tests/test_docs.py: needs what the line above it trains; its parser",
     "scripts/study_decode_rope.py": "tests/test_docs.py: likewise; its parser",
+    "scripts/serve.py": "tests/test_service_docs.py",
+    "scripts/bench_service.py": "tests/test_service_docs.py: minutes; its parser",
     "scripts/check_model.py": "tests/test_deploy.py",
     "scripts/promote_model.py": "tests/test_deploy.py",
     "scripts/health_check.py": "tests/test_deploy.py",

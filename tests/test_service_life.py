@@ -1,7 +1,10 @@
 """scripts/serve.py as a process: it starts, follows its link, and ends in order."""
 
+import asyncio
 import json
 import os
+import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -12,7 +15,15 @@ from typing import Any
 
 import pytest
 import requests
-from services import JSON, Process, point, process, series, tiny_models, tree, wait_for
+from services import JSON, Process, asked, point, process, series, tiny_models, tree, wait_for
+
+from kronos.errors import KitError
+from kronos.service.batcher import Batcher
+from kronos.service.schema import Refused
+from kronos.service.served import Served
+
+SLOW = 30
+"""Series of a request that takes several calls."""
 
 
 def copied(folder: Path) -> Path:
@@ -24,8 +35,8 @@ def copied(folder: Path) -> Path:
 
 def slow_request() -> bytes:
     """A request that takes long enough to be under way when a signal comes."""
-    own = [series(f"S{k}", seed=k) for k in range(100)]
-    return json.dumps({"stock_data": own, "prediction_horizon": 60}).encode()
+    own = [series(f"S{k}", seed=k) for k in range(SLOW)]
+    return json.dumps({"stock_data": own, "prediction_horizon": 10}).encode()
 
 
 def status_of(service: Process, path: str) -> int:
@@ -64,9 +75,27 @@ def test_drain(tmp_path: Path) -> None:
         late = requests.post(service.url + "/v1/predict", data=json.dumps(tree()), headers=JSON, timeout=30)
         assert late.status_code == 503 and int(late.headers["retry-after"]) > 0
         thread.join()
-        assert found[0].status_code == 200 and len(found[0].json()["predictions"]) == 100
+        assert found[0].status_code == 200 and len(found[0].json()["predictions"]) == SLOW
         assert service.running.wait(60) == 0
         assert "Traceback" not in "".join(service.lines)
+
+
+def test_the_drain_has_an_end() -> None:
+    """Who cannot be answered in time is told so with a 503: no answer is cut off, and none is a 500."""
+
+    async def late() -> tuple[Any, Any]:
+        served, batcher = Served.load(tiny_models() / "production"), Batcher(most_series=1)
+        batcher.start()
+        one = asyncio.ensure_future(batcher.forecast(served, asked(2)))
+        while batcher.busy_since is None:
+            await asyncio.sleep(0)
+        batcher.give_up()
+        found = await asyncio.gather(one, return_exceptions=True)
+        await batcher.stop()
+        return found[0], batcher.waiting
+
+    refused, waiting = asyncio.run(late())
+    assert isinstance(refused, Refused) and refused.status == 503 and waiting == 0
 
 
 def test_a_second_signal_ends_at_once() -> None:
@@ -108,12 +137,27 @@ def test_a_hangup_looks_at_the_link(tmp_path: Path) -> None:
         (["--model", "{models}", "--workers", "-1"], "--workers: expected a number"),
     ],
 )
-def test_one_line_and_exit_2(root: Path, arguments: list[str], line: str) -> None:
+def test_what_cannot_be_started(
+    root: Path, arguments: list[str], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was expected, what was found and what to do; nothing has been served before."""
     given = [argument.format(models=tiny_models()) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["serve.py", "--port", "0", *given])
+    before = os.umask(0o022)
+    try:
+        with pytest.raises(KitError, match=re.escape(line)):
+            runpy.run_path(str(root / "scripts" / "serve.py"))["main"]()
+    finally:
+        os.umask(before)
+
+
+def test_one_line_and_exit_2(root: Path) -> None:
     done = subprocess.run(
-        [sys.executable, root / "scripts" / "serve.py", "--port", "0", *given], capture_output=True, text=True
+        [sys.executable, root / "scripts" / "serve.py", "--model", "x", "--port", "-1"],
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and line in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "error: --port" in done.stderr
 
 
 def test_a_missing_extra_is_one_line(root: Path, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_the_page(service: Local, browser: Any, prices: Path, tmp_path: Path, wi
     assert page.inner_text("#health") == "ready" and "v1.0.0" in page.inner_text("#model")
     assert not page.is_visible("#keyform")
     page.set_input_files("#file", prices)
+    page.wait_for_selector("#series:not([disabled])")
     assert page.eval_on_selector_all("#series option", "all => all.map(o => o.value)") == ["600977", "AAPL"]
     page.select_option("#series", "AAPL")
     page.fill("#horizon", "7")
@@ -74,7 +75,7 @@ def test_the_page(service: Local, browser: Any, prices: Path, tmp_path: Path, wi
     assert page.inner_text("#caption") == "AAPL"
     page.check("#holdback")
     page.click("#go")
-    page.wait_for_function("!document.getElementById('go').disabled")
+    page.wait_for_selector("#go:not(:disabled)")
     assert sent[1].json()["predictions"][0]["timestamps"] == series("AAPL", 80, seed=1)["timestamps"][-7:]
     page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
     page.click("#language")
@@ -91,11 +92,11 @@ def test_a_wrong_file_is_said(service: Local, browser: Any, tmp_path: Path) -> N
     page = browser.new_page(locale="en-GB")
     page.goto(service.url)
     for text, said in (("a,b\n1,2\n", "header"), ("date,open,high,low,close\n2024-01-02,1,2,x,1\n", "Row 2")):
-        path = tmp_path / "wrong.csv"
+        path = tmp_path / f"{said}.csv"
         path.write_text(text)
         page.set_input_files("#file", path)
-        page.wait_for_selector("#problem:not(:empty)")
-        assert said in page.inner_text("#problem") and page.is_disabled("#go")
+        page.wait_for_selector(f"#problem:has-text('{said}')")
+        assert page.is_disabled("#go")
     page.close()
 
 
