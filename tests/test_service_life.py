@@ -143,6 +143,7 @@ def test_what_cannot_be_started(
     """What was expected, what was found and what to do; nothing has been served before."""
     given = [argument.format(models=tiny_models()) for argument in arguments]
     monkeypatch.setattr(sys, "argv", ["serve.py", "--port", "0", *given])
+    monkeypatch.setattr("kronos.cli.setup_logging", lambda: None)
     before = os.umask(0o022)
     try:
         with pytest.raises(KitError, match=re.escape(line)):
