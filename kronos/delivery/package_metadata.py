@@ -245,7 +245,8 @@ def _backtest(config: Config, weights: str) -> dict[str, Any] | None:
 
 
 def by_date(config: Config, weights: str) -> dict[str, Any]:
-    """The backtest of these weights date by date, a cut of its report.json: as much as comparing two takes.
+    """The backtest of these weights date by date, a cut of its report.json: as much as comparing two takes. Of
+    a report that scored several networks, this one's figures and not those of their blend.
 
     Raises KitError where there is none.
     """
@@ -253,6 +254,9 @@ def by_date(config: Config, weights: str) -> dict[str, Any]:
     if report is None:
         raise KitError(f"{config.run_dir}: expected a backtest of the packaged network, found {why}")
     main = report["main"]
+    for model in report["models"]:
+        if model["digest"] == weights and model["name"] in report["per_date"]["entries"]:
+            main = model["name"]
     series = report["per_date"]["entries"][main]
     return {
         "main": main,
