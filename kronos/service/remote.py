@@ -92,7 +92,7 @@ class Flight:
 
     chunk: Chunk
     series: list[dict[str, Any]]
-    result: AsyncResult[Any]
+    result: AsyncResult
     sent: float = field(default_factory=time.monotonic)
     started: bool = False
 
@@ -104,6 +104,9 @@ class Dispatcher:
         """in_flight: chunks under way at once; a few more than there are machines. Raises KitError."""
         self.jobs, self.keeper, self.in_flight = jobs, keeper, in_flight
         self.app = application(url, jobs.lease)
+        self._holds_results = not url.startswith(
+            "amqp"
+        )  # with RabbitMQ an answer is a message, gone when read
         self.name = f"broker-{id(self):x}"
         self.stop = threading.Event()
         self._flights: list[Flight] = []
@@ -156,7 +159,8 @@ class Dispatcher:
             self._quietly(self._lost, flight)
         else:
             return False
-        flight.result.forget()
+        if self._holds_results:
+            flight.result.forget()
         return True
 
     def _write(self, flight: Flight, told: dict[str, Any]) -> None:

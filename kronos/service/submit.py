@@ -97,7 +97,7 @@ def select(store: BarStore, tickers: Sequence[str] | None, date: str | None, len
         rows = _rows(store, place, session, length)
         if rows is not None:
             series.append(_columns(name, store, rows))
-    asof = str(store.sessions[session])
+    (asof,) = _texts(store.sessions[session : session + 1])
     if not series:
         raise KitError(f"store: expected tickers with a bar on {asof}, found none; choose another date")
     return Selection(series, asof, len(names) - len(series))

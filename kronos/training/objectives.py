@@ -36,10 +36,6 @@ class Objective(nn.Module):
 
     metric: str
     """Name in `report` of the validation value that chooses the best network; lower is better."""
-    shown: tuple[str, ...] = ("loss",)
-    """Names in `report` that a line of the log shows; metrics.jsonl has all of them."""
-    unit = "windows"
-    """What a batch consists of."""
     joint_size = 0
     """Length of `joint`; 0: the loss of a step is a plain sum over its positions."""
 
@@ -87,7 +83,6 @@ class TokenizerObjective(Objective):
     """(mse(coarse) + mse(full) + quantiser loss) / 2, every bar weighted by `batch['weight']`."""
 
     metric = "full_mse"
-    shown = ("loss", "full_mse", "close_mae_share", "s1_code_perplexity")
 
     def __init__(self, tokenizer: KronosTokenizer) -> None:
         super().__init__()
@@ -192,7 +187,6 @@ class PredictorObjective(Objective):
     """
 
     metric = "loss"
-    shown = ("loss", "s1", "s2", "direction_accuracy")
 
     def __init__(
         self,
