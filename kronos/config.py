@@ -32,10 +32,11 @@ Beta = Annotated[float, "0 to below 1"]
 Precision = Literal["auto", "no", "fp16", "bf16"]
 Preset = Literal["nano", "mini", "small", "base"]
 Scheduler = Literal["onecycle", "cosine", "constant", "plateau"]
-Frequency = Literal[
-    "auto", "1min", "2min", "3min", "5min", "10min", "15min", "20min", "30min", "45min", "60min", "90min", "120min", "180min",
+BarLength = Literal[
+    "1min", "2min", "3min", "5min", "10min", "15min", "20min", "30min", "45min", "60min", "90min", "120min", "180min",
     "240min", "360min", "480min", "720min", "daily", "weekly", "monthly",
 ]  # fmt: skip
+Frequency = Literal["auto", BarLength]
 Tracker = Literal["tensorboard", "wandb", "comet_ml", "mlflow"]
 HeadInputs = Literal["tokens", "bars", "both"]
 
@@ -513,7 +514,8 @@ class SourceConfig:
     """First day, YYYY-MM-DD; empty: as far back as the source goes."""
     end: str = ""
     """Last day, YYYY-MM-DD; empty: as late as there are bars."""
-    frequency: Literal["1min", "5min", "15min", "30min", "60min", "daily", "weekly"] = "daily"
+    frequency: BarLength = "daily"
+    """Length of the bars; each source says which it has."""
     adjust: Literal["auto", "none", "qfq", "hfq"] = "auto"
     """Prices adjusted for splits and dividends. qfq: to the last day's level; hfq: to the first day's; none:
     as traded. auto: the usual one of the source (docs/sources.md)."""

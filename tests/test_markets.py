@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from kronos.config import Config, DataConfig
+from kronos.data import competition
 from kronos.data.calendar import open_days
 from kronos.data.prepare import prepare
 from kronos.data.quick import quick_checks, refuse_warnings
@@ -163,3 +164,26 @@ def test_quick_checks_are_few_lines_and_strict_stops(mixed: BarStore, tmp_path: 
     (tmp_path / "test.csv").write_text("ID,Date\nAAPL,2023-06-13\nZZZ,2023-06-13\n")
     with pytest.raises(KitError, match=r"--strict.*ZZZ"):
         refuse_warnings(quick_checks(mixed, config))
+
+
+@pytest.mark.parametrize(
+    ("written", "calendar", "day"),
+    [
+        ("2023-06-20T16:00:00Z", "XSHG", "2023-06-21"),
+        ("2023-06-20 16:00:00+00:00", "NYSE", "2023-06-20"),
+        ("1687276800", "XSHG", "2023-06-21"),
+        ("2023-06-21 00:00:00+08:00", "NYSE", "2023-06-21"),
+        ("2023-06-21", "XSHG", "2023-06-21"),
+    ],
+)
+def test_dates_of_the_test_file_are_the_exchanges(
+    written: str, calendar: str, day: str, mixed: BarStore, tmp_path: Path
+) -> None:
+    """Keeps out: a test file in UTC that asks about the day before, while the prices are dated right."""
+    (tmp_path / "test.csv").write_text(f"ID,Date\nA,{written}\n")
+    data = DataConfig(calendar=calendar, store=str(tmp_path / "store"))
+    found = competition.read_test(tmp_path / "test.csv", data)["Date"].to_numpy()
+    assert found.astype("datetime64[D]")[0] == np.datetime64(day)
+    if written[-1] == "Z":
+        with pytest.raises(KitError, match=r"several markets \(NYSE, 24/7\).*write the day"):
+            competition.read_test(tmp_path / "test.csv", DataConfig(store=str(mixed.path)))

@@ -121,7 +121,7 @@ def gather(config: Config) -> Evidence:
             problems[_belongs_to(str(error))] = str(error)
     if config.data.test_path:
         try:
-            test = competition.read_test(config.data.test_path)
+            test = competition.read_test(config.data.test_path, config.data)
         except KitError as error:
             problems["test IDs known"] = str(error)
     if config.data.sample_submission_path:

@@ -6,25 +6,31 @@ competition's data page.
 """
 
 from collections.abc import Sequence
+from datetime import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from kronos.config import Config
+from kronos.config import Config, DataConfig
 from kronos.data import blocks, dates
 from kronos.data.columns import shown
+from kronos.data.markets import zone_of
+from kronos.data.store import MANIFEST, read_manifest
 from kronos.errors import KitError
 
 SUBMISSIONS = Path("submissions")
 """Where submissions and their log lie, relative to the folder that the user stands in."""
 
 
-def read_test(path: str | Path) -> pl.DataFrame:
+def read_test(path: str | Path, data: DataConfig | None = None) -> pl.DataFrame:
     """The rows to forecast: ID (String), Date (Datetime, milliseconds, exchange-local), in file order.
 
-    Raises KitError on a missing column, an empty or repeated ID, a date that cannot be read.
+    Times with a zone, an offset or since 1970 are turned into the exchange's (`data.timezone`, else that of
+    the calendar), as in price files; times that are midnight as written in every row are days. data None:
+    dates as written. Raises KitError on a missing column, an empty or repeated ID, a date that cannot be
+    read, and on such times where the prepared data have several markets.
     """
     path = Path(path)
     frame = read_columns(path, ("ID", "Date"))
@@ -33,7 +39,24 @@ def read_test(path: str | Path) -> pl.DataFrame:
         raise KitError(
             f"{path}: line {parsed.bad + 2}, column Date: expected a date, found {frame['Date'][parsed.bad]!r}"
         )
-    return frame.with_columns(parsed.wall.alias("Date"))
+    date = parsed.wall
+    if parsed.moment is not None and data is not None and (date.dt.time() != time(0)).any():
+        moment = parsed.moment.dt.replace_time_zone("UTC").dt.convert_time_zone(_zone(path, data))
+        date = moment.dt.replace_time_zone(None)
+    return frame.with_columns(date.alias("Date"))
+
+
+def _zone(path: Path, data: DataConfig) -> str:
+    """The zone of the exchange's clocks. Raises KitError where the prepared data have several exchanges."""
+    manifest = Path(data.store) / MANIFEST
+    known = read_manifest(manifest.parent).get("markets", []) if data.store and manifest.is_file() else []
+    if len(known) > 1:
+        names = ", ".join(market["calendar"] for market in known)
+        raise KitError(
+            f"{path}: expected days such as 2024-01-31 for tickers of several markets ({names}), found times with a zone; "
+            "write the day of each ticker's exchange"
+        )
+    return zone_of(data.calendar, data)
 
 
 def read_sample(path: str | Path) -> pl.DataFrame:
@@ -85,7 +108,7 @@ def read_rows(config: Config) -> tuple[list[str], NDArray[np.datetime64]]:
     """
     if not config.data.test_path:
         raise KitError("data.test_path: expected the competition's test.csv (ID, Date), found no path")
-    test = read_test(config.data.test_path)
+    test = read_test(config.data.test_path, config.data)
     ids, dates = test["ID"].to_list(), test["Date"].to_numpy().astype("datetime64[s]")
     if not config.data.sample_submission_path:
         return ids, dates

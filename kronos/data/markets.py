@@ -56,7 +56,7 @@ def assign(panel: Panel, data: DataConfig, named: Mapping[str, str]) -> None:
     Raises KitError when a market is unknown, when dates contradict it, or when tickers follow calendars that
     nobody named.
     """
-    markets = [Market(name, _zone(name, data)) for name in _calendars(data)]
+    markets = [Market(name, zone_of(name, data)) for name in _calendars(data)]
     chosen = _named(panel, data, named, [market.calendar for market in markets])
     if panel.frequency in ("weekly", "monthly"):
         chosen[chosen < 0] = 0
@@ -76,7 +76,8 @@ def _calendars(data: DataConfig) -> list[str]:
     return [data.calendar, *(name for name in names if name != data.calendar)]
 
 
-def _zone(calendar: str, data: DataConfig) -> str:
+def zone_of(calendar: str, data: DataConfig) -> str:
+    """The zone of a calendar's clocks; data.timezone for the configured one. Raises KitError for no zone."""
     if calendar != data.calendar or not data.timezone:
         return ZONES[calendar]
     try:

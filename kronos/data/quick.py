@@ -101,7 +101,7 @@ def _columns(store: BarStore) -> list[CheckResult]:
 
 
 def _test_file(store: BarStore, config: Config) -> list[CheckResult]:
-    test = competition.read_test(config.data.test_path)
+    test = competition.read_test(config.data.test_path, config.data)
     unknown = [
         name
         for name, place in zip(test["ID"], store.index_of(test["ID"].to_list()).tolist(), strict=True)

@@ -196,7 +196,9 @@ def horizon_of(config: Config, store: BarStore) -> int:
         return given
     if not (config.data.test_path and Path(config.data.test_path).is_file()):
         return config.data.predict_window
-    dates = competition.read_test(config.data.test_path)["Date"].to_numpy().astype("datetime64[s]")
+    dates = (
+        competition.read_test(config.data.test_path, config.data)["Date"].to_numpy().astype("datetime64[s]")
+    )
     days, count = np.unique(dates, return_counts=True)
     market = 0 if store.market is None else int(np.bincount(store.market).argmax())  # that of most tickers
     sessions = store.sessions_of(market)

@@ -58,7 +58,7 @@ def check_inputs(config: Config) -> None:
         path = Path(getattr(data, setting) or ".")
         if not path.exists():
             raise ingest.missing(f"data.{setting}", path)
-    test = competition.read_test(data.test_path) if data.test_path else None
+    test = competition.read_test(data.test_path, data) if data.test_path else None
     sample = competition.read_sample(data.sample_submission_path) if data.sample_submission_path else None
     if test is not None and sample is not None and set(test["ID"]) != set(sample["ID"]):
         odd = sorted(set(test["ID"]) ^ set(sample["ID"]))

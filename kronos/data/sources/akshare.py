@@ -11,10 +11,10 @@ from types import ModuleType
 
 import polars as pl
 
+from kronos.data.markets import LONG_BARS
 from kronos.data.sources.packages import USUAL_ERRORS, csv_of, keep_asked, needed, read_kept, span
-from kronos.data.sources.protocol import Asked, BaseSource, Facts, Table
-from kronos.data.sources.sina import a_share
-from kronos.errors import KitError
+from kronos.data.sources.protocol import A_SHARE_LEVELS, Asked, BaseSource, Facts, Table
+from kronos.data.sources.sina import a_share, only_a_shares
 
 MINUTES = {"1min": "1", "5min": "5", "15min": "15", "30min": "30", "60min": "60"}
 NAMES = {
@@ -33,23 +33,15 @@ class Akshare(BaseSource):
     """akshare's stock_zh_a_hist and stock_zh_a_hist_min_em."""
 
     calendar = "XSHG"
-    frequencies = ("daily", "weekly", *MINUTES)
+    frequencies = (*LONG_BARS, *MINUTES)
     adjustments = ("qfq", "hfq", "none")
 
     def facts(self, asked: Asked) -> Facts:
-        done = {
-            "qfq": "to the last day's level",
-            "hfq": "to the first day's level",
-            "none": "none: as traded",
-        }
-        return Facts("shares (Eastmoney's lots x 100)", "CNY", done[asked.adjust], "Asia/Shanghai")
+        volume = "shares (Eastmoney's lots x 100)"
+        return Facts(volume, "CNY", A_SHARE_LEVELS[asked.adjust], "Asia/Shanghai")
 
     def check(self, asked: Asked) -> None:
-        other = [symbol for symbol in asked.symbols if a_share(symbol) is None]
-        if other:
-            raise KitError(
-                f"source.symbols: akshare expects A-shares such as 600519 or sz000001, found {other[0]}"
-            )
+        only_a_shares(asked, a_share, "600519 or sz000001")
         needed("akshare", "akshare")
 
     def download_data(self, asked: Asked) -> None:

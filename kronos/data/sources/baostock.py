@@ -14,10 +14,11 @@ from typing import Any
 
 import polars as pl
 
+from kronos.data.markets import LONG_BARS
 from kronos.data.sources.fetch import Refused
 from kronos.data.sources.packages import USUAL_ERRORS, keep_asked, needed, span
-from kronos.data.sources.protocol import Asked, BaseSource, Facts, Table
-from kronos.data.sources.sina import a_share
+from kronos.data.sources.protocol import A_SHARE_LEVELS, Asked, BaseSource, Facts, Table
+from kronos.data.sources.sina import a_share, only_a_shares
 from kronos.errors import KitError
 
 DAILY = "date,code,open,high,low,close,volume,amount,adjustflag,tradestatus,isST"
@@ -33,16 +34,11 @@ class Baostock(BaseSource):
     """baostock's query_history_k_data_plus and query_hs300_stocks."""
 
     calendar = "XSHG"
-    frequencies = ("daily", "weekly", *MINUTES)
+    frequencies = (*LONG_BARS, *MINUTES)
     adjustments = ("hfq", "qfq", "none")
 
     def facts(self, asked: Asked) -> Facts:
-        done = {
-            "qfq": "to the last day's level",
-            "hfq": "to the first day's level",
-            "none": "none: as traded",
-        }
-        return Facts("shares", "CNY", done[asked.adjust], "Asia/Shanghai")
+        return Facts("shares", "CNY", A_SHARE_LEVELS[asked.adjust], "Asia/Shanghai")
 
     def check(self, asked: Asked) -> None:
         settings = asked.settings
@@ -52,9 +48,7 @@ class Baostock(BaseSource):
             )
         if settings.pool and not settings.begin:
             raise KitError("source.begin: baostock expects the first day of a pool, found none")
-        other = [symbol for symbol in asked.symbols if _code(symbol) is None]
-        if other:
-            raise KitError(f"source.symbols: baostock expects A-shares such as sh.600000, found {other[0]}")
+        only_a_shares(asked, _code, "sh.600000")
         needed("baostock", "baostock")
 
     def download_data(self, asked: Asked) -> None:
@@ -147,7 +141,7 @@ def _months(asked: Asked) -> list[date]:
 
 def _bars_of(asked: Asked, baostock: ModuleType, code: str) -> bytes:
     settings = asked.settings
-    usual = {"daily": ("d", DAILY), "weekly": ("w", WEEKLY)}
+    usual = {"daily": ("d", DAILY), "weekly": ("w", WEEKLY), "monthly": ("m", WEEKLY)}
     step, names = usual.get(settings.frequency) or (MINUTES[settings.frequency], INTRADAY)
     return _kept_form(
         baostock.query_history_k_data_plus(

@@ -18,18 +18,10 @@ import polars as pl
 
 from kronos.data.archive import unpack
 from kronos.data.sources.fetch import Refused
-from kronos.data.sources.protocol import Asked, BaseSource, Facts, Table
+from kronos.data.sources.protocol import COIN_STEPS, Asked, BaseSource, Facts, Table
 
 BASE = "https://data.binance.vision/data/spot"
-STEPS = {
-    "1min": "1m",
-    "5min": "5m",
-    "15min": "15m",
-    "30min": "30m",
-    "60min": "1h",
-    "daily": "1d",
-    "weekly": "1w",
-}
+STEPS = COIN_STEPS | {"monthly": "1mo"}
 OLDEST = date(2017, 8, 1)
 """Binance's first month."""
 LARGEST = 2**30
@@ -136,7 +128,7 @@ def periods(asked: Asked) -> list[tuple[str, date]]:
         following = (month + timedelta(days=32)).replace(day=1)
         if following <= today:
             found.append(("monthly", month))
-        elif asked.settings.frequency != "weekly":
+        elif asked.settings.frequency not in ("weekly", "monthly"):
             found += [("daily", month + timedelta(days=i)) for i in range((end - month).days + 1)]
         month = following
     return found

@@ -14,29 +14,15 @@ from functools import partial
 import numpy as np
 import polars as pl
 
+from kronos.data.frequency import SECONDS
 from kronos.data.sources.fetch import Refused
 from kronos.data.sources.packages import USUAL_ERRORS, keep_asked, needed, span
-from kronos.data.sources.protocol import Asked, BaseSource, Facts, Table
+from kronos.data.sources.protocol import COIN_STEPS, Asked, BaseSource, Facts, Table
 from kronos.errors import KitError
 
-STEPS = {
-    "1min": "1m",
-    "5min": "5m",
-    "15min": "15m",
-    "30min": "30m",
-    "60min": "1h",
-    "daily": "1d",
-    "weekly": "1w",
-}
-SECONDS = {
-    "1min": 60,
-    "5min": 300,
-    "15min": 900,
-    "30min": 1800,
-    "60min": 3600,
-    "daily": 86400,
-    "weekly": 604800,
-}
+STEPS = COIN_STEPS | {"monthly": "1M"}
+LONGEST_MONTH = 31 * 86_400
+"""Seconds after which a candle of any month is over."""
 PAGE = 1000
 MOST_PAGES = 10_000
 FIRST = "2010-01-01"
@@ -68,7 +54,10 @@ class Ccxt(BaseSource):
             keep_asked(asked, symbol, f"{span(asked)}.json", errors, partial(_pages, asked, exchange, symbol))
 
     def process_raw_data(self, asked: Asked) -> Iterable[Table]:
-        length = 1000 * SECONDS[asked.settings.frequency]
+        seconds = SECONDS[asked.settings.frequency]
+        if asked.settings.frequency == "monthly":
+            seconds = LONGEST_MONTH
+        length = 1000 * seconds
         for symbol, path in asked.kept(f"{span(asked)}.json"):
             tree = json.loads(path.read_bytes())
             whole = [row for row in tree["rows"] if row[0] + length <= tree["asked_ms"]]

@@ -23,6 +23,7 @@ import polars as pl
 from kronos import files, records
 from kronos.config import Config
 from kronos.data.calendar import TradingCalendar
+from kronos.data.markets import LONG_BARS
 from kronos.data.sources.protocol import Asked, BaseSource, Table, symbols_of
 from kronos.errors import KitError
 
@@ -272,7 +273,7 @@ def _tidy(asked: Asked, table: Table, zone: str) -> pl.DataFrame:
         raise KitError(
             f"{asked.settings.name}: {named}: expected dates and numbers, found {' '.join(str(error).split())}"
         ) from error
-    if asked.settings.frequency in ("daily", "weekly"):
+    if asked.settings.frequency in LONG_BARS:
         frame = frame.with_columns(pl.col("date").cast(pl.Date))
     day = pl.col("date").cast(pl.Date)
     if asked.settings.begin:
@@ -343,7 +344,7 @@ def _write_test(config: Config, path: Path, bars: pl.DataFrame, pool: pl.DataFra
     day = np.datetime_as_string(target, unit="D")
     shown = (
         day
-        if config.source.frequency in ("daily", "weekly")
+        if config.source.frequency in LONG_BARS
         else np.datetime_as_string(target, unit="s").replace("T", " ")
     )
     newest = min(_newest(pool["last"]), _newest(bars["date"]))

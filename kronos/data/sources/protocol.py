@@ -25,6 +25,17 @@ from kronos.progress import progress
 log = logging.getLogger(__name__)
 
 RAW = "raw"
+COIN_STEPS = {
+    "1min": "1m", "3min": "3m", "5min": "5m", "15min": "15m", "30min": "30m", "60min": "1h", "120min": "2h",
+    "240min": "4h", "360min": "6h", "480min": "8h", "720min": "12h", "daily": "1d", "weekly": "1w",
+}  # fmt: skip
+"""Frequencies as exchanges of coins call them; a month differs."""
+A_SHARE_LEVELS = {
+    "qfq": "for splits and dividends, to the last day's level",
+    "hfq": "for splits and dividends, to the first day's level",
+    "none": "none: as traded, with a jump at every split and dividend",
+}
+"""What prices of A-shares are adjusted for, by `source.adjust`."""
 Table = pl.DataFrame | Mapping[str, Sequence[Any]]
 """Columns ticker, date, open, high, low, close, volume and perhaps amount. Dates: date, datetime, or text
 such as 2024-01-31 or 2024-01-31 09:30:00; with a time zone they are converted to the source's. Numbers may be

@@ -7,7 +7,7 @@ from where this was written.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import polars as pl
 
 from kronos.data.sources.answers import json_of, rows_of
 from kronos.data.sources.fetch import Refused
-from kronos.data.sources.protocol import Asked, BaseSource, Facts, Table
+from kronos.data.sources.protocol import A_SHARE_LEVELS, Asked, BaseSource, Facts, Table
 from kronos.errors import KitError
 
 US = "https://stock.finance.sina.com.cn/usstock/api/json_v2.php/US_MinKService.getDailyK"
@@ -25,10 +25,23 @@ REFERER = {"Referer": "https://finance.sina.com.cn/"}
 MINUTES = {"5min": 5, "15min": 15, "30min": 30, "60min": 60, "daily": 240, "weekly": 1200}
 MOST_BARS = 1970
 """Bars of an A-share in one answer; there is no way to ask for earlier ones."""
+FACTOR = {
+    "none": "",
+    "qfq": " (price / Sina's qfq factor); volume as traded",
+    "hfq": " (price x Sina's hfq factor); volume as traded",
+}
 US_KEYS, CN_KEYS = ("d", "o", "h", "l", "c", "v"), ("day", "open", "high", "low", "close", "volume")
 A_SHARE = re.compile(
     r"(?:(?P<before>sh|sz|bj)(?P<code>\d{6})|(?P<alone>\d{6})(?:\.(?P<after>sh|sz|bj|ss))?)", re.IGNORECASE
 )
+
+
+def only_a_shares(asked: Asked, code: Callable[[str], str | None], example: str) -> None:
+    """Raise KitError for a symbol that `code` knows no A-share of."""
+    other = [symbol for symbol in asked.symbols if code(symbol) is None]
+    if other:
+        name = asked.settings.name
+        raise KitError(f"source.symbols: {name} expects A-shares such as {example}, found {other[0]}")
 
 
 class Sina(BaseSource):
@@ -42,20 +55,11 @@ class Sina(BaseSource):
     )
 
     def facts(self, asked: Asked) -> Facts:
-        chinese = _all_chinese(asked)
-        done = {
-            "none": "none: as traded, with a jump at every split and dividend",
-            "qfq": "for splits and dividends, to the last day's level (price / Sina's qfq factor); volume as traded",
-            "hfq": "for splits and dividends, to the first day's level (price x Sina's hfq factor); volume as traded",
-        }
-        if chinese:
-            return Facts("shares", "CNY", done[asked.adjust], "Asia/Shanghai")
-        return Facts(
-            "shares",
-            "USD",
-            f"{done[asked.adjust]} (as far as is known: Sina says nothing of it)",
-            "America/New_York",
-        )
+        done = A_SHARE_LEVELS[asked.adjust] + FACTOR[asked.adjust]
+        if _all_chinese(asked):
+            return Facts("shares", "CNY", done, "Asia/Shanghai")
+        unsaid = " (as far as is known: Sina says nothing of it)"
+        return Facts("shares", "USD", done + unsaid, "America/New_York")
 
     def check(self, asked: Asked) -> None:
         chinese = _all_chinese(asked)

@@ -12,17 +12,21 @@ from typing import Any
 
 import polars as pl
 
+from kronos.data.markets import LONG_BARS
 from kronos.data.sources.packages import USUAL_ERRORS, csv_of, keep_asked, needed, read_kept, span
 from kronos.data.sources.protocol import Asked, BaseSource, Facts, Table
 
 STEPS = {
     "daily": "1d",
     "weekly": "1wk",
+    "monthly": "1mo",
     "1min": "1m",
+    "2min": "2m",
     "5min": "5m",
     "15min": "15m",
     "30min": "30m",
     "60min": "60m",
+    "90min": "90m",
 }
 FIRST = "1900-01-01"
 
@@ -51,7 +55,7 @@ class Yahoo(BaseSource):
         after_end = (
             str(date.fromisoformat(settings.end) + timedelta(days=1)) if settings.end else None
         )  # its end is exclusive
-        short = settings.frequency in ("1min", "5min", "15min", "30min", "60min")
+        short = settings.frequency not in LONG_BARS
         question = {
             "interval": STEPS[settings.frequency],
             "auto_adjust": asked.adjust == "qfq",
