@@ -6,12 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from kronos.config import Config, DataConfig
-from kronos.data import competition
+from kronos.config import CleaningConfig, Config, DataConfig
+from kronos.data import checks, competition
 from kronos.data.calendar import open_days
 from kronos.data.prepare import prepare
 from kronos.data.quick import quick_checks, refuse_warnings
 from kronos.data.store import BarStore
+from kronos.data.survey import survey
 from kronos.errors import KitError
 from kronos.forecasting.rows import plan_rows
 
@@ -74,8 +75,6 @@ def test_a_store_says_its_markets_and_weekends_are_no_gap_of_a_share(mixed: BarS
         "24/7": 1,
     }
     frame = pl.read_csv(mixed.path.parent / "train.csv")
-    from kronos.config import CleaningConfig
-
     strict = prepared(frame, tmp_path / "strict", cleaning=CleaningConfig(max_gap=0))
     assert len(strict.segments) == 2, "no session of its own market is missing in either ticker"
     assert mixed.span_of(5) >= 8 and mixed.span_of(0) == 0
@@ -187,3 +186,23 @@ def test_dates_of_the_test_file_are_the_exchanges(
     if written[-1] == "Z":
         with pytest.raises(KitError, match=r"several markets \(NYSE, 24/7\).*write the day"):
             competition.read_test(tmp_path / "test.csv", DataConfig(store=str(mixed.path)))
+
+
+def test_the_checks_count_each_tickers_own_days(mixed: BarStore, tmp_path: Path) -> None:
+    """Keeps out: weekends as gaps of a share, a coin's weekend as a closed day, a Friday that "ends early"."""
+    (tmp_path / "test.csv").write_text("ID,Date\nAAPL,2023-06-13\nBTC,2023-06-13\n")
+    frame = pl.read_csv(mixed.path.parent / "train.csv")
+    sunday = bars("BTC", np.array(["2023-06-10", "2023-06-11"], "datetime64[D]"), 3)
+    pl.concat([frame, sunday]).write_csv(tmp_path / "train.csv")
+    data = DataConfig(
+        data_path=str(tmp_path / "train.csv"),
+        test_path=str(tmp_path / "test.csv"),
+        lookback_window=30,
+        cleaning=CleaningConfig(max_gap=0),
+    )
+    evidence = checks.gather(Config(data=data))
+    assert not evidence.problems
+    for name in ("gaps", "one as-of day"):
+        assert checks.check(name, evidence).status == "ok", checks.check(name, evidence).line
+    assert "weekend" not in checks.check("dates", evidence).line
+    assert survey(mixed).worst_gaps == []

@@ -28,6 +28,7 @@ from kronos.answers.features import NAMES, placed, ranked, raw_features
 from kronos.answers.trees import Trees, trees_of
 from kronos.bars import CLOSE
 from kronos.config import EvaluationConfig
+from kronos.data.row_places import owner_of
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.forecasting.context import MIN_BARS
@@ -318,7 +319,7 @@ def samples_before(
     close = store.bars[:, CLOSE]
     gain = close[target].astype(np.float64) / close[row] - 1
     rank = ranked(gain[:, None], bounds)[:, 0]
-    ticker = np.searchsorted(store.offsets, row, side="right") - 1
+    ticker = owner_of(store.offsets, row)
     return Samples(x, rank, overlap_weights(ticker, session, span), session)
 
 
@@ -333,7 +334,7 @@ def _labelled(
     row, date = bars_on(store, grid)
     bounds = np.searchsorted(date, np.arange(len(grid) + 1))
     x = ranked(raw_features(store, row), bounds)
-    ticker = np.searchsorted(store.offsets, row, side="right") - 1
+    ticker = owner_of(store.offsets, row)
     target, found = store.row_at(ticker, store.ahead(grid[date], store.market_of(ticker), horizon))
     use = found & (row - store.offsets[ticker] >= MIN_BARS - 1)
     return row[use], target[use], grid[date[use]], x[use]
@@ -354,7 +355,7 @@ def overlap_weights(ticker: IntArray, session: IntArray, horizon: int) -> FloatA
 
 def as_rows(store: BarStore, row: IntArray, session: IntArray, horizon: int) -> Rows:
     """Samples as asked rows: what was known on their origin."""
-    ticker = np.searchsorted(store.offsets, row, side="right") - 1
+    ticker = owner_of(store.offsets, row)
     count = len(row)
     date = store.sessions[session] + np.timedelta64(1, "s")
     ids = [store.tickers[k] for k in ticker.tolist()]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronos.bars import AMOUNT, CLOSE, FEATURES, VOLUME
+from kronos.data.row_places import owner_of
 from kronos.data.store import BarStore
 
 CHANNELS = ("open", "high", "low", "close", "close against the market", "volume", "turnover", "present")
@@ -100,7 +101,7 @@ class ChannelReader:
 
     def _fill(self, rows: NDArray[np.int64], series: FloatArray, figures: FloatArray) -> None:
         """Channels of some rows, written into (b, L, C) and (b, S)."""
-        first = self.store.offsets[np.searchsorted(self.store.offsets, rows, side="right") - 1]
+        first = self.store.offsets[owner_of(self.store.offsets, rows)]
         where = rows[:, None] + np.arange(
             -self.lookback, 1
         )  # one bar more: the first return needs a close before it

@@ -21,6 +21,7 @@ from kronos.data import competition, ingest
 from kronos.data.calendar import ALWAYS_OPEN
 from kronos.data.columns import ROLES, shown
 from kronos.data.policy import SPLIT_QUIET_BARS, SPLIT_RATIOS, SPLIT_TOLERANCE, Limits
+from kronos.data.row_places import followers, name_of, owner_of
 from kronos.data.survey import date_text
 from kronos.errors import KitError
 
@@ -183,17 +184,23 @@ def dates(evidence: Evidence) -> Finding:
     year = panel.sessions.astype("datetime64[Y]").astype(int) + 1970
     if year[0] < FIRST_YEAR or year[-1] > LAST_YEAR:
         return "fail", found, f"expected years {FIRST_YEAR} to {LAST_YEAR}; correct the dates"
-    weekends = int((~np.is_busday(panel.sessions.astype("datetime64[D]"))).sum())
-    if weekends and evidence.config.data.calendar != ALWAYS_OPEN:
-        remedy = f"{evidence.config.data.calendar} is closed then; set data.calendar, or drop those rows"
-        return "warn", f"{found}, {weekends:,} on a weekend", remedy
+    closing = np.array([market.calendar != ALWAYS_OPEN for market in panel.markets])
+    if closing.any():
+        weekend = ~np.is_busday(panel.sessions.astype("datetime64[D]"))
+        there = np.zeros(len(weekend), bool)
+        there[panel.session[closing[panel.market].repeat(np.diff(panel.offsets))]] = True
+        weekends = int((weekend & there).sum())
+        if weekends:
+            name = next(market.calendar for market in panel.markets if market.calendar != ALWAYS_OPEN)
+            remedy = f"{name} is closed then; set data.calendar, or drop those rows"
+            return "warn", f"{found}, {weekends:,} on a weekend", remedy
     return ("warn", found, "they are sorted") if panel.unsorted else ("ok", found, "")
 
 
 def duplicates(evidence: Evidence) -> Finding:
     """Rows that repeat a ticker and a date, and whether they agree."""
     panel = _panel(evidence)
-    rows = _followers(panel)
+    rows = followers(panel.offsets)
     rows = rows[panel.session[rows] == panel.session[rows - 1]]
     if not len(rows):
         return "ok", "every ticker and date once", ""
@@ -248,12 +255,13 @@ def zero_prices(evidence: Evidence) -> Finding:
 def gaps(evidence: Evidence) -> Finding:
     """Pauses inside a ticker that are longer than a window may cross."""
     panel, limit = _panel(evidence), evidence.config.data.cleaning.max_gap
-    rows = _followers(panel)
-    missing = panel.session[rows] - panel.session[rows - 1] - 1
+    rows = followers(panel.offsets)
+    own = panel.own_session()
+    missing = own[rows] - own[rows - 1] - 1
     long = missing > limit
     if not long.any():
         return "ok", f"no ticker pauses for more than {limit} trading days", ""
-    tickers = len(np.unique(_owner(panel, rows[long])))
+    tickers = len(np.unique(owner_of(panel.offsets, rows[long])))
     worst = rows[np.argmax(missing)]
     found = f"{int(long.sum()):,} gaps of more than {limit} trading days in {_share(tickers, len(panel.tickers), 'tickers')}"
     found += f", the longest {int(missing.max()):,} days before {_example(panel, worst)}"
@@ -286,7 +294,7 @@ def splits(evidence: Evidence) -> Finding:
     """
     panel = _panel(evidence)
     rows, ratio = _close_ratios(panel)
-    looks = looks_like_split(ratio, rows, _owner(panel, rows), _max_jump(evidence))
+    looks = looks_like_split(ratio, rows, owner_of(panel.offsets, rows), _max_jump(evidence))
     recorded = panel.split[rows]
     silent, unadjusted = int((looks & ~recorded).sum()), int((looks & recorded).sum())
     if "split" in panel.roles and unadjusted > MANY_TICKERS * max(int(recorded.sum()), 1):
@@ -344,7 +352,10 @@ def one_as_of_day(evidence: Evidence) -> Finding:
     last = _last_sessions(panel, test)
     if not len(last):
         return "fail", "no test ID has a bar", "use the price file that belongs to the test file"
-    early = int((last < last.max()).sum())
+    market = panel.market[_positions(panel, test)]
+    newest = np.zeros(len(panel.markets), last.dtype)
+    np.maximum.at(newest, market, last)  # a share ends on a Friday where a coin goes on
+    early = int((last < newest[market]).sum())
     found = f"test date {date_text(asked.min())}, history until {date_text(panel.sessions[last.max()])}"
     if early:
         found += f", {_share(early, len(last), 'test tickers')} end earlier, the first on {date_text(panel.sessions[last.min()])}"
@@ -452,16 +463,9 @@ def _sample(evidence: Evidence) -> pl.DataFrame:
     return evidence.sample
 
 
-def _followers(panel: ingest.Panel) -> NDArray[np.int64]:
-    """Rows whose ticker has a row before them."""
-    follows = np.ones(len(panel.session), dtype=bool)
-    follows[panel.offsets[:-1][np.diff(panel.offsets) > 0]] = False
-    return np.flatnonzero(follows)
-
-
 def _close_ratios(panel: ingest.Panel) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Rows (n,) and close / previous close (n,), where both are positive and finite."""
-    rows = _followers(panel)
+    rows = followers(panel.offsets)
     close = np.ascontiguousarray(panel.values[:, CLOSE])
     good = np.isfinite(close) & (close > 0)
     rows = rows[good[rows] & good[rows - 1]]
@@ -490,12 +494,8 @@ def looks_like_split(
     return found
 
 
-def _owner(panel: ingest.Panel, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.searchsorted(panel.offsets, rows, side="right") - 1
-
-
 def _example(panel: ingest.Panel, row: np.int64) -> str:
-    ticker = panel.tickers[int(_owner(panel, np.array([row]))[0])]
+    ticker = name_of(panel.offsets, panel.tickers, row)
     return f"{ticker} on {date_text(panel.sessions[panel.session[row]])}"
 
 

@@ -24,6 +24,7 @@ from kronos.bars import AMOUNT, CLOSE, HIGH, LOW, OPEN, VOLUME, amount_from
 from kronos.config import CleaningConfig
 from kronos.data.panel import Panel
 from kronos.data.policy import PROBLEMS, SPLIT_QUIET_BARS, SPLIT_RATIOS, SPLIT_TOLERANCE, Limits, Tally
+from kronos.data.row_places import name_of
 from kronos.data.segments import segments_of
 from kronos.errors import KitError
 
@@ -198,7 +199,7 @@ class _Piece:
 
     def _stop(self, problem: str, bad: Mask) -> KitError:
         row = int(np.argmax(bad)) + self.part.start
-        ticker = self.panel.tickers[int(np.searchsorted(self.panel.offsets, row, side="right")) - 1]
+        ticker = name_of(self.panel.offsets, self.panel.tickers, row)
         bar = ", ".join(f"{value:g}" for value in self.columns[:AMOUNT, row - self.part.start])
         return KitError(
             f"{self.panel.name}: {ticker} on {self.panel.sessions[self.panel.session[row]]} ({bar}): {PROBLEMS[problem]}; "

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronos.bars import CLOSE
+from kronos.data.row_places import owner_of
 from kronos.data.sampling import mix, permutation
 from kronos.data.splits import Part
 from kronos.data.store import BarStore
@@ -55,7 +56,7 @@ class DateIndex:
         last = part.last - store.span_of(max(horizons))
         sessions = np.arange(last, part.first - 1, -every, dtype=np.int64)[::-1]
         row, date = rows_by_date(store, sessions)
-        ticker = np.searchsorted(store.offsets, row, side="right") - 1
+        ticker = owner_of(store.offsets, row)
         enough = row - store.offsets[ticker] >= history - 1
         inside = row < segment_end(store, row)
         member = store.askable(row)
@@ -118,7 +119,7 @@ def future_returns(store: BarStore, row: IntArray, horizons: Sequence[int]) -> N
     NaN where the stock has no bar on that day, or where cleaning broke its run of bars in between.
     """
     session, end = store.session, segment_end(store, row)
-    market = store.market_of(np.searchsorted(store.offsets, row, side="right") - 1)
+    market = store.market_of(owner_of(store.offsets, row))
     close = store.bars[row, CLOSE].astype(np.float64)
     result = np.full((len(row), len(horizons)), np.nan)
     for k, horizon in enumerate(horizons):
@@ -201,7 +202,7 @@ class DateReader:
         row = self.index.row[first + place]
         return {
             "row": row,
-            "ticker": np.searchsorted(self.store.offsets, row, side="right") - 1,
+            "ticker": owner_of(self.store.offsets, row),
             "real": filled,
             "sample": first + place,
             "rank": np.where(labelled, rank, 0).astype(np.float32),

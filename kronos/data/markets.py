@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from kronos.config import DataConfig
 from kronos.data.calendar import ALWAYS_OPEN, FOLDER, SessionRules
 from kronos.data.panel import Panel
+from kronos.data.row_places import owner_of
 from kronos.errors import KitError
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ def _of_ticker(ticker: str, said: str | None, rules: Mapping[str, int], calendar
 def _find(panel: Panel, markets: list[Market], chosen: NDArray[np.int64]) -> None:
     """Fill the unnamed tickers: the configured market, or the one whose days their bars plainly follow."""
     row = _one_row_a_day(panel)
-    owner = np.searchsorted(panel.offsets, row, side="right") - 1
+    owner = owner_of(panel.offsets, row)
     session = panel.session[row]
     scores = np.full((len(markets), len(panel.tickers)), np.inf)
     scores[0], strange = _differences(panel, markets[0], owner, session)
@@ -191,7 +192,7 @@ def _one_row_a_day(panel: Panel) -> NDArray[np.int64]:
     begins[1:] = day[1:] != day[:-1]
     begins[panel.offsets[:-1][np.diff(panel.offsets) > 0]] = True
     rows = np.flatnonzero(begins)
-    owner = np.searchsorted(panel.offsets, rows, side="right") - 1
+    owner = owner_of(panel.offsets, rows)
     left = np.bincount(owner, minlength=len(panel.tickers))
     from_end = np.cumsum(left)[owner] - np.arange(len(rows))
     return rows[from_end <= JUDGED_DAYS]
@@ -266,7 +267,7 @@ def _refuse_doubled_hour(panel: Panel, number: int, market: Market, local: NDArr
     if not len(back):
         return
     rows = np.flatnonzero(np.isin(panel.session, back))
-    if (panel.market[np.searchsorted(panel.offsets, rows, side="right") - 1] == number).any():
+    if (panel.market[owner_of(panel.offsets, rows)] == number).any():
         raise KitError(
             f"{panel.name}: expected bars of {market.calendar}, whose clocks ({market.zone}) show each time once, found bars in "
             f"the hour that repeats, {local[back[0]]}; set data.calendar or data.timezone (24/7 and UTC for what never closes)"
@@ -279,7 +280,7 @@ def _refuse_closed_days(panel: Panel) -> None:
     if not weekend.any() or panel.frequency in ("weekly", "monthly"):
         return
     rows = np.flatnonzero(weekend[panel.session])
-    owner = np.searchsorted(panel.offsets, rows, side="right") - 1
+    owner = owner_of(panel.offsets, rows)
     counts = np.bincount(owner, minlength=len(panel.tickers))
     closed = np.array([market.calendar != ALWAYS_OPEN for market in panel.markets])[panel.market]
     bad = np.flatnonzero(closed & (counts > STRANGE * np.diff(panel.offsets)))

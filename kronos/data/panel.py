@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from kronos.bars import FEATURES
+from kronos.data.row_places import name_of, same_ticker
 from kronos.errors import KitError
 
 if TYPE_CHECKING:
@@ -61,6 +62,15 @@ class Panel:
     paths: list[Path] = field(default_factory=list)
     first_file: NDArray[np.uint32] | None = None
     """(K,) position in `paths` of the file that each ticker's first row is from; None: there is one file."""
+
+    def own_session(self) -> NDArray[np.int32]:
+        """(N,) the number of each row's session among those of its ticker's market."""
+        if len(self.markets) < 2:
+            return self.session
+        market = self.market.repeat(np.diff(self.offsets))
+        used = np.zeros((len(self.markets), len(self.sessions)), dtype=bool)
+        used[market, self.session] = True
+        return np.cumsum(used, axis=1, dtype=np.int32)[market, self.session]
 
     def file_of(self, k: int) -> str:
         """The file of a ticker, for messages; the ticker's name where all are in one file."""
@@ -231,17 +241,9 @@ def _refuse_contradictions(panel: Panel, file: NDArray[np.uint32], paths: list[P
     differs = ~((a == b) | (np.isnan(a) & np.isnan(b))).all(axis=1)
     if differs.any():
         row = int(rows[np.argmax(differs)])
-        ticker = panel.tickers[int(np.searchsorted(panel.offsets, row, side="right")) - 1]
+        ticker = name_of(panel.offsets, panel.tickers, row)
         date = panel.sessions[panel.session[row]]
         raise KitError(
             f"{paths[file[row + 1]]}: {ticker} on {date} differs from the same bar in {paths[file[row]]} "
             f"({int(differs.sum()):,} bars do); keep one of the two files"
         )
-
-
-def same_ticker(offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(N - 1,) whether a row and the next one belong to one ticker."""
-    same = np.ones(max(int(offsets[-1]) - 1, 0), dtype=bool)
-    inner = offsets[1:-1]
-    same[inner[(inner > 0) & (inner < offsets[-1])] - 1] = False
-    return same

@@ -12,6 +12,7 @@ from kronos.data import competition
 from kronos.data.calendar import ALWAYS_OPEN, TradingCalendar
 from kronos.data.checks import CheckResult
 from kronos.data.columns import shown
+from kronos.data.row_places import owner_of
 from kronos.data.store import BarStore
 from kronos.data.survey import date_text
 from kronos.errors import KitError
@@ -52,7 +53,7 @@ def _rows(store: BarStore) -> CheckResult:
 
 def _windows(store: BarStore, config: Config) -> CheckResult:
     fits = store.segments[:, 1] - store.segments[:, 0] >= config.window
-    owner = np.searchsorted(store.offsets, store.segments[fits, 0], side="right") - 1
+    owner = owner_of(store.offsets, store.segments[fits, 0])
     without = len(store.tickers) - len(np.unique(owner))
     found = f"{len(store.tickers):,}, of which {without:,} hold no window of {config.window} bars"
     if without <= MANY_WITHOUT * len(store.tickers):

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from kronos.data import blocks
 from kronos.data.columns import Layout
-from kronos.data.panel import Panel, same_ticker
+from kronos.data.panel import Panel
+from kronos.data.row_places import name_of, same_ticker
 from kronos.errors import KitError
 
 LOOK_ROWS = 200_000
@@ -35,7 +36,7 @@ def refuse(panel: Panel, allowed: float, opened: list[tuple[blocks.Source, Layou
         allowed * len(panel.session), 1
     ):  # one row is no share: Yahoo repeats a day that is not over
         return
-    ticker = panel.tickers[int(np.searchsorted(panel.offsets, rows[0], side="right")) - 1]
+    ticker = name_of(panel.offsets, panel.tickers, rows[0])
     date = str(panel.sessions[panel.session[rows[0]]]).removesuffix("T00:00:00")
     found = f"{len(rows):,} of {len(panel.session):,} rows that repeat one with other numbers, e.g. {ticker} on {date}"
     raise KitError(f"{panel.name}: expected each ticker and date once, found {found}; {_cause(opened)}")

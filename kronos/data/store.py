@@ -25,6 +25,7 @@ from kronos import files, records
 from kronos.bars import FEATURES
 from kronos.config import Config
 from kronos.data.publish import locked, published, read_as_one
+from kronos.data.row_places import owner_of
 from kronos.errors import KitError
 
 SCHEMA_VERSION = 1
@@ -148,6 +149,13 @@ class BarStore:
             if len(place) > steps:
                 longest = max(longest, int((place[steps:] - place[:-steps]).max()))
         return longest
+
+    def own_session(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
+        """The number of each row's session among those of its ticker's market, same shape."""
+        session = self.session[rows]
+        if self.ordinals is None:
+            return session
+        return self.ordinals[self.market_of(owner_of(self.offsets, rows)), session]
 
     def ahead(
         self, session: NDArray[np.integer], market: NDArray[np.integer], steps: int

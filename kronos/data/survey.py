@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronos.bars import CLOSE, VOLUME
+from kronos.data.row_places import followers, name_of
 from kronos.data.store import BarStore
 
 WORST = 10
@@ -63,9 +64,7 @@ def survey(store: BarStore) -> Survey:
     """Survey a store that has at least one row."""
     session, offsets = np.asarray(store.session), store.offsets
     close = np.ascontiguousarray(store.bars[:, CLOSE])
-    follows = np.ones(len(close), dtype=bool)  # whether the row before belongs to the same ticker
-    follows[offsets[:-1][offsets[:-1] < len(close)]] = False
-    rows = np.flatnonzero(follows)
+    rows = followers(offsets)
     rose = close[rows] > close[rows - 1]
     days = len(store.sessions)
     per_date = [np.bincount(session[chosen], minlength=days) for chosen in (slice(None), rows, rows[rose])]
@@ -88,7 +87,7 @@ def survey(store: BarStore) -> Survey:
         / np.diff(offsets)[held],
         unchanged=int((close[rows] == close[rows - 1]).sum()),
         worst_moves=_worst_moves(store, close, rows),
-        worst_gaps=_worst_gaps(store, session, rows),
+        worst_gaps=_worst_gaps(store, rows),
     )
 
 
@@ -110,8 +109,9 @@ def _worst_moves(store: BarStore, close: NDArray, rows: NDArray) -> list[dict[st
     ]
 
 
-def _worst_gaps(store: BarStore, session: NDArray, rows: NDArray) -> list[dict[str, Any]]:
-    missing = session[rows] - session[rows - 1] - 1
+def _worst_gaps(store: BarStore, rows: NDArray) -> list[dict[str, Any]]:
+    """The longest pauses, counted in the days of each ticker's own market."""
+    missing = store.own_session(rows) - store.own_session(rows - 1) - 1
     worst = _largest(missing)
     return [
         {"ticker": _ticker(store, row), "after": _date(store, row - 1), "trading_days": int(days)}
@@ -127,7 +127,7 @@ def _largest(values: NDArray) -> NDArray[np.int64]:
 
 
 def _ticker(store: BarStore, row: int) -> str:
-    return store.tickers[int(np.searchsorted(store.offsets, row, side="right")) - 1]
+    return name_of(store.offsets, store.tickers, row)
 
 
 def _date(store: BarStore, row: int) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kronos import bars
 from kronos.bars import EpsilonKind
+from kronos.data.row_places import owner_of
 from kronos.data.splits import Part
 from kronos.data.store import BarStore
 from kronos.errors import KitError
@@ -75,7 +76,7 @@ class WindowIndex:
         count = np.maximum(_first_row_at(store.session, start, end, part.last + 1) - length - first + 1, 0)
         count[inside == end] = 0  # no bar of this segment is as late as the part
         segment, first, count = _asked_about(store, first, count, lookback)
-        ticker = np.searchsorted(store.offsets, first, side="right") - 1
+        ticker = owner_of(store.offsets, first)
         per_ticker = np.bincount(ticker, weights=count, minlength=len(store.tickers)).astype(np.int64)
         has_any = np.bincount(segment, weights=count, minlength=len(start)) > 0
         short = end - start < length
@@ -219,7 +220,7 @@ class WindowReader:
             x=bars.normalise(raw, stats, self.clip),
             stamp=np.take(self.stamps, session, axis=0),
             weight=(session >= self.first_session).astype(np.float32),
-            ticker=np.searchsorted(self.store.offsets, rows, side="right") - 1,
+            ticker=owner_of(self.store.offsets, rows),
             row=rows,
             mean=stats.mean,
             scale=stats.scale,

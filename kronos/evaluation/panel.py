@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronos.bars import CLOSE
+from kronos.data.row_places import owner_of
 from kronos.data.store import BarStore
 from kronos.forecasting.rows import series_keys
 
@@ -147,7 +148,7 @@ def rows_on(store: BarStore, sessions: NDArray[np.int64]) -> tuple[NDArray[np.in
     slot[sessions] = np.arange(len(sessions))
     date = slot[store.session]
     row = np.flatnonzero(date >= 0)
-    ticker = np.searchsorted(store.offsets, row, side="right") - 1
+    ticker = owner_of(store.offsets, row)
     key = date[row] * len(store.tickers) + ticker
     order = np.argsort(key, kind="stable")
     return row[order], key[order]

@@ -8,6 +8,7 @@ currency.
 import csv
 import hashlib
 import io
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -81,8 +82,7 @@ class Binance(BaseSource):
     def _zip(self, asked: Asked, symbol: str, folder: str, suffix: str) -> bytes:
         asked.requests += 1
         url = f"{BASE}/{folder}/{symbol}-{STEPS[asked.settings.frequency]}-{suffix.rsplit('.', 1)[1]}.zip"
-        said = asked.fetcher.get(f"{url}.CHECKSUM").split()[:1]
-        wanted = said[0].decode("ascii", "replace").lower() if said else ""
+        wanted = asked.fetcher.get(f"{url}.CHECKSUM", check=_check_digest).split()[0].decode("ascii").lower()
 
         def check(body: bytes) -> None:
             if hashlib.sha256(body).hexdigest() != wanted:
@@ -111,6 +111,12 @@ class Binance(BaseSource):
         for inside in unpack(asked.raw / name, aside, {name: LARGEST}, (), lambda count: None):
             yield table_of(symbol, (aside / inside).read_bytes())
         shutil.rmtree(aside)
+
+
+def _check_digest(body: bytes) -> None:
+    """Raises `Refused` unless the bytes begin with a whole SHA-256."""
+    if not re.match(rb"\s*[0-9a-fA-F]{64}(\s|$)", body):
+        raise Refused("the archive's own SHA-256 is no whole one", again=True)
 
 
 def periods(asked: Asked) -> list[tuple[str, date]]:
