@@ -20,6 +20,8 @@ PositiveFloat = Annotated[float, "> 0"]
 CountInt = Annotated[int, "0 to 1000000000"]
 SmallInt = Annotated[int, "1 to 100000"]
 """For what costs memory or time in proportion: a slip of the hand must not fill the machine."""
+StepInt = Annotated[int, "1 to 10000000"]
+"""Windows of an optimiser step."""
 Processes = Annotated[int, "1 to 10000"]
 Workers = Annotated[int, "0 to 1000"]
 Port = Annotated[int, "0 to 65535"]
@@ -182,6 +184,10 @@ class TrainingConfig:
     """Windows per process and micro-batch."""
     accumulation_steps: SmallInt = 1
     """Micro-batches per optimiser step."""
+    windows_per_step: StepInt | None = None
+    """Windows of an optimiser step over all processes, whatever their number (the head: head.dates_per_batch).
+    Micro-batches follow: on a GPU as large as its memory allows, on a processor at most batch_size windows.
+    None: batch_size x accumulation_steps x processes."""
     log_interval: PositiveInt = 50
     """Optimiser steps between two logged lines."""
     num_workers: Workers = 2
@@ -606,6 +612,14 @@ class Config:
     def window(self) -> int:
         """Bars in a training window."""
         return self.data.lookback_window + self.data.predict_window
+
+    @property
+    def step_windows(self) -> int:
+        """Windows of an optimiser step of the tokenizer and the predictor, over all processes."""
+        t = self.training
+        if t.windows_per_step is not None:
+            return t.windows_per_step
+        return t.batch_size * t.accumulation_steps * self.distributed.num_processes
 
     @property
     def embargo(self) -> int:

@@ -376,7 +376,8 @@ def _impossible(config: Config) -> list[str]:
     machines, processes = spread.num_machines, spread.num_processes
     longest = data.max_context + 1
     head = config.head
-    step = config.training.batch_size * config.training.accumulation_steps * processes
+    step, parts = config.step_windows, config.training.accumulation_steps
+    asked = config.training.windows_per_step
     rules = {
         f"head.bar_lookback: expected a multiple of head.patch {head.patch}, found {head.bar_lookback}": (
             head.bar_lookback % head.patch > 0
@@ -419,6 +420,12 @@ def _impossible(config: Config) -> list[str]:
         ),
         f"training.batch_size x accumulation_steps x num_processes: expected at most {MOST_WINDOWS:,}, found {step:,}": (
             step > MOST_WINDOWS
+        ),
+        f"training.accumulation_steps: expected 1 beside training.windows_per_step, which decides, found {parts}": (
+            asked is not None and parts != 1
+        ),
+        f"training.windows_per_step: expected at least one window for each of {processes} processes, found {asked}": (
+            asked is not None and asked < processes
         ),
         "experiment.fresh and skip_existing: expected one of them (train anew, or keep what is complete), found both": (
             config.experiment.fresh and config.experiment.skip_existing

@@ -8,6 +8,7 @@ the whole step.
 import logging
 import os
 import sys
+import textwrap
 from typing import Any
 
 from tqdm import tqdm
@@ -51,3 +52,28 @@ class _Lines(tqdm):
         """Called by tqdm when a line is due, and once more with an empty one to clear the terminal."""
         if msg is None:
             log.info("%s", str(self))
+
+
+LINE = 118
+"""Columns of a line in the log."""
+
+
+def in_lines(text: str) -> str:
+    """The text in lines of at most `LINE` columns, cut between words; what follows the first is indented."""
+    return textwrap.fill(text, LINE, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes as one says them: 3 h 20 min, 5 min, 40 s."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{max(round(seconds), 0)} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss."""
+    whole = max(round(seconds), 0)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -34,7 +34,7 @@ from kronos.planning.plain import PlainStage
 from kronos.planning.plan import memory_of, stage_flops
 from kronos.planning.probe import Networks, ProbedStage, random_batch
 from kronos.planning.processes import crew
-from kronos.training.runtime import allow_tf32, precision
+from kronos.training.device import allow_tf32, precision
 
 Row = dict[str, Any]
 Batch = dict[str, torch.Tensor]

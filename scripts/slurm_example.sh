@@ -21,8 +21,8 @@ for argument in "$@"; do
 done
 
 # SLURM_NODEID is known inside the step only: bash, not this script, puts it in. The run saves and ends before the job's time is
-# over (11.7 of 12 hours), so that the same sbatch line goes on with it.
+# over (11.7 of 12 hours), and the same sbatch line, submitted again, goes on with it.
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 bash -c 'exec bash train_kaggle.sh --machine-rank "$SLURM_NODEID" "$@"' train_kaggle.sh \
   --num-machines "$SLURM_JOB_NUM_NODES" --main-process-ip "$first" --main-process-port "$port" \
-  --skip-existing --set training.time_limit=11.7 ${where[@]+"${where[@]}"} "$@"
+  --set training.time_limit=11.7 ${where[@]+"${where[@]}"} "$@"

@@ -22,7 +22,7 @@ import uvicorn
 from tiny import tiny_config, tiny_store
 
 from kronos.delivery.package import package_model
-from kronos.service.app import create_app
+from kronos.service.run import configuration
 from kronos.service.schema import PredictRequest, read_request
 from kronos.service.state import Settings, State, build
 from kronos.training.stages import run_stage
@@ -40,7 +40,12 @@ def tiny_models() -> Path:
     _holders.append(holder)
     folder = Path(holder.name)
     for number in range(2):
-        config = tiny_config(folder / str(number), training__seed=number)
+        short = {
+            "training__tokenizer_epochs": 1,
+            "training__basemodel_epochs": 1,
+            "training__samples_per_epoch": 4,
+        }
+        config = tiny_config(folder / str(number), training__seed=number, **short)
         store = tiny_store(Path(config.data.store))
         for stage in ("tokenizer", "basemodel"):
             assert run_stage(config, stage, store) == "complete"
@@ -106,10 +111,7 @@ class Local:
 def local(model: Path, **settings: Any) -> Iterator[Local]:
     """Serve `model` from a thread, on a free port."""
     state = build(replace(Settings(model=model), **settings))
-    config = uvicorn.Config(
-        create_app(state), port=0, log_config=None, access_log=False, ws="none", backlog=4096
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configuration(state))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started)

@@ -22,7 +22,7 @@ UNLIKE = """
 import os, sys, time
 from pathlib import Path
 from kronos import cli
-from kronos.training import agreement, stages
+from kronos.training import facts, stages
 from tiny import tiny_config
 from training_worker import spawn, wait
 
@@ -38,12 +38,12 @@ def act(case, rank):
     both = {"distributed__num_processes": 2, "distributed__use_ddp": True}
     config = tiny_config(folder, **both, **(CASES[case] if rank else {}))
     if case == "version" and rank:
-        agreement.kit_version = lambda: "another"
-    compare = agreement.unlike
+        facts.kit_version = lambda: "another"
+    compare = facts.unlike
     def compared(everyone):
         (folder / f"{case}.{rank}").write_text(str(time.time()))
         return compare(everyone)
-    agreement.unlike = compared
+    facts.unlike = compared
     log = os.open(folder / f"{case}.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, sys.stderr.fileno())
     cli.run(lambda: stages.train(config, "tokenizer"))

@@ -10,11 +10,11 @@ from training_worker import tiny_objective
 
 from kronos.data.store import BarStore
 from kronos.training.checkpoint import Progress, load_newest
+from kronos.training.distributed import Runtime
+from kronos.training.facts import StageData
 from kronos.training.folder import read_records
-from kronos.training.loop import Trainer
-from kronos.training.runtime import Runtime
-from kronos.training.settings import Keepers
-from kronos.training.stages import StageData, loop_settings, streams
+from kronos.training.loop import Keepers, Trainer
+from kronos.training.start import loop_settings, streams
 
 
 def trained(store: BarStore, folder: Path, compiled: bool) -> list[float]:

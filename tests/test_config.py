@@ -113,6 +113,7 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
         ("data.embargo=0", "at least predict_window"),
         ("distributed.num_processes=2", "use_ddp"),
         ("training.batch_size=0", "expected 1 to 100000, found 0"),
+        ("training.windows_per_step=0", "expected 1 to 10000000, found 0"),
         ("data.cleaning.max_gap=-1", "expected 0 to"),
         ("inference.top_p=1.5", "expected 0 to 1"),
         ("experiment.pre_trained_predictor=true", "pretrained_predictor"),
@@ -124,6 +125,20 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
 def test_impossible_settings_are_refused(empty: Path, override: str, expected: str) -> None:
     """A combination that cannot work must not surface hours later."""
     assert expected in problems(empty, *SCRATCH, override)
+
+
+@pytest.mark.parametrize(
+    ("beside", "expected"),
+    [
+        ("training.accumulation_steps=2", "accumulation_steps: expected 1 beside training.windows_per_step"),
+        ("distributed.num_processes=9", "at least one window for each of 9 processes, found 8"),
+    ],
+)
+def test_the_windows_of_a_step_are_said_once(empty: Path, beside: str, expected: str) -> None:
+    """Two settings that both fix the step must not be multiplied in silence."""
+    assert expected in problems(
+        empty, *SCRATCH, "distributed.use_ddp=true", "training.windows_per_step=8", beside
+    )
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,40 @@ def test_two_processes_equal_one_on_the_joined_batch(
     assert first["best"] == second["best"]
 
 
+@pytest.fixture(scope="module")
+def of_eight(whole: dict[str, Any]) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """What the processes recorded that were told the windows of a step only, by stage and their number."""
+    outs = {
+        (stage, count): whole["folder"] / f"{stage}-of-{count}" for stage in STAGES for count in (1, 2, 3)
+    }
+    jobs = []
+    for (stage, count), out in outs.items():
+        out.mkdir()
+        config = cut(whole["folder"], 3, 1, count, training__windows_per_step=8)
+        jobs.append({"do": "record", "config": config, "stage": stage, "out": out})
+    work(whole["folder"], jobs)
+    found = {}
+    for (stage, count), out in outs.items():
+        found[stage, count] = [torch.load(out / f"rank{rank}.pt") for rank in range(count)]
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_step_keeps_its_windows_whatever_the_number_of_processes(
+    whole: dict[str, Any], of_eight: dict[tuple[str, int], list[dict[str, Any]]], stage: str, count: int
+) -> None:
+    """training.windows_per_step: one process takes micro-batches of 3, 3 and 2, two take 2 and 2 each, three
+    take 3, 3 and 2. Keeps out windows that are trained twice or left out where the division leaves a rest."""
+    ranks = of_eight[stage, count]
+    for step, expected in enumerate(whole[stage]["rows"]):
+        rows = [rank["rows"][step] for rank in ranks]
+        assert sorted(row for share in rows for row in share) == expected
+        assert max(map(len, rows)) - min(map(len, rows)) <= 1
+    for rank in ranks:
+        assert_same_training(rank, whole[stage])
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_gradients_are_summed_once_a_step_however_many_micro_batches(
     pairs: dict[tuple[str, int], list[dict[str, Any]]], stage: str

@@ -46,6 +46,8 @@ RUN_ELSEWHERE = {
     "scripts/forecast_job.py": "tests/test_job_routes.py",
     "scripts/update_actuals.py": "tests/test_job_routes.py",
     "scripts/bench_jobs.py": "tests/test_job_kills.py",
+    "scripts/serve.py": "tests/test_service_docs.py",
+    "scripts/bench_service.py": "tests/test_service_docs.py: minutes; its parser",
     "scripts/check_model.py": "tests/test_deploy.py",
     "scripts/promote_model.py": "tests/test_deploy.py",
     "scripts/health_check.py": "tests/test_deploy.py",

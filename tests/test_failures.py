@@ -19,9 +19,8 @@ from kronos import files
 from kronos.config import to_dict
 from kronos.errors import KitError
 from kronos.training import stages
-from kronos.training.failures import explained
+from kronos.training.distributed import Runtime, explained
 from kronos.training.folder import read_summary
-from kronos.training.runtime import Runtime
 from kronos.training.stages import run_stage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,8 +127,8 @@ import datetime, sys, time, torch, torch.distributed as dist
 from pathlib import Path
 from tiny import tiny_config
 from training_worker import spawn, wait
-from kronos.training.failures import explained
-from kronos.training.runtime import Runtime
+from kronos.training.distributed import explained
+from kronos.training.distributed import Runtime
 
 def act(rank):
     runtime = Runtime.start(tiny_config(Path("."), distributed__num_processes=2, distributed__use_ddp=True))

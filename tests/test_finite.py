@@ -14,14 +14,15 @@ from training_worker import tiny_objective
 
 from kronos.data.store import BarStore
 from kronos.errors import KitError
-from kronos.training import runtime as runtime_module
+from kronos.training import distributed
 from kronos.training.checkpoint import Progress
-from kronos.training.finite import MOST_SKIPS
+from kronos.training.device import StepBatches
+from kronos.training.distributed import Runtime
+from kronos.training.facts import StageData
 from kronos.training.folder import read_records
-from kronos.training.loop import Trainer
-from kronos.training.runtime import Runtime
-from kronos.training.settings import Keepers
-from kronos.training.stages import StageData, loop_settings, streams
+from kronos.training.loop import Keepers, Trainer
+from kronos.training.optim import MOST_SKIPS
+from kronos.training.start import loop_settings, streams
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def fp16(monkeypatch: pytest.MonkeyPatch) -> None:
     """accelerate gives a CPU neither autocast nor scaler for fp16; torch has both."""
     Accelerator(cpu=True, mixed_precision="no")
     monkeypatch.setitem(AcceleratorState._shared_state, "_mixed_precision", "fp16")
-    monkeypatch.setattr(runtime_module, "precision", lambda wanted, on_cpu: "fp16")
+    monkeypatch.setattr(distributed, "precision", lambda wanted, on_cpu: "fp16")
 
 
 @pytest.fixture
@@ -56,14 +57,14 @@ def test_skipped_steps_move_no_weight_and_are_counted(store: BarStore, tmp_path:
     trainer = scaled_trainer(store, tmp_path, 2.0**24)
     before = {name: value.clone() for name, value in trainer.objective.state_dict().items()}
     moved: list[bool] = []
-    update = trainer._update
+    take_step = trainer._step
 
-    def watched(step: int) -> None:
-        update(step)
+    def watched(step: int, batches: StepBatches) -> None:
+        take_step(step, batches)
         now = trainer.objective.state_dict()
         moved.append(any(not torch.equal(now[name], value) for name, value in before.items()))
 
-    trainer._update = watched  # type: ignore[method-assign]
+    trainer._step = watched  # type: ignore[method-assign]
     assert trainer.fit(None, Keepers(lambda: None), measure_start=False) == "complete"
     skipped = trainer.progress.skipped
     assert 0 < skipped < MOST_SKIPS and moved == [False] * skipped + [True] * (36 - skipped)

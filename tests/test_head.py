@@ -27,8 +27,8 @@ from kronos.evaluation.backtest import Options, run_backtest
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.head import Head
 from kronos.training.folder import read_summary
+from kronos.training.head import HeadObjective, correlation, sign_entropy
 from kronos.training.head_data import DateBatches, HeadData, all_horizons
-from kronos.training.head_objective import HeadObjective, correlation, sign_entropy
 from kronos.training.loop import Trainer
 from kronos.training.stages import run_stage
 

@@ -27,7 +27,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from kronos import files
 from kronos.config import Config, DataConfig, MarketConfig, to_dict
 from kronos.errors import KitError
-from kronos.launch import arguments, ending, environment, recipe, trainers
+from kronos.launch import arguments, checks, ending, environment, recipe, trainers
 from kronos.launch import plan as launch
 from kronos.launch.run import Output, Runner, Stopped
 
@@ -248,12 +248,26 @@ def test_submissions_that_cannot_be_written_are_said_before_training(
 
 
 def test_a_full_disk_is_found_before_training(config: str, tmp_path: Path, monkeypatch: Any) -> None:
-    """A quota and a read-only mount show only when something is written."""
+    """A quota and a read-only mount show only when something is written: every output folder is tried."""
+    monkeypatch.chdir(tmp_path)
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for last in ("logs", "submissions"):
+        tried: list[Path] = []
+
+        def out_of_room(folder: Path, last: str = last, tried: list[Path] = tried) -> None:
+            tried.append(folder)
+            if folder.name == last:
+                raise full
+
+        monkeypatch.setattr(launch, "try_writing", out_of_room)
+        overrides = [*MARKET, "data.test_path=generated.csv"]
+        with pytest.raises(OSError, match="No space left"):
+            launch.plan_launch(config, overrides, wanted=None, gpus=0, fast=False, write=True, submit=True)
+        assert tried[-1].name == last and not list((tmp_path / "runs").rglob("*.json"))
     monkeypatch.setattr("kronos.launch.checks.os.fsync", mock.Mock(side_effect=full))
     with pytest.raises(OSError, match="No space left"):
-        plan(config, write=True)
-    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+        checks.try_writing(tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
 
 
 def test_a_missing_file_is_said_with_the_name_that_is_there(config: str, tmp_path: Path) -> None:
@@ -592,9 +606,10 @@ def test_a_result_older_than_its_networks_is_made_again(tmp_path: Path) -> None:
 
 def test_why_a_process_is_gone() -> None:
     """Each with the likely cause and how to go on."""
-    for number in (signal.SIGKILL, signal.SIGBUS, signal.SIGSEGV):
+    causes = {signal.SIGKILL: "main memory ran out", signal.SIGBUS: "were cut short", signal.SIGSEGV: ""}
+    for number, cause in causes.items():
         line = ending.killed("the tokenizer stage", number, Config())
-        assert number.name in line and "the same command" in line and "\n" not in line
+        assert number.name in line and cause in line and "the same command" in line and "\n" not in line
 
 
 @pytest.mark.parametrize(("saved", "kept"), [({}, True), ({"threshold": 0.6}, False)])

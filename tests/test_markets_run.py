@@ -19,7 +19,8 @@ from kronos.data.store import BarStore
 from kronos.evaluation.backtest import Options, run_backtest
 from kronos.evaluation.panel import build_panel
 from kronos.submission import make_submission
-from kronos.training.stages import STAGES, run_stage
+from kronos.training.facts import STAGES
+from kronos.training.stages import run_stage
 
 FIRST, LAST = "2022-01-03", "2023-06-16"
 EXCHANGES = {"XSHG.*": "XSHG", "XHKG.*": "XHKG"}

@@ -16,7 +16,7 @@ from training_worker import cramp, record, tiny_objective, work
 from kronos.config import Config
 from kronos.data.store import BarStore
 from kronos.errors import KitError
-from kronos.training import memory, stages
+from kronos.training import device, stages
 from kronos.training.checkpoint import load_newest
 from kronos.training.folder import read_summary
 from kronos.training.stages import run_stage
@@ -142,7 +142,7 @@ def test_a_library_that_finds_no_memory_is_out_of_memory_too() -> None:
             raise RuntimeError(text)
 
         with nullcontext() if known else pytest.raises(RuntimeError, match="shapes"):
-            assert memory.attempt(fail) is None
+            assert device.attempt(fail) is None
 
 
 def test_one_window_that_does_not_fit_is_one_clear_error(folder: Path, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_pieces_hold_every_window_once(windows: int, pieces: int, sizes: list[in
         "weight": torch.ones(windows, 2),
         "real": torch.ones(windows, dtype=torch.bool),
     }
-    found = memory.cut([batch], pieces)
+    found = device.cut([batch], pieces)
     assert [len(piece["x"]) for piece in found] == sizes
     assert torch.equal(torch.cat([piece["x"] for piece in found]), batch["x"])
 

@@ -15,6 +15,7 @@ from tiny import LOOKBACK, tiny_config, tiny_store
 from kronos import files
 from kronos.answers.decision import Decision
 from kronos.answers.findings import Evidence, Figure, Findings
+from kronos.config import to_dict
 from kronos.data.store import store_from_dict
 from kronos.delivery.golden import GATE, forecaster_of, golden_difference, load_networks
 from kronos.delivery.package import package_model
@@ -193,3 +194,23 @@ def test_a_forecaster_samples_as_the_package_says(packaged: Path) -> None:
     assert forecaster.sampling.temperature == 0.9 and forecaster.anchor
     assert (forecaster.sampling.sample_count, forecaster.sampling.seed) == (5, 3)
     assert (forecaster.clip, forecaster.epsilon, forecaster.max_context) == (5.0, "absolute", 512)
+
+
+def test_a_published_pair_is_packaged(packaged: Path, tmp_path: Path) -> None:
+    """Who serves the published weights needs no training; that nothing is known of their data is said."""
+    own = {
+        "model_paths__pretrained_tokenizer": str(packaged / "tokenizer"),
+        "model_paths__pretrained_predictor": str(packaged / "predictor"),
+        "experiment__train_tokenizer": False,
+        "experiment__train_basemodel": False,
+        "experiment__pre_trained": True,
+        "data__frequency": "daily",
+    }
+    config = tiny_config(tmp_path, **own)
+    files.write_json(config.run_dir / "pipeline_config.json", to_dict(config))
+    folder = package_model(config, tmp_path / "models", "published")
+    facts = read_facts(folder)
+    assert facts.train_end is None and facts.frequency == "daily"
+    assert facts.networks == read_facts(packaged).networks
+    card = (folder / "README.md").read_text()
+    assert "neither their data nor its last day is known here" in card and "Trained on days" not in card

@@ -29,9 +29,8 @@ from kronos.planning.plan import (
     stage_seconds,
 )
 from kronos.training.facts import StageData
-from kronos.training.head import new_head
+from kronos.training.head import HeadObjective, new_head
 from kronos.training.head_data import HeadData
-from kronos.training.head_objective import HeadObjective
 
 T4 = DEVICES["T4"]
 
@@ -120,6 +119,24 @@ def test_a_batch_that_cannot_fit_is_refused_with_one_that_can(tmp_path: Path) ->
     assert fitting.stages[0].memory.total <= T4.usable
     with pytest.raises(KitError, match="choose a smaller network"):
         check_fit(planned(tmp_path, replace(T4, memory=843 * 10**6)))
+
+
+@pytest.mark.parametrize(
+    ("processes", "line"), [(1, "batch 96 x 1"), (2, "batch 48 x 1"), (5, "batch 20 x 1")]
+)
+def test_micro_batches_follow_from_the_windows_of_a_step(tmp_path: Path, processes: int, line: str) -> None:
+    """A step of 96 windows is planned as it is trained on GPUs: each has its share, rounded up."""
+    spread = {"distributed__num_processes": processes, "distributed__use_ddp": processes > 1}
+    plan = planned(tmp_path, training__windows_per_step=96, **spread)
+    assert line in describe(plan)[0]
+
+
+def test_micro_batches_of_a_large_step_fit(tmp_path: Path) -> None:
+    """Keeps out a plan that refuses a step which the trainer would cut until it fits."""
+    plan = planned(tmp_path, training__windows_per_step=1_000_000)
+    check_fit(plan)
+    t = plan.config.training
+    assert t.accumulation_steps > 1 and t.batch_size * t.accumulation_steps >= 1_000_000
 
 
 def test_a_run_longer_than_its_session_is_warned_of(tmp_path: Path) -> None:

@@ -233,6 +233,20 @@ def test_one_backtest_of_both_networks_serves_as_comparison(run: Config, model: 
         promote(model, "production", "v1.0.0", Asked(report=path))
 
 
+def test_a_package_keeps_its_own_figures_and_not_a_blends(run: Config, tmp_path: Path) -> None:
+    """A backtest of several networks leads with their blend, which nobody serves."""
+    with_backtest(run, 0.53, 0.002, 3)
+    report = run.run_dir / "backtest" / "report.json"
+    tree = json.loads(report.read_text())
+    own = tree["per_date"]["entries"]["model"]
+    tree["per_date"]["entries"]["blend"] = {"within_date_accuracy": [0.9] * len(DATES)}
+    tree["entries"].append({**tree["entries"][0], "name": "blend"})
+    files.write_json(report, tree | {"main": "blend"})
+    kept = json.loads((package_model(run, tmp_path, "tiny") / "backtest.json").read_text())
+    shutil.rmtree(report.parent)
+    assert kept["main"] == "model" and kept["per_date"]["entries"] == {"model": own}
+
+
 def test_a_slow_version_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1.2 times as long is as much as may be."""
     promote(model, "production", "v1.0.0")

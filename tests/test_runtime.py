@@ -11,7 +11,8 @@ from accelerate.state import AcceleratorState, PartialState
 from tiny import tiny_config
 
 from kronos.errors import KitError
-from kronos.training.runtime import Runtime, pick_device, precision
+from kronos.training.device import pick_device, precision
+from kronos.training.distributed import Runtime
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int]], lis
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
         monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-        monkeypatch.setattr("kronos.training.runtime.allow_tf32", lambda allowed: None)
+        monkeypatch.setattr("kronos.training.distributed.allow_tf32", lambda allowed: None)
         return taken
 
     yield pretend  # type: ignore[misc]

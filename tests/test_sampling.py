@@ -271,3 +271,14 @@ def test_scoring_list_is_fixed(n: int, samples: int | None, batch: int, processe
     assert scored == plan.windows_at(np.arange(plan.chosen)).tolist()
     assert len(set(scored)) == min(n, samples or n) and scored[0] >= 0 and scored[-1] < n
     assert np.ptp(np.diff(scored)) <= 1 if len(scored) > 1 else True
+
+
+def test_a_step_of_given_windows_is_padded_not_longer() -> None:
+    """Keeps out a step of nine windows where eight were asked of three processes."""
+    plan = BatchPlan(windows=22, batch_size=3, processes=3, step_windows=8)
+    assert plan.step_samples == 8 and plan.steps_per_epoch == 3
+    taken = [plan.positions(0, 0, rank) for rank in range(3)]
+    assert [int(real.sum()) for _, real in taken] == [3, 3, 2]
+    assert sorted(int(p) for positions, real in taken for p in positions[real]) == list(range(8))
+    with pytest.raises(ValueError, match="8 windows need more room than 6"):
+        BatchPlan(windows=22, batch_size=2, processes=3, step_windows=8)

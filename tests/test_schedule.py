@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny import tiny_config, tiny_store
 
+from kronos.errors import KitError
 from kronos.training.folder import read_records, read_summary
-from kronos.training.schedule import Schedule, plateau_share
+from kronos.training.optim import Schedule, plateau_share
 from kronos.training.stages import run_stage
 
 
@@ -49,6 +50,12 @@ def test_every_scheduler_warms_up_and_ends_where_it_says(kind: Any, end: float) 
         and rates[19] == pytest.approx(2.0)
     )
     assert rates[19:] == sorted(rates[19:], reverse=True) and rates[-1] == pytest.approx(2.0 * end)
+
+
+def test_an_unknown_scheduler_is_refused() -> None:
+    """Keeps out a misspelt scheduler that trains as another one: a saved configuration is not checked again."""
+    with pytest.raises(KitError, match=r"training\.scheduler: expected onecycle, .*, found 'linear'"):
+        Schedule("linear", 10, 1.0, 0.0)  # type: ignore[arg-type]
 
 
 def test_plateau_is_torchs_and_needs_only_the_history() -> None:

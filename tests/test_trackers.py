@@ -12,10 +12,10 @@ from tiny import tiny_config, tiny_store
 
 from kronos.data.store import BarStore
 from kronos.errors import KitError
-from kronos.training import curves, trackers
+from kronos.training import runlog
 from kronos.training.checkpoint import Progress
 from kronos.training.folder import read_records
-from kronos.training.report import table
+from kronos.training.runlog import table
 from kronos.training.stages import run_stage
 
 
@@ -61,7 +61,7 @@ def test_a_tracker_that_is_missing_is_an_error_before_training_but_tensorboard_a
     """Keeps out an hour of training whose curves go nowhere, and a default that stops a machine without
     TensorBoard.
     """
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(runlog.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         KitError, match=r"training.trackers: .*found no wandb and no mlflow; pip install wandb mlflow"
     ):
@@ -155,6 +155,6 @@ def test_the_picture_has_both_curves_and_the_reference(
         Axes, "plot", lambda *a, **k: drawn.append(f"{k['label']} {list(a[2])}") or real_plot(*a, **k)
     )
     monkeypatch.setattr(Axes, "axhline", lambda *a, **k: drawn.append(k["label"]) or real_line(*a, **k))
-    curves.draw(tmp_path, PREDICTOR, "loss")
+    runlog.draw(tmp_path, PREDICTOR, "loss")
     assert drawn == ["train [1.9, 1.8]", "validation [2.0, 1.7, 1.8]", "knowing nothing (2.08 nats)"]
     assert [p.name for p in tmp_path.iterdir()] == ["loss.png"]

@@ -9,6 +9,8 @@ from test_reliability import panel_of
 
 from kronos.answers.decide import Decided
 from kronos.answers.network import own_name
+from kronos.errors import KitError
+from kronos.evaluation.backtest import _names
 from kronos.evaluation.significance import DateBootstrap
 from kronos.evaluation.verdict import Results, alarm_lines
 
@@ -73,3 +75,12 @@ def test_a_run_folder_cannot_take_anothers_name(name: str) -> None:
     it.
     """
     assert own_name(name) == f"run {name}" and own_name("demo") == "demo"
+
+
+def test_two_runs_of_one_name_keep_theirs_apart() -> None:
+    """Answers and decisions are told apart by name: two of one name were one."""
+    assert _names(["a/x", "b/y"]) == ["x", "y"] and _names(["a/x", "b/x"]) == ["a/x", "b/x"]
+    assert _names(["a/head", "b/run head"]) == ["a/head", "b/run head"], "the first is called `run head`"
+    for twice in (["a/x", "a/x"], ["a/x", "./a/../a/x"]):
+        with pytest.raises(KitError, match="--model: expected different run folders"):
+            _names(twice)

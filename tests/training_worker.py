@@ -33,16 +33,16 @@ from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.head import Head
 from kronos.training import stages
 from kronos.training.checkpoint import Progress
-from kronos.training.feed import StepBatches
+from kronos.training.device import StepBatches
+from kronos.training.distributed import Runtime
+from kronos.training.facts import StageData
 from kronos.training.folder import read_summary
-from kronos.training.head import head_settings
+from kronos.training.head import HeadObjective, head_settings
 from kronos.training.head_data import HeadData, all_horizons, head_streams
-from kronos.training.head_objective import HeadObjective
-from kronos.training.loop import Trainer
+from kronos.training.loop import Keepers, Trainer
 from kronos.training.objectives import Objective, PredictorObjective, TokenizerObjective
-from kronos.training.runtime import Runtime
-from kronos.training.settings import Keepers
-from kronos.training.stages import StageData, loop_settings, run_stage, streams
+from kronos.training.stages import run_stage
+from kronos.training.start import loop_settings, streams
 
 
 class RecordingTrainer(Trainer):
@@ -52,6 +52,7 @@ class RecordingTrainer(Trainer):
 
     def _prepare(self, resumed: Any) -> None:
         super()._prepare(resumed)
+        self.optimizer.optimizer.register_step_pre_hook(self._keep_gradients)
         if self.runtime.world > 1:
             self.module.register_comm_hook(None, self._count)
 
@@ -60,14 +61,13 @@ class RecordingTrainer(Trainer):
         return allreduce_hook(group, bucket)
 
     def _step(self, step: int, batches: StepBatches) -> None:
-        self.rows.append(sorted(int(r) for b in batches.host for r in b["row"][b["real"]]))
         super()._step(step, batches)
-
-    def _update(self, step: int) -> None:
-        self.grads.append([p.grad.clone() for p in self.objective.parameters() if p.grad is not None])
-        super()._update(step)
+        self.rows.append(sorted(int(r) for b in batches.host for r in b["row"][b["real"]]))
         self.rates.append(self.optimizer.param_groups[0]["lr"])
         self.summed.append(self.sums)
+
+    def _keep_gradients(self, *given: Any) -> None:
+        self.grads.append([p.grad.clone() for p in self.objective.parameters() if p.grad is not None])
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         self.rows: list[list[int]] = []

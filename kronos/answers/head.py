@@ -26,7 +26,7 @@ from kronos.errors import KitError
 from kronos.forecasting.context import MIN_BARS
 from kronos.forecasting.rows import BAD_BARS, BAD_FORECAST, FEW_BARS
 from kronos.networks.head import Head
-from kronos.training import memory
+from kronos.training.device import attempt
 from kronos.training.folder import read_summary
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ class HeadAnswerer:
             start = 0
             while start < len(group):
                 part = group[start : start + size]
-                answered = memory.attempt(lambda: self._pass(last[part], tokens))  # noqa: B023 (called at once)
+                answered = attempt(lambda: self._pass(last[part], tokens))  # noqa: B023 (called at once)
                 if answered is None:
                     size = _halved(size)
                     continue

@@ -100,7 +100,7 @@ class BatchPlan:
     the epoch. An epoch is `samples_per_epoch` positions (at most n; None: n) and the next one continues where
     it ended. Optimiser step k of an epoch takes G = batch_size x accumulation x processes positions of it;
     the last takes what is left, spread evenly over micro-batches and ranks and padded with entries that are
-    not real.
+    not real. So does every step where `step_windows` is set: G is that number, at most the product.
 
     ticker_windows None: every window is equally likely. Given (K,) counts, which must add up to `windows` in
     index order: tickers are equally likely. The stream then goes in rounds of the tickers that have windows,
@@ -120,11 +120,16 @@ class BatchPlan:
     samples_per_epoch: int | None = None
     max_steps: int | None = None
     ticker_windows: IntArray | None = None
+    step_windows: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.windows, self.batch_size, self.accumulation, self.processes, self.epochs) < 1:
             raise ValueError(
                 f"BatchPlan: windows, batch, accumulation, processes and epochs must be at least 1: {self}"
+            )
+        if self.step_windows is not None and self.step_windows > self._room:
+            raise ValueError(
+                f"BatchPlan: {self.step_windows} windows need more room than {self._room}: {self}"
             )
         if self.ticker_windows is not None and self.ticker_windows.sum() != self.windows:
             raise ValueError("BatchPlan: ticker_windows must add up to windows")
@@ -137,6 +142,11 @@ class BatchPlan:
     @property
     def step_samples(self) -> int:
         """G: positions that a full optimiser step takes, over all processes."""
+        return self.step_windows or self._room
+
+    @property
+    def _room(self) -> int:
+        """Entries of a step's micro-batches, over all processes."""
         return self.batch_size * self.accumulation * self.processes
 
     @property

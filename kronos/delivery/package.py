@@ -79,7 +79,7 @@ def package_model(
     with tempfile.TemporaryDirectory(prefix=f".{chosen}.", suffix=".tmp", dir=root) as holder:
         staged = Path(holder) / "package"
         for kind, source in (("tokenizer", pair.tokenizer), ("predictor", pair.predictor)):
-            _copy_network(Path(source), staged / kind)
+            _take_network(config, kind, source, staged / kind)
         _copy_decisions(config, staged)
         facts = describe(config, staged, name, str(chosen), licence)
         files.write_json(staged / METADATA, facts)
@@ -99,6 +99,15 @@ def package_model(
 def _next(root: Path) -> Version:
     known = versions(root) if root.is_dir() else []
     return Version(known[-1].major, known[-1].minor, known[-1].patch + 1) if known else Version(1, 0, 0)
+
+
+def _take_network(config: Config, kind: str, source: str, target: Path) -> None:
+    """A network of a folder as it lies there, one of a hub repository as it is loaded."""
+    if Path(source).is_dir():
+        _copy_network(Path(source), target)
+        return
+    network = NETWORKS[kind].from_pretrained(source, revision=config.model_paths.revision(source))
+    network.save_pretrained(target)
 
 
 def _copy_network(source: Path, target: Path) -> None:

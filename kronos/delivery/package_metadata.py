@@ -26,12 +26,15 @@ from kronos.data.survey import date_text
 from kronos.delivery.package_facts import SCHEMA
 from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer
+from kronos.networks.normalisation import NORMALISATION_FILE, Normalisation
 from kronos.runfolder import RunFolder
 
 log = logging.getLogger(__name__)
 
 NETWORKS: dict[str, Any] = {"tokenizer": KronosTokenizer, "predictor": Kronos}
 KIT = "kronos-kaggle-kit"
+PUBLISHED: dict[str, Any] = {"data_digest": "", "train_end": None}
+"""Of a pair that was not trained here: neither its data nor its last day is known."""
 
 
 def describe(config: Config, staged: Path, name: str, version: str, licence: str) -> dict[str, Any]:
@@ -42,11 +45,11 @@ def describe(config: Config, staged: Path, name: str, version: str, licence: str
     """
     run = RunFolder(config.run_dir)
     summaries = {"tokenizer": run.summary("tokenizer"), "predictor": run.summary("basemodel")}
-    predictor = summaries["predictor"]
-    assert predictor is not None  # find_pair has read it
+    predictor = summaries["predictor"] or PUBLISHED
     networks = {kind: _network_facts(staged / kind, summaries[kind]) for kind in NETWORKS}
     store = _open_store(config)
     same = store is not None and store.digest == predictor["data_digest"]
+    digest = predictor["data_digest"]
     return {
         "schema": SCHEMA,
         "name": name,
@@ -60,11 +63,10 @@ def describe(config: Config, staged: Path, name: str, version: str, licence: str
             "lookback": config.data.lookback_window,
             "predict": config.data.predict_window,
             "max_context": config.data.max_context,
-            "clip": config.data.clip,
-            "norm_epsilon": config.data.norm_epsilon,
+            **_normalisation(config, staged, trained=summaries["predictor"] is not None),
             "features": list(FEATURES),
         },
-        "data": {"digest": predictor["data_digest"], **(_data_facts(store) if store and same else {})},
+        "data": {"digest": digest, **(_data_facts(store) if store and same else {})},
         "forecast": forecast_part(config, store, same),
         "train_end": predictor["train_end"],
         "decisions": RunFolder(staged).horizons(),
@@ -87,6 +89,16 @@ def _network_facts(folder: Path, summary: dict[str, Any] | None) -> dict[str, An
         "best": summary["best"],
         "start_value": summary["start_value"],
     }
+
+
+def _normalisation(config: Config, staged: Path, trained: bool) -> dict[str, Any]:
+    """How bars are normalised: as the run was trained, or as a published pair says of itself, if it does."""
+    said = {"clip": config.data.clip, "norm_epsilon": config.data.norm_epsilon}
+    path = staged / "predictor" / NORMALISATION_FILE
+    if trained or not path.is_file():
+        return said
+    stated = Normalisation.read(path)
+    return {"clip": stated.clip, "norm_epsilon": stated.epsilon}
 
 
 def _open_store(config: Config) -> BarStore | None:
@@ -233,7 +245,8 @@ def _backtest(config: Config, weights: str) -> dict[str, Any] | None:
 
 
 def by_date(config: Config, weights: str) -> dict[str, Any]:
-    """The backtest of these weights date by date, a cut of its report.json: as much as comparing two takes.
+    """The backtest of these weights date by date, a cut of its report.json: as much as comparing two takes. Of
+    a report that scored several networks, this one's figures and not those of their blend.
 
     Raises KitError where there is none.
     """
@@ -241,6 +254,9 @@ def by_date(config: Config, weights: str) -> dict[str, Any]:
     if report is None:
         raise KitError(f"{config.run_dir}: expected a backtest of the packaged network, found {why}")
     main = report["main"]
+    for model in report["models"]:
+        if model["digest"] == weights and model["name"] in report["per_date"]["entries"]:
+            main = model["name"]
     series = report["per_date"]["entries"][main]
     return {
         "main": main,

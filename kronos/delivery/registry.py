@@ -31,6 +31,8 @@ Alias = Literal["latest", "staging", "production"]
 ALIASES: tuple[Alias, ...] = ("latest", "staging", "production")
 HISTORY = "history.jsonl"
 LOCK = ".registry.lock"
+SHOWN = 100
+"""Characters of a reason that the status shows."""
 
 
 @dataclass(frozen=True, order=True)
@@ -157,7 +159,10 @@ def status_lines(root: str | Path) -> list[str]:
     for change in read_history(root)[-10:]:
         left_out = f" (left out: {', '.join(change.skipped)})" if change.skipped else ""
         moved = f"{change.alias} {change.before or 'none'} -> {change.after}"
-        lines.append(f"{change.when}  {change.kind}: {moved}; {change.why}{left_out}")
+        why = change.why
+        if len(why) > SHOWN:
+            why = f"{why[:SHOWN]}... (all of it: {HISTORY})"
+        lines.append(f"{change.when}  {change.kind}: {moved}; {why}{left_out}")
     return lines
 
 

@@ -4,7 +4,7 @@ time.
 In: the input folder (read-only) and the output folder (kept when the run completes), a profile. Out:
 OUTPUT/session.json, a resolved configuration with the paths of this session, and one line for everything that
 was found or not. The previous version's output, attached as an input, is copied back so that
-`--skip-existing` goes on where it stopped.
+training goes on where it stopped.
 """
 
 import json

@@ -19,7 +19,7 @@ from kronos import files
 from kronos.answers.catalogue import fit_path
 from kronos.answers.findings import Evidence, Figure, Findings, choose
 from kronos.answers.history import base_rates
-from kronos.answers.network import NetworkAnswerer, load_network
+from kronos.answers.network import NetworkAnswerer, load_network, own_name
 from kronos.config import Config
 from kronos.data import competition
 from kronos.data.calendar import TradingCalendar
@@ -250,9 +250,9 @@ def load_networks(config: Config, options: Options, horizon: int) -> list[Networ
 
 
 def _names(folders: Sequence[str]) -> list[str]:
-    """The folders' own names, or their paths where two have the same."""
-    short = [Path(f).resolve().name for f in folders]
-    if len(set(map(str, map(Path, folders)))) < len(folders):
+    """The folders' own names, or their paths where two have the same. Raises KitError on one folder twice."""
+    short = [own_name(Path(f).resolve().name) for f in folders]
+    if len({Path(f).resolve() for f in folders}) < len(folders):
         raise KitError(f"--model: expected different run folders, found {', '.join(folders)}")
     return short if len(set(short)) == len(short) else [str(f) for f in folders]
 

@@ -17,7 +17,8 @@ from kronos.data.splits import Splits, split_store
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.evaluation.origins import Boundary
-from kronos.training.stages import STAGES, run_stage
+from kronos.training.facts import STAGES
+from kronos.training.stages import run_stage
 
 MODEL = "model, trained anew"
 

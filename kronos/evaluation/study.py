@@ -27,8 +27,9 @@ from kronos.data.windows import WindowIndex, gather
 from kronos.errors import KitError
 from kronos.forecasting.forecaster import Forecaster
 from kronos.networks import Kronos, KronosTokenizer
+from kronos.training.facts import STAGES
 from kronos.training.objectives import PredictorObjective
-from kronos.training.stages import STAGES, run_stage
+from kronos.training.stages import run_stage
 
 Values = NDArray[np.float64]
 

@@ -43,7 +43,7 @@ from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer, check_pair
 from kronos.networks.normalisation import agreed
 from kronos.networks.quantizer import sound_vectors
-from kronos.training.memory import attempt
+from kronos.training.device import attempt
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.next_step import Enumeration
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer
+from kronos.training.device import pick_device, precision
 from kronos.training.folder import read_summary
-from kronos.training.runtime import pick_device, precision
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def _trained(config: Config, summary: dict[str, Any], allow_incomplete: bool) ->
         incomplete += _incomplete("tokenizer", own)
     if incomplete and not allow_incomplete:
         raise KitError(
-            f"{config.run_dir}: expected complete stages, found {'; '.join(incomplete)}; resume with "
-            "bash train_kaggle.sh --skip-existing, or forecast with what is there: --allow-incomplete"
+            f"{config.run_dir}: expected complete stages, found {'; '.join(incomplete)}; start "
+            "train_kaggle.sh again with the same command, which goes on, or forecast with what is there: --allow-incomplete"
         )
     if not incomplete and files.folder_digest(predictor) != summary["model_digest"]:
         raise KitError(

@@ -13,7 +13,7 @@ from accelerate import PartialState
 
 from kronos.config import Config
 from kronos.errors import KitError
-from kronos.training.runtime import Processes
+from kronos.training.distributed import Processes
 
 PATIENCE = timedelta(days=7)
 """How long a process that has done its share waits for the slowest one. A process that died ends the wait at

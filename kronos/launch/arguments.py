@@ -64,7 +64,7 @@ STARTING AGAIN, SIGNALS, STATUS
 
 EXAMPLES
     bash train_kaggle.sh --config configs/demo.yaml --submit
-    bash train_kaggle.sh --skip-existing --multi-gpu 8 --set training.batch_size=64
+    bash train_kaggle.sh --multi-gpu 8 --set training.windows_per_step=512
 """
 
 

@@ -25,7 +25,7 @@ from kronos.launch.checks import (
 )
 from kronos.training.facts import Stage
 from kronos.training.restart import StageState, refusal, set_aside, state_of
-from kronos.training.trackers import check_installed
+from kronos.training.runlog import check_installed
 
 FAST_MODE = (
     "training.tokenizer_epochs=1",

@@ -16,7 +16,7 @@ import torch
 from kronos.config import Config
 from kronos.errors import KitError
 from kronos.planning.measure import seconds
-from kronos.training.runtime import precision
+from kronos.training.device import precision
 
 GB = 10**9
 CONTEXT_BYTES = int(0.8 * GB)

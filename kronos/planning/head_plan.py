@@ -21,10 +21,9 @@ from kronos.networks.tokenizer import TokenizerConfig
 from kronos.planning.footprint import BATCH_BYTES, WIDE, Load, Memory, Segment, block_segment, peak, segment
 from kronos.planning.measure import seconds
 from kronos.planning.probe import random_batch
-from kronos.training.head import head_settings, new_head
+from kronos.training.head import HeadObjective, head_settings, new_head
 from kronos.training.head_data import all_horizons, reads_tokens
-from kronos.training.head_objective import HeadObjective
-from kronos.training.optimizer import build_optimizer
+from kronos.training.optim import build_optimizer
 
 Networks = tuple[TokenizerConfig, PredictorConfig]
 

@@ -5,7 +5,7 @@ stage. Memory is computed (`footprint`); time is probed where the device is at h
 peak rates with the shares below, which are assumptions and are printed as such.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ from kronos.planning.devices import Device
 from kronos.planning.footprint import Load, Memory, largest_batch, predictor_memory, tokenizer_memory
 from kronos.planning.head_plan import head_flops, head_memory, head_parameters, probe_head
 from kronos.planning.probe import probe
-from kronos.training.facts import ALL_STAGES, Stage, StageData
+from kronos.progress import clock
+from kronos.training.facts import ALL_STAGES, Stage, StageData, for_device, micro_batches
 from kronos.training.head_data import HeadData
-from kronos.training.log import clock
 
 MATMUL_SHARE = 0.45
 """Assumed: share of a device's peak that the matrix products reach."""
@@ -99,13 +99,36 @@ def make_plan(config: Config, device: Device, probing: bool) -> Plan:
     store, windows = _store(config)
     own = config.experiment
     wanted = {"tokenizer": own.train_tokenizer, "basemodel": own.train_basemodel, "head": own.train_head}
+    stages = [stage for stage in ALL_STAGES if wanted[stage]]
+    config = _with_micro_batches(config, stages, networks, device, precision)
     probing = probing and device.here
-    plans = tuple(
-        _plan_stage(config, stage, networks, device, precision, store, probing)
-        for stage in ALL_STAGES
-        if wanted[stage]
-    )
+    plans = tuple(_plan_stage(config, stage, networks, device, precision, store, probing) for stage in stages)
     return Plan(config, device, precision, probing, windows, plans)
+
+
+def _with_micro_batches(
+    config: Config, stages: Sequence[Stage], networks: Networks, device: Device, precision: str
+) -> Config:
+    """The configuration with the micro-batches that follow from training.windows_per_step, where it is set: on
+    a GPU the largest that fit into its memory in every stage.
+    """
+    if config.training.windows_per_step is None:
+        return config
+    gpu = device.kind == "cuda"
+    config = for_device(config, gpu)
+    size, number = micro_batches(config)
+    for stage in stages:
+        if stage == "head":
+            continue  # its steps are whole dates
+        while gpu and size > 1 and _needs(config, stage, networks, precision, size, number) > device.usable:
+            size, number = -(-size // 2), number * 2
+    return replace(config, training=replace(config.training, batch_size=size, accumulation_steps=number))
+
+
+def _needs(config: Config, stage: Stage, networks: Networks, precision: str, size: int, number: int) -> int:
+    """Bytes of a step of `number` micro-batches of `size` windows on a GPU."""
+    cut = replace(config, training=replace(config.training, batch_size=size, accumulation_steps=number))
+    return memory_of(cut, stage, networks, precision, cpu=False)(size).total
 
 
 def check_fit(plan: Plan) -> None:
@@ -295,6 +318,7 @@ def _order(config: Config, stage: Stage, store: BarStore | None) -> tuple[BatchP
         processes=config.distributed.num_processes,
         epochs=t.tokenizer_epochs if stage == "tokenizer" else t.basemodel_epochs,
         max_steps=t.max_steps,
+        step_windows=t.windows_per_step,
     )
     return plan, t.validation_samples
 
@@ -348,8 +372,8 @@ def warnings(plan: Plan) -> list[str]:
     known = sum(seconds for seconds in times if seconds is not None)
     if limit is not None and known > limit * 3600:
         found.append(
-            f"  WARNING: {clock(known)} exceed training.time_limit ({limit:g} h): the run will save, end and have to be resumed "
-            "with --skip-existing; fewer epochs or a smaller training.samples_per_epoch would end in time"
+            f"  WARNING: {clock(known)} exceed training.time_limit ({limit:g} h): the run will save and end, and the same "
+            "command goes on; fewer epochs or a smaller training.samples_per_epoch would end in time"
         )
     return found
 

@@ -19,12 +19,12 @@ from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.predictor import CALENDAR_SIZES, PredictorConfig
 from kronos.networks.tokenizer import TokenizerConfig
 from kronos.planning.measure import seconds
+from kronos.training.device import allow_tf32, check_compiler
+from kronos.training.distributed import Runtime
 from kronos.training.facts import Stage
-from kronos.training.failures import check_compiler
 from kronos.training.objectives import Objective, PredictorObjective, Reduce, TokenizerObjective
-from kronos.training.optimizer import build_optimizer
-from kronos.training.runtime import Runtime, allow_tf32
-from kronos.training.stages import loop_settings
+from kronos.training.optim import build_optimizer
+from kronos.training.start import loop_settings
 
 Networks = tuple[TokenizerConfig, PredictorConfig]
 

@@ -27,10 +27,10 @@ from torch import Tensor
 from kronos.config import Config
 from kronos.errors import KitError
 from kronos.planning.probe import Networks, ProbedStage
+from kronos.training.device import first_line
+from kronos.training.distributed import Runtime
 from kronos.training.facts import Stage
-from kronos.training.failures import first_line
-from kronos.training.runtime import Runtime
-from kronos.training.schedule import micro_seed
+from kronos.training.optim import micro_seed
 
 Result = TypeVar("Result")
 

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
@@ -26,7 +27,8 @@ from starlette.types import ASGIApp
 from kronos.delivery.package_facts import read_facts
 from kronos.errors import KitError
 from kronos.service import guard, metrics, page
-from kronos.service.schema import PredictAnswer, PredictRequest, ProblemAnswer, Refused, read_request
+from kronos.service.refusals import Problem, ProblemAnswer, Refused, refused
+from kronos.service.schema import PredictAnswer, PredictRequest, read_request
 from kronos.service.state import State, dumps
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ def create_app(state: State) -> ASGIApp:
     )
     app.add_exception_handler(Refused, _on_refused)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_parameter)
     app.add_exception_handler(Exception, _on_bug)
     _predict_routes(app, state)
     _model_routes(app, state)
@@ -249,9 +252,19 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = {404: ("not_found", "nothing is here"), 405: ("method", "this method is not for this address")}
     code, detail = said.get(error.status_code, ("refused", "the request cannot be answered"))
-    refused = Refused(error.status_code, code, f"{detail}; /openapi.json lists what can be asked")
-    refused.headers = dict(error.headers or {})
-    return await _on_refused(request, refused)
+    problem = Refused(error.status_code, code, f"{detail}; /openapi.json lists what can be asked")
+    problem.headers = dict(error.headers or {})
+    return await _on_refused(request, problem)
+
+
+async def _on_parameter(request: Request, error: Exception) -> Response:
+    """A parameter of an address that FastAPI refuses."""
+    assert isinstance(error, RequestValidationError)
+    problems = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"][:2])
+        problems.append(Problem(where, "a value of the form in /openapi.json", "another", "correct it"))
+    return await _on_refused(request, refused(problems))
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
@@ -282,6 +295,6 @@ def _openapi(app: FastAPI, state: State) -> dict[str, Any]:
     for path in tree["paths"].values():
         for operation in path.values():
             for status, answer in operation["responses"].items():
-                if int(status) >= 400 and "content" in answer:
+                if int(status) >= 400:
                     answer["content"] = {"application/problem+json": {"schema": _ref("ProblemAnswer")}}
     return tree

@@ -79,6 +79,8 @@ class Batcher:
         self._task: asyncio.Task[None] | None = None
         self._per_series = 0.1
         """Seconds that a series took lately."""
+        self._computed: list[Ticket] = []
+        """Those of the call under way."""
 
     # -- for callers -----------------------------------------------------------------------------------------
     async def forecast(
@@ -136,11 +138,17 @@ class Batcher:
         """Begin to compute."""
         self._task = asyncio.create_task(self._run())
 
+    def give_up(self) -> None:
+        """Tell everybody who waits, or whose call is under way, that there will be no answer (503)."""
+        for ticket in [*self._all(), *self._computed]:
+            if not ticket.done.done():
+                refused = Refused(503, "draining", "the service ended before the answer; ask again")
+                refused.headers = {"Retry-After": "5"}
+                ticket.done.set_exception(refused)
+
     async def stop(self) -> None:
         """End the computing task; whoever still waits gets a 503."""
-        for ticket in self._all():
-            if not ticket.done.done():
-                ticket.done.set_exception(Refused(503, "draining", "the service ends; ask again"))
+        self.give_up()
         if self._task is not None:
             self._task.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -235,7 +243,7 @@ class Batcher:
         self.busy_since = started = time.perf_counter()
         for ticket in batch:
             ticket.started, ticket.batch = started, series
-        served = batch[0].served
+        served, self._computed = batch[0].served, batch
         try:
             found = await asyncio.get_running_loop().run_in_executor(
                 self._thread, served.compute, [ticket.prepared for ticket in batch]
@@ -244,7 +252,7 @@ class Batcher:
             await self._apart(batch, error)
             return
         finally:
-            self.busy_since = None
+            self.busy_since, self._computed = None, []
         ended = time.perf_counter()
         self._per_series = 0.7 * self._per_series + 0.3 * (ended - started) / series
         self.seen.batch(series)

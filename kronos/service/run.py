@@ -17,6 +17,7 @@ from pathlib import Path
 
 import uvicorn
 
+from kronos import files
 from kronos.errors import KitError
 from kronos.service.app import create_app
 from kronos.service.state import LOOPBACK, Settings, State, build
@@ -44,8 +45,32 @@ def serve(settings: Settings, device: str = "cpu") -> int:
     state = build(settings, device)
     current = state.models.current
     log.info("model %s %s: golden forecast within %.1e", current.name, current.version, current.difference)
-    config = uvicorn.Config(
+    server = Server(configuration(state), state)
+    with _numbered(settings):
+        asyncio.run(server.serve(sockets=[listening]))
+    return 0
+
+
+@contextlib.contextmanager
+def _numbered(settings: Settings) -> Iterator[None]:
+    """The process number in the state folder, for whoever sends it a signal."""
+    if settings.folder is None:
+        yield
+        return
+    path = settings.folder / "serve.pid"
+    files.write_text(path, f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def configuration(state: State, port: int = 0) -> uvicorn.Config:
+    """How uvicorn serves a state. port: where it is given no socket."""
+    return uvicorn.Config(
         create_app(state),
+        port=port,
+        backlog=BACKLOG,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -55,9 +80,6 @@ def serve(settings: Settings, device: str = "cpu") -> int:
         ws="none",
         timeout_graceful_shutdown=CLOSE_S,
     )
-    server = Server(config, state)
-    asyncio.run(server.serve(sockets=[listening]))
-    return 0
 
 
 def check_address(settings: Settings) -> None:
@@ -145,6 +167,7 @@ class Server(uvicorn.Server):
             log.warning(
                 "%d requests are not answered within %g s", self.state.active, self.state.settings.drain_s
             )
+            self.state.batcher.give_up()
         self.should_exit = True
 
     # -- workers ---------------------------------------------------------------------------------------------
@@ -166,6 +189,7 @@ class Server(uvicorn.Server):
     def _start(self) -> "subprocess.Popen[bytes]":
         own = self.state.settings
         command = [sys.executable, str(WORKER), "--state", str(own.folder), "--model", str(own.model)]
+        command += ["--device", self.state.models.device, "--end-with-parent"]
         if not self.state.models.fixed:
             command += ["--alias", own.alias]
         return subprocess.Popen(command, preexec_fn=_polite)

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kronos.answers.bands import band_edges, widened
-from kronos.bars import CLOSE, FEATURES, FloatArray, calendar_stamps
+from kronos.bars import CLOSE, FloatArray, calendar_stamps
 from kronos.delivery.golden import GATE, forecaster_of, golden_difference, load_networks
 from kronos.delivery.package_facts import Facts, read_facts
 from kronos.errors import KitError
@@ -28,8 +27,9 @@ from kronos.forecasting.context import MIN_BARS, room
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.result import Forecast
 from kronos.forecasting.rows import series_keys
-from kronos.service import chances
-from kronos.service.schema import PRICES, PredictRequest, Problem, Refused, Series, paths_for
+from kronos.service import chances, views
+from kronos.service.refusals import Problem, refused
+from kronos.service.schema import PredictRequest, Series, paths_for
 
 log = logging.getLogger(__name__)
 
@@ -309,44 +309,23 @@ class Served:
         decision, _ = chances.decision_of(self.facts, prepared.steps)
         closes = computed.paths[:, :, -1, CLOSE]
         rises = chances.prob_up(chances.Known(closes, last, prepared.ties, computed.listed), decision)
-        width = 1.0 if decision is None else decision.width
-        whole = forecast.repaired()
-        bounds = _bounds(whole, request.confidence_level, width)
-        mean, median = whole.mean(), whole.median()
-        predictions = []
-        for row, name in enumerate(prepared.names):
-            intervals = {} if bounds is None else _intervals(bounds[:, row])
-            predictions.append(
-                {
-                    "series_id": name,
-                    "timestamps": date_texts(prepared.dates[row]),
-                    "last_close": float(last[row]),
-                    "used_bars": len(prepared.bars[row]),
-                    "mean": _columns(mean[row]),
-                    "median": _columns(median[row]),
-                    "confidence_intervals": intervals,
-                    "prob_up": float(rises[row]),
-                    "prob_up_calibrated": decision is not None,
-                    "intervals_calibrated": decision is not None and decision.fitted.dates > 0,
-                    "measured_coverage": None,
-                    "warnings": prepared.warnings[row],
-                }
-            )
+        shown = views.predictions(forecast.repaired(), request.confidence_level, decision)
+        for row, prediction in enumerate(shown):
+            prediction |= {
+                "series_id": prepared.names[row],
+                "timestamps": views.date_texts(prepared.dates[row]),
+                "used_bars": len(prepared.bars[row]),
+                "prob_up": float(rises[row]),
+                "prob_up_calibrated": decision is not None,
+                "warnings": prepared.warnings[row],
+            }
         return {
             "model": self.identity,
             "horizon": prepared.steps,
             "confidence_level": request.confidence_level,
             "sample_count": prepared.paths,
-            "predictions": predictions,
+            "predictions": shown,
         }
-
-
-def refused(problems: list[Problem]) -> Refused:
-    """A 422 of these problems."""
-    detail = problems[0].line()
-    if len(problems) > 1:
-        detail = f"{len(problems):,} problems; the first: {detail}"
-    return Refused(422, "invalid_request", detail, problems)
 
 
 def half_precision(facts: Facts, device: str) -> torch.dtype | None:
@@ -358,14 +337,6 @@ def half_precision(facts: Facts, device: str) -> torch.dtype | None:
     if facts.sampling.precision == "bf16" or torch.cuda.is_bf16_supported():
         return torch.bfloat16
     return None
-
-
-def date_texts(dates: NDArray[np.datetime64]) -> list[str]:
-    """YYYY-MM-DD where all are midnights, else YYYY-MM-DDTHH:MM:SS."""
-    days = dates.astype("datetime64[D]")
-    if (days == dates).all():
-        return [str(day) for day in days]
-    return [str(date) for date in dates]
 
 
 def _fits(dates: NDArray[np.datetime64], seconds: int) -> bool:
@@ -382,36 +353,3 @@ def _padded(dates: NDArray[np.datetime64], steps: int) -> NDArray[np.datetime64]
 
 def _near(one: int, other: int) -> bool:
     return max(one, other) <= 2 * min(one, other)
-
-
-def _bounds(forecast: Forecast, level: float, width: float) -> FloatArray | None:
-    """Lower and upper bounds (2, B, H, 6) of the central interval of `level`, prices spread by `width`, at the
-    ranks that the backtest measures coverage with; None where there are too few paths for it.
-    """
-    if width != 1:
-        forecast = replace(forecast, paths=_spread(forecast.paths, width))
-    last = np.moveaxis(forecast.paths, 1, -1)
-    edges = band_edges(last.reshape(-1, last.shape[-1]), level)
-    return None if edges is None else edges.reshape(2, *last.shape[:-1]).astype(np.float32)
-
-
-def _spread(paths: FloatArray, width: float) -> FloatArray:
-    """Paths (B, S, H, 6) whose prices lie `width` times as far from their median, in logs."""
-    result = paths.copy()
-    for column in range(len(PRICES)):
-        values = paths[..., column].swapaxes(1, 2)  # (B, H, S)
-        spread = widened(values.reshape(-1, values.shape[-1]), width).reshape(values.shape)
-        result[..., column] = spread.swapaxes(1, 2)
-    return result
-
-
-def _intervals(bounds: FloatArray) -> dict[str, dict[str, list[float]]]:
-    """Bounds (2, H, 6) of one series as columns."""
-    return {
-        name: {"lower": bounds[0, :, i].tolist(), "upper": bounds[1, :, i].tolist()}
-        for i, name in enumerate(FEATURES)
-    }
-
-
-def _columns(view: FloatArray) -> dict[str, list[float]]:
-    return {name: view[:, i].tolist() for i, name in enumerate(FEATURES)}

@@ -1,13 +1,16 @@
 """What a stage of a run is: the windows it learns from, and every setting and digest that decides what is
-learned.
+learned; and whether what trains together belongs together.
 
 In: a resolved `Config`, and a prepared store where there is one. Out: `StageData`, and facts, `{name:
-value}`, that two starts of one stage must have in common. No torch: the launcher asks before anything is
+value}`, that two starts of one stage, the processes of a run and its two stages must have in common; or one
+line that names the difference, before a weight has moved. No torch: the launcher asks before anything is
 loaded.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +20,8 @@ from kronos.data.sampling import BatchPlan
 from kronos.data.splits import Part, Splits, split_store
 from kronos.data.store import BarStore, settings_of
 from kronos.data.windows import WindowIndex, require_windows
+from kronos.errors import KitError
+from kronos.training.folder import summary_of
 
 Stage = Literal["tokenizer", "basemodel", "head"]
 STAGES: tuple[Stage, ...] = ("tokenizer", "basemodel")
@@ -49,22 +54,53 @@ class StageData:
         ]
         require_windows(indices)
         train, validation = indices[:2]
+        size, number = micro_batches(config)
         plan = BatchPlan(
             windows=len(train),
-            batch_size=t.batch_size,
-            accumulation=t.accumulation_steps,
+            batch_size=size,
+            accumulation=number,
             processes=config.distributed.num_processes,
             epochs=t.tokenizer_epochs if stage == "tokenizer" else t.basemodel_epochs,
             seed=t.seed,
             samples_per_epoch=t.samples_per_epoch,
             max_steps=t.most_steps(stage),
             ticker_windows=train.ticker_windows if d.ticker_weighting == "equal" else None,
+            step_windows=t.windows_per_step,
         )
         return cls(train, validation, plan, splits)
 
     @property
     def train_part(self) -> Part:
         return self.train.part
+
+
+# -- micro-batches -------------------------------------------------------------------------------------------
+def micro_batches(config: Config) -> tuple[int, int]:
+    """Windows of a micro-batch, and micro-batches of a step, of one process.
+
+    With training.windows_per_step a process's share of the step is divided evenly into parts of at most
+    training.batch_size windows.
+    """
+    t = config.training
+    if t.windows_per_step is None:
+        return t.batch_size, t.accumulation_steps
+    share = _share(config)
+    number = -(-share // t.batch_size)
+    return -(-share // number), number
+
+
+def for_device(config: Config, gpu: bool) -> Config:
+    """The configuration for a device: with training.windows_per_step a GPU gets its share of a step as one
+    micro-batch, which the trainer cuts until it fits (`Trainer._rehearse`).
+    """
+    if not gpu or config.training.windows_per_step is None:
+        return config
+    return replace(config, training=replace(config.training, batch_size=_share(config)))
+
+
+def _share(config: Config) -> int:
+    """The most windows of a step that one process gets."""
+    return -(-config.step_windows // config.distributed.num_processes)
 
 
 # -- facts ---------------------------------------------------------------------------------------------------
@@ -92,7 +128,7 @@ def setting_facts(config: Config, stage: Stage) -> Facts:
     facts |= {
         "data.embargo": config.embargo,
         "data.ticker_weighting": d.ticker_weighting,
-        "windows of a step": t.batch_size * t.accumulation_steps * config.distributed.num_processes,
+        "windows of a step": config.step_windows,
         "scheduler": t.scheduler,
         "learning_rate": t.tokenizer_learning_rate if tokenizer else t.predictor_learning_rate,
         "warmup_ratio": t.warmup_ratio,
@@ -167,3 +203,98 @@ def difference(saved: Facts, now: Facts) -> list[str]:
     names = [name for name in dict.fromkeys([*saved, *now]) if name != ignored]
     pairs = ((name, saved.get(name), now.get(name)) for name in names)
     return [f"{name}: saved {old!r}, now {new!r}" for name, old, new in pairs if old != new]
+
+
+# -- whether what trains together belongs together -----------------------------------------------------------
+log = logging.getLogger(__name__)
+
+
+def held(config: Config, facts: Facts, windows: Sequence[int], precision: str) -> Facts:
+    """What every process of a run must hold alike. windows: of the training and of the validation part."""
+    t = config.training
+    return {
+        "kit version": kit_version(),
+        "training.batch_size": t.batch_size,
+        "training.accumulation_steps": t.accumulation_steps,
+        "training.windows_per_step": t.windows_per_step,
+        **facts,
+        "windows of training": windows[0],
+        "windows of validation": windows[1],
+        "precision": precision,
+        "training.compile": t.compile,
+        "training.checkpoint_steps": t.checkpoint_steps,
+        "training.log_interval": t.log_interval,
+    }
+
+
+def kit_version() -> str:
+    """Digest of the code that trains: the rooms `training`, `networks` and `data`; 12 characters."""
+    home = Path(__file__).resolve().parents[1]
+    total = hashlib.sha256()
+    for room in ("training", "networks", "data"):
+        for path in sorted((home / room).glob("*.py")):
+            total.update(path.name.encode() + path.read_bytes())
+    return total.hexdigest()[:12]
+
+
+def unlike(everyone: Sequence[Facts]) -> str:
+    """The first difference between rank 0 and another rank, in words, or ''. everyone: `held` of each
+    process, by rank.
+    """
+    for rank, theirs in enumerate(everyone):
+        for name, value in everyone[0].items():
+            if theirs.get(name) != value:
+                return f"rank {rank} has {name} {theirs.get(name)!r}, rank 0 has {value!r}"
+    return ""
+
+
+def check_store(config: Config, store: BarStore) -> None:
+    """Raise KitError when the prepared data were made with other settings than this run's."""
+    made_with = store.manifest.get("settings")
+    if not isinstance(made_with, dict):
+        return
+    own = settings_of(config)
+    if own.get("pool") is None and "pool" in own:
+        own["pool"] = made_with.get("pool")  # the pool's file is not on this machine
+    changed = difference(_flat(made_with), _flat(own))
+    if changed:
+        raise KitError(
+            f"{store.path}: expected the prepared data of this run's settings, found those of others: {'; '.join(changed)}; "
+            "another run prepared into this store: give each run a data.store of its own, and run the same command again"
+        )
+
+
+def check_other_stage(config: Config, facts: Facts) -> None:
+    """Say where the tokenizer was trained on other data, or on other windows, than the predictor is about to
+    be.
+
+    Raises KitError for the tokenizer of the same run, unless experiment.skip_existing or fresh asks for that;
+    else it is a line.
+    """
+    network = Path(config.model_paths.finetuned_tokenizer)
+    summary = summary_of(network.parent)
+    if summary is None:
+        return
+    names = [name for name in facts if name.split(".")[0] == "data" and name in summary.facts]
+    changed = difference({name: summary.facts[name] for name in names}, {name: facts[name] for name in names})
+    if not changed:
+        return
+    line = f"{network.parent}: the tokenizer was trained with other data than the predictor is: {'; '.join(changed)}"
+    own = network == config.tokenizer_dir / "best_model"
+    if not own or config.experiment.skip_existing or config.experiment.fresh:
+        log.warning("%s", line)
+        return
+    raise KitError(
+        f"{line}; set them back, or train both anew (--fresh), or keep this tokenizer all the same: --skip-existing, or "
+        "--skip-tokenizer --fresh"
+    )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "data.") -> Facts:
+    flat: Facts = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

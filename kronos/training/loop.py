@@ -1,42 +1,46 @@
 """One training loop for all stages: exact gradients, honest validation, and nothing lost when it is stopped.
 
 In: an objective (a network with its loss), streams of micro-batches, a `Runtime`. Out: a trained network,
-metrics and checkpoints. The loop knows no stage.
+metrics and checkpoints. The loop knows no stage; `Trainer._step` is one optimiser step of any of them.
 
-The gradient of an optimiser step is that of sum(w loss) / sum(w) over all micro-batches of all processes:
-each backward pass is scaled by world / sum(w), and DistributedDataParallel divides by world. So neither
-accumulation nor the number of processes nor a short last batch changes what is optimised.
+The gradient of an optimiser step is that of sum(w loss) / sum(w) over all micro-batches of all processes. So
+neither accumulation nor the number of processes nor a short last batch changes what is optimised.
 
-Beside it: `settings` (what it reads), `optimizer`, `schedule` (learning rate, early end), `feed` (batches to
-the device), `memory` (a batch that does not fit), `finite` (losses that are no numbers), `log` (lines,
-metrics), `checkpoint`.
+Beside it: `optim` (learning rate, AdamW, losses that are no numbers), `device` (batches to the device, what
+does not fit), `distributed` (processes), `runlog` (lines, metrics), `checkpoint`.
 """
 
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from kronos.errors import KitError
-from kronos.training import checkpoint, memory
+from kronos.training import checkpoint, device
 from kronos.training.checkpoint import Checkpoint, Progress
-from kronos.training.feed import DeviceFeed, StepBatches
-from kronos.training.finite import FiniteGuard
-from kronos.training.log import Meter, RunLog, added, clock, numbers
+from kronos.training.device import DeviceFeed, StepBatches, Streams
+from kronos.training.distributed import Runtime
 from kronos.training.objectives import Batch, Objective, Reduce, Sums
-from kronos.training.optimizer import build_optimizer
-from kronos.training.runtime import Runtime
-from kronos.training.schedule import micro_seed
-from kronos.training.settings import Keepers, LoopSettings, Streams
+from kronos.training.optim import FiniteGuard, LoopSettings, build_optimizer, micro_seed
+from kronos.training.runlog import Meter, RunLog, Trackers, added, as_lists, over_processes
 
 Status = Literal["complete", "interrupted"]
-REHEARSED = 2
-"""Steps at the start of a sitting that several processes rehearse: the second one has the optimiser's state,
-too.
-"""
+
+
+@dataclass(frozen=True)
+class Keepers:
+    """What a stage does for the loop, on the main process."""
+
+    save_best: Callable[[], None]
+    """Writes the network; called after a validation that is better than all before."""
+    validated: Callable[[], None] = lambda: None
+    """Called after every validation."""
+    trackers: Callable[[], Trackers] | None = None
+    """Opens the trackers."""
 
 
 class Trainer:
@@ -59,7 +63,8 @@ class Trainer:
         self.optimizer: Any = None
         self.module: Any = None
         self.meter = Meter()
-        self.rehearsals = REHEARSED if runtime.world > 1 else 0
+        self.reads_every_step = runtime.device.type == "cpu"
+        """Look at every step's loss at once; a GPU would have to be waited for."""
         self.validation_pieces = progress.pieces
         self.saved_step = -1
         self.saved_at = time.monotonic()
@@ -67,6 +72,66 @@ class Trainer:
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
+
+    # -- one optimiser step ----------------------------------------------------------------------------------
+    def _step(self, step: int, batches: StepBatches) -> None:
+        """One optimiser step, from its windows to moved weights.
+
+        step: its number, 0 first. batches: this process's micro-batches, all of one shape.
+        """
+        settings, runtime = self.settings, self.runtime
+
+        # What the step's windows weigh over all processes. Read on the CPU: no step waits for a GPU.
+        weight, tickers = 0.0, []
+        for batch in batches.host:
+            weight += self.objective.weight(batch)
+            tickers.append(batch["ticker"][batch["real"]])
+        weight = runtime.total([weight])[0]
+        self.guard.remember(step, tickers)
+
+        # Forward and backward, one micro-batch at a time; the gradients add up.
+        micro_batches = device.cut(batches.device, self.progress.pieces)
+        joint = self._joint(step, micro_batches)
+        sums: Sums = {}
+        for number, batch in enumerate(micro_batches):
+            self._seed(step, number)
+            # Processes add up their gradients once a step, in the backward pass of the last micro-batch.
+            self.module.require_backward_grad_sync = number == len(micro_batches) - 1
+            found = self.module(batch, joint)
+            # times `world`, since DistributedDataParallel divides the sum of gradients by it
+            runtime.accelerator.backward(found["loss"] * (runtime.world / weight))
+            added(sums, found)
+        self.meter.count(sums, tickers)
+
+        # Clip the gradient, stop the weights where it is no number, move them.
+        norm = runtime.accelerator.clip_grad_norm_(self.learning, settings.grad_clip)
+        self.guard.watch(step, sums["loss"], norm, self.optimizer.optimizer)
+        self.meter.add({"grad_norm": norm})
+        rate = settings.schedule.rate(step, self.progress.history)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("share", 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _seed(self, step: int, micro: int) -> None:
+        """Dropout is a function of this: the same masks whenever the micro-batch is computed again."""
+        torch.manual_seed(micro_seed(self.settings.seed, self.settings.stage, step, micro, self.runtime.rank))
+
+    def _joint(self, step: int, micro_batches: list[Batch]) -> Reduce:
+        """How a micro-batch learns what its loss needs of the whole step (see `Objective.joint`).
+
+        One micro-batch: its own statistics, summed over processes in the middle of the forward pass. Several:
+        a pass without gradient first, with the same dropout.
+        """
+        if not self.objective.joint_size or len(micro_batches) == 1:
+            return self.runtime.reduce
+        parts = []
+        for number, batch in enumerate(micro_batches):
+            self._seed(step, number)
+            with self.runtime.accelerator.autocast():
+                parts.append(self.objective.joint(batch))
+        known = self.runtime.reduce(torch.stack(parts).sum(0))
+        return lambda _: known
 
     # -- the whole run ---------------------------------------------------------------------------------------
     def fit(self, resumed: Checkpoint | None, keepers: Keepers, measure_start: bool) -> Status:
@@ -76,11 +141,10 @@ class Trainer:
         """
         self.keepers = keepers
         self._prepare(resumed)
-        s, p, runtime = self.settings, self.progress, self.runtime
-        metrics = self.folder / "metrics.jsonl"
-        with RunLog(
-            metrics, s.stage, p.step, p.validated, s.total_steps, runtime.is_main, keepers.trackers
-        ) as self.log:
+        s, p = self.settings, self.progress
+        main = self.runtime.is_main
+        self.log = RunLog(self.folder, s.stage, p.step, p.validated, s.total_steps, main, keepers.trackers)
+        with self.log:
             if measure_start and p.step == 0 and p.start_value is None:
                 values = self.evaluate()
                 if values is None:
@@ -105,6 +169,9 @@ class Trainer:
                 self.optimizer.load_state_dict(resumed.optimizer["optimizer"])
                 if accelerator.scaler is not None and "scaler" in resumed.optimizer:
                     accelerator.scaler.load_state_dict(resumed.optimizer["scaler"])
+        self.learning = []
+        for group in self.optimizer.param_groups:
+            self.learning += group["params"]
         self.guard = FiniteGuard(self.settings.stage, self.streams.tickers, self.runtime)
         self.skipped_before = self.progress.skipped
 
@@ -112,18 +179,22 @@ class Trainer:
         s, p = self.settings, self.progress
         if p.step and not p.validated and not self._validate_if_due():
             return "interrupted"
-        feed = DeviceFeed(
-            () if self._ended() else self.streams.train(p.step), s.accumulation, self.runtime.device
-        )
+        if self._ended():
+            return "complete"
+        feed = DeviceFeed(self.streams.train(p.step), s.accumulation, self.runtime.device)
         self.module.train()
+        if self.runtime.world > 1 or self.runtime.device.type == "cuda":
+            self._rehearse(feed.peek().device)
         self.meter.reset()
         began, before = time.monotonic(), p.seconds
         while not self._ended():
-            self._step(p.step, next(feed))
+            self._step_that_fits(p.step, next(feed))
             feed.prefetch()
+            if self.reads_every_step:
+                self._check_finite()
             p.step, p.validated = p.step + 1, False
             p.seconds = before + time.monotonic() - began
-            self.log.advance()
+            self.log.advance(p.step, p.seconds)
             if p.step % s.log_interval == 0 or p.step == s.total_steps:
                 self._log_step()
             self.reason, save = self._agree()
@@ -135,121 +206,75 @@ class Trainer:
         return "complete"
 
     def _ended(self) -> bool:
-        return self.progress.step >= self.settings.total_steps or self.settings.schedule.ends_early(
-            self.progress.history
-        )
+        p, s = self.progress, self.settings
+        return p.step >= s.total_steps or s.schedule.ends_early(p.history)
 
     def _at_boundary(self) -> bool:
+        """Whether an epoch, or the stage, ends here."""
         step = self.progress.step
         return step % self.settings.steps_per_epoch == 0 or step == self.settings.total_steps
-
-    # -- one optimiser step ----------------------------------------------------------------------------------
-    def _step(self, step: int, batches: StepBatches) -> None:
-        total = self.runtime.total([sum(self.objective.weight(b) for b in batches.host)])[0]
-        tickers = [b["ticker"][b["real"]] for b in batches.host]
-        self.guard.remember(step, tickers)
-        if self.rehearsals:
-            self._rehearse(step, batches.device)
-        sums = self._fitting(step, batches.device, total)
-        self.meter.steps += 1
-        self.meter.windows += sum(len(t) for t in tickers)
-        self.meter.add(sums)
-        self._update(step)
-
-    def _gradients(self, step: int, batches: list[Batch], total: float) -> Sums:
-        """Leave this process's gradients of the step in the parameters; the sums of its losses."""
-        runtime = self.runtime
-        sums: Sums = {}
-        reduce = self._joint(step, batches)
-        for micro, batch in enumerate(batches):
-            self._seed(step, micro)
-            last = micro == len(batches) - 1
-            with nullcontext() if last else runtime.accelerator.no_sync(self.module):
-                found = self.module(batch, reduce)
-                runtime.accelerator.backward(found["loss"] * (runtime.world / total))
-            added(sums, found)
-        return sums
-
-    def _update(self, step: int) -> None:
-        s = self.settings
-        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = self.runtime.accelerator.clip_grad_norm_(learning, s.grad_clip)
-        self.guard.watch(step, self.meter.sums["loss"], norm, self.optimizer.optimizer)
-        self.meter.add({"grad_norm": norm})
-        for group in self.optimizer.param_groups:
-            group["lr"] = s.schedule.rate(step, self.progress.history) * group.get("share", 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.runtime.device.type == "cpu":
-            self._check_finite()
-
-    def _joint(self, step: int, batches: list[Batch]) -> Reduce:
-        """How a micro-batch learns what its loss needs of the whole step (see `Objective.joint`).
-
-        One micro-batch: its own statistics, summed over processes in the middle of the forward pass. Several:
-        a pass without gradient first, with the same dropout.
-        """
-        if not self.objective.joint_size or len(batches) == 1:
-            return self.runtime.reduce
-        parts = []
-        for micro, batch in enumerate(batches):
-            self._seed(step, micro)
-            with self.runtime.accelerator.autocast():
-                parts.append(self.objective.joint(batch))
-        known = self.runtime.reduce(torch.stack(parts).sum(0))
-        return lambda _: known
-
-    def _seed(self, step: int, micro: int) -> None:
-        torch.manual_seed(micro_seed(self.settings.seed, self.settings.stage, step, micro, self.runtime.rank))
 
     def _check_finite(self) -> None:
         self.guard.check()
         self.progress.skipped = self.skipped_before + self.guard.skipped
 
-    # -- memory (see `kronos.training.memory`) ---------------------------------------------------------------
-    def _fitting(self, step: int, batches: list[Batch], total: float) -> Sums:
-        """`_gradients` of the step, in as many pieces as the device's memory asks for."""
-        while True:
-            pieces = memory.cut(batches, self.progress.pieces)
-            if self.runtime.world > 1:
-                return self._gradients(step, pieces, total)
-            sums = memory.attempt(lambda: self._gradients(step, pieces, total))  # noqa: B023 (called at once)
-            if sums is not None:
-                return sums
-            self._halve(batches[0])
-
-    def _rehearse(self, step: int, batches: list[Batch]) -> None:
-        """Find the number of pieces that all processes can bear, while none of them waits for another.
+    # -- memory (see `kronos.training.device`) ---------------------------------------------------------------
+    def _rehearse(self, batches: list[Batch]) -> None:
+        """Before the first step: cut micro-batches until they fit, on every process, while none waits for
+        another.
 
         One that runs out of memory in the middle of a sum over processes would leave the others there. All
-        micro-batches have one shape, so what fits in the first two steps fits later; the second of a step
-        meets the gradients of the first.
+        micro-batches have one shape, so what fits now fits later.
         """
-        self.rehearsals -= 1
         fits = False
         while not fits:
-            fits = self._fits_alone(step, memory.cut(batches, self.progress.pieces)[:2])
+            alone = self._fits_alone(device.cut(batches, self.progress.pieces)[:2])
             self.optimizer.zero_grad()
-            fits = self.runtime.total([float(not fits)])[0] == 0
+            fits = self.runtime.total([float(not alone)])[0] == 0
             if not fits:
                 self._halve(batches[0])
 
-    def _fits_alone(self, step: int, batches: list[Batch]) -> bool:
+    def _fits_alone(self, batches: list[Batch]) -> bool:
+        """Whether this process has room for a step: two micro-batches, since the second one meets the
+        gradients of the first, beside the two moments of Adam, which the first real step allocates.
+        """
+
         def alone() -> bool:
-            for micro, batch in enumerate(batches):
-                self._seed(step, micro)
-                with self.runtime.accelerator.no_sync(self.module):
-                    self.runtime.accelerator.backward(self.module(batch, lambda own: own)["loss"])
+            moments = []
+            if not self.optimizer.state:
+                moments = [torch.empty_like(p) for p in self.learning for _ in range(2)]
+            for number, batch in enumerate(batches):
+                self._seed(self.progress.step, number)
+                self.module.require_backward_grad_sync = False
+                self.runtime.accelerator.backward(self.module(batch, lambda own: own)["loss"])
+            del moments
             return True
 
-        return memory.attempt(alone) is not None
+        return device.attempt(alone) is not None
+
+    def _step_that_fits(self, step: int, batches: StepBatches) -> None:
+        """`_step`, and again in smaller pieces where memory has become too small for its gradients.
+
+        Only where this process is alone: one that begins again would leave the others in the middle of a sum.
+        """
+        steps = self.meter.steps
+        while self.meter.steps == steps:
+            try:
+                return self._step(step, batches)
+            except RuntimeError as error:
+                halving = self.meter.steps == steps and self.runtime.world == 1
+                if not halving or not device.out_of_memory(error):
+                    raise
+            # outside of the handler: the error holds on to the very tensors that did not fit
+            device.release()
+            self._halve(batches.device[0])
 
     def _halve(self, batch: Batch) -> None:
         self.optimizer.zero_grad()
         p, r, windows = self.progress, self.runtime, len(batch["real"])
-        p.pieces = r.together(lambda: memory.halved(self.settings.stage, windows, p.pieces, say=r.is_main))
+        p.pieces = r.together(lambda: device.halved(self.settings.stage, windows, p.pieces, say=r.is_main))
 
-    # -- agreement, logging, saving --------------------------------------------------------------------------
+    # -- asking to stop, saving ------------------------------------------------------------------------------
     def _agree(self) -> tuple[str | None, bool]:
         """Why to stop, if someone asked or time is over, and whether to save now: the same answer on every
         process.
@@ -263,28 +288,6 @@ class Trainer:
 
     def _time_is_over(self) -> bool:
         return self.runtime.is_main and time.monotonic() >= self.settings.deadline
-
-    def _log_step(self) -> None:
-        self._check_finite()
-        s, p, m = self.settings, self.progress, self.meter
-        norm = float(m.sums.pop("grad_norm")) / m.steps
-        shares = self.runtime.gather(({name: value.tolist() for name, value in m.sums.items()}, m.windows))
-        sums = {name: [sum(part[name] for part, _ in shares)] for name in shares[0][0]}
-        rate = sum(windows for _, windows in shares) / max(time.monotonic() - m.started, 1e-9)
-        values = self.objective.report(sums)
-        values |= {
-            "grad_norm": norm,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "windows_per_s": rate,
-        }
-        if self.guard.scaled:
-            values["skipped_steps"] = p.skipped
-        values |= {"epoch": p.step / s.steps_per_epoch, "seconds": p.seconds}
-        left = (s.total_steps - p.step) * p.seconds / p.step
-        shown = {k: v for k, v in values.items() if k not in ("epoch", "seconds")}
-        text = f"{s.stage} step {p.step}/{s.total_steps}  {numbers(shown)}  left {clock(left)}"
-        self.log.record("train", p.step, values, text)
-        m.reset()
 
     def save(self) -> None:
         """Write a checkpoint of the current step, unless there is one. All processes wait until it is on
@@ -322,29 +325,17 @@ class Trainer:
                 if asked or over:
                     break
         self.module.train()
-        shares = self.runtime.gather(
-            ({name: value.reshape(-1).tolist() for name, value in sums.items()}, asked, over)
-        )
+        shares = self.runtime.gather((as_lists(sums), asked, over))
         self.reason = _reason(any(share[1] for share in shares), any(share[2] for share in shares))
         if self.reason is not None:
             return None
-        return self.objective.report(_summed([share[0] for share in shares if share[0]]))
+        return self.objective.report(over_processes([share[0] for share in shares if share[0]]))
 
     def _evaluated(self, batch: Batch) -> Sums:
-        """Sums of one batch. No process waits for another here, so each finds its own number of pieces that
-        fit.
-        """
-
-        def in_pieces() -> Sums:
-            sums: Sums = {}
-            for piece in memory.cut([batch], self.validation_pieces):
-                added(sums, self.objective.evaluate(piece))
-            return sums
-
-        while (sums := memory.attempt(in_pieces)) is None:
-            self.validation_pieces = memory.halved(
-                f"{self.settings.stage} validation", len(batch["real"]), self.validation_pieces
-            )
+        """Sums of one batch. No process waits for another here: each finds its own number of pieces."""
+        stage = f"{self.settings.stage} validation"
+        pieces = self.validation_pieces
+        sums, self.validation_pieces = device.in_pieces(self.objective.evaluate, batch, pieces, stage)
         return sums
 
     def _validate_if_due(self) -> bool:
@@ -375,27 +366,31 @@ class Trainer:
         """Save the network as it is as the best one. values: of its validation; those that are not defined
         are left out.
         """
-        metric = self.objective.metric
         self.runtime.on_main(self.keepers.save_best)
+        metric, step = self.objective.metric, self.progress.step
         defined = {name: figure for name, figure in values.items() if math.isfinite(figure)}
-        self.progress.best = {
-            "step": self.progress.step,
-            "value": values[metric],
-            "metric": metric,
-            "values": defined,
-        }
+        self.progress.best = {"step": step, "value": values[metric], "metric": metric, "values": defined}
 
     def _check_validation(self, value: float) -> None:
         if not math.isfinite(value):
-            where = (
-                f"{self.settings.stage}: the validation {self.objective.metric} at step {self.progress.step}"
-            )
-            raise KitError(f"{where} is {value}; check the data")
+            stage, metric, step = self.settings.stage, self.objective.metric, self.progress.step
+            raise KitError(f"{stage}: the validation {metric} at step {step} is {value}; check the data")
+
+    # -- lines -----------------------------------------------------------------------------------------------
+    def _log_step(self) -> None:
+        """The means since the last line, over all processes."""
+        self._check_finite()
+        s, p = self.settings, self.progress
+        values = self.meter.means(self.objective, self.runtime)
+        values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        if self.guard.scaled:
+            values["skipped_steps"] = p.skipped
+        values["epoch"], values["seconds"] = p.step / s.steps_per_epoch, p.seconds
+        self.log.record_step(p.step, values, self.objective)
+        self.meter.reset()
 
     def _log_validation(self, values: dict[str, float], note: str) -> None:
-        s, p = self.settings, self.progress
-        text = f"{s.stage} validation at step {p.step}/{s.total_steps}  {numbers(values)}  ({note})"
-        self.log.record("validation", p.step, values, text)
+        self.log.record_validation(self.progress.step, values, self.objective, note)
         self.runtime.on_main(self.keepers.validated)
 
 
@@ -405,11 +400,3 @@ def _reason(asked: bool, over: bool) -> str | None:
     if over:
         return "time limit"
     return None
-
-
-def _summed(shares: list[dict[str, list[float]]]) -> dict[str, list[float]]:
-    """Elementwise sums over processes, in the order of their ranks."""
-    return {
-        name: [math.fsum(column) for column in zip(*(share[name] for share in shares), strict=True)]
-        for name in shares[0]
-    }

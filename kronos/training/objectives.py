@@ -36,6 +36,10 @@ class Objective(nn.Module):
 
     metric: str
     """Name in `report` of the validation value that chooses the best network; lower is better."""
+    shown: tuple[str, ...] = ("loss",)
+    """Names in `report` that a line of the log shows; metrics.jsonl has all of them."""
+    unit = "windows"
+    """What a batch consists of."""
     joint_size = 0
     """Length of `joint`; 0: the loss of a step is a plain sum over its positions."""
 
@@ -83,6 +87,7 @@ class TokenizerObjective(Objective):
     """(mse(coarse) + mse(full) + quantiser loss) / 2, every bar weighted by `batch['weight']`."""
 
     metric = "full_mse"
+    shown = ("loss", "full_mse", "close_mae_share", "s1_code_perplexity")
 
     def __init__(self, tokenizer: KronosTokenizer) -> None:
         super().__init__()
@@ -187,6 +192,7 @@ class PredictorObjective(Objective):
     """
 
     metric = "loss"
+    shown = ("loss", "s1", "s2", "direction_accuracy")
 
     def __init__(
         self,

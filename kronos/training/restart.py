@@ -85,10 +85,12 @@ def with_saved_windows(config: Config, stage: Stage) -> Config:
     Raises KitError when they cannot be divided, naming what fits.
     """
     summary, _ = _summary(config.stage_dir(stage))
-    if summary is None or config.experiment.fresh or stage == "head":
+    t, processes = config.training, config.distributed.num_processes
+    if summary is None or config.experiment.fresh or stage == "head" or t.windows_per_step is not None:
         return config
     saved = dict(_flat(summary.config))
-    t, processes = config.training, config.distributed.num_processes
+    if saved.get("training.windows_per_step") is not None:
+        return config
     windows = summary.facts.get("windows of a step")
     same = (saved.get("training.batch_size"), saved.get("training.accumulation_steps")) == (
         t.batch_size,
@@ -111,6 +113,14 @@ def with_saved_windows(config: Config, stage: Stage) -> Config:
         windows,
     )
     return replace(config, training=replace(t, accumulation_steps=steps))
+
+
+def accumulation_that_keeps_windows(config: Config, stage: Stage) -> int | None:
+    """The training.accumulation_steps of `with_saved_windows`; None: the one that is set."""
+    steps = with_saved_windows(config, stage).training.accumulation_steps
+    if steps == config.training.accumulation_steps:
+        return None
+    return steps
 
 
 def _batch_that_fits(windows: int, batch: int, processes: int) -> str:

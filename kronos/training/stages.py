@@ -7,50 +7,49 @@ step and its validation are done.
 """
 
 import logging
-import math
 import os
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kronos import files
 from kronos.config import Config, to_dict
-from kronos.data.sampling import BatchPlan
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.networks import KronosTokenizer
 from kronos.networks.normalisation import Normalisation
-from kronos.training import agreement, checkpoint, curves
+from kronos.progress import in_lines
+from kronos.training import checkpoint, facts, runlog
 from kronos.training.checkpoint import Checkpoint, Progress
-from kronos.training.facts import STAGES, Facts, Stage, StageData, data_facts, setting_facts, start_facts
-from kronos.training.failures import check_compiler, in_one_line
-from kronos.training.folder import CHECKPOINTS, RunLock, read_records, sweep, write_summary
-from kronos.training.loop import Status, Trainer
+from kronos.training.device import Streams, check_compiler
+from kronos.training.distributed import PeerFailed, Runtime, in_one_line
+from kronos.training.facts import Facts, Stage, StageData, data_facts, for_device, setting_facts, start_facts
+from kronos.training.folder import (
+    CHECKPOINTS,
+    RunLock,
+    read_records,
+    sweep,
+    table,
+    worse_than_start,
+    write_summary,
+)
+from kronos.training.loop import Keepers, Status, Trainer
 from kronos.training.objectives import Objective
-from kronos.training.reading import streams
-from kronos.training.report import table, worse_than_start
-from kronos.training.restart import StageState, holds_work, judge, move_aside, refusal, with_saved_windows
-from kronos.training.runtime import PeerFailed, Runtime
-from kronos.training.schedule import Schedule
-from kronos.training.settings import Keepers, LoopSettings, Streams
-from kronos.training.start import build_objective, network_digest, tokenizer_source
-from kronos.training.trackers import Trackers, check_installed
-
-__all__ = [
-    "STAGES",
-    "Stage",
-    "StageData",
-    "StageRun",
-    "loop_settings",
-    "network_digest",
-    "run_stage",
-    "streams",
-    "train",
-]
+from kronos.training.optim import LoopSettings
+from kronos.training.restart import (
+    StageState,
+    accumulation_that_keeps_windows,
+    holds_work,
+    judge,
+    move_aside,
+    refusal,
+)
+from kronos.training.runlog import Trackers, check_installed
+from kronos.training.start import build_objective, loop_settings, network_digest, streams, tokenizer_source
 
 log = logging.getLogger(__name__)
+
 
 DRAWN_EVERY = 60.0
 """Seconds between two drawings of the loss curves, at least."""
@@ -106,71 +105,21 @@ def _kind(stage: Stage) -> "type[StageRun]":
     return HeadRun
 
 
-# -- what the loop is told -----------------------------------------------------------------------------------
-def loop_settings(config: Config, stage: Stage, plan: BatchPlan) -> LoopSettings:
-    """What the loop reads of a configuration."""
-    t = config.training
-    tokenizer = stage == "tokenizer"
-    return LoopSettings(
-        stage=stage,
-        steps_per_epoch=plan.steps_per_epoch,
-        accumulation=t.accumulation_steps,
-        schedule=Schedule(
-            t.scheduler,
-            total_steps=plan.total_steps,
-            peak=t.tokenizer_learning_rate if tokenizer else t.predictor_learning_rate,
-            warmup_ratio=t.warmup_ratio,
-            plateau_patience=t.plateau_patience,
-            plateau_factor=t.plateau_factor,
-            early_stopping_patience=t.early_stopping_patience,
-        ),
-        betas=(t.adam_beta1, t.adam_beta2),
-        weight_decay=t.adam_weight_decay,
-        decay_norms_and_biases=t.decay_norms_and_biases,
-        grad_clip=t.tokenizer_grad_clip if tokenizer else t.predictor_grad_clip,
-        seed=t.seed,
-        log_interval=t.log_interval,
-        checkpoint_steps=t.checkpoint_steps,
-        checkpoint_minutes=t.checkpoint_minutes,
-        keep_last=config.data.all_days,
-        deadline=math.inf
-        if t.time_limit is None
-        else time.monotonic() + t.time_limit * 3600 - seconds_since_launch(),
-    )
-
-
-def seconds_since_launch() -> float:
-    """Since train_kaggle.sh began (KIT_LAUNCHED, seconds since 1970), so that all stages share one limit;
-    else 0.
-    """
-    return time.time() - float(os.environ.get("KIT_LAUNCHED") or time.time())
-
-
-# -- one stage -----------------------------------------------------------------------------------------------
 class StageRun:
     """One call of `run_stage`."""
 
     def __init__(self, config: Config, stage: Stage, store: BarStore, runtime: Runtime) -> None:
         self.asked = config  # what is saved: the next start sees what the user wrote
-        steps = runtime.on_main(self._other_accumulation_of(stage))
-        if (
-            steps is not None
-        ):  # only the number goes round: with all of rank 0's settings `_agree` would compare them with themselves
+        # Only the number goes round: with all of rank 0's settings `_agree` would compare them with themselves.
+        steps = runtime.on_main(lambda: accumulation_that_keeps_windows(config, stage))
+        if steps is not None:
             config = replace(config, training=replace(config.training, accumulation_steps=steps))
-        self.config, self.stage, self.store, self.runtime = config, stage, store, runtime
+        self.config = for_device(config, runtime.device.type == "cuda")
+        self.stage, self.store, self.runtime = stage, store, runtime
         self.folder = config.stage_dir(stage)
         self.data: Any = runtime.together(self._read)
         self.settings = self._loop_settings()
         self.drawn = time.monotonic()
-
-    def _other_accumulation_of(self, stage: Stage) -> Callable[[], int | None]:
-        """Asks for the accumulation that keeps the windows of a step; None: the one that is set."""
-
-        def ask() -> int | None:
-            steps = with_saved_windows(self.asked, stage).training.accumulation_steps
-            return None if steps == self.asked.training.accumulation_steps else steps
-
-        return ask
 
     # -- what differs between the stages (see `kronos.training.head`) ----------------------------------------
     def _read(self) -> Any:
@@ -191,11 +140,9 @@ class StageRun:
 
     def _starts_trained(self) -> bool:
         """Whether there is a value before training to compare with."""
-        return (
-            self.config.tokenizer_is_pretrained
-            if self.stage == "tokenizer"
-            else self.config.predictor_is_pretrained
-        )
+        if self.stage == "tokenizer":
+            return self.config.tokenizer_is_pretrained
+        return self.config.predictor_is_pretrained
 
     def _describe(self) -> list[str]:
         return [self.data.train.describe(), self.data.validation.describe()]
@@ -215,12 +162,12 @@ class StageRun:
         tokenizer, self.tokenizer_digest = self._frozen_tokenizer()
         self.facts = self._facts() | self.runtime.on_main(self._start_facts)
         self._agree()
-        self.runtime.on_main(lambda: agreement.check_store(self.config, self.store))
+        self.runtime.on_main(lambda: facts.check_store(self.config, self.store))
         done, resumed = self.runtime.on_main(self._earlier)
         if done:
             return "complete"
         if self.stage == "basemodel":
-            self.runtime.on_main(lambda: agreement.check_other_stage(self.config, self.facts))
+            self.runtime.on_main(lambda: facts.check_other_stage(self.config, self.facts))
         self.objective = self.runtime.main_first(lambda: self._build(tokenizer))
         self._choose_computation()
         self.progress = replace(resumed.progress) if resumed else Progress(facts=self.facts)
@@ -242,8 +189,8 @@ class StageRun:
         """
         windows = len(self.data.train), len(self.data.validation)
         precision = str(self.runtime.accelerator.mixed_precision)
-        everyone = self.runtime.gather(agreement.held(self.config, self.facts, windows, precision))
-        found = agreement.unlike(everyone)
+        everyone = self.runtime.gather(facts.held(self.config, self.facts, windows, precision))
+        found = facts.unlike(everyone)
         if not found:
             return
         self.runtime.close()
@@ -356,19 +303,13 @@ class StageRun:
         self._write_summary("running")
         log.info("%s", self.data.splits.describe(self.store.sessions))
         for line in self._describe():
-            log.info("%s", line)
+            log.info("%s", in_lines(line))
         size = sum(p.numel() for p in self.objective.network().parameters())
-        log.info(
-            "%s: %s parameters, %d steps of %d %s, %d process(es) on %s, precision %s",
-            self.stage,
-            f"{size:,}",
-            self.settings.total_steps,
-            self.data.plan.step_samples,
-            "dates" if self.stage == "head" else "windows",
-            self.runtime.world,
-            self.runtime.device.type,
-            self.runtime.accelerator.mixed_precision,
-        )
+        plan, unit, world = self.data.plan, self.objective.unit, self.runtime.world
+        text = f"{self.stage}: {size:,} parameters, {plan.total_steps} steps of {plan.step_samples} {unit}: "
+        text += f"{world} process(es) x {plan.accumulation} micro-batch(es) of {plan.batch_size}"
+        text += f" on {self.runtime.device.type}, precision {self.runtime.accelerator.mixed_precision}"
+        log.info("%s", in_lines(text))
 
     def _save_best(self) -> None:
         network: Any = self.objective.network()
@@ -389,7 +330,7 @@ class StageRun:
             self._draw()
 
     def _draw(self) -> None:
-        curves.draw(self.folder, read_records(self.metrics), self.objective.metric)
+        runlog.draw(self.folder, read_records(self.metrics), self.objective.metric)
         self.drawn = time.monotonic()
 
     def _finish(self, status: Status, reason: str | None) -> None:

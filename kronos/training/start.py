@@ -1,25 +1,77 @@
-"""What a stage starts from: the network with its loss, pretrained or new, and the predictor's frozen
-tokenizer.
+"""What a stage starts from: the numbers that the loop reads, the network with its loss, the predictor's frozen
+tokenizer, and the loaders of its windows.
 
-In: a resolved `Config`. Out: an objective; a `KitError` when the tokenizer that the predictor needs is not
-there.
+In: a resolved `Config`, a prepared store. Out: `LoopSettings`, an objective, `Streams`; a `KitError` when the
+tokenizer that the predictor needs is not there.
 """
 
+import math
+import os
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from kronos import files
 from kronos.config import Config
+from kronos.data.loader import validation_loader, window_loader
+from kronos.data.sampling import BatchPlan
+from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer, check_pair
 from kronos.networks.presets import preset
-from kronos.training.facts import Stage
+from kronos.training.device import Streams
+from kronos.training.distributed import Runtime
+from kronos.training.facts import Stage, StageData
 from kronos.training.folder import Summary, summary_of
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
+from kronos.training.optim import LoopSettings, Schedule
 
 
+# -- what the loop is told -----------------------------------------------------------------------------------
+def loop_settings(config: Config, stage: Stage, plan: BatchPlan) -> LoopSettings:
+    """What the loop reads of a configuration."""
+    t = config.training
+    tokenizer = stage == "tokenizer"
+    return LoopSettings(
+        stage=stage,
+        steps_per_epoch=plan.steps_per_epoch,
+        accumulation=plan.accumulation,
+        schedule=Schedule(
+            t.scheduler,
+            total_steps=plan.total_steps,
+            peak=t.tokenizer_learning_rate if tokenizer else t.predictor_learning_rate,
+            warmup_ratio=t.warmup_ratio,
+            plateau_patience=t.plateau_patience,
+            plateau_factor=t.plateau_factor,
+            early_stopping_patience=t.early_stopping_patience,
+        ),
+        betas=(t.adam_beta1, t.adam_beta2),
+        weight_decay=t.adam_weight_decay,
+        decay_norms_and_biases=t.decay_norms_and_biases,
+        grad_clip=t.tokenizer_grad_clip if tokenizer else t.predictor_grad_clip,
+        seed=t.seed,
+        log_interval=t.log_interval,
+        checkpoint_steps=t.checkpoint_steps,
+        checkpoint_minutes=t.checkpoint_minutes,
+        keep_last=config.data.all_days,
+        deadline=math.inf
+        if t.time_limit is None
+        else time.monotonic() + t.time_limit * 3600 - seconds_since_launch(),
+    )
+
+
+def seconds_since_launch() -> float:
+    """Since train_kaggle.sh began (KIT_LAUNCHED, seconds since 1970), so that all stages share one limit;
+    else 0.
+    """
+    return time.time() - float(os.environ.get("KIT_LAUNCHED") or time.time())
+
+
+# -- networks ------------------------------------------------------------------------------------------------
 def tokenizer_source(config: Config) -> str:
     """The tokenizer that a predictor of this configuration trains on: a folder or hub id.
 
@@ -96,3 +148,43 @@ def build_objective(
         history_loss_weight=config.training.history_loss_weight,
         teacher_forcing=config.training.teacher_forcing,
     )
+
+
+# -- windows -------------------------------------------------------------------------------------------------
+def streams(config: Config, data: StageData, store: BarStore, runtime: Runtime) -> Streams:
+    """Loaders of this process, with workers that signals to the run do not reach."""
+    d, t = config.data, config.training
+    common: dict[str, Any] = {
+        "clip": d.clip,
+        "epsilon": d.norm_epsilon,
+        "workers": t.num_workers,
+        "pin_memory": runtime.device.type == "cuda",
+    }
+
+    def train_from(step: int) -> DataLoader:
+        return sheltered(window_loader(store, data.train, data.plan, runtime.rank, step, **common))
+
+    validation = sheltered(
+        validation_loader(
+            store,
+            data.validation,
+            batch_size=t.batch_size,
+            samples=t.validation_samples,
+            rank=runtime.rank,
+            processes=runtime.world,
+            **common,
+        )
+    )
+    return Streams(train_from, lambda: validation, store.tickers)
+
+
+def sheltered(loader: DataLoader) -> DataLoader:
+    """The loader, whose workers are not in the trainer's process group."""
+    # Ctrl-C and the like go to the whole process group: the workers would die, and the trainer of that before
+    # it could save. In a group of their own they still end with the trainer, and when it tells them to.
+    loader.worker_init_fn = _leave_group
+    return loader
+
+
+def _leave_group(worker: int) -> None:
+    os.setpgid(0, 0)

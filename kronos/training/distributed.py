@@ -1,15 +1,18 @@
-"""The processes of one run: who is first, how they agree, and when they were asked to stop.
+"""The processes of one run: who is first, how they agree, when they were asked to stop, and what torch raises
+when one of them is gone.
 
 In: the configuration and the environment that `accelerate launch` made. Out: `Runtime`. Agreement goes
 through the CPU (gloo), so that nothing waits for a GPU; traps of the launcher that were met are checked here,
-not trusted.
+not trusted. A RuntimeError of torch whose cause is known becomes one line that says what to do; anything else
+keeps its traceback.
 """
 
 import logging
 import os
 import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar
@@ -21,9 +24,23 @@ from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulation
 from torch import Tensor
 
 from kronos.config import Config
+from kronos.data.loader import worker_gone
 from kronos.errors import KitError
+from kronos.training.device import (
+    COMPILERS,
+    allow_tf32,
+    cannot_compile,
+    check_gpus,
+    first_line,
+    give_accelerate,
+    out_of_memory,
+    pick_device,
+    precision,
+)
 
+# -- how processes agree -------------------------------------------------------------------------------------
 log = logging.getLogger(__name__)
+
 
 Result = TypeVar("Result")
 
@@ -160,7 +177,7 @@ class Runtime(Processes):
                 f"train_kaggle.sh, or with accelerate launch --multi_gpu --num_processes {asked}"
             )
         if config.device.use_cuda and asked > 1:
-            _check_gpus(config)
+            check_gpus(config)
         device = pick_device(config)
         on_cpu = device.type == "cpu"
         kind = precision(config.training.mixed_precision, device)
@@ -213,64 +230,48 @@ class Runtime(Processes):
         return tensor
 
 
-def pick_device(config: Config) -> torch.device:
-    """The GPU that `device` names where there is one and it is wanted, else the processor."""
-    if not (config.device.use_cuda and torch.cuda.is_available()):
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # one of several launched processes has a GPU of its own
-        local = int(os.environ["LOCAL_RANK"])
-        if local >= count:
-            raise KitError(
-                f"expected a GPU per process on this machine, found {count}; start fewer, or device.use_cuda: false"
-            )
-        return torch.device("cuda", local)
-    if config.device.device_id >= count:
-        raise KitError(
-            f"device.device_id: expected below {count}, the number of GPUs here, found {config.device.device_id}"
+# -- failures in one line ------------------------------------------------------------------------------------
+WAITED = ("Timed out waiting", "Application timeout caused pair closure")
+"""gloo's words for a process that is there and does not answer: of the wait itself, and of the next one after
+it.
+"""
+
+
+@contextmanager
+def in_one_line(stage: str, runtime: Runtime) -> Iterator[None]:
+    """Raise a known failure inside as KitError."""
+    try:
+        yield
+    except RuntimeError as error:
+        known = explained(error, stage, runtime)
+        if known is None:
+            raise
+        raise known from error
+
+
+def explained(error: RuntimeError, stage: str, runtime: Runtime) -> KitError | None:
+    """The user's error that `error` is, or None."""
+    if out_of_memory(error):
+        return KitError(
+            f"{stage}: out of memory on {runtime.device}: {first_line(error)} The same command goes on from the last "
+            "checkpoint; give it half of training.batch_size and twice the training.accumulation_steps (the same gradient), or "
+            "training.use_checkpoint: true"
         )
-    return torch.device("cuda", config.device.device_id)
-
-
-def give_accelerate(device: torch.device) -> None:
-    """Make it the GPU of this process: a single one would get the first, whatever `device.device_id` says."""
-    os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-
-
-def precision(wanted: str, device: torch.device) -> str:
-    """The mixed precision that `auto` means on a device: by compute capability, since older GPUs claim bf16
-    by emulation.
-
-    Raises KitError for one that the device would only pretend to have.
-    """
-    if device.type != "cuda":
-        if wanted == "fp16":
-            raise KitError(
-                "training.mixed_precision: expected auto, no or bf16 on a CPU, found fp16, which needs a GPU"
-            )
-        return "no" if wanted == "auto" else wanted
-    major, minor = torch.cuda.get_device_capability(device)
-    if wanted == "bf16" and major < 8:
-        raise KitError(
-            f"training.mixed_precision: expected auto, fp16 or no on a GPU of compute capability {major}.{minor}, found bf16, "
-            "which it only emulates"
+    if any(kind.__module__.startswith(COMPILERS) for kind in type(error).__mro__):
+        return cannot_compile(error)
+    if runtime.world > 1 and "by peer" in str(error):  # gloo's words for a process that is gone
+        return KitError(
+            f"{stage}: another process of this run ended early; its own last lines, or the system's (out of memory?), say "
+            "why; the same command goes on from the last checkpoint"
         )
-    return wanted if wanted != "auto" else "bf16" if major >= 8 else "fp16"
-
-
-def allow_tf32(allowed: bool) -> None:
-    """TensorFloat-32 for what stays in float32 on a GPU: matrix products, and whatever cuDNN does."""
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
-
-
-def _check_gpus(config: Config) -> None:
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", config.distributed.num_processes))
-    found = torch.cuda.device_count()
-    if found < here:
-        raise KitError(
-            f"expected {here} GPUs on this machine, one per process, found {found}; ask for fewer, or set device.use_cuda: false"
+    if runtime.world > 1 and any(words in str(error) for words in WAITED):
+        return KitError(
+            f"{stage}: another process of this run did not answer ({first_line(error)}); its own last lines may say why (a "
+            "stopped process, a disk that hangs); the same command goes on from the last checkpoint"
         )
+    if isinstance(error, dist.DistBackendError):
+        return KitError(
+            f"{stage}: the GPUs of this run cannot work together: {first_line(error)} (NCCL_DEBUG=INFO says more); see "
+            '"NCCL hangs" in docs/troubleshooting.md, or do without NCCL: --dist-backend gloo; the same command goes on'
+        )
+    return worker_gone(error)
