@@ -16,9 +16,11 @@ import pytest
 import requests
 from services import JSON, Local, local, point, series, tiny_models, tree, wait_for
 
+from kronos import files
 from kronos.errors import KitError
 from kronos.service import guard, run
 from kronos.service.schema import Limits, PredictAnswer
+from kronos.service.served import Served
 from kronos.service.state import Settings
 
 SECRET = "hunter2-in-the-body"
@@ -321,6 +323,11 @@ def test_a_damaged_version_never_serves(tmp_path: Path) -> None:
     damaged = bytearray(weights.read_bytes())
     damaged[-4000:] = np.full(1000, 0.7, np.float32).tobytes()
     weights.write_bytes(damaged)
+    with pytest.raises(KitError, match=r"checksums\.json lists"):
+        Served.load(bad)
+    sums = json.loads((bad / "checksums.json").read_text())
+    sums["predictor/model.safetensors"] = files.digest(weights)
+    (bad / "checksums.json").write_text(json.dumps(sums))
     point(root, "production", "v1.0.0")
     with local(root) as service:
         before = service.post(body=tree()).json()

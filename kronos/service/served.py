@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from kronos.bars import CLOSE, FloatArray, calendar_stamps
 from kronos.delivery.golden import GATE, forecaster_of, golden_difference, load_networks
-from kronos.delivery.package_facts import Facts, read_facts
+from kronos.delivery.package_facts import Facts, check_sums, read_facts
 from kronos.errors import KitError
 from kronos.forecasting.context import MIN_BARS, room
 from kronos.forecasting.forecaster import Forecaster
@@ -97,12 +97,14 @@ class Served:
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu") -> "Served":
-        """Read facts and networks of a packaged folder, once, and make its golden forecast.
+        """Check a packaged folder's files, read facts and networks, once, and make its golden forecast.
 
         Raises KitError where the folder is no whole package, or its forecast is not the one that it was
         packaged with.
         """
-        facts, networks = read_facts(folder), load_networks(folder)
+        facts = read_facts(folder)
+        check_sums(facts.folder)  # a golden forecast does not see a damaged decision
+        networks = load_networks(folder)
         begun = time.perf_counter()
         difference = golden_difference(folder, networks, device, facts)
         golden_s = time.perf_counter() - begun
