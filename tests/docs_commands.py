@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROGRAMS = ("python", "bash", "pytest", "kaggle", "accelerate", "pip", "unzip", "nvidia-smi")
+PROGRAMS += ("curl", "tr", "sha256sum", "chmod", "cat", "kill")
 NOTES = """#!/bin/bash
 { printf '%s\\0' "${0##*/}" "$@"; printf '\\n\\0'; } >>"$KIT_NOTES"
 """
@@ -100,7 +101,7 @@ def _called(source: str, folder: Path) -> list[tuple[str, ...]]:
     notes = folder / "notes"
     notes.write_bytes(b"")
     done = subprocess.run(
-        ["/bin/bash", "-eu", "-c", source],
+        ["/bin/bash", "-eu", "-c", f"enable -n kill\n{source}"],
         cwd=folder,
         env={"PATH": str(tools), "KIT_NOTES": str(notes)},
         capture_output=True,
