@@ -4,13 +4,18 @@ silently.
 
 import json
 import logging
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from qlib_market import write_market
 
 from kronos import configfile, guide_keys
 from kronos.config import Config
+from kronos.data.store import BarStore
 from kronos.errors import KitError
 
 GUIDE: dict[str, Any] = {
@@ -144,3 +149,31 @@ def test_yaml_and_the_kits_own_files_are_as_before(tmp_path: Path) -> None:
     wrong.write_text("a: 1\nb: 2\n")
     with pytest.raises(KitError, match="expected sections"):
         configfile.load(wrong)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run(root: Path, tmp_path: Path) -> None:
+    """The page's JSON under its name, on a generated market: the launcher plans it, the data are prepared.
+
+    Changed is only where the folders are, and that --dry-run ends the launcher before a training of hours.
+    """
+    page = (root / "docs" / "guide_keys.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page, re.M | re.S)
+    tree = json.loads(next(text for name, text in blocks if name == "json"))
+    lines = [line.split() for line in blocks[0][1].splitlines()]
+    assert [line[1] for line in lines] == ["train_kaggle.sh", "kaggle/prepare_data.py"]
+    write_market(tmp_path / "m", codes=12, days=500, members=8, exchange="XSHG")
+    tree |= {
+        "qlib_data_path": str(tmp_path / "m"),
+        "train_time_range": ["2015-01-01", "2016-03-31"],
+        "val_time_range": ["2016-01-01", "2016-07-31"],
+    }
+    (tmp_path / "my_config.json").write_text(json.dumps(tree))
+    places = {"data.data_path": "data/bars.parquet", "data.store": "store", "model_paths.base_path": "runs"}
+    flags = [part for name, value in places.items() for part in ("--set", f"{name}={tmp_path / value}")]
+    for program, script, *given in lines:
+        call = [sys.executable if program == "python" else program, str(root / script), *given, *flags]
+        call += ["--dry-run", "--cpu"] if script.endswith(".sh") else []
+        done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, f"{call}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
+    assert BarStore.open(tmp_path / "store").members is not None

@@ -72,7 +72,8 @@ def compare(candidate: Facts, production: Facts, report: Path | None = None) -> 
         dates = common_dates(trees)
     except KitError as error:
         raise KitError(f"{candidate.version} against {production.version}: {error}; or {BOTH}") from error
-    bootstrap = DateBootstrap(sessions_of(trees[0], dates), int(trees[0]["dates"]["horizon"]))
+    of_first = trees[0]["dates"]
+    bootstrap = DateBootstrap(sessions_of(trees[0], dates), int(of_first.get("span", of_first["horizon"])))
     differences = []
     for figure in JUDGED:
         one, other = (values_on(tree, figure, dates) for tree in trees)
