@@ -255,6 +255,24 @@ class TrainingConfig:
     """Where metrics go besides metrics.jsonl. tensorboard: event files in the stage's folder, if it is
     installed; the others have to be."""
 
+    def epochs(self, stage: str) -> int:
+        """Epochs of the stage 'tokenizer' or 'basemodel'."""
+        if stage == "tokenizer":
+            return self.tokenizer_epochs
+        return self.basemodel_epochs
+
+    def learning_rate(self, stage: str) -> float:
+        """Peak of the learning rate of the stage 'tokenizer' or 'basemodel'."""
+        if stage == "tokenizer":
+            return self.tokenizer_learning_rate
+        return self.predictor_learning_rate
+
+    def grad_clip(self, stage: str) -> float:
+        """Largest gradient norm of the stage 'tokenizer' or 'basemodel'."""
+        if stage == "tokenizer":
+            return self.tokenizer_grad_clip
+        return self.predictor_grad_clip
+
     def most_steps(self, stage: str) -> int | None:
         """Optimiser steps after which a stage ('tokenizer', 'basemodel' or 'head') ends at the latest; None:
         its epochs say.

@@ -61,19 +61,28 @@ def precision(wanted: str, device: torch.device) -> str:
             raise KitError(
                 "training.mixed_precision: expected auto, no or bf16 on a CPU, found fp16, which needs a GPU"
             )
-        return "no" if wanted == "auto" else wanted
+        if wanted == "auto":
+            return "no"
+        return wanted
     major, minor = torch.cuda.get_device_capability(device)
     if wanted == "bf16" and major < 8:
         raise KitError(
             f"training.mixed_precision: expected auto, fp16 or no on a GPU of compute capability {major}.{minor}, found bf16, "
             "which it only emulates"
         )
-    return wanted if wanted != "auto" else "bf16" if major >= 8 else "fp16"
+    if wanted != "auto":
+        return wanted
+    if major >= 8:
+        return "bf16"
+    return "fp16"
 
 
 def allow_tf32(allowed: bool) -> None:
     """TensorFloat-32 for what stays in float32 on a GPU: matrix products, and whatever cuDNN does."""
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    kind = "highest"
+    if allowed:
+        kind = "high"
+    torch.set_float32_matmul_precision(kind)
     torch.backends.cudnn.allow_tf32 = allowed
 
 
@@ -117,7 +126,10 @@ def cannot_compile(error: Exception) -> KitError:
 
 def first_line(error: Exception) -> str:
     """The first line of an error's text, or its kind."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    for line in str(error).splitlines():
+        if line.strip():
+            return line.strip()
+    return type(error).__name__
 
 
 # -- batches, from the loader to the device ------------------------------------------------------------------
@@ -150,7 +162,9 @@ class DeviceFeed(Iterator[StepBatches]):
 
     def __init__(self, batches: Iterable[Batch], per_step: int, device: torch.device) -> None:
         self._batches, self._per_step, self._device = iter(batches), per_step, device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)
         self._ahead: StepBatches | None = None
 
     def __next__(self) -> StepBatches:
@@ -207,12 +221,18 @@ def cut(batches: list[Batch], pieces: int) -> list[Batch]:
     """Every micro-batch in `pieces` pieces (as many as it has windows, if those are fewer), in order."""
     if pieces == 1:
         return batches
-    return [piece for batch in batches for piece in _cut_one(batch, min(pieces, len(batch["real"])))]
+    cut_batches = []
+    for batch in batches:
+        cut_batches += _cut_one(batch, min(pieces, len(batch["real"])))
+    return cut_batches
 
 
 def _cut_one(batch: Batch, pieces: int) -> list[Batch]:
-    parts = {name: tensor.tensor_split(pieces) for name, tensor in batch.items()}
-    return [{name: part[i] for name, part in parts.items()} for i in range(pieces)]
+    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(pieces)]
+    for name, tensor in batch.items():
+        for part, own in zip(parts, tensor.tensor_split(pieces), strict=True):
+            part[name] = own
+    return list(parts)
 
 
 def out_of_memory(error: RuntimeError) -> bool:

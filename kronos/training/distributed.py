@@ -145,9 +145,12 @@ class Processes:
         """Run `action` on the main process, then on the others, which find what it prepared: a download
         happens once.
         """
-        early = self.together(action if self.is_main else lambda: None)
-        late = self.together((lambda: None) if self.is_main else action)
-        return early if self.is_main else late  # type: ignore[return-value]
+        if self.is_main:
+            result = self.together(action)
+            self.together(lambda: None)
+            return result
+        self.together(lambda: None)
+        return self.together(action)
 
     def close(self) -> None:
         """Leave the process group."""
@@ -184,17 +187,21 @@ class Runtime(Processes):
         give_accelerate(device)
         if not on_cpu:
             allow_tf32(config.training.tf32)
-        backend = "gloo" if on_cpu else config.distributed.ddp_backend
+        handlers: list[Any] = [
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        ]
+        if asked > 1:
+            backend = config.distributed.ddp_backend
+            if on_cpu:
+                backend = "gloo"
+            handlers.append(InitProcessGroupKwargs(backend=backend))
         accelerator = Accelerator(
             cpu=on_cpu and (asked > 1 or not config.device.use_cuda),
             mixed_precision=kind,
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=1
             ),  # the loop counts; the environment must not
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-                *([InitProcessGroupKwargs(backend=backend)] if asked > 1 else []),
-            ],
+            kwargs_handlers=handlers,
         )
         if accelerator.num_processes != asked:
             raise KitError(
@@ -211,7 +218,9 @@ class Runtime(Processes):
                 "ignore", message="`broadcast_buffers`"
             )  # its new name is unknown to torch 2.10
             found = self.accelerator.prepare(*things)
-        return found if len(things) > 1 else (found,)
+        if len(things) == 1:
+            return (found,)
+        return found
 
     # -- agreement -------------------------------------------------------------------------------------------
     def total(self, values: Sequence[float]) -> list[float]:

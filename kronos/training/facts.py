@@ -49,22 +49,25 @@ class StageData:
         """Raises KitError when a part has no window."""
         d, t = config.data, config.training
         splits = split_store(d, store.sessions, store.span_of(config.embargo))
-        indices = [
-            WindowIndex.build(store, d.lookback_window, d.predict_window, part) for part in splits.parts
-        ]
+        indices = []
+        for part in splits.parts:
+            indices.append(WindowIndex.build(store, d.lookback_window, d.predict_window, part))
         require_windows(indices)
         train, validation = indices[:2]
         size, number = micro_batches(config)
+        ticker_windows = None
+        if d.ticker_weighting == "equal":
+            ticker_windows = train.ticker_windows
         plan = BatchPlan(
             windows=len(train),
             batch_size=size,
             accumulation=number,
             processes=config.distributed.num_processes,
-            epochs=t.tokenizer_epochs if stage == "tokenizer" else t.basemodel_epochs,
+            epochs=t.epochs(stage),
             seed=t.seed,
             samples_per_epoch=t.samples_per_epoch,
             max_steps=t.most_steps(stage),
-            ticker_windows=train.ticker_windows if d.ticker_weighting == "equal" else None,
+            ticker_windows=ticker_windows,
             step_windows=t.windows_per_step,
         )
         return cls(train, validation, plan, splits)
@@ -108,7 +111,6 @@ def setting_facts(config: Config, stage: Stage) -> Facts:
     """The facts that a configuration alone decides. How the same numbers are computed (precision, workers,
     checkpoints, how a step's windows are cut into batches and processes) is none of them."""
     d, t = config.data, config.training
-    tokenizer = stage == "tokenizer"
     names = (
         "lookback_window",
         "predict_window",
@@ -118,11 +120,12 @@ def setting_facts(config: Config, stage: Stage) -> Facts:
         "val_ratio",
         "test_ratio",
     )
-    facts: Facts = {f"data.{name}": getattr(d, name) for name in names}
-    days = {
-        f"data.{name}": getattr(d, name) for name in PART_DAYS
-    }  # only those that are set: older runs do not know them
-    facts |= {name: value for name, value in days.items() if value is not None}
+    facts: Facts = {}
+    for name in names:
+        facts[f"data.{name}"] = getattr(d, name)
+    for name in PART_DAYS:  # only those that are set: older runs do not know them
+        if getattr(d, name) is not None:
+            facts[f"data.{name}"] = getattr(d, name)
     if d.all_days:
         facts["data.all_days"] = True
     facts |= {
@@ -130,19 +133,19 @@ def setting_facts(config: Config, stage: Stage) -> Facts:
         "data.ticker_weighting": d.ticker_weighting,
         "windows of a step": config.step_windows,
         "scheduler": t.scheduler,
-        "learning_rate": t.tokenizer_learning_rate if tokenizer else t.predictor_learning_rate,
+        "learning_rate": t.learning_rate(stage),
         "warmup_ratio": t.warmup_ratio,
         "plateau_patience": t.plateau_patience,
         "plateau_factor": t.plateau_factor,
         "early_stopping_patience": t.early_stopping_patience,
         "weight_decay": t.adam_weight_decay,
         "decay_norms_and_biases": t.decay_norms_and_biases,
-        "grad_clip": t.tokenizer_grad_clip if tokenizer else t.predictor_grad_clip,
+        "grad_clip": t.grad_clip(stage),
         "seed": t.seed,
         "betas": [t.adam_beta1, t.adam_beta2],
         "training.validation_samples": t.validation_samples,
     }
-    if not tokenizer:
+    if stage != "tokenizer":
         facts |= {
             "training.teacher_forcing": t.teacher_forcing,
             "training.history_loss_weight": t.history_loss_weight,
@@ -163,15 +166,18 @@ def length_facts(config: Config, stage: Stage) -> Facts:
     facts: Facts = {}
     if stage == "head":
         names += ["seed", "scheduler", "warmup_ratio", "adam_beta1", "adam_beta2", "decay_norms_and_biases"]
-        facts |= {f"head.{name}": value for name, value in asdict(config.head).items()}
-        parts = ("clip", "norm_epsilon", "embargo", "train_ratio", "val_ratio", "test_ratio", *PART_DAYS)
-        facts |= {f"data.{name}": getattr(d, name) for name in parts}
+        for name, value in asdict(config.head).items():
+            facts[f"head.{name}"] = value
+        for name in ("clip", "norm_epsilon", "embargo", "train_ratio", "val_ratio", "test_ratio", *PART_DAYS):
+            facts[f"data.{name}"] = getattr(d, name)
     else:
         names.append("samples_per_epoch")
-    facts |= {f"training.{name}": getattr(t, name) for name in names}
+    for name in names:
+        facts[f"training.{name}"] = getattr(t, name)
     for name, value in settings_of(config).items():
         if isinstance(value, dict):
-            facts |= {f"data.{name}.{key}": each for key, each in value.items()}
+            for key, each in value.items():
+                facts[f"data.{name}.{key}"] = each
         elif name != "pool":
             facts[f"data.{name}"] = value
     return facts
@@ -182,10 +188,11 @@ def start_facts(config: Config, stage: Stage) -> Facts:
     digest, since the folder may lie elsewhere at the next start (another mount, another slug of an attached
     data set)."""
     paths = config.model_paths
-    pretrained = config.tokenizer_is_pretrained if stage == "tokenizer" else config.predictor_is_pretrained
+    pretrained, source = config.predictor_is_pretrained, paths.pretrained_predictor
+    if stage == "tokenizer":
+        pretrained, source = config.tokenizer_is_pretrained, paths.pretrained_tokenizer
     if not pretrained:
         return {START: config.experiment.preset}
-    source = paths.pretrained_tokenizer if stage == "tokenizer" else paths.pretrained_predictor
     saved = [Path(source).expanduser() / name for name in NETWORK_FILES]
     if not all(path.is_file() for path in saved):
         return {START: source}
@@ -199,10 +206,15 @@ def difference(saved: Facts, now: Facts) -> list[str]:
     """`key: saved X, now Y` for every fact that changed. Where both know the digest of the weights that they
     started from, the path does not count; where one does not (a hub id, a run of an earlier version), only
     the path does."""
-    ignored = START if START_DIGEST in saved and START_DIGEST in now else START_DIGEST
-    names = [name for name in dict.fromkeys([*saved, *now]) if name != ignored]
-    pairs = ((name, saved.get(name), now.get(name)) for name in names)
-    return [f"{name}: saved {old!r}, now {new!r}" for name, old, new in pairs if old != new]
+    ignored = START_DIGEST
+    if START_DIGEST in saved and START_DIGEST in now:
+        ignored = START
+    found = []
+    for name in dict.fromkeys([*saved, *now]):
+        old, new = saved.get(name), now.get(name)
+        if name != ignored and old != new:
+            found.append(f"{name}: saved {old!r}, now {new!r}")
+    return found
 
 
 # -- whether what trains together belongs together -----------------------------------------------------------
@@ -275,8 +287,11 @@ def check_other_stage(config: Config, facts: Facts) -> None:
     summary = summary_of(network.parent)
     if summary is None:
         return
-    names = [name for name in facts if name.split(".")[0] == "data" and name in summary.facts]
-    changed = difference({name: summary.facts[name] for name in names}, {name: facts[name] for name in names})
+    was, now = {}, {}
+    for name, value in facts.items():
+        if name.split(".")[0] == "data" and name in summary.facts:
+            was[name], now[name] = summary.facts[name], value
+    changed = difference(was, now)
     if not changed:
         return
     line = f"{network.parent}: the tokenizer was trained with other data than the predictor is: {'; '.join(changed)}"

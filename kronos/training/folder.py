@@ -189,10 +189,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """All records of a metrics file; none where there is no file."""
     if not path.is_file():
         return []
-    return [
-        record_of(line, path, number)
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-    ]
+    logged = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        logged.append(record_of(line, path, number))
+    return logged
 
 
 @dataclass(frozen=True)
@@ -228,8 +228,10 @@ def table(folder: Path, title: str, metric: str, logged: Records, progress: "Pro
     columns = (first, best["values"], last, uniform_values(logged, metric))
     heads = ("before", f"best ({best['step']})", f"last ({last['step']})", "knowing nothing")
     names = [n for n in {metric: 0, **best["values"]} if n not in HIDDEN]
-    rows = [(name, *(_shown(column.get(name)) for column in columns)) for name in names]
-    lines = [title, _line(("validation (step)", *heads)), *(_line(row) for row in rows)]
+    lines = [title, _line(("validation (step)", *heads))]
+    for name in names:
+        cells = [_shown(column.get(name)) for column in columns]
+        lines.append(_line((name, *cells)))
     if not first:
         lines.append("  before: not measured, the weights were random")
     return lines + _verdict(metric, progress) + _speed(logged, progress) + _places(folder)
@@ -268,9 +270,12 @@ def _verdict(metric: str, progress: "Progress") -> list[str]:
 
 def _speed(logged: Records, progress: "Progress") -> list[str]:
     rates = [r["windows_per_s"] for r in logged if r["kind"] == "train" and r.get("windows_per_s")]
-    speed = f", {statistics.median(rates):,.0f} windows/s (median of the logged)" if rates else ""
-    skipped = f", {progress.skipped} steps skipped by the loss scaler" if progress.skipped else ""
-    return [f"  {progress.step} steps in {clock(progress.seconds)}{speed}{skipped}"]
+    line = f"  {progress.step} steps in {clock(progress.seconds)}"
+    if rates:
+        line += f", {statistics.median(rates):,.0f} windows/s (median of the logged)"
+    if progress.skipped:
+        line += f", {progress.skipped} steps skipped by the loss scaler"
+    return [line]
 
 
 def _places(folder: Path) -> list[str]:
@@ -279,7 +284,9 @@ def _places(folder: Path) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else f"{value:.5g}"
+    if value is None:
+        return "-"
+    return f"{value:.5g}"
 
 
 def _line(cells: tuple[str, ...]) -> str:

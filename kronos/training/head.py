@@ -75,7 +75,9 @@ class HeadObjective(Objective):
 
     def rate_share(self, name: str) -> float:
         """What the learning rate of a parameter is multiplied by."""
-        return self.trunk_share if name.startswith("head.trunk.") else 1.0
+        if name.startswith("head.trunk."):
+            return self.trunk_share
+        return 1.0
 
     def weight(self, batch: Batch) -> float:
         """Dates of a batch."""
@@ -128,21 +130,24 @@ class HeadObjective(Objective):
             values[f"within_date_{horizon}"] = sums[f"accuracy_{horizon}"][0] / dates
             gained += share * values[f"rank_ic_{horizon}"]
             shared += share
-        loss = 1 - gained / shared if shared else float("nan")
+        loss = float("nan")
+        if shared:
+            loss = 1 - gained / shared
         return {"loss": loss, **values, "weight": total}
 
     def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Scores and sign logits, (E, W, K) each."""
         shape = batch["real"].shape
-        flat = {
-            name: batch[name].flatten(0, 1)
-            for name in ("series", "figures", "state", "x", "stamp")
-            if name in batch
-        }
+        flat = {}
+        for name in ("series", "figures", "state", "x", "stamp"):
+            if name in batch:
+                flat[name] = batch[name].flatten(0, 1)
         state = flat.get("state")
         if state is None and "x" in flat:
             state = self.head.state(flat["x"], flat["stamp"])
-        out = self.head(flat.get("series"), flat.get("figures"), None if state is None else state.float())
+        if state is not None:
+            state = state.float()
+        out = self.head(flat.get("series"), flat.get("figures"), state)
         return out.score.unflatten(0, shape), out.sign.unflatten(0, shape)
 
 
@@ -151,7 +156,13 @@ def horizon_shares(horizons: Sequence[int], asked: int) -> list[float]:
     if len(horizons) == 1:
         return [1.0]
     rest = (1 - ASKED_SHARE) / (len(horizons) - 1)
-    return [ASKED_SHARE if horizon == asked else rest for horizon in horizons]
+    shares = []
+    for horizon in horizons:
+        if horizon == asked:
+            shares.append(ASKED_SHARE)
+        else:
+            shares.append(rest)
+    return shares
 
 
 def correlation(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
@@ -298,11 +309,9 @@ class HeadRun(StageRun):
         read = {"tokens": "tokens", "bars": "raw bars", "both": "tokens and raw bars"}[
             self.config.head.inputs
         ]
-        start = (
-            f"head: reads {read}, the predictor is {self.trunk_start}"
-            if reads_tokens(self.config)
-            else f"head: reads {read}"
-        )
+        start = f"head: reads {read}"
+        if reads_tokens(self.config):
+            start += f", the predictor is {self.trunk_start}"
         return [self.data.train.describe(self.store), self.data.validation.describe(self.store), start]
 
 

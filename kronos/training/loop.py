@@ -142,8 +142,7 @@ class Trainer:
         self.keepers = keepers
         self._prepare(resumed)
         s, p = self.settings, self.progress
-        main = self.runtime.is_main
-        self.log = RunLog(self.folder, s.stage, p.step, p.validated, s.total_steps, main, keepers.trackers)
+        self.log = RunLog(self.folder, s.stage, p, s.total_steps, self.runtime.is_main, keepers.trackers)
         with self.log:
             if measure_start and p.step == 0 and p.start_value is None:
                 values = self.evaluate()
@@ -290,9 +289,7 @@ class Trainer:
         return self.runtime.is_main and time.monotonic() >= self.settings.deadline
 
     def save(self) -> None:
-        """Write a checkpoint of the current step, unless there is one. All processes wait until it is on
-        disk.
-        """
+        """Write a checkpoint of this step, unless there is one. All processes wait until it is on disk."""
         self._check_finite()
         if self.saved_step != self.progress.step:
             self.runtime.on_main(self._write_checkpoint)

@@ -150,10 +150,9 @@ class TokenizerObjective(Objective):
         }
         bits = self.tokenizer.config.s1_bits, self.tokenizer.config.s2_bits
         used = weight.flatten() > 0
-        counts = (
-            torch.bincount(s.flatten()[used], minlength=2**b) for s, b in zip((s1, s2), bits, strict=True)
-        )
-        return {**sums, **{f"{name}_counts": _wide(c) for name, c in zip(("s1", "s2"), counts, strict=True)}}
+        for name, tokens, own in zip(("s1", "s2"), (s1, s2), bits, strict=True):
+            sums[f"{name}_counts"] = _wide(torch.bincount(tokens.flatten()[used], minlength=2**own))
+        return sums
 
     def report(self, sums: Mapping[str, list[float]]) -> dict[str, float]:
         """Means from summed sums; of token counts the share of tokens used and the perplexity of their
@@ -285,12 +284,13 @@ class PredictorObjective(Objective):
             past = _means(
                 {k.removeprefix("history_"): v for k, v in sums.items() if k.startswith("history_")}
             )
-            values |= {f"history_{name}": past[name] for name in past}
+            for name, value in past.items():
+                values[f"history_{name}"] = value
             bits = {"s1": self.tokenizer.config.s1_bits, "s2": self.tokenizer.config.s2_bits}
-            values |= {
-                f"{name}_perplexity": math.exp(min(values[name], 700.0)) for name in bits
-            }  # a float ends there
-            values |= {f"{name}_uniform": b * math.log(2) for name, b in bits.items()}
+            for name in bits:
+                values[f"{name}_perplexity"] = math.exp(min(values[name], 700.0))  # a float ends there
+            for name, own in bits.items():
+                values[f"{name}_uniform"] = own * math.log(2)
         return values
 
     def _tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -328,4 +328,11 @@ def _wide(values: Tensor) -> Tensor:
 def _means(sums: Mapping[str, list[float]]) -> dict[str, float]:
     """Every scalar sum divided by the summed weight; nan where nothing was weighed."""
     total = sums["weight"][0]
-    return {k: v[0] / total if total else math.nan for k, v in sums.items() if k != "weight" and len(v) == 1}
+    means = {}
+    for name, value in sums.items():
+        if name == "weight" or len(value) != 1:
+            continue
+        means[name] = math.nan
+        if total:
+            means[name] = value[0] / total
+    return means

@@ -78,7 +78,9 @@ def _warm_then_cosine(step: int, total_steps: int, peak: float, warmup_ratio: fl
     """A cosine rise from a tenth of the peak, then a cosine fall to `floor` of it; floor 1: no fall."""
     top = max(warmup_ratio * total_steps - 1, 0.0)
     if step <= top:
-        return peak if top == 0 else _cosine(peak / DIV_FACTOR, peak, step / top)
+        if top == 0:
+            return peak
+        return _cosine(peak / DIV_FACTOR, peak, step / top)
     end = max(total_steps - 1, 1)
     return _cosine(peak, peak * floor, min((step - top) / max(end - top, 1e-9), 1.0))
 
@@ -141,15 +143,22 @@ def build_optimizer(module: Objective, settings: LoopSettings) -> torch.optim.Ad
     Fused everywhere, because the fused step can be told on the device to leave the weights alone
     (`FiniteGuard`).
     """
-    learning = [(module.rate_share(name), p) for name, p in module.named_parameters() if p.requires_grad]
-    small = settings.weight_decay if settings.decay_norms_and_biases else 0.0
-    groups = []
-    for share in sorted({share for share, _ in learning}, reverse=True):
-        own = [p for its, p in learning if its == share]
-        groups.append(
-            {"params": [p for p in own if p.ndim > 1], "weight_decay": settings.weight_decay, "share": share}
-        )
-        groups.append({"params": [p for p in own if p.ndim <= 1], "weight_decay": small, "share": share})
+    small = 0.0
+    if settings.decay_norms_and_biases:
+        small = settings.weight_decay
+    by_share: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            large, flat = by_share.setdefault(module.rate_share(name), ([], []))
+            if parameter.ndim > 1:
+                large.append(parameter)
+            else:
+                flat.append(parameter)
+    groups: list[dict[str, Any]] = []
+    for share in sorted(by_share, reverse=True):
+        large, flat = by_share[share]
+        groups.append({"params": large, "weight_decay": settings.weight_decay, "share": share})
+        groups.append({"params": flat, "weight_decay": small, "share": share})
     return torch.optim.AdamW(groups, lr=settings.schedule.peak, betas=settings.betas, fused=True)
 
 
@@ -200,9 +209,10 @@ class FiniteGuard:
         """Stop the run when a step since the last check was not finite. Every process has to call it."""
         first = int(self._bad_step)
         if self.runtime.total([float(first >= 0)])[0]:
-            seen = self.runtime.gather(
-                (first, {s: sorted({int(i) for t in ts for i in t}) for s, ts in self._recent.items()})
-            )
+            recent = {}
+            for step, tickers in self._recent.items():
+                recent[step] = torch.cat(tickers).unique().tolist()
+            seen = self.runtime.gather((first, recent))
             self.runtime.on_main(lambda: self._raise_not_finite(seen))
         if self.scaled:
             last = max(self._recent, default=0)
@@ -213,8 +223,14 @@ class FiniteGuard:
 
     def _raise_not_finite(self, seen: list[tuple[int, dict[int, list[int]]]]) -> None:
         step = min(first for first, _ in seen if first >= 0)
-        names = sorted({self.tickers[i] for _, tickers in seen for i in tickers.get(step, [])})
-        some = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+        found = set()
+        for _, tickers in seen:
+            for number in tickers.get(step, []):
+                found.add(self.tickers[number])
+        names = sorted(found)
+        some = ", ".join(names[:12])
+        if len(names) > 12:
+            some += f" and {len(names) - 12} more"
         raise KitError(
             f"{self.stage}: the loss or its gradient is not finite at step {step}; no weight was changed by it; tickers "
             f"in that step: {some}. Check these prices, lower the learning rate, or set training.mixed_precision: no"

@@ -176,7 +176,9 @@ def _without_checkpoint(
 def _other(
     stage: Stage, folder: Path, changed: list[str], facts: Facts, *, finished: bool, step: int
 ) -> StageState:
-    was = "complete" if finished else f"interrupted at step {step}"
+    was = f"interrupted at step {step}"
+    if finished:
+        was = "complete"
     line = f"{stage}: {was} in {folder}, trained with other settings: {'; '.join(changed)}"
     return StageState("other_settings", (line,), step, finished, tuple(changed), facts)
 
@@ -238,7 +240,9 @@ def _present_store(config: Config) -> BarStore | None:
     except KitError as error:
         log.info("%s; it is prepared again", error)
         return None
-    return store if store.manifest.get("settings", settings_of(config)) == settings_of(config) else None
+    if store.manifest.get("settings", settings_of(config)) != settings_of(config):
+        return None
+    return store
 
 
 def expected_tokenizer(config: Config) -> str | None:

@@ -31,6 +31,7 @@ from kronos.training.folder import read_records, record_of, uniform_loss
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kronos.training.checkpoint import Progress
     from kronos.training.distributed import Runtime
     from kronos.training.objectives import Objective
 
@@ -44,7 +45,7 @@ SURE_AFTER = 10.0
 class RunLog(AbstractContextManager["RunLog"]):
     """Lines, bar and metrics file of one stage. On processes other than the main one it does nothing.
 
-    folder: the stage's. step: where the run starts; validated: the validation of that step is behind it.
+    folder: the stage's. progress: where the run starts, and whether the validation of that step is behind it.
     trackers: opens those that are asked for. Records of what is still to come, left by a sitting that was cut
     off after its last checkpoint,
     are removed: a step appears once.
@@ -54,8 +55,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         self,
         folder: Path,
         stage: str,
-        step: int,
-        validated: bool,
+        progress: "Progress",
         total_steps: int,
         active: bool,
         trackers: "Callable[[], Trackers] | None" = None,
@@ -68,13 +68,15 @@ class RunLog(AbstractContextManager["RunLog"]):
         self._bar: tqdm | None = None
         self._trackers: Trackers | None = None
         if active:
-            _forget_after(path, step, validated)
+            _forget_after(path, progress.step, progress.validated)
             if trackers is not None:
                 self._trackers = trackers()
                 self._stack.callback(self._trackers.close)
                 self._trackers.replay(path)
             if bars_wanted():
-                self._bar = tqdm(total=total_steps, initial=step, desc=stage, unit="step", dynamic_ncols=True)
+                self._bar = tqdm(
+                    total=total_steps, initial=progress.step, desc=stage, unit="step", dynamic_ncols=True
+                )
                 self._stack.enter_context(logging_redirect_tqdm())
                 self._stack.callback(self._bar.close)
 
@@ -134,8 +136,12 @@ class RunLog(AbstractContextManager["RunLog"]):
         if not self.active:
             return
         log.info("%s", text)
-        finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        line = json.dumps({"kind": kind, "stage": self.stage, "step": step, **finite})
+        tree: dict[str, Any] = {"kind": kind, "stage": self.stage, "step": step}
+        for name, value in values.items():
+            tree[name] = None
+            if math.isfinite(value):
+                tree[name] = value
+        line = json.dumps(tree)
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
         if self._trackers is not None:
@@ -211,10 +217,11 @@ def over_processes(shares: Sequence[Mapping[str, list[float]]]) -> dict[str, lis
 def _forget_after(path: Path, step: int, validated: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():
-        kept = [
-            line for line in path.read_text(encoding="utf-8").splitlines() if _is_past(line, step, validated)
-        ]
-        files.write_text(path, "".join(f"{line}\n" for line in kept))
+        kept = ""
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if _is_past(line, step, validated):
+                kept += f"{line}\n"
+        files.write_text(path, kept)
 
 
 def _is_past(line: str, step: int, validated: bool) -> bool:

@@ -69,7 +69,9 @@ def train(config: Config, stage: Stage) -> int:
         status = run_stage(config, stage, BarStore.open(config.data.store), runtime)
     runtime.close()
     by_signal = status == "interrupted" and runtime.stop.signal and not runtime.stop.launched
-    return 128 + runtime.stop.signal if by_signal else 0
+    if by_signal:
+        return 128 + runtime.stop.signal
+    return 0
 
 
 def _join(config: Config) -> Runtime:
@@ -170,7 +172,9 @@ class StageRun:
             self.runtime.on_main(lambda: facts.check_other_stage(self.config, self.facts))
         self.objective = self.runtime.main_first(lambda: self._build(tokenizer))
         self._choose_computation()
-        self.progress = replace(resumed.progress) if resumed else Progress(facts=self.facts)
+        self.progress = Progress(facts=self.facts)
+        if resumed:
+            self.progress = replace(resumed.progress)
         self.runtime.stop.install()
         self.runtime.on_main(lambda: self._begin(resumed))
         reader = self._streams()
@@ -317,11 +321,10 @@ class StageRun:
         network.save_pretrained(self.best_model)
 
     def _trackers(self) -> Trackers:
-        flat = {
-            f"{section}.{key}": str(v)
-            for section, keys in to_dict(self.config).items()
-            for key, v in keys.items()
-        }
+        flat = {}
+        for section, keys in to_dict(self.config).items():
+            for key, value in keys.items():
+                flat[f"{section}.{key}"] = str(value)
         names, run = self.config.training.trackers, self.config.experiment.name
         return Trackers(names, self.folder, run, self.stage, flat)
 
@@ -338,7 +341,9 @@ class StageRun:
         self._draw()
         p, total = self.progress, self.settings.total_steps
         if status == "interrupted":
-            why = f" ({reason})" if reason else ""
+            why = ""
+            if reason:
+                why = f" ({reason})"
             log.info(
                 "%s: stopped at step %d of %d%s; the same command goes on", self.stage, p.step, total, why
             )
@@ -348,7 +353,9 @@ class StageRun:
             early = f", early: {self.settings.schedule.early_stopping_patience} validations in a row without improvement"
         title = f"{self.stage}: complete, {p.step} of {total} steps{early}"
         lines = table(self.folder, title, self.objective.metric, read_records(self.metrics), p)
-        level = logging.WARNING if worse_than_start(p) else logging.INFO
+        level = logging.INFO
+        if worse_than_start(p):
+            level = logging.WARNING
         log.log(level, "%s", "\n".join(lines))
 
     def _stopped_early(self) -> bool:

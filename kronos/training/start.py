@@ -35,7 +35,9 @@ from kronos.training.optim import LoopSettings, Schedule
 def loop_settings(config: Config, stage: Stage, plan: BatchPlan) -> LoopSettings:
     """What the loop reads of a configuration."""
     t = config.training
-    tokenizer = stage == "tokenizer"
+    deadline = math.inf
+    if t.time_limit is not None:
+        deadline = time.monotonic() + t.time_limit * 3600 - seconds_since_launch()
     return LoopSettings(
         stage=stage,
         steps_per_epoch=plan.steps_per_epoch,
@@ -43,7 +45,7 @@ def loop_settings(config: Config, stage: Stage, plan: BatchPlan) -> LoopSettings
         schedule=Schedule(
             t.scheduler,
             total_steps=plan.total_steps,
-            peak=t.tokenizer_learning_rate if tokenizer else t.predictor_learning_rate,
+            peak=t.learning_rate(stage),
             warmup_ratio=t.warmup_ratio,
             plateau_patience=t.plateau_patience,
             plateau_factor=t.plateau_factor,
@@ -52,15 +54,13 @@ def loop_settings(config: Config, stage: Stage, plan: BatchPlan) -> LoopSettings
         betas=(t.adam_beta1, t.adam_beta2),
         weight_decay=t.adam_weight_decay,
         decay_norms_and_biases=t.decay_norms_and_biases,
-        grad_clip=t.tokenizer_grad_clip if tokenizer else t.predictor_grad_clip,
+        grad_clip=t.grad_clip(stage),
         seed=t.seed,
         log_interval=t.log_interval,
         checkpoint_steps=t.checkpoint_steps,
         checkpoint_minutes=t.checkpoint_minutes,
         keep_last=config.data.all_days,
-        deadline=math.inf
-        if t.time_limit is None
-        else time.monotonic() + t.time_limit * 3600 - seconds_since_launch(),
+        deadline=deadline,
     )
 
 
