@@ -14,8 +14,7 @@ from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.training import runlog
 from kronos.training.checkpoint import Progress
-from kronos.training.folder import read_records
-from kronos.training.runlog import table
+from kronos.training.folder import read_records, table
 from kronos.training.stages import run_stage
 
 
