@@ -12,7 +12,6 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -20,7 +19,8 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kronos import guide_keys, records
-from kronos.config import PART_SHARES, Config, part_problems, without_old_values
+from kronos.config import PART_SHARES, Config, without_old_values
+from kronos.config_rules import contradictions
 from kronos.errors import KitError
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     problems += wrong_types
     if checked is not None:
         checked = _one_way_to_cut(checked, tree)
-        problems += list(_out_of_range(checked)) or _impossible(checked)
+        problems += list(_out_of_range(checked)) or contradictions(checked, PATHS)
     if problems or checked is None:
         raise KitError(f"{path}: " + "; ".join(problems))
     return derived_paths(checked)
@@ -361,165 +361,3 @@ def _out_of_range(config: Config) -> Iterator[str]:
         allowed, value = _range(hint), _value(config, name)
         if allowed and value is not None and not records.in_range(value, allowed):
             yield f"{name}: expected {allowed}, found {value:g}"
-
-
-FARTHEST = 100_000
-"""Trading days ahead, at most."""
-MOST_WINDOWS = 10_000_000
-"""Of one optimiser step."""
-
-
-def _impossible(config: Config) -> list[str]:
-    """Settings that are right alone and cannot hold together."""
-    data, paths, spread = config.data, config.model_paths, config.distributed
-    shares = (data.train_ratio or 0) + (data.val_ratio or 0) + (data.test_ratio or 0)
-    machines, processes = spread.num_machines, spread.num_processes
-    longest = data.max_context + 1
-    head = config.head
-    step, parts = config.step_windows, config.training.accumulation_steps
-    asked = config.training.windows_per_step
-    rules = {
-        f"head.bar_lookback: expected a multiple of head.patch {head.patch}, found {head.bar_lookback}": (
-            head.bar_lookback % head.patch > 0
-        ),
-        f"head.token_lookback: expected at most data.max_context {data.max_context}, found {config.head_token_lookback}": (
-            (head.token_lookback or 0) > data.max_context
-        ),
-        f"head.horizons: expected trading days from 1 to {FARTHEST:,}, found {head.horizons}": not head.horizons
-        or not 1 <= min(head.horizons) <= max(head.horizons) <= FARTHEST,
-        f"head.width: expected a multiple of 8 (two for each of four attention heads), found {head.width}": head.width
-        % 8
-        > 0,
-        f"data.train_ratio + val_ratio + test_ratio: expected at most 1, found {shares:g}": shares > 1 + 1e-9,
-        "data.train_ratio and data.val_ratio: expected > 0 (the best model is chosen on the validation part)": (
-            data.train_ratio == 0 or data.val_ratio == 0
-        ),
-        f"data.lookback_window + predict_window: expected at most {longest} (max_context + 1), found {config.window}": (
-            config.window > longest
-        ),
-        f"data.embargo: expected at least predict_window {data.predict_window}, found {data.embargo}": (
-            data.embargo is not None and data.embargo < data.predict_window
-        ),
-        "model_paths.pretrained_tokenizer: expected a hub id or folder, or experiment.pre_trained: false": (
-            config.tokenizer_is_pretrained and not paths.pretrained_tokenizer
-        ),
-        "model_paths.pretrained_predictor: expected a hub id or folder, or experiment.pre_trained: false": (
-            config.predictor_is_pretrained and not paths.pretrained_predictor
-        ),
-        "experiment.pre_trained_predictor: its tokens come from its own tokenizer; set pre_trained_tokenizer too": (
-            config.predictor_is_pretrained and not config.tokenizer_is_pretrained
-        ),
-        f"distributed.num_processes: expected 1 without distributed.use_ddp, found {processes}": (
-            processes > 1 and not spread.use_ddp
-        ),
-        f"distributed.num_processes: expected a multiple of num_machines {machines}, found {processes}": processes
-        % machines
-        > 0,
-        f"distributed.machine_rank: expected below num_machines {machines}, found {spread.machine_rank}": (
-            spread.machine_rank >= machines
-        ),
-        f"training.batch_size x accumulation_steps x num_processes: expected at most {MOST_WINDOWS:,}, found {step:,}": (
-            step > MOST_WINDOWS
-        ),
-        f"training.accumulation_steps: expected 1 beside training.windows_per_step, which decides, found {parts}": (
-            asked is not None and parts != 1
-        ),
-        f"training.windows_per_step: expected at least one window for each of {processes} processes, found {asked}": (
-            asked is not None and asked < processes
-        ),
-        "experiment.fresh and skip_existing: expected one of them (train anew, or keep what is complete), found both": (
-            config.experiment.fresh and config.experiment.skip_existing
-        ),
-        "distributed.main_process_port: expected a fixed port with several machines, found 0": (
-            machines > 1 and spread.main_process_port == 0
-        ),
-    }
-    return (
-        part_problems(data)
-        + _bad_names(config)
-        + _impossible_source(config)
-        + [text for text, broken in rules.items() if broken]
-    )
-
-
-# -- names of runs and folders -------------------------------------------------------------------------------
-LONGEST_NAME = 100
-"""Bytes: the kit adds endings such as -fast, .old-1 and a time, and file systems take 255."""
-TAKEN_RUNS = ("stores",)
-TAKEN_FOLDERS = ("logs", "backtest", "decisions", "pipeline_config.json", "answers")
-"""What the kit itself puts beside runs, and beside the stages of a run."""
-
-
-def _bad_names(config: Config) -> list[str]:
-    """Names that cannot be one folder each: checked before anything is written."""
-    paths = config.model_paths
-    problems = _bad_name("model_paths.exp_name", paths.exp_name, TAKEN_RUNS)
-    used: dict[str, str] = {}
-    for key in ("tokenizer_save_name", "basemodel_save_name", "head_save_name"):
-        name, setting = getattr(paths, key), f"model_paths.{key}"
-        problems += _bad_name(setting, name, TAKEN_FOLDERS)
-        if name.lower() in used:
-            problems.append(
-                f"{setting}: expected another name than that of {used[name.lower()]}, found {name!r} for both"
-            )
-        used.setdefault(name.lower(), setting)
-    for section, names in PATHS.items():
-        for key in names:
-            value = getattr(getattr(config, section), key)
-            if any("\0" in path or "\n" in path for path in ([value] if isinstance(value, str) else value)):
-                problems.append(
-                    f"{section}.{key}: expected a path of printable letters, found {_shown(value)}"
-                )
-    return problems
-
-
-def _bad_name(setting: str, name: str, taken: Sequence[str]) -> list[str]:
-    expected = "expected the name of one folder"
-    if not name or name in (".", "..") or "/" in name or "\\" in name:
-        return [f"{setting}: {expected}, found {_shown(name)}; places are set by model_paths.base_path"]
-    if not name.isprintable() or name != name.strip() or name.startswith(("-", ".", "~")):
-        return [
-            f"{setting}: {expected} of printable letters that begins with a letter or digit, found {_shown(name)}"
-        ]
-    if len(name.encode()) > LONGEST_NAME:
-        return [f"{setting}: {expected} of at most {LONGEST_NAME} bytes, found {len(name.encode())}"]
-    if name.lower() in taken:
-        return [f"{setting}: {expected} that the kit does not use itself, found {name!r}"]
-    return []
-
-
-def _impossible_source(config: Config) -> list[str]:
-    """What cannot hold together in the section `source`."""
-    source, bars = config.source, config.data.data_path
-    unused = [name for name in ("symbols", "pool", "begin", "end", "plugin") if getattr(source, name)]
-    rules = {
-        f"source.{''.join(unused[:1])}: expected a source that reads it, found source.name csv; name one (docs/sources.md)": (
-            not config.has_source and bool(unused)
-        ),
-        f"data.data_path: expected a name ending in .parquet, which the source {source.name} writes, found {bars}; remove it": (
-            config.has_source and bool(bars) and not (isinstance(bars, str) and bars.endswith(".parquet"))
-        ),
-        f"source.name: expected letters, digits, - and _, found {source.name!r}": not re.fullmatch(
-            r"[A-Za-z0-9_-]+", source.name
-        ),
-    }
-    for name in ("begin", "end"):
-        text = getattr(source, name)
-        rules[f"source.{name}: expected a day as YYYY-MM-DD, found {text!r}"] = bool(text) and not _is_day(
-            text
-        )
-    if _is_day(source.begin) and _is_day(source.end):
-        rules[f"source.begin: expected a day before source.end {source.end}, found {source.begin}"] = (
-            source.begin >= source.end
-        )
-    return [text for text, broken in rules.items() if broken]
-
-
-def _is_day(text: str) -> bool:
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d", text):
-        return False
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True

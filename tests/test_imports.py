@@ -30,6 +30,7 @@ ROOMS = [
     "networks",
     "final",
     "configfile",
+    "config_rules",
     "guide_keys",
     "cli",
     "config",
