@@ -32,6 +32,7 @@ def trained(store: BarStore, folder: Path, compiled: bool) -> list[float]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiling")
 def test_compiled_training_has_the_same_losses_names_and_checkpoints(tmp_path: Path) -> None:
     """Keeps out checkpoints with `_orig_mod.` names, losses of another network, and a compilation for every
     short last batch.

@@ -55,6 +55,7 @@ def test_rotation_of_half_precision_is_computed_in_float32() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiling")
 def test_compiled_steps_drop_out_as_eager_ones() -> None:
     """torch.compile must neither merge the masks of two layers nor draw them twice."""
     layers = torch.nn.ModuleList([Dropout(0.5), Dropout(0.5)])
