@@ -24,7 +24,16 @@ from kronos.delivery.gates import Asked, promote
 from kronos.delivery.golden import Networks
 from kronos.delivery.package import package_model
 from kronos.delivery.package_facts import check_sums
-from kronos.delivery.registry import Version, current, forward, point, read_history, rollback, trail_of
+from kronos.delivery.registry import (
+    Version,
+    current,
+    forward,
+    point,
+    read_history,
+    rollback,
+    status_lines,
+    trail_of,
+)
 from kronos.errors import KitError
 
 
@@ -384,12 +393,21 @@ def test_a_link_that_was_moved_by_hand_is_where_rollback_starts(model: Path) -> 
     assert rollback(model).after == "v1.0.0"  # the change to v1.0.1 cannot be told from one that was not made
 
 
-def test_a_link_to_nothing_is_said(model: Path) -> None:
-    """Somebody removed a version that is served."""
-    point(model, "production", Version.parse("v1.0.1"), "promote", "test")
+def test_a_version_that_is_gone_can_be_left(model: Path) -> None:
+    """Somebody removed a version that is served: that is when the way back is needed."""
+    for version in ("v1.0.0", "v1.0.1"):
+        point(model, "production", Version.parse(version), "promote", "test")
     shutil.rmtree(model / "v1.0.1")
     with pytest.raises(KitError, match=r"v1\.0\.1, which is not there; .*versions there: v1\.0\.0, v1\.0\.2"):
         current(model, "production")
+    assert "production v1.0.1 (not there)" in status_lines(model)
+    assert "which is not there any more" in promote(model, "production", "v1.0.2").why
+    point(model, "staging", Version.parse("v1.0.0"), "promote", "test")
+    point(model, "staging", Version.parse("v1.0.2"), "promote", "test")
+    shutil.rmtree(model / "v1.0.2")
+    assert rollback(model, "staging").after == "v1.0.0"
+    with pytest.raises(KitError, match=r"v1\.0\.1: expected a version, found none; there are v1\.0\.0"):
+        rollback(model)
 
 
 # -- kills ---------------------------------------------------------------------------------------------------

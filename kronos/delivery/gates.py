@@ -137,13 +137,18 @@ def _chosen(root: Path, alias: registry.Alias, version: str | None) -> Version:
 
 
 def _with_production(root: Path, chosen: Version, found: Gates, asked: Asked) -> Gates:
-    now = registry.current(root, "production")
+    now = registry.named(root, "production")
     if found.refused:
         return found
+    why = ""
     if now is None:
-        return Gates([*found.lines, "comparison, latency, replay: no version is in production yet"], [])
-    if now == chosen:
-        return Gates([*found.lines, f"comparison, latency, replay: {now} is in production already"], [])
+        why = "no version is in production yet"
+    elif now == chosen:
+        why = f"{now} is in production already"
+    elif not (root / str(now)).is_dir():
+        why = f"production is {now}, which is not there any more"
+    if why:
+        return Gates([*found.lines, f"comparison, latency, replay: {why}"], [])
     more = against(root / str(chosen), root / str(now), asked)
     return Gates(found.lines + more.lines, more.refused)
 

@@ -77,16 +77,19 @@ def versions(root: Path) -> list[Version]:
     return sorted(Version.parse(p.name) for p in root.glob("v*.*.*") if p.is_dir())
 
 
+def named(root: Path, alias: Alias) -> Version | None:
+    """The version that a link names, whether it is there or not; None where there is no link."""
+    link = root / alias
+    return Version.parse(link.readlink().name) if link.is_symlink() else None
+
+
 def current(root: Path, alias: Alias) -> Version | None:
     """The version that a link leads to; None where there is no link. Raises KitError where it leads nowhere."""
-    link = root / alias
-    if not link.is_symlink():
-        return None
-    version = Version.parse(link.readlink().name)
-    if not (root / str(version)).is_dir():
+    link, version = root / alias, named(root, alias)
+    if version is not None and not (root / str(version)).is_dir():
         raise KitError(
             f"{link}: expected a link to a version, found {version}, which is not there; "
-            f"put it back, or promote another one (versions there: {_listed(root)})"
+            f"put it back, roll back, or promote another one (versions there: {_listed(root)})"
         )
     return version
 
@@ -124,7 +127,7 @@ class Trail:
 def trail_of(root: Path, alias: Alias) -> Trail:
     """What the history says about a link. A change that was announced and not made is passed over: the next
     line (at the end: the link) does not begin with its version."""
-    now = current(root, alias)
+    now = named(root, alias)
     changes = [change for change in read_history(root) if change.alias == alias]
     begins = [change.before for change in changes[1:]] + [str(now) if now else None]
     past: list[str] = []
@@ -151,10 +154,9 @@ def status_lines(root: str | Path) -> list[str]:
     root = _model(root)
     lines = []
     for alias in ALIASES:
-        if (root / alias).is_symlink():
-            lines.append(f"{alias:<10} {current(root, alias)}")
-        else:
-            lines.append(f"{alias:<10} none")
+        version = named(root, alias)
+        gone = "" if version is None or (root / str(version)).is_dir() else " (not there)"
+        lines.append(f"{alias:<10} {version or 'none'}{gone}")
     lines.append(f"versions   {_listed(root)}")
     for change in read_history(root)[-10:]:
         left_out = f" (left out: {', '.join(change.skipped)})" if change.skipped else ""
@@ -280,7 +282,7 @@ def _model(root: str | Path) -> Path:
 
 
 def _linked(root: Path, alias: Alias) -> Version:
-    now = current(root, alias)
+    now = named(root, alias)
     if now is None:
         raise KitError(f"{root / alias}: expected a link to a version, found none; promote a version first")
     return now
