@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny import tiny_store
 
 from kronos.errors import KitError
-from kronos.evaluation.origins import Boundary, boundary_of, latest, plan_timeline
+from kronos.evaluation.origins import Boundary, boundary_of, latest, on_open_days, plan_timeline
 from kronos.evaluation.significance import MIN_EFFECTIVE, DateBootstrap
 
 
@@ -161,3 +161,21 @@ def test_default_dates_lie_in_the_test_part() -> None:
     assert found.excluded["validation, which chose the checkpoint"] == 1310 - 1030
     small = plan_timeline(2500, Boundary(999, 30, validation_end=2349, test_first=2380), 30, origins=40)
     assert small.test[0] < 2380 and "fewer than 6 dates" in small.notes[0], "a test part without room is said"
+
+
+def test_dates_lie_on_days_that_every_market_is_open() -> None:
+    """Keeps out: dates on Sundays only, on which shares beside coins are never asked."""
+    week = np.arange(400) % 7 < 5
+    plain = plan_timeline(400, Boundary(99, 7), 7, origins=20, every=7, embargo=0)
+    moved = on_open_days(plain, week)
+    assert len(moved.test) >= len(plain.test) - 1 and week[moved.test].all() and week[moved.calibrate].all()
+    assert moved.test.min() >= plain.test.min() and (plain.test.max() - moved.test.max()) < 3
+    assert "every market is open" in moved.notes[-1]
+    assert on_open_days(plain, np.ones(400, bool)) is plain
+    nowhere = on_open_days(plain, np.zeros(400, bool))
+    assert (
+        np.array_equal(nowhere.test, plain.test) and "no session is one of every market" in nowhere.notes[-1]
+    )
+    late = np.arange(400) < 50
+    with pytest.raises(KitError, match="every market of the data is open"):
+        on_open_days(plain, late)

@@ -177,12 +177,10 @@ class BarStore:
         return result
 
     def all_open(self) -> NDArray[np.bool_]:
-        """(D,) on which sessions every market is open; all where no session is common to them."""
-        every = np.ones(len(self.sessions), bool)
+        """(D,) on which sessions every market is open."""
         if self.ordinals is None:
-            return every
-        opened = np.asarray((np.diff(self.ordinals, axis=1, prepend=0) > 0).all(axis=0), np.bool_)
-        return opened if opened.any() else every
+            return np.ones(len(self.sessions), bool)
+        return np.asarray((np.diff(self.ordinals, axis=1, prepend=0) > 0).all(axis=0), np.bool_)
 
     def row_at(
         self, tickers: NDArray[Any], session: NDArray[Any]

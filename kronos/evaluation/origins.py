@@ -185,6 +185,9 @@ def on_open_days(timeline: Timeline, opened: NDArray[np.bool_]) -> Timeline:
     """
     if opened.all():
         return timeline
+    if not opened.any():  # hours of exchanges that never coincide
+        note = "no session is one of every market: each date asks the tickers whose market is open"
+        return replace(timeline, notes=(*timeline.notes, note))
     note = "dates are days on which every market is open; each ticker's horizon counts its own days"
     calibrate, test = _moved(timeline.calibrate, opened), _moved(timeline.test, opened)
     if not len(test):
