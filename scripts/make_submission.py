@@ -28,6 +28,9 @@ def main() -> None:
         "--answer", metavar="NAME", help="auto, a name or blend:A+B; sets inference.answer"
     )
     arguments.add_argument(
+        "--refit", action="store_true", help="fit before each date of the test file; sets inference.refit"
+    )
+    arguments.add_argument(
         "--allow-incomplete", action="store_true", help="use networks whose training has not ended"
     )
     args = arguments.parse_args()
@@ -40,6 +43,8 @@ def main() -> None:
     from kronos.submission import make_submission
 
     given = {"inference.horizon": args.horizon, "inference.answer": args.answer}
+    if args.refit:
+        given["inference.refit"] = "true"
     overrides = [*args.overrides, *(f"{key}={value}" for key, value in given.items() if value)]
     config = configfile.load(args.config, overrides)
     made = make_submission(config, args.output, args.allow_incomplete)

@@ -2,7 +2,7 @@
 """What are answers without a network worth, and does a network add to them?
 
     python scripts/study_answers.py --data prices.parquet --work runs/answers [--scores runs/answers/head.npz
-    ...]
+    ...] [--networks nano --steps 400 --paths-tickers 100 --paths-every 4]
 
 Every date without overlap from --from on, --horizon trading days ahead. Fits learn from labels that ended
 before the dates they answer, on every 5th and on every 30th trading day, and are fitted again every --refit
@@ -10,7 +10,10 @@ dates. A row of the table: accuracy within dates in per cent and rank IC (each t
 standard error, t in brackets), and the accuracy of the decision, whose level is the base rate of all history
 and whose slope was fitted on earlier dates, beside "all rise". --scores: more answers, each an .npz with date
 (n,), ticker (n,) and score (n,); they are scored alone and blended with the features, on the rows that have a
-score. A blend is the mean of normal scores within the date. docs/findings.md says what came out.
+score. A blend is the mean of normal scores within the date, "weighted" one with weights that earlier dates
+taught. --networks: a predictor is trained once before --from, with a head (whole and frozen) on every date and
+sampled paths on a part of the rows; what was reduced is printed. "auto" is `findings.choose` on the dates
+before. docs/findings.md says what came out.
 """
 
 import argparse
@@ -26,19 +29,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 import numpy as np
 from numpy.typing import NDArray
 
-from kronos import cli
+from kronos import cli, configfile
 from kronos.answers import fitted
-from kronos.answers.answerer import Answer, Rows
+from kronos.answers.answerer import SIMPLICITY, Answer, Kind, Rows
 from kronos.answers.decision import EDGE, logit, z_of
 from kronos.answers.features import NAMES
+from kronos.answers.findings import Evidence, Figure, Findings, choose
 from kronos.answers.fit import Samples, fit_decision
 from kronos.answers.history import base_rates, tie_shares
+from kronos.answers.weights import equal_weights, fit_weights
 from kronos.bars import CLOSE
 from kronos.config import Config, EvaluationConfig
 from kronos.data.prepare import prepare
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.evaluation.scores import correlation, within_accuracy
+from kronos.evaluation.significance import DateBootstrap, Interval
 
 Array = NDArray[np.float64]
 RULES = {
@@ -48,6 +54,9 @@ RULES = {
     "low volatility over 63 days": ("volatility over 63 days", -1),
     "near the year's high": ("below the year's high", 1),
 }
+DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "small.yaml"
+DRAWS = 500
+"""Bootstrap draws of an interval that `auto` looks at."""
 PRIOR_SLOPE = 0.1
 """Slope of a decision before any date has been scored."""
 WARM_UP = "1994-01-01"
@@ -72,13 +81,21 @@ def main() -> None:
         "--refit", type=int, default=26, metavar="N", help="dates between two fits (default: %(default)s)"
     )
     parser.add_argument("--scores", nargs="*", default=[], metavar="F", help=".npz files of more answers")
+    parser.add_argument(
+        "--networks", default="", choices=["", "nano", "mini"], help="train networks of this size, too"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=400, metavar="N", help="of each stage (default: %(default)s)"
+    )
+    parser.add_argument("--paths-tickers", type=int, default=100, metavar="N", help="0: sample no paths")
+    parser.add_argument("--paths-every", type=int, default=4, metavar="N", help="dates between sampled ones")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     arguments = parser.parse_args()
     cli.setup_logging()
     logging.getLogger("kronos").setLevel(logging.WARNING)
-    config = Config()
-    store = prepare(
-        replace(config, data=replace(config.data, data_path=arguments.data, store=f"{arguments.work}/store"))
-    )
+    given = [f"data.data_path={arguments.data}", f"data.store={arguments.work}/store", *arguments.overrides]
+    config = configfile.load(DEFAULTS, given)
+    store = prepare(config)
     dates = Dates.of(store, arguments.first, arguments.horizon)
     print(dates.describe())
     answers = simple_answers(dates)
@@ -86,8 +103,11 @@ def main() -> None:
         answers |= fitted_answers(dates, every, arguments.refit)
     table(dates, answers, arguments.refit)
     features = answers["ridge + boosting, every 5"]
-    for path in arguments.scores:
-        added(dates, features, path)
+    more = {path: scores_of(dates, Path(path)) for path in arguments.scores}
+    if arguments.networks:
+        more |= network_answers(dates, config, arguments)
+    for name, score in more.items():
+        added(dates, features, name, score)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,9 +204,27 @@ def fitted_answers(dates: Dates, every: int, refit: int) -> dict[str, Array]:
             flush=True,
         )
     for members in (("ridge", "boosting"), ("ridge", "logistic", "boosting")):
-        names = [f"{member}, every {every}" for member in members]
-        scores[f"{' + '.join(members)}, every {every}"] = blend(dates, [scores[name] for name in names])
+        parts = [scores[f"{member}, every {every}"] for member in members]
+        scores[f"{' + '.join(members)}, every {every}"] = blend(dates, parts)
+        scores[f"weighted {' + '.join(members)}, every {every}"] = weighted(dates, parts, refit)
     return scores
+
+
+def weighted(dates: Dates, scores: list[Array], refit: int) -> Array:
+    """The blend with weights that earlier dates taught, fitted before each block of dates."""
+    z = np.stack([z_of(Answer(score), dates.date) for score in scores], axis=1)
+    rank = z_of(Answer(dates.gain), dates.date)
+    known = np.isfinite(z).all(axis=1)
+    result = np.full(len(z), np.nan)
+    weights = equal_weights(len(scores))
+    for block in dates.blocks(refit):
+        # the label of the date before ended on the block's first day
+        past = known & (dates.date < block[0])
+        own = np.isin(dates.date, block)
+        weights = fit_weights(z[past], rank[past], dates.date[past])
+        result[own] = z[own] @ weights
+    print(f"weights in the end: {', '.join(f'{100 * weight:.0f} %' for weight in weights)}")
+    return result
 
 
 def blend(dates: Dates, scores: list[Array], weights: tuple[float, ...] = ()) -> Array:
@@ -239,27 +277,58 @@ def decided(dates: Dates, score: Array, refit: int) -> Array:
 
 
 def auto(dates: Dates, answers: dict[str, Array]) -> Array:
-    """On each date the answer with the highest lower end of its rank IC on the dates before it, if that is
-    above 0 after Bonferroni's correction; else none."""
+    """On each date the answer that `findings.choose` takes on what the dates before it showed; none: 0."""
     names = list(answers)
     whole = replace(dates, first=0)
-    ic = np.nan_to_num(
-        np.array([figures(whole, answers[name])[:, 1] for name in names])
-    )  # no answers: no evidence
+    # without an answer there is no evidence
+    ic = np.nan_to_num(np.array([figures(whole, answers[name])[:, 1] for name in names]))
     score = np.zeros(len(dates.rows))
     chosen: dict[str, int] = {}
     for place, part in enumerate(dates.parts()):
-        if place < 12:
-            continue
-        known = ic[:, :place]
-        error = known.std(axis=1, ddof=1) / np.sqrt(place)
-        best = int(np.argmax(known.mean(axis=1) - 2 * error))
-        if known[best].mean() > 3 * error[best]:
-            score[part] = z_of(Answer(answers[names[best]][part]), dates.date[part])
-            if place >= dates.first:
-                chosen[names[best]] = chosen.get(names[best], 0) + 1
+        evidence = [_evidence(dates, name, ic[k, :place]) for k, name in enumerate(names)]
+        rate = float(base_rates(dates.store, dates.sessions[place : place + 1], dates.horizon)[0])
+        day = str(dates.store.sessions[dates.sessions[place]])[:10]
+        known = Findings(
+            version=1,
+            horizon=dates.horizon,
+            created="",
+            data="",
+            first=str(dates.store.sessions[dates.sessions[0]])[:10],
+            last=day,
+            dates=max(1, place),
+            effective=place,
+            history_rate=rate,
+            least_skill=None,
+            main="",
+            answerers=evidence,
+        )
+        name = choose(known, set(names)).name
+        if name in answers:
+            score[part] = z_of(Answer(answers[name][part]), dates.date[part])
+        if place >= dates.first:
+            chosen[name] = chosen.get(name, 0) + 1
     print("auto chose " + ", ".join(f"{name} on {count} dates" for name, count in chosen.items()))
     return score
+
+
+def _evidence(dates: Dates, name: str, ic: Array) -> Evidence:
+    """What the dates so far say about an answer. No date overlaps the next one."""
+    kind, simplicity = _kind(name)
+    found = Interval(0.0)
+    if len(ic):
+        sessions = tuple(dates.sessions[: len(ic)].tolist())
+        found = DateBootstrap(sessions, dates.horizon, DRAWS).interval(ic, 0.0)
+    figure = Figure(found.value, found.low, found.high, found.p, len(ic))
+    return Evidence(name, kind, simplicity, Figure(0.5), rank_ic=figure)
+
+
+def _kind(name: str) -> tuple[Kind, int]:
+    """The kind of an answer of the table, and how simple it is."""
+    if name in RULES:
+        return "rule", SIMPLICITY["rule"]
+    if " + " in name:
+        return "blend", SIMPLICITY["blend"] + name.count(" + ") + name.startswith("weighted")
+    return "fitted", SIMPLICITY["fitted"] + fitted.MODELS.index(name.split(",")[0])
 
 
 def shown(values: Array, digits: int = 1) -> str:
@@ -291,11 +360,37 @@ def line(dates: Dates, name: str, score: Array, rises: Array, refit: int) -> str
 
 
 # -- more answers --------------------------------------------------------------------------------------------
-def added(dates: Dates, features: Array, path: str) -> None:
-    """What the scores in a file are worth alone, and what they add to the features, on the rows that have
-    one.
-    """
-    score = scores_of(dates, Path(path))
+def network_answers(dates: Dates, config: Config, arguments: argparse.Namespace) -> dict[str, Array]:
+    """Scores (n,) of networks that were trained before the first date of the table; NaN on earlier dates."""
+    from kronos.evaluation import study_networks as networks  # torch takes seconds to load
+
+    wanted = networks.Wanted(
+        preset=arguments.networks,
+        steps=arguments.steps,
+        horizon=dates.horizon,
+        paths_tickers=arguments.paths_tickers,
+        paths_every=arguments.paths_every,
+    )
+    first = int(dates.sessions[dates.first])
+    own = networks.network_config(config, Path(arguments.work), dates.store, first, wanted)
+    print(
+        f"networks: {wanted.preset}, {wanted.steps} steps a stage, trained once on days up to {own.data.train_until}; "
+        f"paths: {wanted.paths} on {wanted.paths_tickers} tickers of every {wanted.paths_every}th date"
+    )
+    asked = np.flatnonzero(dates.date >= dates.first)
+    rows = dates.rows.only(asked)
+    found: dict[str, Array] = {}
+    for name, frozen in (("head, whole", False), ("head, frozen", True)):
+        found[name] = np.full(len(dates.rows), np.nan)
+        found[name][asked] = networks.head_scores(own, dates.store, rows, frozen)
+    if wanted.paths_tickers:
+        found["paths"] = np.full(len(dates.rows), np.nan)
+        found["paths"][asked] = networks.path_scores(own, dates.store, rows, wanted)
+    return found
+
+
+def added(dates: Dates, features: Array, name: str, score: Array) -> None:
+    """What scores are worth alone, and what they add to the features, on the rows that have one."""
     known = np.isfinite(score) & np.isfinite(features)
     kept = np.unique(dates.date[known])
     first = int(np.searchsorted(kept, dates.first))
@@ -308,7 +403,7 @@ def added(dates: Dates, features: Array, path: str) -> None:
         gain=dates.gain[known],
     )
     print(
-        f"\n{path}: {own.describe()}\n\n| answer | within date | rank IC (t) | gain, points | gain, IC |\n|---|---|---|---|---|"
+        f"\n{name}: {own.describe()}\n\n| answer | within date | rank IC (t) | gain, points | gain, IC |\n|---|---|---|---|---|"
     )
     base = figures(own, features[known])
     rows = {"features": features[known], "alone": score[known]}
@@ -316,10 +411,10 @@ def added(dates: Dates, features: Array, path: str) -> None:
         f"features, {share:g} of it": blend(own, [features[known], score[known]], (1 - share, share))
         for share in (0.25, 0.5)
     }
-    for name, values in rows.items():
+    for what, values in rows.items():
         found = figures(own, values)
         gain = found - base
-        text = f"| {name} | {shown(found[:, 0])} | {found[:, 1].mean():.4f} ({t_value(found[:, 1]):.1f})"
+        text = f"| {what} | {shown(found[:, 0])} | {found[:, 1].mean():.4f} ({t_value(found[:, 1]):.1f})"
         print(
             f"{text} | {shown(gain[:, 0], 2)} | {interval(gain[:, 1])} |" if gain.any() else f"{text} | | |"
         )

@@ -2,6 +2,7 @@
 file is refused.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,19 +52,33 @@ def test_the_table_and_what_a_network_adds(root: Path, tmp_path: Path) -> None:
     which.
     """
     prices(tmp_path / "prices.parquet")
-    done = study(root, tmp_path, "--scores", str(tmp_path / "known.npz"))
-    assert done.returncode == 0, done.stderr
-    rows = {
-        line.split("|")[1].strip(): line.split("|")[2:]
-        for line in done.stdout.splitlines()
-        if line.startswith("| ")
+    tiny = {
+        "data.lookback_window": 16,
+        "training.batch_size": 4,
+        "training.validation_samples": 8,
+        "head.every": 40,
+        "head.stocks_per_date": 8,
+        "head.validation_stocks": 8,
+        "head.horizons": "[5]",
     }
+    networks = [word for key, value in tiny.items() for word in ("--set", f"{key}={value}")]
+    networks += ["--networks", "nano", "--steps", "2", "--paths-tickers", "3", "--paths-every", "6"]
+    done = study(root, tmp_path, "--scores", str(tmp_path / "known.npz"), *networks)
+    assert done.returncode == 0, done.stderr
+    rows: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():  # of a name the first line: later tables are of other scores
+        if line.startswith("| "):
+            rows.setdefault(line.split("|")[1].strip(), line.split("|")[2:])
     within = {name: float(cells[0].split("±")[0]) for name, cells in rows.items() if "±" in cells[0]}
     assert (
         abs(within["boosting, every 5"] - 50) < 6
         and within["alone"] > 60
         and within["features, 0.5 of it"] > 55
     )
+    assert "weighted ridge + boosting, every 5" in rows and "weights in the end: " in done.stdout
+    assert "networks: nano, 2 steps a stage, trained once on days up to 2016-" in done.stdout
+    for name in ("head, whole", "head, frozen", "paths"):
+        assert re.search(rf"^{name}: \d+ dates", done.stdout, flags=re.M), name
     assert "auto, by earlier dates" in rows and "all fall" in rows
 
 

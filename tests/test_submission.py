@@ -802,3 +802,31 @@ def test_a_baseline_needs_no_network(submitted: tuple[Config, BarStore], tmp_pat
         with pytest.raises(KitError, match="expected a trained predictor"):
             make_submission(changed(empty, inference__answer=name), tmp_path / "no.csv")
     assert not list(tmp_path.glob("no*.csv"))
+
+
+def test_several_dates_are_fitted_once_or_each(submitted: tuple[Config, BarStore], tmp_path: Path) -> None:
+    """A fit of the latest date knows the answers to the earliest one; a single fit is old for the latest."""
+    config, store = submitted
+    own = changed(config, model_paths__base_save_path=str(tmp_path / "nothing"), inference__answer="ridge")
+    early, late = (
+        store.sessions[200].astype("datetime64[D]") + 3,
+        store.sessions[-1].astype("datetime64[D]") + 3,
+    )
+    rows = [f"{name},{early}\n" for name in store.tickers[:5]] + [
+        f"{name},{late}\n" for name in store.tickers[5:]
+    ]
+
+    def written(kept: list[str], refit: bool = False) -> tuple[str, np.ndarray]:
+        (tmp_path / "test.csv").write_text("ID,Date\n" + "".join(kept))
+        manifest, prob = manifest_of(changed(own, inference__refit=refit), tmp_path)
+        return manifest["answer"]["fits"], prob
+
+    (said, first), (_, second) = written(rows[:5]), written(rows[5:])
+    assert said == ""
+    said, once = written(rows)
+    assert said.startswith("once, before the earliest of 2 dates (inference.refit: true")
+    said, each = written(rows, refit=True)
+    assert said == "before each of 2 dates"
+    assert once[:5].tolist() == each[:5].tolist() == first.tolist()
+    assert once[5:].tolist() != each[5:].tolist()
+    assert np.argsort(each[5:]).tolist() == np.argsort(second).tolist()

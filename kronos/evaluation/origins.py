@@ -122,25 +122,10 @@ def plan_timeline(
     """
     first, last = max(boundary.first, history), sessions - 1 - horizon
     if last < first:
-        after = (
-            f"after {boundary.first} days of training and embargo"
-            if boundary.train_end >= 0
-            else f"after {history} days of history"
-        )
-        raise KitError(
-            f"backtest: expected trading days whose close {horizon} days later is known, found none {after} in {sessions} days; "
-            "lower --horizon or data.train_ratio (and train again), or bring later prices"
-        )
+        raise _no_date(sessions, boundary, horizon, history)
     notes: list[str] = []
-    validation = 0
-    if boundary.test_first is not None and boundary.test_first > first:
-        if _effective(boundary.test_first, last, horizon) >= MIN_EFFECTIVE:
-            validation, first = boundary.test_first - first, boundary.test_first
-        else:
-            notes.append(
-                f"dates also from the validation part: the test part holds fewer than {MIN_EFFECTIVE} dates without overlap, "
-                f"{horizon} days ahead"
-            )
+    begin = _first_unseen(boundary, first, last, horizon, notes)
+    validation, first = begin - first, begin
     test_first, calibrate_last = first, -1
     if calibration_share > 0:
         cut = first + int(calibration_share * (last - first))
@@ -157,8 +142,7 @@ def plan_timeline(
     test = test if every else test[-origins:]
     if not every and len(test) < origins:
         closer = stride == horizon and (last - test_first) // max(origins - 1, 1) < horizon
-        why = f"more than these, {horizon} trading days apart, would overlap (evaluation.every sets another distance)"
-        notes.append(f"{len(test)} of {origins} dates asked for: {why if closer else 'there are no more'}")
+        notes.append(_fewer(len(test), origins, horizon, closer))
     calibrate = np.empty(0, np.int64)
     if calibrate_last >= 0:
         calibrate, apart = _calibration_days(first, calibrate_last, stride, horizon)
@@ -175,6 +159,39 @@ def plan_timeline(
     if validation:
         excluded["validation, which chose the checkpoint"] = validation
     return Timeline(horizon, boundary, calibrate, test, stride, excluded, tuple(notes))
+
+
+def _no_date(sessions: int, boundary: Boundary, horizon: int, history: int) -> KitError:
+    after = f"after {history} days of history"
+    if boundary.train_end >= 0:
+        after = f"after {boundary.first} days of training and embargo"
+    return KitError(
+        f"backtest: expected trading days whose close {horizon} days later is known, found none {after} in {sessions} days; "
+        "lower --horizon or data.train_ratio (and train again), or bring later prices"
+    )
+
+
+def _first_unseen(boundary: Boundary, first: int, last: int, horizon: int, notes: list[str]) -> int:
+    """The first day that may be scored: of the test part, where that has room; else `first`, which is said in
+    `notes`.
+    """
+    if boundary.test_first is None or boundary.test_first <= first:
+        return first
+    if _effective(boundary.test_first, last, horizon) >= MIN_EFFECTIVE:
+        return boundary.test_first
+    notes.append(
+        f"dates also from the validation part: the test part holds fewer than {MIN_EFFECTIVE} dates without overlap, "
+        f"{horizon} days ahead"
+    )
+    return first
+
+
+def _fewer(found: int, origins: int, horizon: int, closer: bool) -> str:
+    """Why there are fewer dates than were asked for. closer: more would overlap."""
+    why = "there are no more"
+    if closer:
+        why = f"more than these, {horizon} trading days apart, would overlap (evaluation.every sets another distance)"
+    return f"{found} of {origins} dates asked for: {why}"
 
 
 def on_open_days(timeline: Timeline, opened: NDArray[np.bool_]) -> Timeline:
