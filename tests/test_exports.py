@@ -119,6 +119,11 @@ REFUSED = {
         "{day},{o},{h},{l},{c},{v}\n{day},0.24 Dividend,,,,",
         "delete the lines of dividends",
     ),
+    "names between the rows": (
+        "Date,Open,High,Low,Close\n",
+        "{day},{o},{h},{l},{c}\nDate,Open,High,Low,Close",
+        "line of names stands there again",
+    ),
     "unknown names behind semicolons": (
         "Datum;A;Hoch;Tief;B\n",
         "{day};{o};{h};{l};{c}",

@@ -81,6 +81,8 @@ def numbers_from_text(text: pl.Series, place: str, first_row: int, marks: Marks 
         hint = ""
         if any(word in text[row].lower() for word in ("dividend", "split")):
             hint = "; delete the lines of dividends and splits"
+        elif place.endswith(f"column {text[row].strip()}"):
+            hint = "; the line of names stands there again: delete it"
         raise KitError(
             f"{place.format(row=row + first_row)}: expected a number, found {shown_value(text[row])}{hint}"
         )
