@@ -185,6 +185,22 @@ def test_both_stages_leave_what_the_readme_says(store: BarStore, tmp_path: Path)
     assert summary["train_end"] == str(last_training_day) == "2020-03-03"
 
 
+def test_lines_fit_a_terminal_and_say_how_long_a_stage_takes(
+    store: BarStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Keeps out lines that wrap in the middle of a number, and a start that does not say what is ahead."""
+    config = tiny_config(tmp_path, training__windows_per_step=6, training__batch_size=4)
+    with caplog.at_level("INFO"):
+        run_stage(config, "tokenizer", store)
+    lines = [line for record in caplog.records for line in record.getMessage().splitlines()]
+    ours = [line for line in lines if str(tmp_path) not in line]
+    assert len(ours) > 10 and max(map(len, ours)) <= 120
+    assert "8 steps of 6 windows: 1 process(es) x 2 micro-batch(es) of 3 on cpu" in caplog.text
+    assert caplog.text.count("8 steps take about ") == 1
+    records = read_records(config.tokenizer_dir / "metrics.jsonl")
+    assert records[0].keys() >= {"loss", "coarse_mse", "full_mse", "quantizer", "grad_norm", "windows_per_s"}
+
+
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, micro_batches: int) -> None:
     """From its n-th training micro-batch on, a run looks as if SIGTERM had come."""
     real = stages.streams
