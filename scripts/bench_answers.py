@@ -5,9 +5,9 @@
 
 * submission: a head on `mini` tokens of 256 bars, measured on --rows rows and scaled to 5,000 (budget 100 s in
   float32).
-* backtest: 1,230 tickers on 120 dates by a head on `nano` tokens of 64 bars, measured on --dates dates and scaled;
+* backtest: 1,230 tickers on 120 dates by a head on `nano` tokens of 64 bars, measured on --dates dates and scaled by rows;
   fits of ridge, logistic regression and boosting before each of 4 folds, and their answers, each measured once and
-  scaled (budget 300 s together).
+  scaled (budget 300 s together). A fit is not scaled: with fewer --tickers it has fewer samples, which are printed.
 Weights and prices are random: the time is that of any. A share is measured and scaled, since rows cost alike; the
 last line is JSON and says by how much. With a busy machine the figures are of that machine.
 """
@@ -139,7 +139,7 @@ def submission(store: BarStore, rows: int) -> dict[str, Any]:
 def backtest(store: BarStore, dates: int) -> dict[str, Any]:
     sessions = np.arange(DAYS - 1 - HORIZON, 0, -HORIZON)[:DATES][::-1]
     asked = rows_on(store, sessions[-dates:])
-    head = took(head_of("nano", 64), store, asked) * DATES / dates
+    head = took(head_of("nano", 64), store, asked) * TICKERS * DATES / len(asked)
     found = {"backtest_dates_measured": dates, "backtest_head_s": round(head, 1)}
     total = head
     everyone = rows_on(store, sessions)
@@ -149,7 +149,7 @@ def backtest(store: BarStore, dates: int) -> dict[str, Any]:
         fit = time.perf_counter() - began
         began = time.perf_counter()
         model.answer(store, everyone)
-        answer = time.perf_counter() - began
+        answer = (time.perf_counter() - began) * TICKERS * DATES / len(everyone)
         found |= {f"{fitter.name}_fit_s": round(fit, 1), f"{fitter.name}_answers_s": round(answer, 1)}
         found[f"{fitter.name}_samples"] = model.recipe.samples
         total += FOLDS * fit + answer

@@ -85,10 +85,12 @@ def is_competition(config: Config) -> bool:
 
 
 # -- what an earlier launch left -----------------------------------------------------------------------------
-def newer_than_networks(config: Config, path: Path) -> bool:
-    """Whether a result is there and was written after the networks that it is of."""
+def newer_than_networks(config: Config, path: Path, final_too: bool = False) -> bool:
+    """Whether a result is there and was written after the networks that it is of. final_too: those of the
+    final run among them, which a backtest never reads and a submission does.
+    """
     used = [config.tokenizer_dir, config.basemodel_dir, config.head_dir]
-    if config.experiment.final:
+    if final_too and config.experiment.final:
         used += [config.run_dir / final.FOLDER / folder.name for folder in used]
     summaries = [folder / "summary.json" for folder in used if (folder / "summary.json").is_file()]
     return path.is_file() and all(
@@ -111,7 +113,7 @@ def known_submission(config: Config) -> Path | None:
     backtest = config.run_dir / "backtest" / "report.json"
     manifests = sorted(SUBMISSIONS.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in manifests:
-        if not newer_than_networks(config, path) or (
+        if not newer_than_networks(config, path, final_too=True) or (
             backtest.is_file() and backtest.stat().st_mtime_ns > path.stat().st_mtime_ns
         ):
             return None
