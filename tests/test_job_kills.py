@@ -38,16 +38,16 @@ def test_twenty_kills_of_random_workers(tmp_path: Path) -> None:
     draw = random.Random(7)
     with Nursery(tmp_path / "log") as nursery:
         nursery.start("worker.py", *arguments(quiet.folder), "--until-idle")
-        wait_for(lambda: quiet.find(names[0])["state"] == "done")
+        wait_for(lambda: quiet.find(names[0])["state"] == "done", 300)
         workers = [nursery.start("worker.py", *arguments(killed.folder)) for _ in range(2)]
         for kill in range(KILLS):
             least = SERIES * kill // KILLS
-            wait_for(lambda least=least: killed.find(names[1])["done"] >= least)
+            wait_for(lambda least=least: killed.find(names[1])["done"] >= least, 300)
             time.sleep(draw.uniform(0, 0.1))
             place = draw.randrange(2)
             nursery.kill(workers[place])
             workers[place] = nursery.start("worker.py", *arguments(killed.folder))
-        wait_for(lambda: killed.find(names[1])["state"] == "done")
+        wait_for(lambda: killed.find(names[1])["state"] == "done", 300)
     found = killed.find(names[1])
     assert (found["done"], found["failed"]) == (SERIES, 0)
     told = [one["series_id"] for one in killed.answers(names[1])]
@@ -109,12 +109,13 @@ def test_twenty_kills_of_the_server_during_submits(tmp_path: Path) -> None:
         try:
             for _ in range(KILLS):
                 before = sum(map(len, caller.taken.values()))
-                wait_for(lambda before=before: sum(map(len, caller.taken.values())) > before + 2)
+                wait_for(lambda before=before: sum(map(len, caller.taken.values())) > before + 2, 300)
                 time.sleep(draw.uniform(0, 0.2))
                 nursery.kill(server)
+                wait_for(lambda server=server: exit_code(server) is not None, 300)  # its port is free then
                 server = nursery.start("serve.py", *serve)
             before = len(caller.taken)
-            wait_for(lambda: len(caller.taken) > before + 1)
+            wait_for(lambda: len(caller.taken) > before + 1, 300)
         finally:
             caller.over.set()
             caller.join()
@@ -138,9 +139,9 @@ def test_a_worker_ends_in_order(tmp_path: Path) -> None:
     submitted(jobs, 200, tmp_path, sample_count=PATHS)
     with Nursery(tmp_path / "log") as nursery:
         worker = nursery.start("worker.py", "--state", jobs.folder, "--model", tiny_models())
-        wait_for(lambda: jobs.all()[0]["done"] > 0)
+        wait_for(lambda: jobs.all()[0]["done"] > 0, 300)
         os.kill(worker, signal.SIGTERM)
-        wait_for(lambda: exit_code(worker) is not None)
+        wait_for(lambda: exit_code(worker) is not None, 300)
         assert exit_code(worker) == 0
     states = jobs.database.connection().execute("SELECT state, ended_badly FROM chunks").fetchall()
     assert {row["state"] for row in states} <= {"done", "queued"}

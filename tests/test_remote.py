@@ -48,7 +48,7 @@ def redis(tmp_path: Path) -> Iterator[str]:
     options = ["--port", port, "--bind", "127.0.0.1", "--dir", tmp_path, "--save", "", "--appendonly", "no"]
     server = subprocess.Popen([found, *map(str, options)], stdout=subprocess.DEVNULL)
     try:
-        wait_for(lambda: answers(port))
+        wait_for(lambda: answers(port), 300)
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         server.kill()
@@ -82,7 +82,7 @@ def rabbitmq(tmp_path: Path) -> Iterator[str]:
         [found[-1]], env={**os.environ, **own}, stdout=log, stderr=log, start_new_session=True
     )
     try:
-        wait_for(lambda: answers(port) or server.poll() is not None)
+        wait_for(lambda: answers(port) or server.poll() is not None, 300)
         assert server.poll() is None, (folder / "out").read_text(encoding="utf-8")[-2000:]
         yield f"amqp://guest:guest@127.0.0.1:{port}//"
     finally:
@@ -115,16 +115,16 @@ def test_workers_of_a_broker_killed_twice(
     kills = []
     with Nursery(tmp_path / "log", more=", kronos.service.remote") as nursery:
         nursery.start("worker.py", "--state", here.folder, "--model", tiny_models(), "--until-idle")
-        wait_for(lambda: here.find(names[0])["state"] == "done")
+        wait_for(lambda: here.find(names[0])["state"] == "done", 300)
         other = ["--broker", url, "--model", tiny_models(), "--lease", LEASE]
         workers = [nursery.start("worker.py", *other) for _ in range(2)]
         nursery.start("worker.py", "--state", away.folder, "--broker", url, "--lease", LEASE)
         for kill, least in enumerate((10, 50)):
-            wait_for(lambda least=least: away.find(names[1])["done"] >= least)
+            wait_for(lambda least=least: away.find(names[1])["done"] >= least, 300)
             nursery.kill(workers[kill])
             kills.append((time.monotonic(), away.find(names[1])["done"]))
             workers[kill] = nursery.start("worker.py", *other)
-        wait_for(lambda: away.find(names[1])["state"] == "done")
+        wait_for(lambda: away.find(names[1])["state"] == "done", 300)
         took = time.monotonic() - kills[-1][0]
     found = away.find(names[1])
     assert (found["done"], found["failed"]) == (SERIES, 0)
