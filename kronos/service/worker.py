@@ -4,7 +4,6 @@ In: the jobs of a state folder, the folder of a model's versions. Out: result fi
 time, and several run at once; see `jobs`.
 """
 
-import json
 import logging
 import os
 import re
@@ -14,6 +13,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
+
+from pydantic_core import to_json
 
 from kronos.errors import KitError
 from kronos.service.database import DiskFull
@@ -180,8 +181,7 @@ class Heart:
 
 def as_request(options: dict[str, Any], series: Answers) -> PredictRequest:
     """The checked request of some series of a job. Raises Refused."""
-    body = json.dumps({**options, "stock_data": series}, ensure_ascii=False).encode()
-    return read_request(body, CHUNK_LIMITS)
+    return read_request(to_json({**options, "stock_data": series}), CHUNK_LIMITS)
 
 
 def answer(model: Model, options: dict[str, Any], series: Answers) -> Answers:
