@@ -61,14 +61,13 @@ def main() -> None:
         for preset in given.presets:
             model = packaged(Path(folder) / preset, preset)
             found[preset] = measured(model, given)
-            print(f"{preset}: {json.dumps(found[preset])}", flush=True)
     print(json.dumps(found))
 
 
 def packaged(folder: Path, preset: str) -> Path:
     """One packaged version of random weights."""
     rng = np.random.default_rng(0)
-    days = np.datetime64("2021-01-01") + np.arange(700)
+    days = np.datetime64("2010-01-01") + np.arange(5000)
     days = days[np.is_busday(days)]
     series = {}
     for number in range(4):
@@ -106,21 +105,23 @@ def packaged(folder: Path, preset: str) -> Path:
 
 
 def measured(model: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """All figures of one package."""
+    """All figures of one package, each said when it is known."""
     served = Served.load(model)
     figures: dict[str, Any] = {}
+
+    def say(name: str, value: Any) -> None:
+        figures[name] = value
+        print(f"{model.parent.name} {name}: {json.dumps(value)}", flush=True)
+
     begun = time.perf_counter()
     with running(model) as url:
-        figures["exec_to_ready_s"] = round(time.perf_counter() - begun, 2)
+        say("exec_to_ready_s", round(time.perf_counter() - begun, 2))
         for paths in (1, 33):
-            figures[f"http_{paths}_paths"] = http(url, served, paths, given.rounds)
+            say(f"http_{paths}_paths", http(url, served, paths, given.rounds))
         with running(model, "--batch-series", "1") as alone:
-            for name, horizons in (
-                ("batching", [STEPS] * CLIENTS),
-                ("horizons", list(range(5, 5 + CLIENTS))),
-            ):
-                figures[name] = batching(url, alone, served, horizons, given.seconds)
-        figures["memory"] = memory(url, given.requests)
+            say("batching", batching(url, alone, served, [STEPS] * CLIENTS, given.seconds))
+            say("horizons", batching(url, alone, served, list(range(5, 5 + CLIENTS)), given.seconds))
+        say("memory", memory(url, given.requests))
     return figures
 
 
