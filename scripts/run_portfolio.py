@@ -7,6 +7,7 @@ and orders.csv to RUN/portfolio and a section into the backtest's report. docs/p
 figure. Exit code 1: with --future-noise, where something later decided a deal.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -16,69 +17,7 @@ from kronos import cli
 
 
 def main() -> int:
-    arguments = cli.parser(__doc__ or "")
-    arguments.add_argument(
-        "--signal-file", default="", metavar="CSV", help="date, ticker, score; needs only the prepared prices"
-    )
-    arguments.add_argument("--answer", default="", metavar="NAME", help="one answer of the run's backtest")
-    arguments.add_argument(
-        "--signal",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="of a network's paths: last, mean, max, min, median or prob, NAME.z in the original's units; may be repeated",
-    )
-    arguments.add_argument("--topk", type=int, default=50, help="stocks that are held (default: 50)")
-    arguments.add_argument("--drop", type=int, default=5, help="stocks exchanged a day at most (default: 5)")
-    arguments.add_argument(
-        "--hold", type=int, default=5, help="days that a stock is held at least (default: 5)"
-    )
-    arguments.add_argument(
-        "--every", type=int, default=1, metavar="N", help="use every n-th day with scores (default: 1)"
-    )
-    arguments.add_argument(
-        "--market", default="none", metavar="NAME", help="rules: CN, US, qlib or none (default: none)"
-    )
-    arguments.add_argument(
-        "--cost-bp", type=float, metavar="BP", help="basis points a side, in place of the market's costs"
-    )
-    arguments.add_argument(
-        "--deal", default="open", choices=["open", "close", "vwap"], help="price of a deal (default: open)"
-    )
-    arguments.add_argument(
-        "--benchmark", default="equal", metavar="NAME", help="equal, a ticker, or a CSV (default: equal)"
-    )
-    arguments.add_argument("--start", default="", metavar="D", help="first day, e.g. 2020-01-31")
-    arguments.add_argument("--end", default="", metavar="D", help="last day")
-    arguments.add_argument("--account", type=float, default=1e8, help="money at the start (default: 1e8)")
-    arguments.add_argument(
-        "--pool", default="", metavar="CSV", help="membership: ticker, first, last (default: data.pool_path)"
-    )
-    arguments.add_argument(
-        "--least-price", type=float, default=0.0, metavar="P", help="smallest close of a stock"
-    )
-    arguments.add_argument(
-        "--least-amount",
-        type=float,
-        default=0.0,
-        metavar="M",
-        help="least money dealt a day, mean of 20 days",
-    )
-    arguments.add_argument(
-        "--money", default="", metavar="NAME", help="currency of the amounts (default: as the source says)"
-    )
-    arguments.add_argument(
-        "--quantiles", type=int, default=5, metavar="N", help="groups by score (default: 5)"
-    )
-    arguments.add_argument(
-        "--future-noise",
-        action="store_true",
-        help="control: deal again with noise after each deal; nothing may change",
-    )
-    arguments.add_argument(
-        "--output", default="", metavar="DIR", help="folder of the report (default: RUN/portfolio)"
-    )
-    args = arguments.parse_args()
+    args = parser().parse_args()
     cli.setup_logging()
 
     from kronos import configfile
@@ -121,6 +60,81 @@ def main() -> int:
         where += f"; a section of {section}" if section else ""
     print("\n".join([report.table(), "", *report.lines, "", where]))
     return int(report.leaks)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.parser(__doc__ or "")
+    add_signal(made)
+    add_dealing(made)
+    add_scope(made)
+    return made
+
+
+def add_signal(made: argparse.ArgumentParser) -> None:
+    """What is dealt."""
+    made.add_argument(
+        "--signal-file", default="", metavar="CSV", help="date, ticker, score; needs only the prepared prices"
+    )
+    made.add_argument("--answer", default="", metavar="NAME", help="one answer of the run's backtest")
+    made.add_argument(
+        "--signal",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of a network's paths: last, mean, max, min, median or prob, NAME.z in the original's units; may be repeated",
+    )
+    made.add_argument("--topk", type=int, default=50, help="stocks that are held (default: 50)")
+    made.add_argument("--drop", type=int, default=5, help="stocks exchanged a day at most (default: 5)")
+    made.add_argument("--hold", type=int, default=5, help="days that a stock is held at least (default: 5)")
+    made.add_argument(
+        "--every", type=int, default=1, metavar="N", help="use every n-th day with scores (default: 1)"
+    )
+    made.add_argument("--quantiles", type=int, default=5, metavar="N", help="groups by score (default: 5)")
+
+
+def add_dealing(made: argparse.ArgumentParser) -> None:
+    """Under which rules."""
+    made.add_argument(
+        "--market", default="none", metavar="NAME", help="rules: CN, US, qlib or none (default: none)"
+    )
+    made.add_argument(
+        "--cost-bp", type=float, metavar="BP", help="basis points a side, in place of the market's costs"
+    )
+    made.add_argument(
+        "--deal", default="open", choices=["open", "close", "vwap"], help="price of a deal (default: open)"
+    )
+    made.add_argument("--account", type=float, default=1e8, help="money at the start (default: 1e8)")
+    made.add_argument(
+        "--money", default="", metavar="NAME", help="currency of the amounts (default: as the source says)"
+    )
+    made.add_argument(
+        "--future-noise",
+        action="store_true",
+        help="control: deal again with noise after each deal; nothing may change",
+    )
+
+
+def add_scope(made: argparse.ArgumentParser) -> None:
+    """Who, when, beside what, and where the report goes."""
+    made.add_argument(
+        "--benchmark", default="equal", metavar="NAME", help="equal, a ticker, or a CSV (default: equal)"
+    )
+    made.add_argument("--start", default="", metavar="D", help="first day, e.g. 2020-01-31")
+    made.add_argument("--end", default="", metavar="D", help="last day")
+    made.add_argument(
+        "--pool", default="", metavar="CSV", help="membership: ticker, first, last (default: data.pool_path)"
+    )
+    made.add_argument("--least-price", type=float, default=0.0, metavar="P", help="smallest close of a stock")
+    made.add_argument(
+        "--least-amount",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="least money dealt a day, mean of 20 days",
+    )
+    made.add_argument(
+        "--output", default="", metavar="DIR", help="folder of the report (default: RUN/portfolio)"
+    )
 
 
 if __name__ == "__main__":
