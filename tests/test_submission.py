@@ -810,7 +810,7 @@ def test_several_dates_are_fitted_once_or_each(submitted: tuple[Config, BarStore
     own = changed(config, model_paths__base_save_path=str(tmp_path / "nothing"), inference__answer="ridge")
     early, late = (
         store.sessions[200].astype("datetime64[D]") + 3,
-        store.sessions[-1].astype("datetime64[D]") + 3,
+        store.sessions[-1].astype("datetime64[D]") + 1,
     )
     rows = [f"{name},{early}\n" for name in store.tickers[:5]] + [
         f"{name},{late}\n" for name in store.tickers[5:]
