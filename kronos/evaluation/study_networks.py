@@ -76,7 +76,12 @@ def network_config(config: Config, work: Path, store: BarStore, first: int, want
             config,
             data=data,
             training=replace(config.training, max_steps=wanted.steps, num_workers=0, trackers=[]),
-            model_paths=replace(config.model_paths, base_save_path=str(work / "networks"), exp_name="study"),
+            model_paths=replace(
+                config.model_paths,
+                base_save_path=str(work / "networks"),
+                exp_name="study",
+                finetuned_tokenizer="",
+            ),
             experiment=replace(config.experiment, pre_trained=False, preset=wanted.preset, train_head=True),
             inference=replace(config.inference, horizon=wanted.horizon, sample_count=wanted.paths),
             device=replace(config.device, use_cuda=False),
