@@ -142,7 +142,7 @@ def test_killed_at_random_moments_ends_bit_identical(tmp_path: Path) -> None:
     assert_kills_change_nothing(tmp_path, "basemodel", 1, kills=3, seed=1, least_hits=1, epochs=4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("stage", "processes"), CASES)
 def test_twenty_random_kills_end_bit_identical(tmp_path: Path, stage: str, processes: int) -> None:
     """In both stages, alone and with two processes, with enough kills to hit the middle of saving, of

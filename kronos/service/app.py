@@ -139,7 +139,7 @@ def _model_routes(app: FastAPI, state: State) -> None:
         folders, aliases = [state.models.current.facts.folder], {}
         if not state.models.fixed:
             folders = sorted(path for path in root.glob("v*.*.*") if path.is_dir())
-            links = sorted(path for path in root.iterdir() if path.is_symlink() and path.is_dir())
+            links = sorted(path for path in root.glob("*") if path.is_symlink() and path.is_dir())
             aliases = {path.name: path.resolve().name for path in links if not path.name.startswith(".")}
         for folder in folders:
             if folder.name not in known:
