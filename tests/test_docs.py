@@ -40,6 +40,7 @@ RUN_ELSEWHERE = {
     "scripts/forecast.py": "tests/test_outlook.py",
     "scripts/study_answers.py": "tests/test_study_answers.py",
     "scripts/study_head.py": "tests/test_docs.py: needs trained heads; its parser",
+    "scripts/study_portfolio.py": "tests/test_docs.py: fits for minutes; its parser",
     "scripts/study_anchor.py": "tests/test_docs.py: needs what the line above it trains; its parser",
     "scripts/study_decode_rope.py": "tests/test_docs.py: likewise; its parser",
     "scripts/worker.py": "tests/test_job_kills.py",
