@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All checks: style, types, shell scripts, tests. Sets itself up like train_kaggle.sh. Arguments go to pytest.
+# All checks: style, types, shell scripts, tests. Sets itself up like train_kaggle.sh. Arguments go to pytest, which then
+# runs as one process; without any, two processes share the test files, one thread each.
 # As the first argument: --kaggle-image, the tests alone, with the package versions of Kaggle's notebooks; --long, only the
 # tests that take over a minute each, which are left out otherwise.
 set -euo pipefail
@@ -8,6 +9,32 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=scripts/env.sh
 source "$root/scripts/env.sh"
 cd "$root"
+# kit_tests MARKER [ARGUMENT ...]
+kit_tests() {
+  local marker=$1 code=0 place=0 file output other
+  local first=() second=()
+  shift
+  if [ $# -gt 0 ]; then
+    "$PY" -m pytest -m "$marker" "$@"
+    return
+  fi
+  for file in tests/test_*.py tests/data_checks; do
+    if [ $((place % 2)) = 0 ]; then first+=("$file"); else second+=("$file"); fi
+    place=$((place + 1))
+  done
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+  output=$(mktemp)
+  "$PY" -m pytest -m "$marker" "${first[@]}" >"$output" 2>&1 &
+  other=$!
+  trap 'kill "$other" 2>/dev/null || true' INT TERM
+  "$PY" -m pytest -m "$marker" "${second[@]}" || code=$?
+  echo "The other half of the test files:"
+  wait "$other" || code=$?
+  cat "$output"
+  rm -f "$output"
+  return "$code"
+}
+
 if [ "${1:-}" = --kaggle-image ]; then
   shift
   kit_environment kaggle-image
@@ -16,7 +43,9 @@ fi
 if [ "${1:-}" = --long ]; then
   shift
   kit_environment tools
-  PATH="$(dirname "$PY"):$PATH" exec "$PY" -m pytest -m long "$@"
+  PATH="$(dirname "$PY"):$PATH"
+  kit_tests long "$@"
+  exit
 fi
 kit_environment tools
 PATH="$(dirname "$PY"):$PATH"
@@ -27,4 +56,4 @@ PATH="$(dirname "$PY"):$PATH"
 bash -n train_kaggle.sh scripts/*.sh
 shellcheck -x train_kaggle.sh scripts/*.sh .ci/run
 "$PY" scripts/house.py
-"$PY" -m pytest -m "not long" "$@"
+kit_tests "not long" "$@"
