@@ -41,6 +41,8 @@ SNAPSHOT = "before.json"
 OUTPUT = "output.txt"
 KEPT = ("data", "runs/world/tokenizer/best_model", "runs/world/basemodel/best_model", "models")
 """What no command may change or remove, unless it trains a stage again and says so."""
+HISTORY = "history.jsonl"
+"""Which version was served when (kronos/delivery/registry.py): packaging adds a line."""
 
 
 @dataclass
@@ -142,13 +144,22 @@ def output_of(folder: Path) -> str:
 
 
 def kept_files(folder: Path) -> dict[str, str]:
-    """Digest of every file that no command may lose."""
+    """Digest of every file that no command may lose; of a history, which grows, its lines."""
     found = {}
     for place in KEPT:
         for path in sorted((folder / place).rglob("*")):
-            if path.is_file() and not path.is_symlink():
+            if path.name == HISTORY and path.is_file():
+                found[str(path.relative_to(folder))] = path.read_text(encoding="utf-8")
+            elif path.is_file() and not path.is_symlink():
                 found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def kept(name: str, before: str, after: str) -> bool:
+    """Whether a file is as it was; a history may have more lines."""
+    if Path(name).name == HISTORY:
+        return after.startswith(before)
+    return after == before
 
 
 def finish_one(running: dict[int, Running], expected: bytes) -> None:
@@ -188,7 +199,7 @@ def judge(one: Running, code: int, text: str, expected: bytes) -> str:
     whole = spoiled.parent.name if spoiled.parent.name not in {"tokenizer", "basemodel", "world"} else ""
     named = any(name and name in text for name in (str(spoiled), spoiled.name, whole))
     before, after = json.loads((one.folder / SNAPSHOT).read_text()), kept_files(one.folder)
-    lost = [name for name, digest in before.items() if after.get(name) != digest]
+    lost = [name for name, digest in before.items() if not kept(name, digest, after.get(name, ""))]
     if lost and not (code == 0 and named):
         return f"changed or gone: {lost[0]}"
     if code:
