@@ -128,12 +128,6 @@ def test_no_answerer_knows_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> 
     assert set(compared) == KINDS and min(compared.values()) > 8, compared
 
 
-@pytest.mark.long
-def test_a_thousand_futures(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared = compare(range(1000), monkeypatch, in_turn=True)
-    assert set(compared) == KINDS and min(compared.values()) > 1000, compared
-
-
 def test_the_comparison_sees_a_leak() -> None:
     """A rule that reads tomorrow's close is caught in some of the cases: the tests above can fail."""
     differs = 0
