@@ -129,16 +129,7 @@ def make_submission(
     if network is not None and plan is not None:
         _check_fallbacks(config, plan.fallbacks(), len(rows))  # before the long part
         _check_probability(config, plan)
-        todo, own = int((plan.reason == "").sum()), network.forecaster
-        where = f"{own.device}, {team.world} process{'es' * (team.world > 1)}"
-        log.info(
-            "forecasting %d of %d rows, %d paths each, on %s",
-            todo,
-            len(rows),
-            own.sampling.sample_count,
-            where,
-        )
-        log.info("%s", own.memory_plan(*plan.extent()))
+        _say_work(network, plan, team)
     else:
         team.disband()  # there is nothing to share: the others end here
     answer = picked.answerer.answer(store, rows)
@@ -155,6 +146,15 @@ def make_submission(
     target = target if output else _free(target)
     manifest = _write(target, done, manifest)
     return Submission(target, manifest, submit_command(config, target, manifest))
+
+
+def _say_work(network: NetworkAnswerer, plan: RowPlan, team: Team) -> None:
+    """How much is about to be forecast, where, and how much at once."""
+    own, todo = network.forecaster, int((plan.reason == "").sum())
+    where = f"{own.device}, {team.world} process{'es' * (team.world > 1)}"
+    paths = own.sampling.sample_count
+    log.info("forecasting %d of %d rows, %d paths each, on %s", todo, len(plan.ids), paths, where)
+    log.info("%s", own.memory_plan(*plan.extent()))
 
 
 # -- who answers ---------------------------------------------------------------------------------------------

@@ -11,18 +11,10 @@ set -euo pipefail
 
 alias=${1:-}
 version=${2:-}
-case "$alias" in
-  staging) port=7071 ;;
-  production) port=7070 ;;
-  *)
-    echo "error: expected staging or production, found '${alias}'; usage: bash scripts/deploy.sh staging|production [VERSION]" >&2
-    exit 2
-    ;;
-esac
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-python=${PYTHON:-python}
-model=${MODEL:-models/kaggle}
-url=${URL:-http://127.0.0.1:$port}
+# shellcheck source=scripts/alias.sh
+source "$scripts/alias.sh"
+kit_alias "$alias" "scripts/deploy.sh staging|production [VERSION]"
 
 promote=(--model "$model" --to "$alias")
 if [ -n "$version" ]; then
@@ -30,10 +22,6 @@ if [ -n "$version" ]; then
 fi
 if [ "$#" -gt 2 ]; then
   promote+=("${@:3}")
-fi
-key=()
-if [ -n "${KEY_FILE:-}" ]; then
-  key=(--key-file "$KEY_FILE")
 fi
 
 before=$(readlink "$model/$alias" || true)

@@ -5,22 +5,11 @@
 set -euo pipefail
 
 alias=${1:-production}
-case "$alias" in
-  staging) port=7071 ;;
-  production) port=7070 ;;
-  *)
-    echo "error: expected staging or production, found '$alias'; usage: bash scripts/rollback.sh [production|staging]" >&2
-    exit 2
-    ;;
-esac
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-python=${PYTHON:-python}
-model=${MODEL:-models/kaggle}
-key=()
-if [ -n "${KEY_FILE:-}" ]; then
-  key=(--key-file "$KEY_FILE")
-fi
+# shellcheck source=scripts/alias.sh
+source "$scripts/alias.sh"
+kit_alias "$alias" "scripts/rollback.sh [production|staging]"
 
 "$python" "$scripts/promote_model.py" --model "$model" --rollback --alias "$alias" "${@:2}"
 now=$(readlink "$model/$alias")
-"$python" "$scripts/health_check.py" "${URL:-http://127.0.0.1:$port}" --expect "$now" --wait "${WAIT:-60}" "${key[@]}"
+"$python" "$scripts/health_check.py" "$url" --expect "$now" --wait "${WAIT:-60}" "${key[@]}"

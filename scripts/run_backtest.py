@@ -6,6 +6,7 @@ docs/evaluation.md explains every figure. Exit code 1: a negative control found 
 with the future.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -14,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 from kronos import cli
 
 
-def main() -> int:
+def read_arguments() -> argparse.Namespace:
+    """The command line."""
     arguments = cli.parser(__doc__ or "")
     dates = arguments.add_mutually_exclusive_group()
     dates.add_argument(
@@ -51,7 +53,11 @@ def main() -> int:
     what.add_argument(
         "--refit", action="store_true", help="train anew before each fold of the dates (evaluation.folds)"
     )
-    args = arguments.parse_args()
+    return arguments.parse_args()
+
+
+def main() -> int:
+    args = read_arguments()
     cli.setup_logging()
 
     from kronos import configfile

@@ -43,14 +43,10 @@ from kronos.portfolio.signal_figures import autocorrelation
 from kronos.portfolio.signals import read_signal_file
 from kronos.portfolio.strategies import Daily, TopkDropout, topk_dropout
 from kronos.portfolio.universe import benchmark_returns, universe
+from scripts import study_answers
 
 Array = NDArray[np.float64]
-RULES = {
-    "last day's return reversed": ("return over 1 days", -1),
-    "21-day return reversed": ("return over 21 days", -1),
-    "12-1 momentum": ("12-1 momentum", 1),
-    "low volatility over 63 days": ("volatility over 63 days", -1),
-}
+RULES = {name: figure for name, figure in study_answers.RULES.items() if name != "near the year's high"}
 FITS = ("ridge", "boosting")
 MONTH = 21
 

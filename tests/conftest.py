@@ -1,5 +1,6 @@
 """What all tests share: where real prices lie, the repository's root, and a Kaggle on loopback."""
 
+import logging
 import os
 import platform
 import threading
@@ -10,6 +11,18 @@ import pytest
 from kaggle_stub import SECRETS, Stub
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def log_handlers() -> Iterator[None]:
+    """A script that a test runs in this process sets up logging on that test's own output, which is closed
+    afterwards: every later line would end in a traceback on a later test's stderr.
+    """
+    logger = logging.getLogger()
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

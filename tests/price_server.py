@@ -5,13 +5,19 @@ one request after the other, the last one for ever. A step is bytes (200), a sta
 below. `asked` lists the requests.
 """
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import pytest
+
+from kronos.data.sources import fetch
 
 HTML = b"<!DOCTYPE html><html><body>Please enable JavaScript</body></html>"
 CUT, CUT_SILENTLY, SLOW, ELSEWHERE, SAME_HOST, BLOCK = (
@@ -23,6 +29,15 @@ CUT, CUT_SILENTLY, SLOW, ELSEWHERE, SAME_HOST, BLOCK = (
     "block",
 )
 Step = bytes | int | str
+
+
+def alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, wait shortly between tries, and ask no proxy for what lies on loopback."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(fetch, "BACK_OFF", 0.01)
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
 
 
 class PriceServer(ThreadingHTTPServer):

@@ -26,6 +26,8 @@ from kronos.forecasting.pair import Pair, forecaster_of
 from kronos.networks import Kronos, KronosTokenizer
 
 HORIZON = 2
+EARLIEST = 75
+"""The first day that may be the last known one: no world loses a session before it."""
 FITTING = EvaluationConfig(fit_every=1)
 
 
@@ -59,7 +61,7 @@ def answerers(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[Answerer]]:
     head = HeadAnswerer(new_head("both"), torch.device("cpu"))
     paths, listed = network(HORIZON), network(1)
     fits: list[Answerer] = [Refitted(fitter, HORIZON) for fitter in fitted.fitters(FITTING)]
-    columns = NetworkColumns((Quick(),), np.arange(0, DAYS, 2))
+    columns = NetworkColumns((Quick(),), np.arange(0, EARLIEST, 2))  # sessions that every world has
     with_head = Refitted(fitted.ModelFitter("ridge with network", "ridge", FITTING, columns), HORIZON)
     rule = simple_answerers()[3]
     blends = [Blend("blend:a+b", (rule, head)), Blend("weighted:a+b", (fits[0], paths), (0.3, 0.7))]
@@ -73,7 +75,7 @@ def two_worlds(case: int) -> tuple[BarStore, BarStore, np.datetime64, list[str]]
     for name in ("whole", "x"):  # so that fits have dates to learn from, and an order
         change = np.exp(np.cumsum(0.02 * rng.normal(size=(DAYS, 1)), axis=0)).astype(np.float32)
         series[name] = (WEEKDAYS[:DAYS], random_bars(rng, 1) * change)
-    origin = WEEKDAYS[int(rng.integers(75, DAYS - 3))]
+    origin = WEEKDAYS[int(rng.integers(EARLIEST, DAYS - 3))]
     names = [name for name, (dates, _) in series.items() if (dates <= origin).any()]
     return store_in_memory(series), store_in_memory(perturbed(rng, series, origin)), origin, names
 
@@ -126,6 +128,12 @@ def test_no_answerer_knows_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> 
     """A figure, a fit or a calendar that looks ahead flatters every backtest and fails on the next day."""
     compared = compare(range(8), monkeypatch)
     assert set(compared) == KINDS and min(compared.values()) > 8, compared
+
+
+@pytest.mark.long
+def test_a_thousand_futures(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = compare(range(1000), monkeypatch, in_turn=True)
+    assert set(compared) == KINDS and min(compared.values()) > 1000, compared
 
 
 def test_the_comparison_sees_a_leak() -> None:

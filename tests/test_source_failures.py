@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from price_server import BLOCK, CUT, CUT_SILENTLY, ELSEWHERE, HTML, SLOW, PriceServer, serving
+from price_server import BLOCK, CUT, CUT_SILENTLY, ELSEWHERE, HTML, SLOW, PriceServer, alone, serving
 from test_source_packages import DAYS, Answer, yahoo_frame
 from test_sources import candles, raw, serve_month
 
@@ -45,11 +45,7 @@ def one_warning(caplog: pytest.LogCaptureFixture, symbol: str) -> str:
 # -- Binance: a loopback server ------------------------------------------------------------------------------
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PriceServer]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fetch, "BACK_OFF", 0.01)
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+    alone(tmp_path, monkeypatch)
     with serving() as server:
         monkeypatch.setattr(binance, "BASE", f"{server.url}/spot")
         for month in MONTHS:

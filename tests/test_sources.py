@@ -18,7 +18,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from price_server import BLOCK, CUT, CUT_SILENTLY, ELSEWHERE, HTML, SAME_HOST, SLOW, PriceServer, serving
+from price_server import (
+    BLOCK,
+    CUT,
+    CUT_SILENTLY,
+    ELSEWHERE,
+    HTML,
+    SAME_HOST,
+    SLOW,
+    PriceServer,
+    alone,
+    serving,
+)
 
 from kronos import configfile
 from kronos.config import Config
@@ -33,11 +44,7 @@ DAYS = [str(day) for day in np.arange("2024-01-01", "2024-07-01", dtype="datetim
 
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PriceServer]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fetch, "BACK_OFF", 0.01)
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+    alone(tmp_path, monkeypatch)
     with serving() as server:
         monkeypatch.setattr(sina, "US", f"{server.url}/us")
         monkeypatch.setattr(sina, "CN", f"{server.url}/cn")

@@ -46,6 +46,8 @@ CODE = 1
 answered otherwise, so that nothing kept by older code is taken for this one's."""
 KEPT = 3
 """Version of what is kept of an answer on disk: raised whenever something is added to it. 2: `course`; 3: `terms`."""
+SHAPING = ("temperature", "top_k", "top_p", "decode_rope", "anchor", "overflow")
+"""Settings of `inference` that shape paths: part of a decision's key."""
 RESERVED = frozenset(
     {"random-init", "pretrained", "auto", "network", "head", "ridge", "logistic", "boosting"}
 )
@@ -192,7 +194,6 @@ def key_of(config: Config, horizon: int, digest: str, tokenizer_digest: str) -> 
     """
     own, data = config.inference, config.data
     listed = enumerates(own.probability, horizon)
-    names = ("temperature", "top_k", "top_p", "decode_rope", "anchor", "overflow")
     key: dict[str, Any] = {
         "model": digest,
         "tokenizer": tokenizer_digest,
@@ -202,7 +203,7 @@ def key_of(config: Config, horizon: int, digest: str, tokenizer_digest: str) -> 
     key |= {"max_context": data.max_context, "clip": data.clip, "norm_epsilon": data.norm_epsilon}
     key |= {"mass": own.enumeration_mass, "pairs": own.enumeration_pairs} if listed else {}
     key |= {"probability": "enumerated" if listed else "sampled", "code": CODE}
-    return key | {name: getattr(own, name) for name in names}
+    return key | {name: getattr(own, name) for name in SHAPING}
 
 
 # -- which networks ------------------------------------------------------------------------------------------

@@ -225,9 +225,11 @@ def _refuse_same_name(path: Path, names: Sequence[str]) -> None:
 def _missing(path: Path, names: Sequence[str], missing: Sequence[str], roles: Mapping[str, int]) -> KitError:
     """The line for columns that nobody knows: what is missing, what is there, and the mapping to write."""
     free = [name for position, name in enumerate(names) if position not in roles.values() and name]
-    pairs = ", ".join(f"{role}: {free[0] if len(free) == len(missing) == 1 else 'NAME'}" for role in missing)
-    remedy = f"; name it as data.columns: {{{pairs}}}" if free else ""
-    plural = "s" if len(missing) > 1 else ""
+    remedy = ""
+    if free:  # none of them is proposed by name: a pasted guess would be read as prices
+        pairs = ", ".join(f"{role}: NAME" for role in missing)
+        remedy = f"; where the file has it under another name: data.columns: {{{pairs}}}"
+    plural = "s" * (len(missing) > 1)
     return KitError(f"{path}: expected the column{plural} {', '.join(missing)}; found {shown(names)}{remedy}")
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from kronos import files
 from kronos.bars import AMOUNT, CLOSE, FEATURES, VOLUME
-from kronos.config import DataConfig
+from kronos.config import DataConfig, InferenceConfig
 from kronos.data import blocks, dates, forms, markets, numerals, repeats
 from kronos.data.columns import NUMBERS, PRICES, ROLES, Layout, layout_of
 from kronos.data.frequency import frequency_of
@@ -70,10 +70,18 @@ def find_sources(data_path: str | list[str]) -> list[Path]:
     return found
 
 
+COMPETITION = InferenceConfig().competition
+"""The folder that the download makes is called like it."""
+
+
 def missing(setting: str, path: Path) -> KitError:
     """The user's line for a path that does not exist, with the name there that is most like it."""
     near = files.near_name(path)
-    hint = f"; {near} is there, is that meant?" if near else f"; set {setting} to where it is"
+    hint = f"; set {setting} to where it is"
+    if near:
+        hint = f"; {near} is there, is that meant?"
+    elif COMPETITION in path.parts:
+        hint += ", or download it: python scripts/download_data.py"
     return KitError(f"{path}: expected a file or folder ({setting}), found none{hint}")
 
 

@@ -30,13 +30,7 @@ from kronos.data.calendar import SessionRules
 from kronos.data.frequency import SECONDS
 from kronos.delivery import registry
 from kronos.delivery.compare import compare
-from kronos.delivery.golden import (
-    GATE,
-    SERIES,
-    forecaster_of,
-    golden_difference,
-    load_networks,
-)
+from kronos.delivery.golden import SERIES, check_golden, forecaster_of, load_networks
 from kronos.delivery.package_facts import REMEDY, Facts, check_sums, read_facts, read_golden
 from kronos.delivery.registry import Change, Version
 from kronos.delivery.replay import Loaded, read_kept, replay
@@ -162,7 +156,7 @@ def to_staging(folder: Path) -> Gates:
         ("checksums", _checksums),
         ("versions", _versions),
         ("known", _known),
-        ("golden", _golden),
+        ("golden", check_golden),
     ):
         try:
             lines.append(f"{name}: {gate(folder)}")
@@ -206,16 +200,6 @@ def _known(folder: Path) -> str:
         SessionRules.load(market.calendar)  # refuses a calendar that it does not know
     names = ", ".join(market.calendar for market in facts.markets)
     return f"{len(FEATURES)} features, {facts.frequency} bars, sessions of {names}"
-
-
-def _golden(folder: Path) -> str:
-    difference = golden_difference(folder, load_networks(folder))
-    if difference > GATE:
-        raise KitError(
-            f"{folder}: expected the golden forecast within {GATE:g}, found a difference of {difference:.2g}; "
-            f"{REMEDY} here"
-        )
-    return f"largest difference {difference:.2g} of {GATE:g} allowed"
 
 
 # -- to production -------------------------------------------------------------------------------------------

@@ -174,3 +174,14 @@ def _walk(length: int) -> NDArray[np.float32]:
     low = np.minimum(open_, close) * np.exp(-np.abs(rng.normal(0, 0.003, length)))
     volume = 1e5 * np.exp(rng.normal(0, 0.3, length))
     return np.stack([open_, high, low, close, volume, volume * close], axis=1).astype(np.float32)
+
+
+def check_golden(folder: Path) -> str:
+    """That the golden forecast is repeated, in words. Raises KitError where it is not."""
+    difference = golden_difference(folder, load_networks(folder))
+    if difference > GATE:
+        raise KitError(
+            f"{folder / GOLDEN}: expected the golden forecast within {GATE:g}, found a difference of "
+            f"{difference:.2g}; compare the versions of torch and numpy with metadata.json, or {REMEDY} here"
+        )
+    return f"golden, largest difference {difference:.2g} of {GATE:g} allowed"

@@ -26,11 +26,10 @@ from kronos import files, records
 from kronos.answers.findings import FITS, FOLDER, Findings, path_of
 from kronos.bars import calendar_stamps
 from kronos.config import Config
-from kronos.delivery.golden import GATE, golden_difference, load_networks, make_golden, write_golden
+from kronos.delivery.golden import check_golden, load_networks, make_golden, write_golden
 from kronos.delivery.package_facts import (
     BACKTEST,
     CHECKSUMS,
-    GOLDEN,
     METADATA,
     check_sums,
     contents,
@@ -172,17 +171,6 @@ def check_package(folder: str | Path) -> list[str]:
         *(f"{kind}: {facts['networks'][kind]['parameters']:,} parameters" for kind in NETWORKS),
         f"forecast: {forecast}",
     ]
-
-
-def check_golden(folder: Path) -> str:
-    """That the golden forecast is repeated, in words. Raises KitError where it is not."""
-    difference = golden_difference(folder, load_networks(folder))
-    if difference > GATE:
-        raise KitError(
-            f"{folder / GOLDEN}: expected the golden forecast within {GATE:g}, found a difference of "
-            f"{difference:.2g}; compare the versions of torch and numpy with {METADATA}, or package it again here"
-        )
-    return f"golden, largest difference {difference:.2g} of {GATE:g} allowed"
 
 
 def _smoke_forecast(networks: dict[str, Any], window: dict[str, Any], folder: Path) -> int:

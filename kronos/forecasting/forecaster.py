@@ -94,15 +94,7 @@ class Forecaster:
         """
         check_networks(model, tokenizer)
         self.device = torch.device(device)
-        if self.device.type not in ("cpu", "cuda"):  # an Apple GPU lacks float64, which adds up probabilities
-            raise KitError(
-                f"forecast: expected the device cpu or cuda, found {self.device.type}; set it to cpu"
-            )
-        if cuda_graphs and (self.device.type != "cuda" or overflow == "slide"):
-            found = "a processor" if self.device.type != "cuda" else "overflow: slide, which keeps no cache"
-            raise KitError(
-                f"inference.cuda_graphs: expected a GPU and overflow: cut, found {found}; set it to false"
-            )
+        _check_device(self.device, overflow, cuda_graphs)
         self.cuda_graphs = cuda_graphs
         self.model = model.to(self.device)
         self.tokenizer = tokenizer.to(self.device)
@@ -432,3 +424,18 @@ def anchored(paths: FloatArray, rebuilt_close: FloatArray, last_close: NDArray) 
     ):  # inf - inf, of a forecast that overflowed, is NaN: a reason further up, no answer
         moved[..., OPEN : CLOSE + 1] += (last_close - rebuilt_close).astype(np.float32)[:, None, None, None]
     return moved
+
+
+def _check_device(device: torch.device, overflow: Overflow, cuda_graphs: bool) -> None:
+    """Raise KitError for a device that cannot do what is asked of it."""
+    if device.type not in ("cpu", "cuda"):  # an Apple GPU lacks float64, which adds up probabilities
+        raise KitError(f"forecast: expected the device cpu or cuda, found {device.type}; set it to cpu")
+    if not cuda_graphs:
+        return
+    if device.type != "cuda":
+        found = "a processor"
+    elif overflow == "slide":
+        found = "overflow: slide, which keeps no cache"
+    else:
+        return
+    raise KitError(f"inference.cuda_graphs: expected a GPU and overflow: cut, found {found}; set it to false")

@@ -100,14 +100,18 @@ def forecaster_of(
 
 
 def pick_autocast(config: Config, device: torch.device) -> torch.dtype | None:
-    """The type that a predictor computes in on a GPU, as in training; None: float32, always on the
-    processor.
+    """The type that a configuration's predictor computes in on a device; see `autocast_of`."""
+    return autocast_of(config.training.mixed_precision, device)
+
+
+def autocast_of(wanted: str, device: torch.device) -> torch.dtype | None:
+    """The type that a predictor computes in on a GPU, as in training; None: float32, always on the processor.
+
+    wanted: auto, no, fp16 or bf16. Raises KitError for one that the device would only pretend to have.
     """
     if device.type == "cpu":
         return None
-    return {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[
-        precision(config.training.mixed_precision, device)
-    ]
+    return {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision(wanted, device)]
 
 
 # -- the run folder ------------------------------------------------------------------------------------------

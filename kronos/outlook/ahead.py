@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kronos.answers.answerer import Answer, Rows, ask
+from kronos.answers.answerer import Answer, Rows, ask, moment_after
 from kronos.answers.bands import widened
 from kronos.answers.decide import Decided, decide
 from kronos.answers.decision import Decision
@@ -142,10 +142,7 @@ def _newest_rows(config: Config, store: BarStore, names: list[str], days: int) -
     """The rows that ask for the close `days` trading days after each market's last day, and who is left out."""
     market = store.market_of(store.index_of(names))
     last = np.array([store.sessions_of(number)[-1] for number in market.tolist()])
-    step = np.timedelta64(1, "s")
-    if store.frequency in ("daily", "weekly", "monthly"):
-        step = np.timedelta64(86400, "s")
-    after = (last + step).astype("datetime64[s]")
+    after = moment_after(store, np.searchsorted(store.sessions, last))
     rows = ask(store, names, after, config.data.calendar, days)
     have = rows.last >= 0
     fresh = np.zeros(len(rows), bool)

@@ -7,10 +7,7 @@ at all.
 
 import csv
 import io
-import json
 import logging
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from kronos import page
+from kronos import files, page
 from kronos.bars import FEATURES
 from kronos.data.survey import date_text
 from kronos.errors import KitError
@@ -40,23 +37,14 @@ def write_outlook(outlook: Outlook, folder: Path) -> None:
             f"{folder}: expected a new folder, found one that is there; name another with --output"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    try:
-        (temporary / "forecast.csv").write_text(_csv(_summary(outlook)), encoding="utf-8")
-        (temporary / "bars.csv").write_text(_csv(_bars(outlook)), encoding="utf-8")
-        (temporary / "forecast.json").write_text(json.dumps(manifest(outlook), indent=2), encoding="utf-8")
-        page.write(temporary / "index.html", "kronos.outlook", **_values(outlook))
-        temporary.chmod(0o777 & ~_umask())
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as holder:
+        made = Path(holder) / folder.name
+        made.mkdir()
+        (made / "forecast.csv").write_text(_csv(_summary(outlook)), encoding="utf-8")
+        (made / "bars.csv").write_text(_csv(_bars(outlook)), encoding="utf-8")
+        files.write_json(made / "forecast.json", manifest(outlook))
+        page.write(made / "index.html", "kronos.outlook", **_values(outlook))
+        made.rename(folder)
 
 
 def manifest(outlook: Outlook) -> dict[str, Any]:

@@ -157,7 +157,11 @@ INDEX_BYTES = 8 * (2 + 1 + 5)
 
 def _mask(p: float, d: int, element: int, load: Load) -> int:
     """A dropout's mask: on a CPU scaled, in the type of what it multiplies; on a GPU one byte an entry."""
-    return 0 if p == 0 else d * (element if load.cpu else 1)
+    if p == 0:
+        return 0
+    if load.cpu:
+        return d * element
+    return d
 
 
 def _attention(d: int, heads: int, dropouts: tuple[float, float, float], load: Load) -> int:

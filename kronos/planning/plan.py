@@ -253,7 +253,12 @@ def estimate(
     if fast is None or plain is None or not device.bandwidth:
         return None
     frozen = parts.get("frozen tokenizer", cost.Flops(0)).total
-    again = parts["blocks" if "blocks" in parts else "decoder"].forward if t.use_checkpoint else 0
+    again = 0
+    if t.use_checkpoint:
+        repeated = "decoder"
+        if "blocks" in parts:
+            repeated = "blocks"
+        again = parts[repeated].forward
     trained = cost.total(parts).total - frozen + again
     products = batch * (trained / fast + frozen / plain) / MATMUL_SHARE
     return products + TRAFFIC * kept / (device.bandwidth * BANDWIDTH_SHARE)

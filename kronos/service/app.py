@@ -187,10 +187,12 @@ def _health_routes(app: FastAPI, state: State) -> None:
     async def ready() -> Response:
         """Whether a request would be answered now; 503 where not, with the reasons."""
         refusing, worries = reasons(state)
-        tree = {"status": "unavailable" if refusing else "degraded" if worries else "healthy"}
-        status = 503 if refusing else 200
-        headers = {"Retry-After": "5"} if refusing else {}
-        return State.json(tree | health(state) | {"reasons": refusing + worries}, status, headers)
+        said, status, headers = "healthy", 200, dict[str, str]()
+        if worries:
+            said = "degraded"
+        if refusing:
+            said, status, headers = "unavailable", 503, {"Retry-After": "5"}
+        return State.json({"status": said} | health(state) | {"reasons": refusing + worries}, status, headers)
 
     @app.get("/metrics", operation_id="metrics")
     def prometheus() -> Response:

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 
 from kronos.answers.decision import EDGE, Decision, kept, logit, sigmoid
 from kronos.answers.history import TIE_BARS
-from kronos.answers.network import read_paths
+from kronos.answers.network import SHAPING, read_paths
 from kronos.delivery.package_facts import Facts
 from kronos.forecasting.decide import TIE_PRIOR
 
 FloatArray = NDArray[np.float64]
-SHAPING = ("temperature", "top_k", "top_p", "decode_rope", "anchor", "overflow")
-"""Settings of a decision's key that shape paths."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from kronos.delivery.package_facts import Facts, check_sums, read_facts
 from kronos.errors import KitError
 from kronos.forecasting.context import MIN_BARS, room
 from kronos.forecasting.forecaster import Forecaster
+from kronos.forecasting.pair import autocast_of
 from kronos.forecasting.result import Forecast
 from kronos.forecasting.rows import series_keys
 from kronos.service import chances, views
@@ -113,7 +114,7 @@ class Served:
                 f"{folder}: expected its golden forecast within {GATE:g}, found a difference of {difference:.2g}; "
                 "package the run again, or serve another version"
             )
-        autocast = half_precision(facts, device)
+        autocast = autocast_of(facts.sampling.precision, torch.device(device))
         made = [forecaster_of(facts, networks, device=device, autocast=autocast) for _ in range(2)]
         return cls(facts, made[0], made[1], difference, golden_s)
 
@@ -328,17 +329,6 @@ class Served:
             "sample_count": prepared.paths,
             "predictions": shown,
         }
-
-
-def half_precision(facts: Facts, device: str) -> torch.dtype | None:
-    """The type in which the predictor computes: float32 on a processor, on a GPU as the package says."""
-    if torch.device(device).type == "cpu" or facts.sampling.precision == "no":
-        return None
-    if facts.sampling.precision == "fp16":
-        return torch.float16
-    if facts.sampling.precision == "bf16" or torch.cuda.is_bf16_supported():
-        return torch.bfloat16
-    return None
 
 
 def _fits(dates: NDArray[np.datetime64], seconds: int) -> bool:
