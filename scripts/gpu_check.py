@@ -68,7 +68,9 @@ class Found:
 def checks(cpu: bool, folder: Path) -> Iterator[Check]:
     """All of them; the stages come first, since everything else rests on them."""
     yield from stages(cpu, folder)
-    train, generate = (str(ROOT / "scripts" / name) for name in ("bench_train.py", "bench_generate.py"))
+    train, generate = (
+        str(ROOT / "scripts" / "bench" / name) for name in ("bench_train.py", "bench_generate.py")
+    )
     if cpu:
         small = [
             "--preset",

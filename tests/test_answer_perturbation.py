@@ -132,8 +132,9 @@ def test_no_answerer_knows_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.long
 def test_a_thousand_futures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quick answerers in every world; of the seven that fit or draw, one a world: over 140 worlds each."""
     compared = compare(range(1000), monkeypatch, in_turn=True)
-    assert set(compared) == KINDS and min(compared.values()) > 1000, compared
+    assert set(compared) == KINDS and min(compared.values()) > 500, compared
 
 
 def test_the_comparison_sees_a_leak() -> None:

@@ -34,21 +34,21 @@ RUN_ELSEWHERE = {
     "scripts/gpu_check.sh": "tests/test_gpu_check.py",
     "scripts/download_data.py": "tests/test_download.py",
     "scripts/bundle_offline.py": "tests/test_bundle.py",
-    "scripts/bench_data.py": "tests/test_docs.py: too large a share of the suite's time; its parser",
-    "scripts/study_history_loss.py": "tests/test_docs.py: trains; its parser",
+    "scripts/bench/bench_data.py": "tests/test_docs.py: too large a share of the suite's time; its parser",
+    "scripts/study/study_history_loss.py": "tests/test_docs.py: trains; its parser",
     "scripts/final_run.py": "tests/test_final.py: trains; its parser",
     "scripts/forecast.py": "tests/test_outlook.py",
-    "scripts/study_answers.py": "tests/test_study_answers.py",
-    "scripts/study_head.py": "tests/test_docs.py: needs trained heads; its parser",
-    "scripts/study_portfolio.py": "tests/test_docs.py: fits for minutes; its parser",
-    "scripts/study_anchor.py": "tests/test_docs.py: needs what the line above it trains; its parser",
-    "scripts/study_decode_rope.py": "tests/test_docs.py: likewise; its parser",
+    "scripts/study/study_answers.py": "tests/test_study_answers.py",
+    "scripts/study/study_head.py": "tests/test_docs.py: needs trained heads; its parser",
+    "scripts/study/study_portfolio.py": "tests/test_docs.py: fits for minutes; its parser",
+    "scripts/study/study_anchor.py": "tests/test_docs.py: needs what the line above it trains; its parser",
+    "scripts/study/study_decode_rope.py": "tests/test_docs.py: likewise; its parser",
     "scripts/worker.py": "tests/test_job_kills.py",
     "scripts/forecast_job.py": "tests/test_job_routes.py",
     "scripts/update_actuals.py": "tests/test_job_routes.py",
-    "scripts/bench_jobs.py": "tests/test_job_kills.py",
+    "scripts/bench/bench_jobs.py": "tests/test_job_kills.py",
     "scripts/serve.py": "tests/test_service_docs.py",
-    "scripts/bench_service.py": "tests/test_service_docs.py: minutes; its parser",
+    "scripts/bench/bench_service.py": "tests/test_service_docs.py: minutes; its parser",
     "scripts/check_model.py": "tests/test_deploy.py",
     "scripts/promote_model.py": "tests/test_deploy.py",
     "scripts/health_check.py": "tests/test_deploy.py",
@@ -314,7 +314,7 @@ def executed(base: Path) -> dict[str, list[object]]:
         ],
         "scripts/compare_runs.py": config,
         "scripts/package_model.py": ["--run", base / "demo", "--output", base / "models"],
-        "scripts/study_enumeration.py": [
+        "scripts/study/study_enumeration.py": [
             *config,
             "--origins",
             "4",
@@ -323,7 +323,7 @@ def executed(base: Path) -> dict[str, list[object]]:
             "--set",
             "data.test_ratio=0.1",
         ],
-        "scripts/bench_windows.py": [
+        "scripts/bench/bench_windows.py": [
             "--seconds",
             "1",
             "--rows",
@@ -337,7 +337,7 @@ def executed(base: Path) -> dict[str, list[object]]:
             "--batch",
             "2",
         ],
-        "scripts/bench_generate.py": [
+        "scripts/bench/bench_generate.py": [
             "--preset",
             "nano",
             "--series",
@@ -347,7 +347,7 @@ def executed(base: Path) -> dict[str, list[object]]:
             "--scenario",
             "40+4",
         ],
-        "scripts/bench_train.py": [
+        "scripts/bench/bench_train.py": [
             "--preset",
             "nano",
             "--batch",

@@ -165,7 +165,7 @@ def exit_code(process: int) -> int | None:
 def test_the_benchmark_says_its_figures() -> None:
     command = [
         sys.executable,
-        str(ROOT / "scripts" / "bench_jobs.py"),
+        str(ROOT / "scripts" / "bench" / "bench_jobs.py"),
         "--model",
         str(tiny_models() / "production"),
     ]

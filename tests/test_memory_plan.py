@@ -83,7 +83,7 @@ def test_it_counts_from_above(root: Path) -> None:
     """A plan that forgets a tensor lets the run die; one that is ten times too careful makes it slow. A real
     process's peak.
     """
-    arguments = [sys.executable, "-c", PEAK, str(root), str(root / "scripts")]
+    arguments = [sys.executable, "-c", PEAK, str(root), str(root / "scripts" / "bench")]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     used, planned = json.loads(done.stdout)

@@ -17,14 +17,14 @@ from kronos.answers.simple import CONSTANTS
 from kronos.config import Config
 from kronos.data.market import attainable, rise_probability
 from kronos.data.store import BarStore
-from kronos.evaluation import study
 from kronos.evaluation.backtest import Options, run_backtest
 from kronos.evaluation.earned import headline
-from kronos.evaluation.study import Belief, Estimate, Origins
 from kronos.forecasting.pair import find_pair, load_forecaster
 from kronos.portfolio.earnings import run_portfolio
 from kronos.portfolio.outcome import Request
 from kronos.portfolio.strategies import TopkDropout
+from scripts.study import beliefs
+from scripts.study.beliefs import Belief, Estimate, Origins
 
 LIMIT = 2.5
 """Standard errors, clustered by date."""
@@ -40,9 +40,9 @@ SMALL = (
 def trained(root: Path, folder: Path, signal: float) -> tuple[Config, BarStore]:
     """Both stages of the demonstration with the default loss weights, smaller, on a market of its own."""
     base = configfile.load(root / "configs" / "demo.yaml", SMALL)
-    config = study.on_market(base, folder, signal, seed=3)
-    config = study.in_folder(config, folder / "run", folder / "run")
-    return config, study.train(config)
+    config = beliefs.on_market(base, folder, signal, seed=3)
+    config = beliefs.in_folder(config, folder / "run", folder / "run")
+    return config, beliefs.train(config)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,13 @@ def planted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Confi
 
 
 def believed(config: Config, store: BarStore, horizon: int, every: int) -> tuple[Origins, Belief]:
-    origins = study.held_out(config, store, horizon, every)
-    return origins, study.believe(load_forecaster(config, find_pair(config)), origins)
+    origins = beliefs.held_out(config, store, horizon, every)
+    return origins, beliefs.believe(load_forecaster(config, find_pair(config)), origins)
 
 
 def right(origins: Origins, belief: Belief) -> Estimate:
     """Direction accuracy on the last step."""
-    return study.mean((belief.prob_up[:, -1] > 0.5) == origins.rise[:, -1], origins.date)
+    return beliefs.mean((belief.prob_up[:, -1] > 0.5) == origins.rise[:, -1], origins.date)
 
 
 @pytest.mark.slow
@@ -74,11 +74,11 @@ def test_nothing_is_learned_from_a_random_walk(root: Path, tmp_path: Path) -> No
     config = replace(config, inference=replace(config.inference, sample_count=1))
     origins, belief = believed(config, store, horizon=1, every=2)
     change = belief.drift[:, -1]
-    assert abs(study.slope(change, origins.level, origins.date).t) < LIMIT
+    assert abs(beliefs.slope(change, origins.level, origins.date).t) < LIMIT
     accuracy = right(origins, belief)
     assert abs(accuracy.value - 0.5) < LIMIT * accuracy.error
     assert accuracy.error < 0.02
-    assert study.slope(change - TAUGHT * origins.level, origins.level, origins.date).t < -LIMIT
+    assert beliefs.slope(change - TAUGHT * origins.level, origins.level, origins.date).t < -LIMIT
 
 
 @pytest.mark.slow
@@ -147,9 +147,9 @@ def test_errors_are_those_of_dates_and_not_of_rows() -> None:
     date = np.repeat(np.arange(50), 200)
     common = rng.standard_normal(50)[date]
     values = 1 + common + 0.1 * rng.standard_normal(len(date))
-    estimate = study.mean(values, date)
+    estimate = beliefs.mean(values, date)
     assert estimate.error == pytest.approx(common[::200].std(ddof=1) / np.sqrt(50), rel=0.05)
     x = rng.standard_normal(50)[date]
-    assert study.slope(2 * x + common, x, date).value == pytest.approx(2, abs=0.4)
-    assert study.slope(2 * x + common, x, date).error == pytest.approx(0.14, rel=0.4)
-    assert study.mean(rng.standard_normal(len(date)), date).error == pytest.approx(0.01, rel=0.3)
+    assert beliefs.slope(2 * x + common, x, date).value == pytest.approx(2, abs=0.4)
+    assert beliefs.slope(2 * x + common, x, date).error == pytest.approx(0.14, rel=0.4)
+    assert beliefs.mean(rng.standard_normal(len(date)), date).error == pytest.approx(0.01, rel=0.3)

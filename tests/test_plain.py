@@ -14,7 +14,7 @@ from tiny import PREDICTOR
 from kronos.forecasting.generate import generate_reference
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos
-from kronos.planning.plain import PlainPredictor, PlainStage, PlainTokenizer
+from scripts.bench.plain import PlainPredictor, PlainStage, PlainTokenizer
 
 
 def gradients(network: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -100,7 +100,7 @@ def test_the_benchmark_ends_with_one_json_line(root: Path) -> None:
     """Speed and memory of the smallest preset; the numbers are not judged here."""
     command = [
         sys.executable,
-        str(root / "scripts/bench_train.py"),
+        str(root / "scripts/bench/bench_train.py"),
         "--preset",
         "nano",
         "--batch",

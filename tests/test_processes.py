@@ -117,7 +117,7 @@ def test_the_benchmark_says_how_many(root: Path) -> None:
     """In its JSON line, for whoever compares one process with two."""
     command = [
         sys.executable,
-        str(root / "scripts/bench_train.py"),
+        str(root / "scripts/bench/bench_train.py"),
         "--preset",
         "nano",
         "--window",

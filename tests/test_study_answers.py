@@ -39,7 +39,7 @@ def prices(path: Path, tickers: int = 25, days: int = 700) -> None:
 def study(root: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     line = [
         sys.executable,
-        str(root / "scripts" / "study_answers.py"),
+        str(root / "scripts" / "study" / "study_answers.py"),
         "--data",
         str(folder / "prices.parquet"),
     ]

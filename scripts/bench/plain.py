@@ -1,7 +1,7 @@
 """The plain loops: how a straightforward program trains and generates, one obvious operation after another.
 
 In: networks of `kronos.networks`, whose weights they copy. Out: a training step, and sampled tokens, to be
-timed. They are what `scripts/bench_train.py` and `scripts/bench_generate.py` measure the kit's loops against,
+timed. They are what `scripts/bench/bench_train.py` and `scripts/bench/bench_generate.py` measure the kit's loops against,
 and the slow clear versions that `tests/test_plain.py` compares these with; nothing trains or forecasts with
 them.
 

@@ -2,8 +2,8 @@
 """How fast series are forecast, beside two loops that re-run the window for every bar, and beside what the
 machine could do.
 
-    python scripts/bench_generate.py               mini, 8 series: 256 + 30 and 400 + 120 steps, 1 and 32 paths
-    python scripts/bench_generate.py --many 5000   5,000 series x 256 bars: one forward, P(rise) of the next bar;
+    python scripts/bench/bench_generate.py               mini, 8 series: 256 + 30 and 400 + 120 steps, 1 and 32 paths
+    python scripts/bench/bench_generate.py --many 5000   5,000 series x 256 bars: one forward, P(rise) of the next bar;
                                                    measured on --measured 256 of them and scaled
 
 Prints the ceiling (matrix products, memory), then all ways of computing and the share of the ceiling,
@@ -31,7 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ from kronos.forecasting.generate import generate, generate_reference
 from kronos.forecasting.sampling import Sampling
 from kronos.networks import Kronos, KronosTokenizer, cost, preset
 from kronos.planning.measure import seconds
-from kronos.planning.plain import PlainPredictor
+from scripts.bench.plain import PlainPredictor
 
 WINDOW = 4096
 """Longer than any window here: nothing is cut, nothing slides."""

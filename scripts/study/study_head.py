@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What is a trained head worth alone, and what does it add to features?
 
-    python scripts/study_head.py --config runs/panel/pipeline_config.json --heads runs/a/head runs/b/head
+    python scripts/study/study_head.py --config runs/panel/pipeline_config.json --heads runs/a/head runs/b/head
     --from 2006-10-01
 
 Every date without overlap, --horizon days ahead. Ridge and boosting learn the return's rank from the ranked
@@ -16,7 +16,7 @@ import itertools
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 import torch

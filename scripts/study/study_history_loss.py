@@ -2,7 +2,7 @@
 """Which weight should bars inside the lookback have in the predictor's loss, and how many bars should a
 window predict?
 
-    python scripts/study_history_loss.py --folder runs/study-history --settings 1:1 0.1:8 --seeds 1 2 3
+    python scripts/study/study_history_loss.py --folder runs/study-history --settings 1:1 0.1:8 --seeds 1 2 3
 
 Trains the predictor of --config once per setting WEIGHT:PREDICT_WINDOW, signal and seed, each seed on a
 market of its own, all settings of a market on one tokenizer, and forecasts dates after the training. A row:
@@ -19,7 +19,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 
@@ -27,8 +27,8 @@ from kronos import cli, configfile
 from kronos.config import Config
 from kronos.data.market import attainable, rise_probability
 from kronos.data.store import BarStore
-from kronos.evaluation import study
 from kronos.forecasting.pair import find_pair, load_forecaster
+from scripts.study import beliefs
 
 COLUMNS = (
     "signal",
@@ -78,7 +78,7 @@ def main() -> None:
             for setting in arguments.settings:
                 weight, predict = setting.split(":")
                 config = variant(base, Path(arguments.folder), signal, seed, float(weight), int(predict))
-                rows.append(measure(config, study.train(config), arguments.horizon))
+                rows.append(measure(config, beliefs.train(config), arguments.horizon))
                 print("  ".join(f"{rows[-1][name]:8.4g}" for name in COLUMNS), flush=True)
     for line in summary(rows):
         print(line)
@@ -88,7 +88,7 @@ def main() -> None:
 def variant(base: Config, folder: Path, signal: float, seed: int, weight: float, predict: int) -> Config:
     """One training: on the market's first tokenizer, with parts that are the same for all settings."""
     market = folder / f"market-{signal:g}-{seed}"
-    config = study.on_market(base, market, signal, seed)
+    config = beliefs.on_market(base, market, signal, seed)
     run = market / f"weight-{weight:g}-predict-{predict}"
     first = next(iter(sorted(market.glob("weight-*/tokenizer"))), run / "tokenizer").parent
     config = replace(
@@ -96,16 +96,16 @@ def variant(base: Config, folder: Path, signal: float, seed: int, weight: float,
         data=replace(config.data, predict_window=predict),
         training=replace(config.training, history_loss_weight=weight),
     )
-    return study.in_folder(config, run, first)
+    return beliefs.in_folder(config, run, first)
 
 
 def measure(config: Config, store: BarStore, horizon: int) -> dict[str, float]:
     """One row of the table, on dates that neither stage has read."""
-    origins = study.held_out(config, store, horizon)
-    belief = study.believe(load_forecaster(config, find_pair(config)), origins)
-    drift = study.slope(belief.drift[:, -1], origins.level, origins.date)
+    origins = beliefs.held_out(config, store, horizon)
+    belief = beliefs.believe(load_forecaster(config, find_pair(config)), origins)
+    drift = beliefs.slope(belief.drift[:, -1], origins.level, origins.date)
     right = (belief.prob_up > 0.5) == origins.rise
-    hits = [study.mean(right[:, step], origins.date) for step in (0, -1)]
+    hits = [beliefs.mean(right[:, step], origins.date) for step in (0, -1)]
     return {
         "signal": config.market.signal,
         "weight": config.training.history_loss_weight,
@@ -120,7 +120,7 @@ def measure(config: Config, store: BarStore, horizon: int) -> dict[str, float]:
         "best_1": attainable(rise_probability(config.market.signal, 1)),
         "best_h": attainable(rise_probability(config.market.signal, horizon)),
         "brier_h": float(np.square(belief.prob_up[:, -1] - origins.rise[:, -1]).mean()),
-        "loss": study.next_bar_loss(config, store, horizon),
+        "loss": beliefs.next_bar_loss(config, store, horizon),
         "origins": len(origins),
         "dates": len(np.unique(origins.date)),
     }

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What the service costs and gains, in one run and as ratios: seconds of a shared machine wander.
 
-    python scripts/bench_service.py                       nano and mini, random weights, 256 bars + 30 steps
-    python scripts/bench_service.py --presets nano --requests 10000
+    python scripts/bench/bench_service.py                       nano and mini, random weights, 256 bars + 30 steps
+    python scripts/bench/bench_service.py --presets nano --requests 10000
 
 For each preset a package is made of random weights (one optimiser step). Measured, one after the other and in
 turn:
@@ -29,7 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 
@@ -42,7 +42,7 @@ from kronos.service.served import Served
 from kronos.training.stages import run_stage
 
 BARS, STEPS, CLIENTS = 256, 30, 32
-SERVE = Path(__file__).resolve().parent / "serve.py"
+SERVE = Path(__file__).resolve().parents[1] / "serve.py"
 
 
 def main() -> None:

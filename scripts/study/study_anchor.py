@@ -2,7 +2,7 @@
 """Should a forecast start from the true last close, or from the tokenizer's rendering of it
 (inference.anchor)?
 
-    python scripts/study_anchor.py --config runs/demo/pipeline_config.json
+    python scripts/study/study_anchor.py --config runs/demo/pipeline_config.json
 
 Forecasts dates of the test part twice with a trained run, the same tokens drawn, and prints for both:
 accuracy, accuracy against the date's median, Brier score after 1 and after --horizon days, the slope of the
@@ -18,16 +18,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 
 from kronos import cli, configfile
 from kronos.config import Config
 from kronos.data.prepare import prepare
-from kronos.evaluation import study
-from kronos.evaluation.study import Belief, Origins, Values
 from kronos.forecasting.pair import find_pair, load_forecaster
+from scripts.study import beliefs
+from scripts.study.beliefs import Belief, Origins, Values
 
 
 def main() -> None:
@@ -41,13 +41,13 @@ def main() -> None:
     cli.setup_logging()
     logging.getLogger("kronos").setLevel(logging.WARNING)
     config = configfile.load(arguments.config, arguments.overrides)
-    origins = study.held_out(config, prepare(config), arguments.horizon, arguments.every, arguments.tickers)
+    origins = beliefs.held_out(config, prepare(config), arguments.horizon, arguments.every, arguments.tickers)
     report(origins, forecast(config, origins, "last_close"), forecast(config, origins, "none"))
 
 
 def forecast(config: Config, origins: Origins, anchor: Literal["last_close", "none"]) -> Belief:
     config = replace(config, inference=replace(config.inference, anchor=anchor))
-    return study.believe(load_forecaster(config, find_pair(config)), origins)
+    return beliefs.believe(load_forecaster(config, find_pair(config)), origins)
 
 
 def report(origins: Origins, anchored: Belief, plain: Belief) -> None:
@@ -60,13 +60,13 @@ def report(origins: Origins, anchored: Belief, plain: Belief) -> None:
     ours, theirs = measures(origins, anchored), measures(origins, plain)
     rows = {}
     for name, values in ours.items():
-        estimates = [study.mean(v, origins.date) for v in (values, theirs[name], values - theirs[name])]
+        estimates = [beliefs.mean(v, origins.date) for v in (values, theirs[name], values - theirs[name])]
         rows[name] = {
             k: [e.value, e.error] for k, e in zip(("last_close", "none", "gain"), estimates, strict=True)
         }
     for key, belief in (("last_close", anchored), ("none", plain)):
         for step in (0, -1):
-            drift = study.slope(belief.drift[:, step], origins.level, origins.date)
+            drift = beliefs.slope(belief.drift[:, step], origins.level, origins.date)
             rows.setdefault(f"slope_{'1' if step == 0 else 'h'}", {})[key] = [drift.value, drift.error]
     for name, row in rows.items():
         print(
@@ -81,9 +81,9 @@ def measures(origins: Origins, belief: Belief) -> dict[str, Values]:
     for name, step in (("1", 0), ("h", -1)):
         up, rise = belief.prob_up[:, step], origins.rise[:, step]
         move = origins.closes[:, step] / origins.last - 1
-        best = study.within_date(move, origins.date) > 0
+        best = beliefs.within_date(move, origins.date) > 0
         result[f"hit_{name}"] = ((up > 0.5) == rise).astype(float)
-        result[f"within_{name}"] = ((study.within_date(up, origins.date) > 0) == best).astype(float)
+        result[f"within_{name}"] = ((beliefs.within_date(up, origins.date) > 0) == best).astype(float)
         result[f"brier_{name}"] = np.square(up - rise)
     result["close_error"] = np.abs(belief.close[:, 0] - origins.closes[:, 0]) / origins.last
     return result

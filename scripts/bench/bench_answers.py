@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How long answers take without sampling: a submission by head, and a backtest of head and fits.
 
-    python scripts/bench_answers.py [--rows 256] [--dates 4] [--threads N]
+    python scripts/bench/bench_answers.py [--rows 256] [--dates 4] [--threads N]
 
 * submission: a head on `mini` tokens of 256 bars, measured on --rows rows and scaled to 5,000 (budget 100 s in
   float32).
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 import torch

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How many values of the next bar have to be listed (inference.enumeration_pairs, enumeration_mass)?
 
-    python scripts/study_enumeration.py --config runs/real/pipeline_config.json
+    python scripts/study/study_enumeration.py --config runs/real/pipeline_config.json
 
 For origins after the training part, evenly spread: the likeliest values of the next bar are listed up to
 --most, and P(rise) from the first N of them is compared with that of the whole list. One JSON line last.
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,10 @@ from kronos.bars import calendar_stamps
 from kronos.config import Config
 from kronos.data.prepare import open_store
 from kronos.data.windows import WindowIndex
-from kronos.evaluation import study
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.next_step import Enumeration, listed, next_step
 from kronos.forecasting.pair import find_pair, load_forecaster
+from scripts.study import beliefs
 
 LISTED = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 MASSES = (0.9, 0.95, 0.99, 0.995)
@@ -81,7 +81,7 @@ def main() -> None:
 def origins(config: Config, count: int) -> tuple[NDArray, NDArray]:
     """Known bars (n, L, 6) and their stamps (n, L, 5) of windows after the training part."""
     store, lookback = open_store(config), config.data.lookback_window
-    index = WindowIndex.build(store, lookback, 1, study.unseen_part(config, store))
+    index = WindowIndex.build(store, lookback, 1, beliefs.unseen_part(config, store))
     where = index.rows(np.linspace(0, len(index) - 1, min(count, len(index))).astype(np.int64))[
         :, None
     ] + np.arange(lookback)

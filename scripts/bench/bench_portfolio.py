@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How long a portfolio of many tickers takes, and how much memory.
 
-    python scripts/bench_portfolio.py --tickers 1230 --days 4000
+    python scripts/bench/bench_portfolio.py --tickers 1230 --days 4000
 
 Writes a market of random walks and a file of scores for every ticker and day, then does what
 scripts/run_portfolio.py does with them: read the file, deal, 20 portfolios of noise, figures, page. The last
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 import polars as pl

@@ -3,7 +3,7 @@
 float32 eager loop.
 
 Both train the same networks on the same windows in turn, a step each, so that a machine that is busy now and
-then slows both. The plain loop is `kronos/planning/plain.py`. The peak is a GPU's from the table of devices,
+then slows both. The plain loop is `scripts/bench/plain.py`. The peak is a GPU's from the table of devices,
 else that of a large float32 matrix product measured in between. --processes N: the kit's step is shared by N
 processes on the processor, the plain loop stays one with all threads. --memory compares predicted with
 measured memory instead. One JSON line last.
@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import torch
 
@@ -30,11 +30,11 @@ from kronos.networks import Kronos, KronosTokenizer, cost
 from kronos.networks.presets import PRESETS, preset
 from kronos.planning.devices import matmul_rate, this_gpu
 from kronos.planning.measure import peak_bytes, seconds
-from kronos.planning.plain import PlainStage
 from kronos.planning.plan import memory_of, stage_flops
 from kronos.planning.probe import Networks, ProbedStage, random_batch
 from kronos.planning.processes import crew
 from kronos.training.device import allow_tf32, precision
+from scripts.bench.plain import PlainStage
 
 Row = dict[str, Any]
 Batch = dict[str, torch.Tensor]

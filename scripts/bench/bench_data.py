@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """How fast the kit reads, checks and stores a competition file, beside pandas.read_csv on the same file.
 
-    python scripts/bench_data.py                  21 million rows in the competition's layout (2.3 GB for a while)
-    python scripts/bench_data.py --rows 1000000   a quick look
-    python scripts/bench_data.py --repeat 3       three measurements of each, in turns
+    python scripts/bench/bench_data.py                  21 million rows in the competition's layout (2.3 GB for a while)
+    python scripts/bench/bench_data.py --rows 1000000   a quick look
+    python scripts/bench/bench_data.py --repeat 3       three measurements of each, in turns
 
 Each measurement runs in its own process: wall time from start to exit, imports included, and peak resident
-memory of that process; then scripts/bench_windows.py. The last line is one JSON object with the ratios.
+memory of that process; then scripts/bench/bench_windows.py. The last line is one JSON object with the ratios.
 """
 
 import json
@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 import polars as pl
@@ -31,7 +31,7 @@ import polars as pl
 from kronos import cli
 from kronos.data.store import BarStore
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WINDOWS = ROOT / "scripts" / "bench_windows.py"
 PANDAS = "import sys, pandas; print(len(pandas.read_csv(sys.argv[1])))"
 

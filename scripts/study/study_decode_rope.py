@@ -2,7 +2,7 @@
 """Which rotation of the dependency layer's last position gives the lower held-out loss
 (inference.decode_rope)?
 
-    python scripts/study_decode_rope.py --config runs/demo/pipeline_config.json
+    python scripts/study/study_decode_rope.py --config runs/demo/pipeline_config.json
 
 'trained' rotates the query and the keys as in training, 'original' neither, as the published generation does.
 For windows of
@@ -16,7 +16,7 @@ import logging
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 import torch
@@ -26,10 +26,10 @@ from kronos import cli, configfile
 from kronos.config import Config
 from kronos.data.prepare import prepare
 from kronos.data.windows import WindowIndex, WindowReader, Windows
-from kronos.evaluation import study
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import find_pair, load_forecaster
 from kronos.networks.predictor import DecodeRope
+from scripts.study import beliefs
 
 ROPES: tuple[DecodeRope, DecodeRope] = ("trained", "original")
 
@@ -45,7 +45,7 @@ def main() -> None:
     config = configfile.load(arguments.config, arguments.overrides)
     losses, dates = fine_losses(config, arguments.samples)
     gain = losses["original"] - losses["trained"]
-    clustered = study.mean(gain, dates)
+    clustered = beliefs.mean(gain, dates)
     plain = gain.mean() / (gain.std(ddof=1) / np.sqrt(len(gain)))
     row: dict[str, float] = {name: float(values.mean()) for name, values in losses.items()}
     row |= {
@@ -62,7 +62,7 @@ def main() -> None:
 def fine_losses(config: Config, samples: int) -> tuple[dict[DecodeRope, np.ndarray], np.ndarray]:
     """Loss of s2 per window (n,) under both rotations, and the session of each window's predicted bar."""
     store = prepare(config)
-    part = study.unseen_part(config, store)
+    part = beliefs.unseen_part(config, store)
     d = config.data
     forecaster = load_forecaster(config, find_pair(config))
     index = WindowIndex.build(store, d.lookback_window, 1, part)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What would answers have earned, before and after costs?
 
-    python scripts/study_portfolio.py --data prices.parquet --work runs/portfolio-study [--scores head.csv ...]
+    python scripts/study/study_portfolio.py --data prices.parquet --work runs/portfolio-study [--scores head.csv ...]
 
 Ridge and boosting are fitted anew on the first trading day of every year, on labels --horizon days ahead that
 ended before it, and score every stock on every day of the year; rules need no fit; a blend is the mean of
@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ from kronos.portfolio.signal_figures import autocorrelation
 from kronos.portfolio.signals import read_signal_file
 from kronos.portfolio.strategies import Daily, TopkDropout, topk_dropout
 from kronos.portfolio.universe import benchmark_returns, universe
-from scripts import study_answers
+from scripts.study import study_answers
 
 Array = NDArray[np.float64]
 RULES = {name: figure for name, figure in study_answers.RULES.items() if name != "near the year's high"}

@@ -2,8 +2,8 @@
 """How many normalised windows a second reach the training process, beside a loader that slices a DataFrame
 per sample.
 
-    python scripts/bench_windows.py                       4 million rows, two workers, batch 32
-    python scripts/bench_windows.py --rows 21000000 --batch 256
+    python scripts/bench/bench_windows.py                       4 million rows, two workers, batch 32
+    python scripts/bench/bench_windows.py --rows 21000000 --batch 256
 
 Both loaders give windows of lookback_window + 2 bars with statistics of the lookback and stamps, in equal
 batches, to one process. Memory is what the kit's loader and its workers added, without the pages of the
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 import pandas as pd
@@ -136,7 +136,7 @@ def waiting(loader: DataLoader, name: str, lookback: int, steps: int) -> dict[st
 
 
 def main() -> None:
-    options = cli.parser(__doc__ or "", str(Path(__file__).resolve().parents[1] / "configs" / "kaggle.yaml"))
+    options = cli.parser(__doc__ or "", str(Path(__file__).resolve().parents[2] / "configs" / "kaggle.yaml"))
     for name, default in {
         "rows": 4_000_000,
         "tickers": 1000,

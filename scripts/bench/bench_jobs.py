@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Throughput of a job beside that of one library call, same series, same process; one JSON line last.
 
-    python scripts/bench_jobs.py --model models/NAME/production --series 1000 --steps 30
+    python scripts/bench/bench_jobs.py --model models/NAME/production --series 1000 --steps 30
 
 Both in turn, `--repeat` times; the best of each counts. The job's time goes from its submission to its state
 `done`, with one worker that has the model loaded: input and answers are written, flushed and entered in the table.
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 

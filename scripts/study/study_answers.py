@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What are answers without a network worth, and does a network add to them?
 
-    python scripts/study_answers.py --data prices.parquet --work runs/answers [--scores runs/answers/head.npz
+    python scripts/study/study_answers.py --data prices.parquet --work runs/answers [--scores runs/answers/head.npz
     ...] [--networks nano --steps 400 --paths-tickers 100 --paths-every 4]
 
 Every date without overlap from --from on, --horizon trading days ahead. Fits learn from labels that ended
@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, without an installation
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ RULES = {
     "low volatility over 63 days": ("volatility over 63 days", -1),
     "near the year's high": ("below the year's high", 1),
 }
-DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "small.yaml"
+DEFAULTS = Path(__file__).resolve().parents[2] / "configs" / "small.yaml"
 DRAWS = 500
 """Bootstrap draws of an interval that `auto` looks at."""
 PRIOR_SLOPE = 0.1
@@ -362,7 +362,7 @@ def line(dates: Dates, name: str, score: Array, rises: Array, refit: int) -> str
 # -- more answers --------------------------------------------------------------------------------------------
 def network_answers(dates: Dates, config: Config, arguments: argparse.Namespace) -> dict[str, Array]:
     """Scores (n,) of networks that were trained before the first date of the table; NaN on earlier dates."""
-    from kronos.evaluation import study_networks as networks  # torch takes seconds to load
+    from scripts.study import networks  # torch takes seconds to load
 
     wanted = networks.Wanted(
         preset=arguments.networks,
