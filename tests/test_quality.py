@@ -14,8 +14,9 @@ from kronos.data.calendar import open_days
 from kronos.evaluation.scores import within_accuracy
 from kronos.evaluation.significance import DateBootstrap
 from kronos.service.kept import FOLDER, Kept, UnknownForecast, seconds
+from kronos.service.promise import Promise, Promised
 from kronos.service.quality import Quality
-from kronos.service.watch import EVERY, Promise, Promised, watch
+from kronos.service.watch import EVERY, watch
 
 DAYS = [str(day) for day in open_days("NYSE", "2023-01-03", "2024-12-30").astype("datetime64[D]")]
 DIGEST = "d" * 64

@@ -18,7 +18,6 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from scipy.stats import rankdata
 
 from kronos.answers.answerer import Answer
 
@@ -123,6 +122,8 @@ def z_of(answer: Answer, date: NDArray[np.int64]) -> FloatArray:
     """
     if answer.prob is not None:
         return logit(np.clip(answer.prob, EDGE, 1 - EDGE))
+    from scipy.stats import rankdata  # late: scipy.stats takes a second, and a service has no orders
+
     z = np.full(len(date), np.nan)
     for rows in of_dates(date):
         known = rows[np.isfinite(answer.score[rows])]

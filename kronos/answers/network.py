@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from kronos import files
 from kronos.answers.answerer import SIMPLICITY, Answer, Kind, Rows
-from kronos.answers.decision import EDGE, share_noise
+from kronos.answers.decision import EDGE
+from kronos.answers.reading import SHAPING, read_paths
 from kronos.answers.simple import simple_answerers
 from kronos.bars import CLOSE
 from kronos.config import Config
@@ -46,8 +46,6 @@ CODE = 1
 answered otherwise, so that nothing kept by older code is taken for this one's."""
 KEPT = 3
 """Version of what is kept of an answer on disk: raised whenever something is added to it. 2: `course`; 3: `terms`."""
-SHAPING = ("temperature", "top_k", "top_p", "decode_rope", "anchor", "overflow")
-"""Settings of `inference` that shape paths: part of a decision's key."""
 RESERVED = frozenset(
     {"random-init", "pretrained", "auto", "network", "head", "ridge", "logistic", "boosting"}
 )
@@ -317,32 +315,6 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team, paths: bool
     if not sampled:
         return Answer(score, prob, reason, None, noise, mass)
     return Answer(score, prob, reason, closes, noise, mass, course, terms)
-
-
-def read_paths(
-    closes: NDArray[np.float32], last: NDArray[np.float32]
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(score, P(rise), variance of its log odds) of B rows from the last closes of their paths (B, S) and
-    known ones (B,).
-
-    The score is the paths' mean log return over its deviation and P(rise) the normal probability of it: that
-    keeps more of what a network knows than the share of rising paths (docs/forecasting.md). Where a path has
-    no logarithm or all paths are alike, the share. NaN in rows without paths.
-    """
-    paths, known = closes.astype(np.float64), last.astype(np.float64)[:, None]
-    count = closes.shape[1]
-    finite = np.isfinite(paths).all(axis=1)
-    share = ((paths > known).sum(axis=1) + 0.5) / (count + 1)
-    usable = finite & (paths > 0).all(axis=1) & (known[:, 0] > 0) & (count > 2)
-    away = np.log(np.where(usable[:, None], paths, 1.0) / np.where(usable[:, None], known, 1.0))
-    deviation = away.std(axis=1, ddof=1) if count > 1 else np.zeros(len(paths))
-    usable &= deviation > 1e-9
-    t = away.mean(axis=1) / np.where(usable, deviation, 1.0)
-    prob = np.where(usable, np.clip(norm.cdf(t), EDGE, 1 - EDGE), share)
-    score = np.where(usable, t, norm.ppf(share))
-    slope = norm.pdf(score) / (prob * (1 - prob))  # of the log odds in t
-    noise = np.where(usable, slope**2 * (1 + t**2 / 2) / count, share_noise(share, count))
-    return (np.where(finite, values, np.nan) for values in (score, prob, noise))  # type: ignore[return-value]
 
 
 def joined(parts: list[tuple[NDArray[np.int64], Answer]], rows: int) -> Answer:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from kronos.answers.answerer import SIMPLICITY, Answer, Answerer, Kind, Rows
 from kronos.answers.decision import EDGE
@@ -131,7 +131,7 @@ def drift_probability(
             variance = np.where(known, (change - mean[:, None]) ** 2, 0).sum(axis=1) / (count - 1)
             part = (mean - variance / 2) / np.sqrt(variance)
         parts.append(np.where((count + 1 >= MIN_BARS) & (variance > 0), part, np.nan))
-    return norm.cdf(np.concatenate([*parts, np.empty(0)]) * np.sqrt(horizon))
+    return ndtr(np.concatenate([*parts, np.empty(0)]) * np.sqrt(horizon))
 
 
 def _reasons(rows: Rows, values: FloatArray) -> NDArray[np.str_]:

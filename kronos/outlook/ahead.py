@@ -18,7 +18,8 @@ from kronos.answers.bands import widened
 from kronos.answers.decide import Decided, decide
 from kronos.answers.decision import Decision
 from kronos.answers.history import tie_shares
-from kronos.answers.network import NetworkAnswerer, load_network, read_paths
+from kronos.answers.network import NetworkAnswerer, load_network
+from kronos.answers.reading import read_paths
 from kronos.bars import CLOSE, FEATURES
 from kronos.config import Config
 from kronos.data.prepare import open_store

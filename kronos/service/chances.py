@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kronos.answers.decision import EDGE, Decision, kept, logit, sigmoid
 from kronos.answers.history import TIE_BARS
-from kronos.answers.network import SHAPING, read_paths
+from kronos.answers.reading import SHAPING, read_paths
 from kronos.delivery.package_facts import Facts
 from kronos.forecasting.decide import TIE_PRIOR
 

@@ -24,10 +24,10 @@ from kronos.service import guard
 from kronos.service.database import DiskFull
 from kronos.service.jobs_routes import inline, told
 from kronos.service.kept import Kept, UnknownForecast, seconds
+from kronos.service.promise import Promise
 from kronos.service.quality import Quality
 from kronos.service.schema import Name, Number, Problem, Refused, Stamps, dates_of, parse, raise_all
 from kronos.service.state import State
-from kronos.service.watch import Promise
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +91,11 @@ class Watched:
         threading.Thread(target=self._look, name="quality", daemon=True).start()
 
     def _look(self) -> None:
-        """Compute anew whenever more is known, and say each alert once."""
+        """Compute anew whenever more is known, and say each alert once. The first look waits, too: it must not
+        hold up the start.
+        """
         pause = threading.Event()
-        while True:
+        while not pause.wait(LOOK_SECONDS):
             try:
                 lines = set(self.quality.refresh())
             except DiskFull as error:
@@ -102,7 +104,6 @@ class Watched:
             for line in sorted(lines - self._lines):
                 log.warning("quality: %s", line)
             self._lines = lines
-            pause.wait(LOOK_SECONDS)
 
 
 def promise_of(root: Path, version: str) -> Promise:
