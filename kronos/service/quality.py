@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kronos.service.kept import Kept
+from kronos.service.outcomes import Outcomes, outcomes, report
 from kronos.service.promise import Promise
 
 
@@ -53,15 +54,12 @@ class Quality:
         seen = self.kept.revision()
         if seen == self._seen:
             return
-        # Late: SciPy and scikit-learn take longer than all of the service's start.
-        from kronos.service.figures import figures, outcomes
-
-        report, measured = [], {}
+        found, measured = [], {}
         for version in versions(self.kept.database.connection()):
             promise = self.promise(version)
             known = outcomes(self.kept.database.connection(), version, promise.train_end)
-            report.append(figures(version, known, promise))
-            for row in report[-1]["coverage"]:
+            found.append(_figures(version, known, promise))
+            for row in found[-1]["coverage"]:
                 key = (version, round(row["level"], 6), row["step"])
                 measured[key] = {
                     "level": row["level"],
@@ -70,7 +68,7 @@ class Quality:
                     "interval": None if row["low"] is None else [row["low"], row["high"]],
                     "dates": row["dates"],
                 }
-        self._report, self._measured, self._seen = report, measured, seen
+        self._report, self._measured, self._seen = found, measured, seen
 
 
 def versions(connection: sqlite3.Connection) -> list[str]:
@@ -79,3 +77,13 @@ def versions(connection: sqlite3.Connection) -> list[str]:
         "SELECT version, max(created) AS newest FROM forecasts GROUP BY version ORDER BY newest DESC"
     )
     return [row["version"] for row in rows]
+
+
+def _figures(version: str, known: Outcomes, promise: Promise) -> dict[str, Any]:
+    """All figures of a version."""
+    if not len(known.asof):
+        return report(version, known, promise)
+    # Late: SciPy and scikit-learn take as long as the rest of the service's start.
+    from kronos.service.figures import figures
+
+    return figures(version, known, promise)
