@@ -179,7 +179,7 @@ class KronosPredictor(TablePredictor):
         def network() -> NetworkAnswerer:
             forecaster = forecaster_of(config, self.model, self.tokenizer, self.device)
             if self._settings["autocast"] is not None:
-                forecaster.autocast = self._settings["autocast"]
+                forecaster = forecaster.using(autocast=self._settings["autocast"])
             return of_pair(config, pair, forecaster, horizon)
 
         return network

@@ -13,8 +13,10 @@ from kronos.errors import KitError
 from kronos.forecasting import decode
 from kronos.forecasting.forecaster import Forecaster, anchored
 from kronos.forecasting.generate import generate, generate_reference
+from kronos.forecasting.memory import Fits
 from kronos.forecasting.result import Forecast
 from kronos.forecasting.sampling import Sampling
+from kronos.forecasting.settings import Settings
 from kronos.networks import Kronos, KronosTokenizer, preset
 
 LENGTH, HORIZON, SERIES = 20, 4, 5
@@ -36,11 +38,12 @@ def tiny_networks(dropout: float = 0.0, seed: int = 0) -> tuple[Kronos, KronosTo
     return networks
 
 
-def make(sample_count: int = 6, dropout: float = 0.0, seed: int = 11, **settings: Any) -> Forecaster:
+def make(
+    sample_count: int = 6, dropout: float = 0.0, seed: int = 11, device: str = "cpu", **settings: Any
+) -> Forecaster:
     settings = {"max_context": 64, "batch_size": 3} | settings
-    return Forecaster(
-        *tiny_networks(dropout), sampling=Sampling(sample_count=sample_count, seed=seed), **settings
-    )
+    sampling = Sampling(sample_count=sample_count, seed=seed)
+    return Forecaster(*tiny_networks(dropout), Settings(sampling=sampling, **settings), torch.device(device))
 
 
 def make_bars(count: int = SERIES, length: int = LENGTH, seed: int = 3) -> np.ndarray:
@@ -328,12 +331,12 @@ def test_out_of_memory_halves_the_batch(error: RuntimeError, caplog: pytest.LogC
         rtol=1e-4,
         atol=1e-6,
     )
-    own.batch_size, own._short_of_memory = 9, False
     caplog.clear()
+    fits = Fits()
     with caplog.at_level("INFO"):
-        np.testing.assert_allclose(own.forecast(**given).paths, whole, rtol=1e-4)
-        own.forecast(**given)
-    assert own.batch_size <= 3
+        np.testing.assert_allclose(own.forecast(**given, fits=fits).paths, whole, rtol=1e-4)
+        own.forecast(**given, fits=fits)
+    assert fits.series is not None and fits.series <= 3 and own.settings.batch_size == 9
     assert (
         [r.message for r in caplog.records].count(
             "out of memory on cpu with 9 series at once: going on with halves; no answer changes"

@@ -406,10 +406,10 @@ def test_too_little_memory_halves_the_batch(
     rows, head = asked(store, 100), answerer(new_head("bars"))
     expected, whole, room = head.answer(store, rows).score, head._pass, 12
 
-    def cramped(last: Any, tokens: Any) -> Any:
-        if len(last) > room:
+    def cramped(last: Any, tokens: Any, part: Any) -> Any:
+        if len(part) > room:
             raise torch.OutOfMemoryError("full")
-        return whole(last, tokens)
+        return whole(last, tokens, part)
 
     monkeypatch.setattr(head, "_pass", cramped)
     np.testing.assert_allclose(head.answer(store, rows).score, expected, rtol=1e-4, atol=1e-5)

@@ -26,6 +26,7 @@ import torch
 from bench_generate import arrays, inputs
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.sampling import Sampling
+from kronos.forecasting.settings import Settings
 from kronos.networks import Kronos, KronosTokenizer, preset
 
 def peak():
@@ -34,8 +35,8 @@ def peak():
 
 bars, tokens = preset("mini")
 model, tokenizer = Kronos(**tokens).eval(), KronosTokenizer(**bars).eval()
-own = Forecaster(model, tokenizer, sampling=Sampling(sample_count=33), batch_size=16)
-Forecaster(model, tokenizer, sampling=Sampling()).forecast(**arrays(inputs(model, 1, 8, 2, "cpu")))
+own = Forecaster(model, tokenizer, Settings(sampling=Sampling(sample_count=33), batch_size=16))
+Forecaster(model, tokenizer).forecast(**arrays(inputs(model, 1, 8, 2, "cpu")))
 given, before = arrays(inputs(model, 16, 256, 20, "cpu")), peak()
 own.forecast(**given)
 print(json.dumps([peak() - before, own.memory_plan(256, 20).bytes]))

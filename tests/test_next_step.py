@@ -15,6 +15,7 @@ from kronos.forecasting import next_step as module
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.next_step import Enumeration, NextStep, likeliest_pairs
 from kronos.forecasting.sampling import Sampling
+from kronos.forecasting.settings import Settings
 from kronos.networks import Kronos
 
 ALL = Enumeration(mass=1.0, pairs=1 << 14)
@@ -42,7 +43,7 @@ def make(
         "probability": probability,
         "anchor": anchor,
     }
-    return Forecaster(*networks, sampling=Sampling(**{"seed": 5} | sampling), **settings)
+    return Forecaster(*networks, Settings(sampling=Sampling(**{"seed": 5} | sampling), **settings))
 
 
 def ask(own: Forecaster, count: int = SERIES) -> NextStep:
@@ -154,9 +155,8 @@ def test_a_window_that_slides_is_seen_as_the_paths_see_it() -> None:
     """Enumeration that cut its context before normalising would answer for other tokens than the paths."""
     given = inputs(SERIES, length=40, horizon=1)
     for overflow in ("cut", "slide"):
-        own = Forecaster(
-            *sharp_networks(), max_context=33, sampling=Sampling(temperature=0), overflow=overflow
-        )
+        settings = Settings(max_context=33, sampling=Sampling(temperature=0), overflow=overflow)
+        own = Forecaster(*sharp_networks(), settings)
         paths = own.forecast(**given)
         np.testing.assert_array_equal(
             own.next_step(**given).prob_up, paths.paths[:, 0, 0, CLOSE] > paths.last_close
@@ -169,7 +169,7 @@ def test_what_is_not_finite_is_no_probability() -> None:
     with torch.no_grad():
         own.tokenizer.head.bias[CLOSE] = torch.nan
     assert np.isnan(own.prob_up(**inputs(SERIES, horizon=1)).prob_up).all()
-    own.probability = "sampled"
+    own = own.using(probability="sampled")
     assert np.isnan(own.prob_up(**inputs(SERIES, horizon=1)).prob_up).all()
 
 

@@ -17,6 +17,7 @@ from kronos.config import to_dict
 from kronos.errors import KitError
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import find_pair, load_forecaster
+from kronos.forecasting.settings import Settings
 from kronos.networks.normalisation import NORMALISATION_FILE, Normalisation, agreed
 from kronos.training.stages import run_stage
 
@@ -64,7 +65,15 @@ def test_a_cheap_coin_is_normalised_as_in_training(tmp_path: Path) -> None:
     assert (published.forecast(frame * 1e-6, days[:30], days[30:], 5).paths != 0).any()
 
 
-@pytest.mark.parametrize("kind", [KronosPredictor, Forecaster])
+def a_predictor(networks: Any, **settings: Any) -> Any:
+    return KronosPredictor(*networks, device="cpu", **settings)
+
+
+def settings_of_a_forecaster(networks: Any, **settings: Any) -> Any:
+    return Forecaster(*networks, Settings(**settings)).settings
+
+
+@pytest.mark.parametrize("kind", [a_predictor, settings_of_a_forecaster])
 @pytest.mark.parametrize(
     "wrong", [{"epsilon": "absolute"}, {"clip": 5.0}, {"epsilon": "absolute", "clip": 4.0}]
 )
@@ -74,8 +83,8 @@ def test_a_contradiction_is_refused(kind: Any, wrong: dict[str, Any], tmp_path: 
     with pytest.raises(
         KitError, match=r"trained with \(epsilon relative, clip 4\), found epsilon .*; leave epsilon and clip"
     ):
-        kind(*networks, device="cpu", **wrong)
-    same = kind(*networks, device="cpu", epsilon="relative", clip=4)
+        kind(networks, **wrong)
+    same = kind(networks, epsilon="relative", clip=4)
     assert (same.epsilon, same.clip) == ("relative", 4.0)
 
 
@@ -109,7 +118,7 @@ def test_training_leaves_it_beside_both_networks(tmp_path: Path) -> None:
         Kronos.from_pretrained(folders[0]), KronosTokenizer.from_pretrained(folders[1]), device="cpu"
     )
     assert (own.epsilon, own.clip) == ("relative", 4.5)
-    assert load_forecaster(config, find_pair(config)).clip == 4.5
+    assert load_forecaster(config, find_pair(config)).settings.clip == 4.5
     with pytest.raises(KitError, match=r"expected a run folder with pipeline_config\.json, found none"):
         KronosPredictor.from_run(tmp_path)
     config.resolved_path.write_text(json.dumps(to_dict(config)))
@@ -134,7 +143,7 @@ def test_training_leaves_it_beside_both_networks(tmp_path: Path) -> None:
         data=replace(config.data, norm_epsilon="absolute"),
         experiment=replace(config.experiment, train_basemodel=False),
     )
-    assert load_forecaster(other, find_pair(other)).epsilon == "relative", (
+    assert load_forecaster(other, find_pair(other)).settings.epsilon == "relative", (
         "a pair from elsewhere says how it was trained"
     )
 

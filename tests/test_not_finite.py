@@ -6,6 +6,7 @@ submitted with "fallbacks none" and 5 to 17 % rises instead of 42.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.generate import generate
 from kronos.forecasting.next_step import _probabilities
 from kronos.forecasting.sampling import Sampling, draw, draw_keys, finite
+from kronos.forecasting.settings import Settings
 
 BAD = [math.nan, math.inf, -math.inf]
 NETWORKS: list[Any] = [Kronos, KronosTokenizer]
@@ -98,9 +100,12 @@ def forecaster(
             "sampling": Sampling(sample_count=3, decode_rope="original"),
             "published_statistics": True,
         }
-    own = Forecaster(model, tokenizer, **settings)
+    own = Forecaster(model, tokenizer, Settings(**settings))
     if way == "passes":
-        own._fewer_paths = 2
+        plan = forecaster_module.plan_memory
+        monkeypatch.setattr(
+            forecaster_module, "plan_memory", lambda *args, **given: replace(plan(*args, **given), paths=2)
+        )
     if way == "replayed":
         monkeypatch.setattr(
             forecaster_module,
@@ -181,7 +186,7 @@ def test_half_precision_that_overflows_gives_no_answer(horizon: int) -> None:
         model.head.proj_s1.weight.mul_(1e6)
     settings: dict[str, Any] = {"max_context": 64, "sampling": Sampling(sample_count=3)}
     for kind, sound in ((None, True), (torch.bfloat16, True), (torch.float16, False)):
-        own = Forecaster(model, tokenizer, autocast=kind, **settings)
+        own = Forecaster(model, tokenizer, Settings(autocast=kind, **settings))
         found = own.prob_up(**inputs(2, horizon=horizon)).prob_up
         assert np.isfinite(found).all() if sound else np.isnan(found).all(), kind
 
@@ -192,7 +197,7 @@ def test_hidden_states_of_broken_networks_are_not_finite() -> None:
         model, tokenizer = networks()
         with torch.no_grad():
             model.get_parameter(key).fill_(value)
-        own = Forecaster(model, tokenizer, max_context=64)
+        own = Forecaster(model, tokenizer, Settings(max_context=64))
         given = inputs(2)
         assert np.isnan(own.hidden_states(given["bars"], given["stamps"])).all(), key
     model, tokenizer = networks()
@@ -216,10 +221,12 @@ def spoilt_for_one() -> tuple[Kronos, KronosTokenizer, dict[str, np.ndarray]]:
 def test_one_broken_series_leaves_the_others_alone() -> None:
     """A fallback is a row's, not a batch's: the others keep their answers to the last bit."""
     model, tokenizer, given = spoilt_for_one()
-    own = Forecaster(model, tokenizer, max_context=64, sampling=Sampling(sample_count=4))
+    own = Forecaster(model, tokenizer, Settings(max_context=64, sampling=Sampling(sample_count=4)))
     found = own.forecast(**given)
     assert found.finite.tolist() == [True, False, True]
-    whole = Forecaster(*networks(), max_context=64, sampling=Sampling(sample_count=4)).forecast(**given)
+    whole = Forecaster(*networks(), Settings(max_context=64, sampling=Sampling(sample_count=4))).forecast(
+        **given
+    )
     np.testing.assert_array_equal(found.paths[[0, 2]], whole.paths[[0, 2]])
     assert np.isnan(found.paths[1]).all()
 
@@ -269,4 +276,4 @@ def test_a_tiny_temperature_takes_the_likeliest(temperature: float) -> None:
 
 
 def _rise(sampling: Sampling, given: dict[str, np.ndarray]) -> np.ndarray:
-    return Forecaster(*networks(), max_context=64, sampling=sampling).prob_up(**given).prob_up
+    return Forecaster(*networks(), Settings(max_context=64, sampling=sampling)).prob_up(**given).prob_up

@@ -191,9 +191,10 @@ def test_a_forecaster_samples_as_the_package_says(packaged: Path) -> None:
     """The decision was fitted to these settings."""
     facts: Facts = read_facts(packaged)
     forecaster = forecaster_of(facts, load_networks(packaged), sample_count=5, seed=3)
-    assert forecaster.sampling.temperature == 0.9 and forecaster.anchor
+    assert forecaster.sampling.temperature == 0.9 and forecaster.settings.anchor
     assert (forecaster.sampling.sample_count, forecaster.sampling.seed) == (5, 3)
-    assert (forecaster.clip, forecaster.epsilon, forecaster.max_context) == (5.0, "absolute", 512)
+    own = forecaster.settings
+    assert (own.clip, own.epsilon, own.max_context) == (5.0, "absolute", 512)
 
 
 def test_a_published_pair_is_packaged(packaged: Path, tmp_path: Path) -> None:

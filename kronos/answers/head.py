@@ -6,6 +6,7 @@ P(rise) of its sign.
 Source of the network: `kronos.training.head`.
 """
 
+import functools
 import logging
 import math
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from kronos.errors import KitError
 from kronos.forecasting.context import MIN_BARS
 from kronos.forecasting.rows import BAD_BARS, BAD_FORECAST, FEW_BARS
 from kronos.networks.head import Head
-from kronos.training.device import attempt
+from kronos.training.device import in_halves
 from kronos.training.folder import read_summary
 
 log = logging.getLogger(__name__)
@@ -189,20 +190,17 @@ class HeadAnswerer:
                 epsilon: EpsilonKind = "relative" if c.norm_epsilon == "relative" else "absolute"
                 tokens = WindowReader(store, bars, 0, clip=c.clip, epsilon=epsilon, first_session=0)
             size = self.batch_size or max(1, BARS_AT_ONCE[self.device.type == "cuda"] // self._lookback())
-            start = 0
-            while start < len(group):
-                part = group[start : start + size]
-                answered = attempt(lambda: self._pass(last[part], tokens))  # noqa: B023 (called at once)
-                if answered is None:
-                    size = _halved(size)
-                    continue
+            batches = np.split(group, range(size, len(group), size))
+            for part, answered in in_halves(batches, functools.partial(self._pass, last, tokens), _fewer):
                 found.score[part], found.sign[part] = answered
-                start += size
         return found
 
     @torch.inference_mode()
-    def _pass(self, last: NDArray[np.int64], tokens: WindowReader | None) -> tuple[NDArray, NDArray]:
-        """Scores and log odds (n, K) of samples whose tokens have one length."""
+    def _pass(
+        self, every: NDArray[np.int64], tokens: WindowReader | None, part: NDArray[np.int64]
+    ) -> tuple[NDArray, NDArray]:
+        """Scores and log odds (n, K) of a part of the samples, whose tokens have one length."""
+        last = every[part]
         series = figures = state = None
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             if self.head.config.reads_bars and self._channels is not None:
@@ -218,7 +216,7 @@ class HeadAnswerer:
         return torch.from_numpy(values).to(self.device)
 
 
-def _halved(size: int) -> int:
+def _fewer(size: int) -> int:
     """Half as many samples at once. Raises KitError when there was one."""
     if size == 1:
         raise KitError(

@@ -31,6 +31,7 @@ from kronos.data.survey import date_text
 from kronos.errors import KitError
 from kronos.forecasting.decide import enumerates
 from kronos.forecasting.forecaster import Forecaster
+from kronos.forecasting.memory import Fits
 from kronos.forecasting.pair import Pair, find_pair, load_forecaster
 from kronos.forecasting.rows import Rises, RowPlan, find_rises, plan_rows
 from kronos.forecasting.team import Team
@@ -181,7 +182,7 @@ class NetworkAnswerer:
             "seed": own.seed,
             "sample_count": own.sample_count,
         }
-        fixed |= {"precision": str(self.forecaster.autocast), "device": self.forecaster.device.type}
+        fixed |= {"precision": str(self.forecaster.settings.autocast), "device": self.forecaster.device.type}
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -241,8 +242,7 @@ def random_init(network: NetworkAnswerer, seed: int) -> NetworkAnswerer:
     """The same predictor with random weights, on the same tokenizer."""
     torch.manual_seed(seed)
     model = Kronos(**asdict(network.forecaster.model.config))
-    forecaster = load_forecaster(network.config, network.pair)
-    forecaster.model = model.to(forecaster.device)
+    forecaster = replace(load_forecaster(network.config, network.pair), model=model)
     digest = hashlib.sha256(f"{network.digest} random {seed}".encode()).hexdigest()
     note = "the same network, untrained"
     return replace(
@@ -279,7 +279,7 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team, paths: bool
     does not depend on how many processes there are. paths: sample them also where outcomes are listed.
     """
     n, todo = len(plan.ids), int((plan.reason == "").sum())
-    forecaster.processes = team.world
+    forecaster, fits = forecaster.using(processes=team.world), Fits()
     size = min(
         team.gather(forecaster.memory_plan(*plan.extent()).series)
     )  # one for all: it decides who is in a batch
@@ -288,7 +288,9 @@ def forecast_rows(plan: RowPlan, forecaster: Forecaster, team: Team, paths: bool
         parts = []
         with progress("forecast", -(-todo // team.world), "rows") as bar:
             for batch in itertools.islice(plan.batches(size), team.rank, None, team.world):
-                parts.append((batch.rows, batch.bars[:, -1, CLOSE], find_rises(batch, forecaster, paths)))
+                parts.append(
+                    (batch.rows, batch.bars[:, -1, CLOSE], find_rises(batch, forecaster, paths, fits))
+                )
                 bar.update(len(batch.rows))
         return parts
 

@@ -35,6 +35,7 @@ from kronos.forecasting.context import room
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.next_step import Enumeration
 from kronos.forecasting.sampling import Sampling
+from kronos.forecasting.settings import Settings
 from kronos.networks import Kronos, KronosTokenizer
 
 GATE = 1e-4
@@ -78,10 +79,7 @@ def forecaster_of(
     `Forecaster` does.
     """
     own = facts.sampling
-    return Forecaster(
-        networks.model,
-        networks.tokenizer,
-        device=device,
+    settings = Settings(
         max_context=facts.max_context,
         clip=facts.normalisation.clip,
         epsilon=facts.normalisation.epsilon,
@@ -100,6 +98,7 @@ def forecaster_of(
         probability=own.probability,
         enumeration=Enumeration(own.enumeration_mass, own.enumeration_pairs),
     )
+    return Forecaster(networks.model, networks.tokenizer, settings, torch.device(device))
 
 
 def make_golden(facts: Facts, networks: Networks) -> Golden:

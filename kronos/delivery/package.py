@@ -41,6 +41,7 @@ from kronos.errors import KitError
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import find_pair
 from kronos.forecasting.sampling import Sampling
+from kronos.forecasting.settings import Settings
 from kronos.networks.normalisation import NORMALISATION_FILE
 from kronos.runfolder import RunFolder
 
@@ -176,14 +177,13 @@ def check_package(folder: str | Path) -> list[str]:
 def _smoke_forecast(networks: dict[str, Any], window: dict[str, Any], folder: Path) -> int:
     length = window["lookback"]
     steps = max(1, min(window["predict"], window["max_context"] - length + 1))
-    forecaster = Forecaster(
-        networks["predictor"],
-        networks["tokenizer"],
+    settings = Settings(
         max_context=window["max_context"],
         clip=window["clip"],
         epsilon=window["norm_epsilon"],
         sampling=Sampling(sample_count=3, seed=1),
     )
+    forecaster = Forecaster(networks["predictor"], networks["tokenizer"], settings)
     stamps = calendar_stamps(
         np.datetime64("2024-01-01", "s") + np.arange(length + steps) * np.timedelta64(1, "D")
     )

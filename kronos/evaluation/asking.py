@@ -39,6 +39,14 @@ log = logging.getLogger(__name__)
 ENSEMBLE = "blend"
 
 
+def _of_one_size(network: NetworkAnswerer, extent: tuple[int, int]) -> NetworkAnswerer:
+    """The network with nothing remembered and batches whose size no longer follows the free memory. extent:
+    bars, steps.
+    """
+    series = network.forecaster.memory_plan(*extent).series
+    return replace(network, cache=None, forecaster=network.forecaster.using(batch_size=series))
+
+
 def ask_networks(
     setup: Setup, control: str | None, networks: list[NetworkAnswerer]
 ) -> tuple[Setup, list[Contestant], int]:
@@ -49,10 +57,8 @@ def ask_networks(
         return setup, [], 0
     fresh = control == "future-noise"
     if fresh:  # compared bit by bit with forecasts to come: other batches would round in another way
-        networks = [replace(n, cache=None) for n in networks]
-        for network in networks:
-            memory = network.forecaster.memory_plan(setup.config.data.lookback_window, setup.panel.horizon)
-            network.forecaster.batch_size = memory.series
+        extent = setup.config.data.lookback_window, setup.panel.horizon
+        networks = [_of_one_size(network, extent) for network in networks]
     asked = [
         contest(
             setup,

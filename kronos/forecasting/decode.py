@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kronos.networks import KronosTokenizer
 from kronos.networks.decoding import PackedStack
+from kronos.networks.packed import packed_blocks
 
 DECODE_BARS = 1 << 14
 """Bars of paths that are decoded at once: bounds the memory, whatever the number of series, paths and
@@ -52,9 +53,8 @@ def _decode(
     """
     batch, samples, horizon = future_s1.shape
     at_once = min(samples, max(1, DECODE_BARS // (batch * horizon)))
-    own = PackedStack(
-        tokenizer.decoder.blocks(), tokenizer.decoder.rope(s1.shape[1] + horizon), torch.float32
-    )
+    weights = packed_blocks(tokenizer.decoder, torch.float32)
+    own = PackedStack(weights, tokenizer.decoder.rope(s1.shape[1] + horizon))
     last = own.prefill(_embed(tokenizer, s1, s2), at_once, horizon, last=True)[:, 0]
     found = []
     for first in range(0, samples, at_once):

@@ -8,10 +8,9 @@ Source: Kronos paper (arXiv 2508.02739), section 3.3, autoregressive inference.
 
 import functools
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from kronos.bars import (
     CLOSE,
     FEATURES,
     OPEN,
-    EpsilonKind,
     FloatArray,
     WindowStats,
     denormalise,
@@ -31,19 +29,20 @@ from kronos.bars import (
     window_stats,
 )
 from kronos.errors import KitError
-from kronos.forecasting.context import Overflow, plan_contexts, slides
-from kronos.forecasting.decide import Probability, enumerates
+from kronos.forecasting.context import plan_contexts, slides
+from kronos.forecasting.decide import enumerates
 from kronos.forecasting.decode import decode_paths
 from kronos.forecasting.generate import Paths, generate, generate_reference
-from kronos.forecasting.memory import MemoryPlan, free_memory, plan_memory
-from kronos.forecasting.next_step import SERIES_AT_ONCE, Enumeration, NextStep, next_step
+from kronos.forecasting.memory import Fits, MemoryPlan, free_memory, plan_memory
+from kronos.forecasting.next_step import SERIES_AT_ONCE, NextStep, next_step
 from kronos.forecasting.request import Arrays, Request, batches
 from kronos.forecasting.result import Forecast, Rise
 from kronos.forecasting.sampling import Sampling
+from kronos.forecasting.settings import Settings
 from kronos.networks import Kronos, KronosTokenizer, check_pair
 from kronos.networks.normalisation import agreed
 from kronos.networks.quantizer import sound_vectors
-from kronos.training.device import attempt
+from kronos.training.device import in_halves
 
 log = logging.getLogger(__name__)
 
@@ -52,87 +51,67 @@ Progress = Callable[[int], None]
 """Called after each batch with the number of series just finished."""
 
 
+@dataclass(frozen=True, eq=False)
 class Forecaster:
     """A tokenizer and the predictor that was trained on its tokens, ready to forecast.
 
-    The predictor runs under autocast on a GPU when `autocast` names a type; the tokenizer always runs in
-    float32, because a token is a row of signs and half precision turns those near zero.
+    Frozen: a call changes nothing and may come from several threads. Weights are packed once per network
+    (`networks/packed.py`). The predictor computes in the type that `settings.autocast` names; the tokenizer
+    always in float32, because a token is a row of signs and half precision turns those near zero.
     """
 
-    def __init__(
-        self,
-        model: Kronos,
-        tokenizer: KronosTokenizer,
-        *,
-        device: str | torch.device = "cpu",
-        max_context: int = 512,
-        clip: float | None = None,
-        epsilon: EpsilonKind | None = None,
-        sampling: Sampling | None = None,
-        batch_size: int | None = None,
-        overflow: Overflow = "cut",
-        autocast: torch.dtype | None = None,
-        anchor: bool = True,
-        published_statistics: bool = False,
-        probability: Probability = "auto",
-        enumeration: Enumeration | None = None,
-        cuda_graphs: bool = False,
-    ) -> None:
-        """Moves both networks to `device`. batch_size: series at once; None: what fits (`memory_plan`).
+    model: Kronos
+    tokenizer: KronosTokenizer
+    settings: Settings = field(default_factory=Settings)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-        epsilon, clip: how bars are normalised; None: as the networks were trained, where they say so, else as
-        published.
-        overflow: what becomes of a context that does not fit beside the horizon (see `context`). anchor:
-        paths start from the true last close (see `anchored`). published_statistics: normalise by
-        `bars.published_stats`, not `window_stats`.
-        probability, enumeration: how `prob_up` finds it, and how far it looks. cuda_graphs: a GPU repeats the
-        decoding steps by itself (`replay`).
+    def __post_init__(self) -> None:
+        """Moves both networks to `device` and settles how bars are normalised.
 
         Raises KitError when the two networks do not belong together or were trained with another
         normalisation, on a device that is neither a processor nor a CUDA GPU, and on cuda_graphs without a
         GPU or with a sliding window.
         """
-        check_networks(model, tokenizer)
-        self.device = torch.device(device)
-        _check_device(self.device, overflow, cuda_graphs)
-        self.cuda_graphs = cuda_graphs
-        self.model = model.to(self.device)
-        self.tokenizer = tokenizer.to(self.device)
-        self.max_context = max_context
-        normalisation = agreed(model.normalisation or tokenizer.normalisation, epsilon, clip)
-        self.clip = normalisation.clip
-        self.epsilon: EpsilonKind = normalisation.epsilon
-        self.sampling = sampling or Sampling()
-        self.batch_size = batch_size
-        self.overflow: Overflow = overflow
-        self.autocast = autocast
-        self.anchor = anchor
-        self.published_statistics = published_statistics
-        self.probability: Probability = probability
-        self.enumeration = enumeration or Enumeration()
-        self._short_of_memory = False
-        self._fewer_paths: int | None = None
-        self.processes = 1
-        """that share this machine's memory"""
-        self._paths_at_once = self.sampling.sample_count
+        check_networks(self.model, self.tokenizer)
+        own = self.settings
+        own.check(self.device)
+        known = agreed(self.model.normalisation or self.tokenizer.normalisation, own.epsilon, own.clip)
+        filled = replace(own, epsilon=known.epsilon, clip=known.clip)
+        object.__setattr__(self, "settings", filled)
+        self.model.to(self.device)
+        self.tokenizer.to(self.device)
+
+    def using(self, **changes: Any) -> "Forecaster":
+        """The same networks with some settings changed. Raises TypeError on an unknown name."""
+        return replace(self, settings=replace(self.settings, **changes))
+
+    @property
+    def sampling(self) -> Sampling:
+        """How paths are drawn."""
+        return self.settings.sampling
+
+    @property
+    def _clip(self) -> float:
+        assert self.settings.clip is not None  # settled when the forecaster was made
+        return self.settings.clip
 
     def memory_plan(self, context: int, horizon: int) -> MemoryPlan:
         """What is computed at once for contexts of at most that length, chosen by the memory that is free
         now.
         """
-        made = plan_memory(
+        own = self.settings
+        return plan_memory(
             self.model.config,
             self.tokenizer.config,
             context=context,
             horizon=horizon,
-            paths=self.sampling.sample_count,
-            element=self.autocast.itemsize if self.autocast else 4,
-            free=free_memory(self.device, self.processes),
+            paths=own.sampling.sample_count,
+            element=own.autocast.itemsize if own.autocast else 4,
+            free=free_memory(self.device, own.processes),
             kind=self.device.type,
-            series=self.batch_size,
-            slides=self.overflow == "slide" and slides(context, horizon, self.max_context),
+            series=own.batch_size,
+            slides=own.overflow == "slide" and slides(context, horizon, own.max_context),
         )
-        return made if self._fewer_paths is None else replace(made, paths=min(made.paths, self._fewer_paths))
 
     def forecast(
         self,
@@ -141,6 +120,7 @@ class Forecaster:
         future_stamps: NDArray,
         series: NDArray[np.int64],
         progress: Progress | None = None,
+        fits: Fits | None = None,
     ) -> Forecast:
         """Sample the futures of B series, of equal or unequal length.
 
@@ -150,11 +130,12 @@ class Forecaster:
         batch mates nor the batch size (beyond float rounding). Series are computed in batches of one length
         and returned in the caller's order. A path is NaN where the networks gave something that is not finite
         (see `Forecast.finite`). Raises KitError before any computation when the input is not finite or the
-        horizon does not fit max_context (`context`).
+        horizon does not fit max_context (`context`). fits: what calls before this one found to fit, where
+        memory ran out; it is noted there, too.
         """
         asked, used = self._plan(bars, stamps, future_stamps, series)
         paths = np.empty((len(used), self.sampling.sample_count, asked.horizon, len(FEATURES)), np.float32)
-        for rows, found in self._in_batches(asked, used, self._batch, progress):
+        for rows, found in self._in_batches(asked, used, self._batch, progress, fits=fits):
             paths[rows] = found
         return Forecast(paths, asked.last_close, shortened=used < asked.lengths)
 
@@ -171,6 +152,7 @@ class Forecaster:
         future_stamps: NDArray,
         series: NDArray[np.int64],
         progress: Progress | None = None,
+        fits: Fits | None = None,
     ) -> Rise:
         """P(the last close ahead is strictly above the last known one); arguments of `forecast`.
 
@@ -179,9 +161,9 @@ class Forecaster:
         step is to be enumerated.
         """
         if self.enumerates(np.asarray(future_stamps).shape[1]):
-            found = self.next_step(bars, stamps, future_stamps, series, progress)
+            found = self.next_step(bars, stamps, future_stamps, series, progress, fits)
             return Rise(found.prob_up, found.mass)
-        forecast = self.forecast(bars, stamps, future_stamps, series, progress)
+        forecast = self.forecast(bars, stamps, future_stamps, series, progress, fits)
         prob = np.full(len(forecast.paths), np.nan)
         finite = np.flatnonzero(forecast.finite)
         prob[finite] = forecast.only(finite).prob_up()
@@ -189,7 +171,7 @@ class Forecaster:
 
     def enumerates(self, horizon: int) -> bool:
         """Whether `prob_up` lists outcomes and does not sample, so many steps ahead."""
-        return enumerates(self.probability, horizon)
+        return enumerates(self.settings.probability, horizon)
 
     def next_step(
         self,
@@ -198,6 +180,7 @@ class Forecaster:
         future_stamps: NDArray,
         series: NDArray[np.int64],
         progress: Progress | None = None,
+        fits: Fits | None = None,
     ) -> NextStep:
         """P(rise) of the next bar without sampling noise (`kronos.forecasting.next_step`); arguments of
         `forecast`, horizon 1.
@@ -210,7 +193,7 @@ class Forecaster:
             )
         prob, mass, pairs = np.empty(len(used)), np.empty(len(used)), np.empty(len(used), np.int64)
         most = SERIES_AT_ONCE if self.device.type == "cpu" else None
-        for rows, found in self._in_batches(asked, used, self._enumerate, progress, most):
+        for rows, found in self._in_batches(asked, used, self._enumerate, progress, most, fits):
             prob[rows], mass[rows], pairs[rows] = found.prob_up, found.mass, found.pairs
         return NextStep(prob, mass, pairs)
 
@@ -225,7 +208,7 @@ class Forecaster:
         """
         asked = Request.of(bars, stamps, np.asarray(stamps)[:, :1], np.arange(len(bars)))
         count, length, _ = np.shape(bars)
-        shape = (count,) if last else (count, min(length, self.max_context))
+        shape = (count,) if last else (count, min(length, self.settings.max_context))
         states = np.empty((*shape, self.model.config.d_model), np.float32)
         for rows, found in self._in_batches(
             asked, asked.lengths, functools.partial(self._states, last), None
@@ -233,12 +216,12 @@ class Forecaster:
             states[rows] = found
         return states
 
-    def _states(self, last: bool, bars: NDArray, stamps: NDArray, *_: NDArray) -> FloatArray:
+    def _states(self, last: bool, _: int, bars: NDArray, stamps: NDArray, *__: NDArray) -> FloatArray:
         """One batch of `hidden_states`."""
         with torch.inference_mode():
             s1, s2, _stats, sound = self.encode(bars)
             with self.precision():
-                seen = (x[:, -self.max_context :] for x in (s1, s2, self.tensor(stamps)))
+                seen = (x[:, -self.settings.max_context :] for x in (s1, s2, self.tensor(stamps)))
                 states = self.model.context(*seen).float().masked_fill(~sound[:, None, None], torch.nan)
         return np.asarray((states[:, -1] if last else states).cpu().numpy())
 
@@ -248,7 +231,7 @@ class Forecaster:
     ) -> tuple[Request, NDArray[np.int64]]:
         """The checked request and the bars of each context that are used."""
         asked = Request.of(bars, stamps, future_stamps, series)
-        used = plan_contexts(asked.lengths, asked.horizon, self.max_context, self.overflow)
+        used = plan_contexts(asked.lengths, asked.horizon, self.settings.max_context, self.settings.overflow)
         if (shortened := used < asked.lengths).any():
             log.info(
                 "%d of %d contexts are cut to leave room for the horizon in max_context",
@@ -264,55 +247,41 @@ class Forecaster:
         work: Callable[..., Work],
         progress: Progress | None,
         most: int | None = None,
+        fits: Fits | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Work]]:
         """Rows and what `work` makes of them, in batches of one length (of `most` series), halved when memory
         runs out.
+
+        work: called with the most paths of a series to hold at once, then bars, stamps, future stamps, keys.
         """
-        plan = self.memory_plan(int(used.max()), asked.horizon)
-        self._paths_at_once = plan.paths
-        todo = deque(batches(used, min(plan.series, most or plan.series)))
-        while todo:
-            rows = todo.popleft()
-            given = asked.take(rows, int(used[rows[0]]))
-            found = attempt(functools.partial(work, *given))
-            if found is None:
-                self._halve(len(rows))
-                todo.extendleft(reversed(np.array_split(rows, min(2, len(rows)))))
-                continue
+        plan, known = self.memory_plan(int(used.max()), asked.horizon), fits or Fits()
+        paths_at_once = min(plan.paths, known.paths or plan.paths)
+        size = min(plan.series, most or plan.series, known.series or plan.series)
+
+        def one(rows: NDArray[np.int64]) -> Work:
+            return work(paths_at_once, *asked.take(rows, int(used[rows[0]])))
+
+        def fewer(count: int) -> int:
+            nonlocal paths_at_once
+            left = known.fewer(count, paths_at_once, self.device)
+            paths_at_once = known.paths or paths_at_once
+            return left
+
+        for rows, found in in_halves(batches(used, size), one, fewer):
             yield rows, found
             if progress:
                 progress(len(rows))
 
-    def _halve(self, size: int) -> None:
-        """From now on batches are half as large as the one of `size` that did not fit, or the paths of one
-        series. Said once.
-        """
-        if size == 1 and self._paths_at_once == 1:
-            raise KitError(
-                f"forecast: out of memory on {self.device} with one path of one series; lower data.max_context "
-                "or inference.enumeration_pairs"
-            )
-        if not self._short_of_memory:
-            log.warning(
-                "out of memory on %s with %d series at once: going on with halves; no answer changes",
-                self.device,
-                size,
-            )
-        self._short_of_memory = True
-        self.batch_size = max(1, size // 2)
-        if size == 1:
-            self._fewer_paths = self._paths_at_once = self._paths_at_once // 2
-
-    def _enumerate(self, bars: NDArray, stamps: NDArray, *_: NDArray) -> NextStep:
-        return next_step(self, bars, stamps, self.enumeration)
+    def _enumerate(self, _: int, bars: NDArray, stamps: NDArray, *__: NDArray) -> NextStep:
+        return next_step(self, bars, stamps, self.settings.enumeration)
 
     def _batch(
-        self, bars: NDArray, stamps: NDArray, future_stamps: NDArray, series: NDArray[np.int64]
+        self, paths_at_once: int, bars: NDArray, stamps: NDArray, future_stamps: NDArray, series: NDArray
     ) -> FloatArray:
         """One batch: (B, L, 6) bars to (B, S, H, 6) paths."""
         with torch.inference_mode():
             s1, s2, stats, sound = self.encode(bars)
-            future = self._generate(s1, s2, stamps, future_stamps, series)
+            future = self._generate(s1, s2, stamps, future_stamps, series, paths_at_once)
             paths = self.decode(s1, s2, future.s1, future.s2, stats, bars[:, -1, CLOSE])
             paths[~(future.sound & sound[:, None]).cpu().numpy()] = np.nan
             return paths
@@ -328,7 +297,7 @@ class Forecaster:
         self.tokenizer.eval()
         stats = self._statistics(bars)
         with self._full_precision():
-            z, _ = self.tokenizer.quantize(self.tensor(normalise(bars, stats, self.clip)))
+            z, _ = self.tokenizer.quantize(self.tensor(normalise(bars, stats, self._clip)))
             sound = sound_vectors(z).all(dim=1)
             return *self.tokenizer.quantizer.indices(z), stats, sound
 
@@ -337,27 +306,34 @@ class Forecaster:
         return self._statistics(bars).scale[:, CLOSE]
 
     def _statistics(self, bars: NDArray) -> WindowStats:
-        return published_stats(bars) if self.published_statistics else window_stats(bars, self.epsilon)
+        own = self.settings
+        if own.published_statistics:
+            return published_stats(bars)
+        assert own.epsilon is not None  # settled when the forecaster was made
+        return window_stats(bars, own.epsilon)
 
     def _generate(
-        self, s1: Tensor, s2: Tensor, stamps: NDArray, future_stamps: NDArray, series: NDArray
+        self,
+        s1: Tensor,
+        s2: Tensor,
+        stamps: NDArray,
+        future_stamps: NDArray,
+        series: NDArray,
+        paths_at_once: int,
     ) -> Paths:
+        own = self.settings
         keys = torch.from_numpy(np.array(series, dtype=np.int64)).to(self.device)
+        given: dict[str, Any] = {
+            "sampling": own.sampling,
+            "series": keys,
+            "max_context": own.max_context,
+            "paths_at_once": paths_at_once,
+        }
         with self.precision():
-            cached = functools.partial(generate, replayed=self.cuda_graphs)
-            way = (
-                generate_reference
-                if slides(s1.shape[1], future_stamps.shape[1], self.max_context)
-                else cached
-            )
-            return way(
-                self.model,
-                *(s1, s2, self.tensor(stamps), self.tensor(future_stamps)),
-                sampling=self.sampling,
-                series=keys,
-                max_context=self.max_context,
-                paths_at_once=self._paths_at_once,
-            )
+            known = (self.model, s1, s2, self.tensor(stamps), self.tensor(future_stamps))
+            if slides(s1.shape[1], future_stamps.shape[1], own.max_context):
+                return generate_reference(*known, **given)
+            return generate(*known, **given, replayed=own.cuda_graphs)
 
     def decode(
         self,
@@ -374,15 +350,16 @@ class Forecaster:
         A sampled token is decoded behind its context, as in training: the decoder looks back, but never
         ahead. It sees max_context tokens at most, like the predictor.
         """
-        past = max(1, self.max_context - future_s1.shape[2])
+        past = max(1, self.settings.max_context - future_s1.shape[2])
         with self._full_precision():
             decoded = decode_paths(self.tokenizer, s1[:, -past:], s2[:, -past:], future_s1, future_s2)
         paths, last = (denormalise(scaled.cpu().numpy(), stats) for scaled in decoded)
-        return anchored(paths, last[:, CLOSE], last_close) if self.anchor else paths
+        return anchored(paths, last[:, CLOSE], last_close) if self.settings.anchor else paths
 
     def precision(self) -> torch.autocast:
         """The context in which the predictor computes; the tokenizer never does."""
-        return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+        kind = self.settings.autocast
+        return torch.autocast(self.device.type, dtype=kind, enabled=kind is not None)
 
     def _full_precision(self) -> torch.autocast:
         """The tokenizer's context: also within an autocast of the caller's."""
@@ -424,18 +401,3 @@ def anchored(paths: FloatArray, rebuilt_close: FloatArray, last_close: NDArray) 
     ):  # inf - inf, of a forecast that overflowed, is NaN: a reason further up, no answer
         moved[..., OPEN : CLOSE + 1] += (last_close - rebuilt_close).astype(np.float32)[:, None, None, None]
     return moved
-
-
-def _check_device(device: torch.device, overflow: Overflow, cuda_graphs: bool) -> None:
-    """Raise KitError for a device that cannot do what is asked of it."""
-    if device.type not in ("cpu", "cuda"):  # an Apple GPU lacks float64, which adds up probabilities
-        raise KitError(f"forecast: expected the device cpu or cuda, found {device.type}; set it to cpu")
-    if not cuda_graphs:
-        return
-    if device.type != "cuda":
-        found = "a processor"
-    elif overflow == "slide":
-        found = "overflow: slide, which keeps no cache"
-    else:
-        return
-    raise KitError(f"inference.cuda_graphs: expected a GPU and overflow: cut, found {found}; set it to false")

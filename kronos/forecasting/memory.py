@@ -7,15 +7,19 @@ answer depends on the plan (beyond float rounding): random numbers are keyed by 
 Letters as in `networks/decoding.py`: T context bars, H steps, S paths of a series.
 """
 
+import logging
 from dataclasses import dataclass
 
 import psutil
 import torch
 
+from kronos.errors import KitError
 from kronos.forecasting.decode import DECODE_BARS
 from kronos.networks.cost import cache_bytes_per_token
 from kronos.networks.predictor import PredictorConfig
 from kronos.networks.tokenizer import TokenizerConfig
+
+log = logging.getLogger(__name__)
 
 SHARE = {"cpu": 0.3, "cuda": 0.7}
 """Of the free memory that is planned with: other programs want some of a machine's, fragments take some of a
@@ -56,6 +60,41 @@ class MemoryPlan:
         passes = -(-self.total_paths // self.paths)
         way = f"{self.total_paths} paths" + (f" in {passes} passes of {self.paths}" if passes > 1 else "")
         return f"{self.series} series at once, {way}: at most about {_size(self.bytes)} of {_size(self.free)} free"
+
+
+@dataclass
+class Fits:
+    """What was found to fit when memory ran out. Of one call, or of the many calls of one caller.
+
+    No answer depends on it (beyond float rounding).
+    """
+
+    series: int | None = None
+    """At most so many at once; None: no batch was too large."""
+    paths: int | None = None
+    """At most so many of each series at once."""
+
+    def fewer(self, size: int, paths: int, device: torch.device) -> int:
+        """Take half of a batch of `size` series from now on, or half of the `paths` of a single one. Said
+        once.
+
+        Returns the series to take at once. Raises KitError when there was one path of one series.
+        """
+        if size == 1 and paths == 1:
+            raise KitError(
+                f"forecast: out of memory on {device} with one path of one series; lower data.max_context "
+                "or inference.enumeration_pairs"
+            )
+        if self.series is None:
+            log.warning(
+                "out of memory on %s with %d series at once: going on with halves; no answer changes",
+                device,
+                size,
+            )
+        self.series = max(1, size // 2)
+        if size == 1:
+            self.paths = paths // 2
+        return self.series
 
 
 def plan_memory(

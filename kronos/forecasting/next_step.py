@@ -106,7 +106,7 @@ def listed(
     with torch.inference_mode():
         s1, s2, stats, sound = forecaster.encode(bars)
         with forecaster.precision():
-            seen = (x[:, -forecaster.max_context :] for x in (s1, s2, forecaster.tensor(stamps)))
+            seen = (x[:, -forecaster.settings.max_context :] for x in (s1, s2, forecaster.tensor(stamps)))
             state = forecaster.model.prefill(
                 *seen, paths=1, steps=0, decode_rope=forecaster.sampling.decode_rope
             )

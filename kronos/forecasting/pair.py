@@ -18,6 +18,7 @@ from kronos.errors import KitError
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.next_step import Enumeration
 from kronos.forecasting.sampling import Sampling
+from kronos.forecasting.settings import Settings
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.training.device import pick_device, precision
 from kronos.training.folder import read_summary
@@ -74,10 +75,7 @@ def forecaster_of(
     says, and not as the configuration does.
     """
     own = config.inference
-    return Forecaster(
-        model,
-        tokenizer,
-        device=device,
+    settings = Settings(
         max_context=config.data.max_context,
         clip=None if as_they_say else config.data.clip,
         epsilon=None if as_they_say else config.data.norm_epsilon,
@@ -97,6 +95,7 @@ def forecaster_of(
         enumeration=Enumeration(own.enumeration_mass, own.enumeration_pairs),
         cuda_graphs=own.cuda_graphs,
     )
+    return Forecaster(model, tokenizer, settings, device)
 
 
 def pick_autocast(config: Config, device: torch.device) -> torch.dtype | None:

@@ -24,6 +24,7 @@ from kronos.forecasting.frames import Ahead, Known, read_series
 from kronos.forecasting.result import Forecast
 from kronos.forecasting.rows import series_keys
 from kronos.forecasting.sampling import Sampling
+from kronos.forecasting.settings import Settings
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.normalisation import agreed
 
@@ -69,7 +70,7 @@ class TablePredictor:
 
         overflow: when rows and horizon exceed max_context, "cut" the oldest rows, or "slide" the window at
         every step, which is slow. seed: equal seeds give equal forecasts, call after call. anchor, autocast:
-        see `Forecaster`. epsilon, clip: None, as the networks were trained (their folder says so); another
+        see `Settings`. epsilon, clip: None, as the networks were trained (their folder says so); another
         value than theirs is refused. calendar: the exchange (as in `data.calendar`) whose sessions follow,
         where no y_timestamp is given.
         """
@@ -284,13 +285,14 @@ class TablePredictor:
         return Sampling(T, top_k, top_p, sample_count, self.seed)
 
     def _forecaster(self, sampling: Sampling) -> Forecaster:
-        shared: dict[str, Any] = {
-            "device": self.device,
-            "max_context": self.max_context,
-            "clip": self.clip,
-            "epsilon": self.epsilon,
-        }
-        return Forecaster(self.model, self.tokenizer, sampling=sampling, **shared, **self._settings)
+        settings = Settings(
+            max_context=self.max_context,
+            clip=self.clip,
+            epsilon=self.epsilon,
+            sampling=sampling,
+            **self._settings,
+        )
+        return Forecaster(self.model, self.tokenizer, settings, self.device)
 
 
 def _advance(bar: tqdm, done: int) -> None:

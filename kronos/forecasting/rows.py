@@ -23,6 +23,7 @@ from kronos.forecasting.context import MIN_BARS, Overflow, room
 
 if TYPE_CHECKING:  # planning needs no torch
     from kronos.forecasting.forecaster import Forecaster
+    from kronos.forecasting.memory import Fits
 
 UNKNOWN, NO_BAR, FEW_BARS, NO_DAY, TOO_FAR, BAD_BARS, BAD_FORECAST = (
     "unknown ID",
@@ -171,9 +172,11 @@ class Rises:
     """
 
 
-def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> Rises:
+def find_rises(
+    batch: Batch, forecaster: "Forecaster", paths: bool = False, fits: "Fits | None" = None
+) -> Rises:
     """P(rise) of a batch's rows, the same way for every caller. paths: sample them also where P(rise) is
-    enumerated.
+    enumerated. fits: what earlier batches found to fit.
 
     A value that is not finite, going in or coming out of what is asked for, is a reason and no answer.
     """
@@ -184,7 +187,7 @@ def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> R
     steps = batch.future_stamps.shape[1]
     listed, closes, course, terms = forecaster.enumerates(steps), None, None, None
     if sound.any() and listed:
-        found = forecaster.next_step(part.bars, part.stamps, part.future_stamps, part.series)
+        found = forecaster.next_step(part.bars, part.stamps, part.future_stamps, part.series, fits=fits)
         prob[sound], mass[sound] = found.prob_up, found.mass
         finite &= np.isfinite(prob)
     if paths or not listed:
@@ -192,7 +195,7 @@ def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> R
         course = np.full((len(batch.rows), 4), np.nan, np.float32)
         terms = np.full((len(batch.rows), steps), np.nan, np.float32)
         if sound.any():
-            closes[sound], course[sound], terms[sound] = _paths_in_short(part, forecaster)
+            closes[sound], course[sound], terms[sound] = _paths_in_short(part, forecaster, fits)
             finite &= _finite(closes)
             closes[~finite] = course[~finite] = terms[~finite] = np.nan
         if not listed:
@@ -201,9 +204,12 @@ def find_rises(batch: Batch, forecaster: "Forecaster", paths: bool = False) -> R
     return Rises(np.where(finite, prob, np.nan), mass, closes, reason, course, terms)
 
 
-def _paths_in_short(batch: Batch, forecaster: "Forecaster") -> tuple[FloatArray, FloatArray, FloatArray]:
+def _paths_in_short(
+    batch: Batch, forecaster: "Forecaster", fits: "Fits | None"
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """`Rises.closes`, `Rises.course` and `Rises.terms`; NaN in the rows that have anything not finite in any path."""
-    paths = forecaster.forecast(batch.bars, batch.stamps, batch.future_stamps, batch.series).paths
+    given = batch.bars, batch.stamps, batch.future_stamps, batch.series
+    paths = forecaster.forecast(*given, fits=fits).paths
     closes = np.where(_finite(paths)[:, None, None], paths[..., CLOSE], np.float32(np.nan))
     mean = closes.mean(axis=1, dtype=np.float64)
     columns = (mean.mean(axis=1), mean.max(axis=1), mean.min(axis=1), forecaster.close_scale(batch.bars))

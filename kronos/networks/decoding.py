@@ -4,8 +4,8 @@ In: a stack of `TransformerBlock`s and a context (B, T, D). Out: hidden states o
 paths that go on from it. `Kronos.prefill`, `decode_s2_logits` and `decode_many` and the tokenizer's decoder
 (`forecasting/decode.py`) are built of it; the plain forward stays in `layers`, and tests compare the two.
 
-The step of a few series costs as much in calls as in arithmetic, so the weights are packed once per context:
-query, key and value in one product, both halves of the feed-forward in one, the weight of a norm and the
+The step of a few series costs as much in calls as in arithmetic, so the weights are packed, once per network
+(`networks/packed.py`): query, key and value in one product, both halves of the feed-forward in one, the weight of a norm and the
 scale of the attention folded into what follows, and the rows of query and key ordered so that the two entries
 that rotate together are neighbours (a rotation is then one complex product). Scores do not change, since
 queries and keys are ordered alike.
@@ -13,7 +13,7 @@ queries and keys are ordered alike.
 Letters: B series, T context steps, S sample paths, n new positions per path, D width, H heads, E = D / H.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -172,15 +172,16 @@ class PackedAttention:
     def __init__(self, attention: Attention, dtype: torch.dtype, norm: RMSNorm | None = None) -> None:
         a, scale = attention, (attention.q_proj.out_features // attention.heads) ** -0.5
         self.heads = a.heads
-        self.query_weight = paired(a.q_proj.weight.float() * scale, a.heads)
-        self.query_bias = paired(a.q_proj.bias.float() * scale, a.heads)
+        query = paired(a.q_proj.weight.float() * scale, a.heads)
+        query_bias = paired(a.q_proj.bias.float() * scale, a.heads)
         memory = torch.cat((paired(a.k_proj.weight.float(), a.heads), a.v_proj.weight.float()))
         memory_bias = torch.cat((paired(a.k_proj.bias.float(), a.heads), a.v_proj.bias.float()))
         if norm is None:  # queries come from elsewhere
+            self.query_weight, self.query_bias = query, query_bias
             self.weight, self.bias = columns(memory, dtype), memory_bias.to(dtype)
         else:
-            self.weight = columns(torch.cat((self.query_weight, memory)) * norm.weight.float(), dtype)
-            self.bias = torch.cat((self.query_bias, memory_bias)).to(dtype)
+            self.weight = columns(torch.cat((query, memory)) * norm.weight.float(), dtype)
+            self.bias = torch.cat((query_bias, memory_bias)).to(dtype)
         self.out_weight, self.out_bias = columns(a.out_proj.weight, dtype), a.out_proj.bias.to(dtype)
 
     def project(self, x: Tensor, turn: Tensor | None) -> Tensor:
@@ -232,9 +233,9 @@ class PackedBlock:
 class PackedStack:
     """Blocks one after another, with the caches of one context and its paths."""
 
-    def __init__(self, blocks: Iterable[TransformerBlock], rope: Rope, dtype: torch.dtype) -> None:
+    def __init__(self, blocks: Sequence[PackedBlock], rope: Rope) -> None:
         """rope: of all positions of context and paths."""
-        self.blocks = [PackedBlock(block, dtype) for block in blocks]
+        self.blocks = blocks
         self.turn = rotation(rope)
         self.caches: list[SharedPrefixCache] = []
         self.position = 0

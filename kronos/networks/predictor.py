@@ -15,16 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kronos.bars import STAMP_FIELDS
-from kronos.networks.decoding import (
-    PackedAttention,
-    PackedStack,
-    SharedPrefixCache,
-    compute_type,
-    rotate_,
-    rotation,
-)
+from kronos.networks.decoding import PackedStack, SharedPrefixCache, compute_type, rotate_, rotation
 from kronos.networks.hub import Bits, Pretrained, check_geometry
 from kronos.networks.layers import Attention, BlockStack, Dropout, RMSNorm, TransformerBlock, settled
+from kronos.networks.packed import PackedPredictor, packed_predictor
 
 CALENDAR_SIZES = dict(zip(STAMP_FIELDS, (60, 24, 7, 32, 13), strict=True))
 DEPENDENCY_HEADS = 4  # whatever n_heads says: the published networks were trained so
@@ -159,21 +153,14 @@ class TokenHead(nn.Module):
 # -- the network ---------------------------------------------------------------------------------------------
 @dataclass
 class DecodeState:
-    """Everything that decoding S paths of B series keeps between two steps: caches, and weights packed for
-    it.
-    """
+    """Everything that decoding S paths of B series keeps between two steps."""
 
     stack: PackedStack
     dependency: SharedPrefixCache
     """of the dependency layer"""
-    attention: PackedAttention
-    """the dependency layer's"""
+    weights: PackedPredictor
     turn: Tensor | None
-    """its rotation; None: 'original' decoding, nothing is rotated there"""
-    tokens: tuple[Tensor, Tensor]
-    """(V1, D), (V2, D): a pair of tokens is embedded as the sum of a row of each"""
-    queries: Tensor
-    """(V1, D) the dependency layer's query of every s1, scaled, not rotated"""
+    """the dependency layer's rotation; None: 'original' decoding, nothing is rotated there"""
     hidden: Tensor
     """(B, S, D) context of the last position of every path"""
     first: Tensor
@@ -339,36 +326,16 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         s1, s2: (B, T) int64; stamp: (B, T, 5). decode_rope: how the dependency layer rotates; 'trained': as
         in training, 'original': not at all, as the published generation does.
         """
-        length, dtype = s1.shape[1], compute_type(self.head.proj_s1.weight)
-        tokens = self._token_tables()
-        attention = PackedAttention(self.dep_layer.cross_attn, dtype)
-        queries = F.linear(self.embedding.emb_s1.weight, attention.query_weight, attention.query_bias).to(
-            dtype
-        )
+        length = s1.shape[1]
+        weights = packed_predictor(self, compute_type(self.head.proj_s1.weight))
         rope = self.dep_layer.cross_attn.rotary.table(length + steps)
         turn = rotation(rope) if decode_rope == "trained" else None
-        stack = PackedStack(self.transformer.blocks(), self.transformer.rope(length + steps), dtype)
-        h = settled(
-            self.norm,
-            stack.prefill(tokens[0][s1] + tokens[1][s2] + self.time_emb(stamp), paths, steps).float(),
-        )
-        keys, values = attention.project(h, turn if turn is None else turn[:length]).unbind(-3)
+        stack = PackedStack(weights.blocks, self.transformer.rope(length + steps))
+        embedded = weights.tokens[0][s1] + weights.tokens[1][s2] + self.time_emb(stamp)
+        h = settled(self.norm, stack.prefill(embedded, paths, steps).float())
+        keys, values = weights.attention.project(h, turn if turn is None else turn[:length]).unbind(-3)
         dependency, last = SharedPrefixCache.of(keys, values, paths, steps), h[:, -1:].clone()
-        return DecodeState(
-            stack, dependency, attention, turn, tokens, queries, last.expand(-1, paths, -1), last
-        )
-
-    def _token_tables(self) -> tuple[Tensor, Tensor]:
-        """(V1, D), (V2, D): fusion_proj of a pair is the sum of what it makes of each token; the bias is in
-        the first.
-        """
-        e = self.embedding
-        halves = e.fusion_proj.weight.float().chunk(2, dim=1)
-        tables = [
-            F.linear(emb.weight.float() * e.scale, half)
-            for emb, half in zip((e.emb_s1, e.emb_s2), halves, strict=True)
-        ]
-        return tables[0] + e.fusion_proj.bias.float(), tables[1]
+        return DecodeState(stack, dependency, weights, turn, last.expand(-1, paths, -1), last)
 
     @torch.no_grad()
     def decode_s2_logits(self, state: DecodeState, s1: Tensor) -> Tensor:
@@ -377,10 +344,10 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         Of a state that has just been prefilled for one path: of any number of candidates s1 for the one next
         step.
         """
-        query = state.queries[s1].unflatten(-1, (1, 1, DEPENDENCY_HEADS, -1))
+        query = state.weights.queries[s1].unflatten(-1, (1, 1, DEPENDENCY_HEADS, -1))
         if state.turn is not None:
             rotate_(query, state.stack.rows(state.turn, back=1))
-        mixed = state.attention.out(state.dependency.attend(query[:, :, :, 0])).squeeze(2)
+        mixed = state.weights.attention.out(state.dependency.attend(query[:, :, :, 0])).squeeze(2)
         return self.head.proj_s2(settled(self.dep_layer.norm, state.hidden + mixed.float()))
 
     @torch.no_grad()
@@ -403,10 +370,10 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
     def advance(self, state: DecodeState, s1: Tensor, s2: Tensor, time: Tensor) -> Tensor:
         """`decode_many` with the bars' calendar embeddings (B, n, D) at hand."""
         turn = None if state.turn is None else state.stack.rows(state.turn, s1.shape[2])
-        x = state.tokens[0][s1].add_(state.tokens[1][s2]).add_(time[:, None])
+        x = state.weights.tokens[0][s1].add_(state.weights.tokens[1][s2]).add_(time[:, None])
         x = settled(self.norm, state.stack.extend(x).float())
         state.move(x[:, :, -1])
-        state.dependency.append(state.attention.project(x, turn))
+        state.dependency.append(state.weights.attention.project(x, turn))
         return x
 
 

@@ -25,6 +25,7 @@ from kronos.config import Config
 from kronos.data.prepare import open_store
 from kronos.data.store import BarStore
 from kronos.errors import KitError
+from kronos.forecasting.memory import Fits
 from kronos.forecasting.result import Forecast
 from kronos.forecasting.rows import BAD_FORECAST, Batch, RowPlan
 from kronos.forecasting.team import Team
@@ -174,7 +175,7 @@ class _Views:
 
 def _forecast(network: NetworkAnswerer, plan: RowPlan, width: float) -> _Views:
     """Every row's paths, kept as quantiles. width: what the backtest found the bands to need."""
-    n, forecaster = len(plan.ids), network.forecaster
+    n, forecaster, fits = len(plan.ids), network.forecaster, Fits()
     _, steps = plan.extent()
     closes = np.full((n, len(QUANTILES), steps), np.nan)
     median = np.full((n, steps, len(FEATURES)), np.nan)
@@ -183,7 +184,7 @@ def _forecast(network: NetworkAnswerer, plan: RowPlan, width: float) -> _Views:
     reason = plan.reason.copy()
     with progress("forecast", int((reason == "").sum()), "tickers") as bar:
         for batch in plan.batches(forecaster.memory_plan(*plan.extent()).series):
-            found = _of_batch(network, batch)
+            found = _of_batch(network, batch, fits)
             sound = found.finite
             reason[batch.rows[~sound]] = BAD_FORECAST
             rows, paths = batch.rows[sound], found.paths[sound]
@@ -197,8 +198,9 @@ def _forecast(network: NetworkAnswerer, plan: RowPlan, width: float) -> _Views:
     return _Views(closes, median, ends, dates, reason)
 
 
-def _of_batch(network: NetworkAnswerer, batch: Batch) -> Forecast:
-    forecast = network.forecaster.forecast(batch.bars, batch.stamps, batch.future_stamps, batch.series)
+def _of_batch(network: NetworkAnswerer, batch: Batch, fits: Fits) -> Forecast:
+    given = batch.bars, batch.stamps, batch.future_stamps, batch.series
+    forecast = network.forecaster.forecast(*given, fits=fits)
     return forecast.repaired()
 
 
@@ -300,14 +302,14 @@ def _pictures(asked: _Asked, rows: NDArray[np.int64]) -> Forecast | None:
     """The same paths once more for the rows that are drawn, with their history."""
     if not len(rows):
         return None
-    plan, made = asked.plan, []
+    plan, made, fits = asked.plan, [], Fits()
     for row in rows.tolist():
         end = int(plan.end[row])
         history = np.full((1, HISTORY, len(FEATURES)), np.nan, np.float32)
         known = asked.store.bars[max(end - HISTORY, end - int(plan.known[row])) : end]
         history[0, HISTORY - len(known) :] = known
         batch = plan.batch_of(row)
-        made.append((_of_batch(asked.network, batch), plan.future_dates(batch.rows), history))
+        made.append((_of_batch(asked.network, batch, fits), plan.future_dates(batch.rows), history))
     return Forecast(
         np.concatenate([found.paths for found, _, _ in made]),
         np.concatenate([found.last_close for found, _, _ in made]),

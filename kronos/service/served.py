@@ -132,8 +132,7 @@ class Served:
 
     def at_once(self, length: int, steps: int, paths: int) -> int:
         """Series that are computed at once, of at most so many bars, steps and paths each."""
-        planner = self._planner
-        planner.sampling = replace(planner.sampling, sample_count=paths)
+        planner = self._planner.using(sampling=replace(self._planner.sampling, sample_count=paths))
         by_paths = MOST_PATHS[planner.device.type] // paths
         return max(1, min(planner.memory_plan(length, steps).series, by_paths))
 
@@ -185,7 +184,7 @@ class Served:
     def _used(self, length: int, steps: int) -> int:
         """Bars of a history that the forecast rests on: what the library would use, too."""
         used = min(length, self.facts.lookback)
-        if self.forecaster.overflow == "slide":
+        if self.forecaster.settings.overflow == "slide":
             return used
         return min(used, room(steps, self.facts.max_context))
 
@@ -193,7 +192,7 @@ class Served:
         steps, limit = request.prediction_horizon, self.facts.max_context
         longest = max(len(series.timestamps) for series in request.stock_data)
         least = min(MIN_BARS, self.facts.lookback, longest)
-        most = limit - 1 if self.forecaster.overflow == "slide" else room(least, limit)
+        most = limit - 1 if self.forecaster.settings.overflow == "slide" else room(least, limit)
         if steps <= most:
             return []
         expected = f"at most {max(most, 0)}, beside {least} known bars in the model's {limit}"
@@ -255,17 +254,17 @@ class Served:
         """
         steps, paths = max(part.steps for part in parts), max(part.paths for part in parts)
         sampling = replace(self.forecaster.sampling, sample_count=paths, seed=parts[0].seed)
-        self.forecaster.sampling = sampling
         # One batch whatever memory is free now: the last bits of an answer depend on the batch's shape, and a
         # chunk that is done again has to give the same bytes. It is halved only when memory runs out.
-        self.forecaster.batch_size = sum(len(part.bars) for part in parts)
+        size = sum(len(part.bars) for part in parts)
+        forecaster = self.forecaster.using(sampling=sampling, batch_size=size)
         bars = [bars for part in parts for bars in part.bars]
         stamps = [stamps for part in parts for stamps in part.stamps]
         dates = np.concatenate([_padded(part.dates, steps) for part in parts])
         keys = np.concatenate([part.keys for part in parts])
         given = (bars, stamps, calendar_stamps(dates), keys)
-        found = self.forecaster.forecast(*given).paths
-        listed = self.forecaster.next_step(*given).prob_up if self._lists(steps) else None
+        found = forecaster.forecast(*given).paths
+        listed = forecaster.next_step(*given).prob_up if self._lists(steps) else None
         result, first = [], 0
         for part in parts:
             rows = slice(first, first + len(part.bars))

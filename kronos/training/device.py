@@ -7,14 +7,18 @@ is too small. The gradient of a step is that of its sums over all pieces (`krono
 changes what fits and not what is learnt; masks of dropout are drawn anew per piece.
 """
 
+import functools
 import itertools
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kronos.config import Config
 from kronos.errors import KitError
@@ -258,6 +262,30 @@ def release() -> None:
     """Give back what a device's allocator keeps of an attempt that failed."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def in_halves(
+    batches: Iterable[NDArray[np.int64]],
+    work: Callable[[NDArray[np.int64]], T],
+    fewer: Callable[[int], int],
+) -> Iterator[tuple[NDArray[np.int64], T]]:
+    """Each batch of row numbers (n,) and what `work` makes of it; one that does not fit, in smaller ones.
+
+    fewer: told how many rows did not fit, says how many to take from then on, or raises when nothing is left
+    to halve.
+    """
+    todo, most = deque(batches), 0
+    while todo:
+        rows = todo.popleft()
+        if most and len(rows) > most:
+            todo.extendleft(reversed(np.array_split(rows, -(-len(rows) // most))))
+            continue
+        found = attempt(functools.partial(work, rows))
+        if found is None:
+            most = fewer(len(rows))
+            todo.appendleft(rows)
+        else:
+            yield rows, found
 
 
 def in_pieces(action: Callable[[Batch], Sums], batch: Batch, pieces: int, stage: str) -> tuple[Sums, int]:

@@ -28,6 +28,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ from kronos.bars import calendar_stamps
 from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.generate import generate, generate_reference
 from kronos.forecasting.sampling import Sampling
+from kronos.forecasting.settings import Settings
 from kronos.networks import Kronos, KronosTokenizer, cost, preset
 from kronos.planning.measure import seconds
 from scripts.bench.plain import PlainPredictor
@@ -138,7 +140,7 @@ def cached_actions(forecaster: Forecaster, given: dict[str, Any], count: int) ->
     drawn: dict[str, Any] = {
         "sampling": forecaster.sampling,
         "max_context": WINDOW,
-        "replayed": forecaster.cuda_graphs,
+        "replayed": forecaster.settings.cuda_graphs,
     }
 
     def tokens(steps: int) -> None:
@@ -185,10 +187,13 @@ def measure(
 ) -> Figures:
     """Seconds of all ways on the same context, one path and many. graphs: the cached ones by CUDA graphs."""
     given: dict[str, Any] = inputs(model, *shape[:3], device)
-    settings: dict[str, Any] = {"device": device, "max_context": WINDOW, "cuda_graphs": graphs}
-    settings["autocast"] = None if kind == torch.float32 else kind
-    own = functools.partial(Forecaster, model, tokenizer, **settings)
-    one, many = (cached_actions(own(sampling=Sampling(sample_count=n)), given, n) for n in (1, shape.paths))
+    settings = Settings(max_context=WINDOW, cuda_graphs=graphs)
+    if kind != torch.float32:
+        settings = replace(settings, autocast=kind)
+    own = Forecaster(model, tokenizer, settings, torch.device(device))
+    one, many = (
+        cached_actions(own.using(sampling=Sampling(sample_count=n)), given, n) for n in (1, shape.paths)
+    )
     rerun = under(device, kind, rerun_actions(model, shape, device))
     everything = ceiling_actions(device, kind) | one | rerun | many
     return in_turn(everything, device)
@@ -323,7 +328,9 @@ def main() -> None:
         figures |= {f"{name}_{context}_{horizon}": round(value, 3) for name, value in found.items()}
     if given.many:
         half = None if kind == torch.float32 else kind
-        forecaster = Forecaster(model, tokenizer, device=given.device, max_context=WINDOW, autocast=half)
+        forecaster = Forecaster(
+            model, tokenizer, Settings(max_context=WINDOW, autocast=half), torch.device(given.device)
+        )
         figures |= forward_many(forecaster, given.many, given.measured) | next_step_many(
             forecaster, given.many, given.measured
         )

@@ -86,9 +86,8 @@ def series_of(given: argparse.Namespace, length: int) -> PredictRequest:
 def call(served: Served, request: PredictRequest) -> None:
     """The library alone: `Forecaster.forecast` of all series."""
     prepared = served.prepare(request)
-    forecaster = served.forecaster
-    forecaster.sampling = replace(forecaster.sampling, sample_count=request.paths, seed=request.seed)
-    forecaster.batch_size = served.most_series(request)
+    sampling = replace(served.forecaster.sampling, sample_count=request.paths, seed=request.seed)
+    forecaster = served.forecaster.using(sampling=sampling, batch_size=served.most_series(request))
     forecaster.forecast(prepared.bars, prepared.stamps, calendar_stamps(prepared.dates), prepared.keys)
 
 

@@ -1,0 +1,63 @@
+"""How a pair of networks forecasts: everything but the networks, their device and what is asked.
+
+In: values. Out: `Settings`, frozen: another setting is another object (`dataclasses.replace`,
+`Forecaster.using`).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from kronos.bars import EpsilonKind
+from kronos.errors import KitError
+from kronos.forecasting.context import Overflow
+from kronos.forecasting.decide import Probability
+from kronos.forecasting.next_step import Enumeration
+from kronos.forecasting.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a `Forecaster` is told."""
+
+    max_context: int = 512
+    """Most tokens that the networks see at once."""
+    clip: float | None = None
+    """How bars are normalised; None: as the networks were trained, where they say so, else as published."""
+    epsilon: EpsilonKind | None = None
+    """The same."""
+    sampling: Sampling = field(default_factory=Sampling)
+    batch_size: int | None = None
+    """Series at once; None: what fits (`Forecaster.memory_plan`)."""
+    overflow: Overflow = "cut"
+    """What becomes of a context that does not fit beside the horizon (see `context`)."""
+    autocast: torch.dtype | None = None
+    """The type of the predictor's matrix products; None: that of its weights."""
+    anchor: bool = True
+    """Paths start from the true last close (see `forecaster.anchored`)."""
+    published_statistics: bool = False
+    """Normalise by `bars.published_stats`, not `window_stats`."""
+    probability: Probability = "auto"
+    """How `Forecaster.prob_up` finds it."""
+    enumeration: Enumeration = field(default_factory=Enumeration)
+    """How far a list of outcomes goes."""
+    cuda_graphs: bool = False
+    """A GPU repeats the decoding steps by itself (`replay`)."""
+    processes: int = 1
+    """That share this machine's memory."""
+
+    def check(self, device: torch.device) -> None:
+        """Raise KitError for a device that cannot do what is asked of it."""
+        if device.type not in ("cpu", "cuda"):  # an Apple GPU lacks float64, which adds up probabilities
+            raise KitError(f"forecast: expected the device cpu or cuda, found {device.type}; set it to cpu")
+        if not self.cuda_graphs:
+            return
+        if device.type != "cuda":
+            found = "a processor"
+        elif self.overflow == "slide":
+            found = "overflow: slide, which keeps no cache"
+        else:
+            return
+        raise KitError(
+            f"inference.cuda_graphs: expected a GPU and overflow: cut, found {found}; set it to false"
+        )
