@@ -11,28 +11,13 @@ source "$root/scripts/env.sh"
 cd "$root"
 # kit_tests MARKER [ARGUMENT ...]
 kit_tests() {
-  local marker=$1 code=0 place=0 file output other
-  local first=() second=()
+  local marker=$1
   shift
-  if [ $# -gt 0 ]; then
-    "$PY" -m pytest -m "$marker" "$@"
-    return
+  if [ $# = 0 ]; then
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+    set -- -n 2 --dist loadfile
   fi
-  for file in tests/test_*.py tests/data_checks; do
-    if [ $((place % 2)) = 0 ]; then first+=("$file"); else second+=("$file"); fi
-    place=$((place + 1))
-  done
-  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-  output=$(mktemp)
-  "$PY" -m pytest -m "$marker" "${first[@]}" >"$output" 2>&1 &
-  other=$!
-  trap 'kill "$other" 2>/dev/null || true' INT TERM
-  "$PY" -m pytest -m "$marker" "${second[@]}" || code=$?
-  echo "The other half of the test files:"
-  wait "$other" || code=$?
-  cat "$output"
-  rm -f "$output"
-  return "$code"
+  "$PY" -m pytest -m "$marker" "$@"
 }
 
 if [ "${1:-}" = --kaggle-image ]; then

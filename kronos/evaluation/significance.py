@@ -7,7 +7,7 @@ Method: circular block bootstrap over dates (Politis and Romano 1992), blocks of
 studentised with the overlapping-block variance, so that few blocks give wide intervals (Goncalves and
 Vogelsang 2011, Econometric Theory 27). Plain percentile intervals cover 75 to 93 % here. An interval is never
 narrower than Student's t with the variance and degrees of freedom that overlapping horizons alone imply.
-Coverage by simulation: docs/evaluation.md, tests/test_significance.py.
+Coverage by simulation: docs/evaluation.md, tests/evaluation/test_significance.py.
 """
 
 import math

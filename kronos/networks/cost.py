@@ -3,7 +3,7 @@ key/value cache.
 
 In: the configurations of a tokenizer and a predictor, the length of a window. Out: numbers by part. Nothing
 is built or run.
-Source: the networks of this package, layer by layer; `tests/test_cost.py` holds every number to the modules
+Source: the networks of this package, layer by layer; `tests/planning/test_cost.py` holds every number to the modules
 and to `torch.utils.flop_counter`.
 
 A multiplication with its addition counts as two operations. Counted are matrix products, linear layers and

@@ -2,7 +2,7 @@
 
 In: hidden states. Out: the values and gradients of the formulas in `layers`, which stay beside them and are
 used under torch.compile (it fuses them itself, but for masks) and wherever an operation here does not apply;
-`tests/test_fused.py`.
+`tests/networks/test_fused.py`.
 Source: derivatives of the formulas by hand; dropout masks from SFC64 (numpy), since torch draws its own on
 one CPU thread.
 """

@@ -6,7 +6,7 @@ Source: what autograd keeps of the operations in `networks`, counted one by one.
 profiler sees for
 nano, mini and small, both stages, with and without checkpointing: 5 % below to 10 % above in float32, on
 every processor; 5 % below to 25 % above in bfloat16, where the kernels that a processor has decide about
-copies (`tests/test_footprint.py`).
+copies (`tests/planning/test_footprint.py`).
 
 Written for eager steps; torch.compile keeps less. Under mixed precision, weights, norms, losses and the
 predictor's residual stream stay in float32 ("wide", 4 bytes), inputs of matrix products and the tokenizer's

@@ -2,7 +2,7 @@
 
 In: a configuration, the networks' configurations, `Load` of one date's stocks. Out: numbers by part, as
 `networks.cost` and `footprint` give them for the other stages. A row here is one stock on one date; a
-micro-batch is one date. Parameters are exact (`tests/test_plan.py`). Memory is counted as `footprint` counts:
+micro-batch is one date. Parameters are exact (`tests/planning/test_plan.py`). Memory is counted as `footprint` counts:
 the trunk's blocks at every bar, the channels' blocks at every patch.
 """
 

@@ -6,7 +6,7 @@ Method: after every `EVERY` dates the last `WINDOW` of them are tested against t
 is looked at 12 times, for at most three figures of a level; each test is so strict that a right model is
 flagged in at most 5 % of the years (Bonferroni). Tests: the block bootstrap of `significance`, whose p-value
 is never below Student's; for coverage also the binomial one that counts each date once, since dates on which
-everything was covered do not vary. Simulated in tests/test_quality.py.
+everything was covered do not vary. Simulated in tests/service/test_quality.py.
 """
 
 from collections.abc import Sequence

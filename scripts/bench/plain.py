@@ -2,7 +2,7 @@
 
 In: networks of `kronos.networks`, whose weights they copy. Out: a training step, and sampled tokens, to be
 timed. They are what `scripts/bench/bench_train.py` and `scripts/bench/bench_generate.py` measure the kit's loops against,
-and the slow clear versions that `tests/test_plain.py` compares these with; nothing trains or forecasts with
+and the slow clear versions that `tests/networks/test_plain.py` compares these with; nothing trains or forecasts with
 them.
 
 As published, norms, rotation and feed-forward are separate operations, and the attention kernel is torch's.

@@ -30,7 +30,7 @@ from kronos.data.store import (
 )
 from kronos.errors import KitError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DAYS = np.arange("2020-01-01", "2020-03-01", dtype="datetime64[D]")
 
 

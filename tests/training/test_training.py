@@ -37,7 +37,7 @@ from kronos.training.optim import LoopSettings, Schedule, build_optimizer, micro
 from kronos.training.stages import run_stage
 from kronos.training.start import loop_settings, streams
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SUMMARY_KEYS = {
     "status",
     "stage",

@@ -258,7 +258,7 @@ def test_a_slot_that_was_written_over_is_an_error() -> None:
 def test_slots_where_the_system_has_no_memory_files(method: str, tmp_path: Path) -> None:
     """Keeps out: AttributeError with the first worker on a Mac; a file that stays behind."""
     (tmp_path / "x").mkdir()
-    environment = os.environ | {"TMPDIR": str(tmp_path / "x"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"TMPDIR": str(tmp_path / "x"), "PYTHONPATH": str(Path(__file__).parents[2])}
     (tmp_path / "x.py").write_text(WITHOUT_MEMFD)
     command = [sys.executable, str(tmp_path / "x.py"), method]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -309,7 +309,7 @@ def test_without_semaphores_windows_are_read_without_workers(store: BarStore) ->
     """Keeps out: the interpreter's traceback in a container without /dev/shm; a fallback unsaid, or said by
     every loader.
     """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", WITHOUT_SEMAPHORES, str(store.path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -357,7 +357,7 @@ def alive(pid: int) -> bool:
 @pytest.fixture
 def trainer(store: BarStore) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A process that takes batches from two workers without end, and the workers."""
-    paths = f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parent}"
+    paths = f"{Path(__file__).parents[2]}{os.pathsep}{Path(__file__).parents[1]}"
     process = subprocess.Popen(
         [sys.executable, "-c", TRAINER, str(store.path)], env={**os.environ, "PYTHONPATH": paths}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -20,7 +20,7 @@ from kronos.data.prepare import prepare
 from kronos.data.sources import qlib
 from kronos.errors import KitError
 
-GOLDEN = Path(__file__).parent / "golden" / "qlib"
+GOLDEN = Path(__file__).parents[1] / "golden" / "qlib"
 FIELDS = ("open", "high", "low", "close", "volume", "amount", "factor")
 
 

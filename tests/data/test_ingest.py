@@ -29,7 +29,7 @@ from kronos.data.publish import locked
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ["Ticker", "Date", "Open", "High", "Low", "Close", "Volume", "Dividends", "Stock Splits"]
 
 

@@ -19,7 +19,7 @@ from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.forecasting.rows import plan_rows
 
-CASES = Path(__file__).parent / "cases"
+CASES = Path(__file__).parents[1] / "cases"
 PLAIN = pl.read_csv(CASES / "date_writings" / "ymd_slash_nopad.csv")
 """The walk that most of the files hold: 120 days from 2023-01-02."""
 DAYS = np.arange("2023-01-02", "2023-06-17", dtype="datetime64[D]")

@@ -16,7 +16,7 @@ from kronos.data.store import BarStore, settings_of, write_store
 from kronos.errors import KitError
 from kronos.training.stages import run_stage
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 UNLIKE = """
 import os, sys, time

@@ -23,7 +23,7 @@ from kronos.training.distributed import Runtime, explained
 from kronos.training.folder import read_summary
 from kronos.training.stages import run_stage
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_reader_killed_during_a_step_is_one_line_and_the_run_goes_on(

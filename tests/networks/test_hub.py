@@ -23,7 +23,7 @@ from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer, check_pair
 from kronos.networks.normalisation import Normalisation
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 KINDS: list[tuple[str, Any]] = [("tokenizer", KronosTokenizer), ("predictor", Kronos)]
 
 

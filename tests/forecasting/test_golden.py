@@ -19,7 +19,7 @@ from kronos.forecasting.generate import Step, decode, decode_reference
 from kronos.forecasting.sampling import Sampling, filter_logits
 from kronos.networks import Kronos, KronosTokenizer
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 CONTEXT, STEPS = 16, 8
 
 

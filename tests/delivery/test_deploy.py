@@ -246,7 +246,7 @@ def test_the_page_can_be_followed(
     for line in "".join(blocks(text, "bash")).splitlines():
         words = shlex.split(line, comments=True)
         if "--report" in words or "scripts/run_backtest.py" in words:
-            continue  # a backtest of two trained networks: tests/test_registry.py has its report
+            continue  # a backtest of two trained networks: tests/delivery/test_registry.py has its report
         if words[0] == "python":
             name = ["--name", "kaggle"] if words[1] == "scripts/package_model.py" else []
             code = in_process(Path(words[1]), words[2:] + name, monkeypatch)

@@ -26,7 +26,7 @@ from kronos.networks.presets import preset
 from kronos.training import checkpoint
 from kronos.training.folder import RunLock, read_summary
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["tokenizer", "basemodel"]
 
 

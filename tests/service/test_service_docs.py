@@ -17,7 +17,7 @@ from services import tiny_models
 
 SERVE = re.compile(r"python scripts/serve\.py")
 NOT_RUN = "pip install -e '.[serve]'"
-"""tests/test_service_life.py checks that the script names it; it needs a registry."""
+"""tests/service/test_service_life.py checks that the script names it; it needs a registry."""
 
 
 def free_port() -> int:

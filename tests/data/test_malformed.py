@@ -20,7 +20,7 @@ import pytest
 from kronos import cli
 from kronos.data.store import BarStore
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "kaggle" / "prepare_data.py"
 HEADER = "Ticker,Date,Open,High,Low,Close,Volume,Dividends,Stock Splits\n"
 

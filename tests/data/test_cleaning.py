@@ -357,6 +357,6 @@ def test_pieces_do_not_matter(tickers: list, chosen: dict[str, object], rows: in
 
 def test_every_action_is_documented_and_named() -> None:
     """Keeps out: a problem of the policy that the page about it does not know."""
-    page = (Path(__file__).resolve().parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     names = {f.name for f in dataclasses.fields(CleaningConfig)} | set(policy.PROBLEMS)
     assert not [name for name in names if f"`{name}`" not in page]
