@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kronos.bars import CLOSE, HIGH, LOW, OPEN, VOLUME
 from kronos.config import Config
-from kronos.data import competition, ingest
+from kronos.data import competition, ingest, price_files
 from kronos.data.calendar import ALWAYS_OPEN
 from kronos.data.columns import ROLES, shown
 from kronos.data.policy import SPLIT_QUIET_BARS, SPLIT_RATIOS, SPLIT_TOLERANCE, Limits
@@ -110,7 +110,7 @@ def gather(config: Config) -> Evidence:
     problems: dict[str, str] = {}
     panel = test = sample = None
     try:
-        paths = ingest.find_sources(config.data.data_path)
+        paths = price_files.find_sources(config.data.data_path)
         for path in paths:
             ingest.open_prices(path, config.data.columns)
     except KitError as error:

@@ -9,8 +9,6 @@ only after something failed.
 
 import itertools
 import logging
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,75 +18,31 @@ import polars as pl
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from kronos import files
 from kronos.bars import AMOUNT, CLOSE, FEATURES, VOLUME
-from kronos.config import DataConfig, InferenceConfig
+from kronos.config import DataConfig
 from kronos.data import blocks, dates, forms, markets, numerals, repeats
+from kronos.data.codes import encode
 from kronos.data.columns import NUMBERS, PRICES, ROLES, Layout, layout_of
 from kronos.data.frequency import frequency_of
-from kronos.data.panel import Block, Panel, arrange, merged, narrow
+from kronos.data.panel import Block, Panel, arrange, fresh, merged, narrow
+from kronos.data.price_files import describe, names_of_files
+from kronos.data.text_pieces import head_of
 from kronos.errors import KitError
 from kronos.progress import progress
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
-TEXT = ".txt"
-"""Read in a folder that holds no file of the others: Stooq, Tongdaxin."""
 LONGEST_NAME = 100
 SMALL_ROWS = 100_000
 DAY = 86_400
 MONEY = 0.5
 """A turnover this near to volume x close, in relative terms, is money."""
-ARCHIVE = re.compile(r"(?P<name>.+)-\d+(?:s|m|h|d|w|mo)-\d{4}-\d{2}(?:-\d{2})?$")
-DATED = re.compile(r"(?P<name>.+?)[-_. ](?:19|20)\d{2}(?:[-_.](?:0[1-9]|1[0-2]))(?:[-_.]\d{2})?$")
 IN_ALL_OR_NONE = (
     "volume",
     "amount",
     "split",
     "ticker",
 )  # columns that every file must have when one of them has
-
-
-def find_sources(data_path: str | list[str]) -> list[Path]:
-    """The files that data_path means, in reading order. Raises KitError when there are none."""
-    given = [Path(p) for p in ([data_path] if isinstance(data_path, str) else data_path) if p]
-    if not given:
-        raise KitError(
-            "data.data_path: expected a price file or a folder, found nothing; name the competition's train.csv"
-        )
-    found: list[Path] = []
-    for path in given:
-        if not path.exists():
-            raise missing("data.data_path", path)
-        inside = _inside(path) if path.is_dir() else [path]
-        if not inside:
-            others = sorted(other.name for other in path.iterdir() if other.is_file())[:3]
-            found_there = f"{', '.join(others)}; save them as CSV" if others else "none in this folder"
-            raise KitError(f"{path}: expected price files ({', '.join(SUFFIXES)}), found {found_there}")
-        found += inside
-    return found
-
-
-COMPETITION = InferenceConfig().competition
-"""The folder that the download makes is called like it."""
-
-
-def missing(setting: str, path: Path) -> KitError:
-    """The user's line for a path that does not exist, with the name there that is most like it."""
-    near = files.near_name(path)
-    hint = f"; set {setting} to where it is"
-    if near:
-        hint = f"; {near} is there, is that meant?"
-    elif COMPETITION in path.parts:
-        hint += ", or download it: python scripts/download_data.py"
-    return KitError(f"{path}: expected a file or folder ({setting}), found none{hint}")
-
-
-def describe(path: Path) -> dict[str, Any]:
-    """What a look at the folder shows of a source: name, size, time of its last change."""
-    state = path.stat()
-    return {"name": path.name, "bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
 
 
 def open_prices(path: Path, columns: Mapping[str, str | int]) -> tuple[blocks.Source, Layout]:
@@ -100,14 +54,14 @@ def open_prices(path: Path, columns: Mapping[str, str | int]) -> tuple[blocks.So
     except KitError as error:
         if blocks.is_parquet(path) or not path.is_file():
             raise
-        found = forms.diagnose(path, blocks.head_of(path), columns)
+        found = forms.diagnose(path, head_of(path), columns)
         if found is None:
             raise error
         form, layout = found
         source = blocks.CsvSource(path, layout.names, form)
     ticks = layout.ticks
     if ticks is not None and isinstance(source, blocks.CsvSource):
-        layout = forms.with_ticks(source.path, blocks.head_of(path), source.form, layout, ticks)
+        layout = forms.with_ticks(source.path, head_of(path), source.form, layout, ticks)
     return source, layout
 
 
@@ -120,7 +74,7 @@ def read(paths: list[Path], data: DataConfig | None = None) -> Panel:
         describe(path) if path.exists() else {} for path in paths
     ]  # before: a change while we read must not go unseen
     opened = [open_prices(path, data.columns) for path in paths]
-    reader = _Reader(_names_of_files(paths))
+    reader = _Reader(names_of_files(paths))
     total = sum(_likely_rows(source) for source, _ in opened)
     with progress("reading", total, "rows", scaled=True) as bar:
         for number, (source, layout) in enumerate(opened):
@@ -252,12 +206,13 @@ class _Reader:
     def _add_frame(self, path: Path, layout: Layout, number: int, line: int, frame: pl.DataFrame) -> None:
         date, seconds, wall = self._dates(path, layout, line, frame)
         ticker, names = self._tickers(path, layout, number, line, frame)
-        values = np.empty((len(frame), len(FEATURES)), dtype=np.float32)
+        values = fresh((len(frame), len(FEATURES)), np.float32)
         for position, feature in enumerate(FEATURES):
             values[:, position] = frame[feature].to_numpy() if feature in frame.columns else np.nan
         split = np.zeros(len(frame), dtype=bool)
         if "split" in frame.columns:
-            split = (frame["split"].fill_nan(0).fill_null(0) != 0).to_numpy()
+            ratio = frame["split"].to_numpy()  # NaN where nothing stands
+            split = (ratio != 0) & (ratio == ratio)
         block = Block(
             values, split, ticker, date, names, seconds, wall, np.broadcast_to(np.uint32(number), len(frame))
         )
@@ -311,7 +266,7 @@ class _Reader:
             raise KitError(
                 f"{path}: no parseable dates: column {column} holds {values.dtype}; write them as YYYY-MM-DD"
             )
-        codes, distinct_text = _encode(values)
+        codes, distinct_text = encode(values)
         if self.form is None:
             self.form = dates.detect(path, values)
         parsed = dates.parse(distinct_text, self.form)
@@ -359,7 +314,7 @@ class _Reader:
     ) -> tuple[NDArray[np.integer], pl.Series]:
         if "ticker" not in frame.columns:
             return np.zeros(len(frame), dtype=np.int16), pl.Series([self.stems[number]])
-        codes, names = _encode(frame["ticker"])
+        codes, names = encode(frame["ticker"])
         names = names.str.strip_chars()
         strange = (names.str.len_chars() > LONGEST_NAME) | names.str.contains(r"\p{Cc}")
         if strange.any():
@@ -396,7 +351,7 @@ def _other_form(source: blocks.Source, layout: Layout) -> tuple[blocks.Source, L
     """
     if not isinstance(source, blocks.CsvSource) or source.form != forms.PLAIN or not source.path.is_file():
         return None
-    found = forms.diagnose(source.path, blocks.head_of(source.path), {})
+    found = forms.diagnose(source.path, head_of(source.path), {})
     if found is None or found[0] == forms.PLAIN or not found[1].groups:
         return None
     form, layout = found
@@ -438,58 +393,8 @@ def _seconds(stamps: pl.Series) -> NDArray[np.int64]:
     return stamps.cast(pl.Int64).fill_null(0).to_numpy() // 1000
 
 
-def _encode(text: pl.Series) -> tuple[NDArray[np.integer], pl.Series]:
-    """(n,) codes, -1 for null, and the distinct strings they mean."""
-    coded = text.cast(pl.Categorical).to_physical()
-    if coded.null_count():
-        codes, distinct = _encode(text.drop_nulls())
-        full = np.full(len(text), -1, dtype=codes.dtype)
-        full[text.is_not_null().to_numpy()] = codes
-        return full, distinct
-    physical = coded.to_numpy()
-    example = np.full(
-        int(physical.max(initial=0)) + 1, -1, dtype=np.int32
-    )  # a row of each string; other pieces' strings: -1
-    example[physical] = np.arange(len(physical), dtype=np.int32)
-    present = np.flatnonzero(example >= 0)
-    table = np.empty_like(example)
-    table[present] = np.arange(len(present))
-    return narrow(table, len(present))[physical], text.gather(example[present])
-
-
 def _without(codes: NDArray[np.integer], empty: NDArray[np.bool_]) -> NDArray[np.integer]:
     """The codes with -1 in place of those that mean nothing."""
     if empty.any():
         codes[empty[codes] & (codes >= 0)] = -1
     return codes
-
-
-# -- names ---------------------------------------------------------------------------------------------------
-def _inside(folder: Path) -> list[Path]:
-    """The price files of a folder, by name: text files count only where there are no others."""
-    names = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
-    found = [path for path in names if path.name.lower().endswith(SUFFIXES)]
-    return found or [path for path in names if path.name.lower().endswith(TEXT)]
-
-
-def _names_of_files(paths: list[Path]) -> list[str]:
-    """The ticker of each file: its name without the ending, and without a month or day where several differ
-    in that alone.
-
-    A file of Binance's archive (BTCUSDT-1h-2024-01) is always called by its symbol.
-    """
-    stems = [_stem(path) for path in paths]
-    dated = [ARCHIVE.match(stem) or DATED.match(stem) for stem in stems]
-    bases = Counter(found["name"] for found in dated if found)
-    names = []
-    for stem, found in zip(stems, dated, strict=True):
-        one_of_several = found is not None and (found.re is ARCHIVE or bases[found["name"]] > 1)
-        names.append(found["name"] if found is not None and one_of_several else stem)
-    if names != stems:
-        log.info("%s files are taken as parts of %s tickers, e.g. %s", len(names), len(set(names)), names[0])
-    return names
-
-
-def _stem(path: Path) -> str:
-    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), path.suffix)
-    return path.name[: len(path.name) - len(suffix)]

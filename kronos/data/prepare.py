@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from kronos import records
 from kronos.bars import FEATURES
 from kronos.config import Config
-from kronos.data import cleaning, competition, ingest, members, policy, sources
-from kronos.data.blocks import crc32_of
+from kronos.data import cleaning, competition, ingest, members, policy, price_files, sources
 from kronos.data.columns import shown
 from kronos.data.publish import locked, recover
 from kronos.data.store import MANIFEST, BarStore, settings_of, writing
+from kronos.data.text_pieces import crc32_of
 from kronos.errors import KitError
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def _prepared(config: Config) -> BarStore:
     data = config.data
     if data.pool_path:
         members.digest(data.pool_path)  # says at once that there is no such file
-    paths = ingest.find_sources(data.data_path)
+    paths = price_files.find_sources(data.data_path)
     store, _ = _up_to_date(config, paths)
     if store is None:
         with locked(Path(data.store)):
@@ -165,7 +165,7 @@ def _same_sources(known: list[dict[str, Any]], paths: list[Path]) -> bool:
     if len(known) != len(paths):
         return False
     for entry, path in zip(known, paths, strict=True):
-        now = ingest.describe(path) if path.exists() else {}
+        now = price_files.describe(path) if path.exists() else {}
         if any(entry[name] != now.get(name) for name in ("name", "bytes")):
             return False
         if entry["mtime_ns"] != now["mtime_ns"] and entry["crc32"] != crc32_of(path):

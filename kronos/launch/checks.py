@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kronos import final
 from kronos.config import Config
-from kronos.data import competition, ingest, sources
+from kronos.data import competition, ingest, price_files, sources
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 
@@ -52,12 +52,12 @@ def check_inputs(config: Config) -> None:
     if config.has_source:
         sources.check(config)  # its files are written later
         return
-    for path in ingest.find_sources(data.data_path):
+    for path in price_files.find_sources(data.data_path):
         ingest.open_prices(path, data.columns)
     for setting in ("test_path", "sample_submission_path", "solution_path"):
         path = Path(getattr(data, setting) or ".")
         if not path.exists():
-            raise ingest.missing(f"data.{setting}", path)
+            raise price_files.missing(f"data.{setting}", path)
     test = competition.read_test(data.test_path, data) if data.test_path else None
     sample = competition.read_sample(data.sample_submission_path) if data.sample_submission_path else None
     if test is not None and sample is not None and set(test["ID"]) != set(sample["ID"]):

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from kronos.config import Config, DataConfig
-from kronos.data import ingest
+from kronos.data import ingest, price_files
 from kronos.data.calendar import TradingCalendar
 from kronos.data.prepare import prepare
 from kronos.data.store import BarStore
@@ -27,7 +27,7 @@ DAYS = DAYS[np.is_busday(DAYS)]
 
 
 def read(name: str, **settings: object) -> ingest.Panel:
-    return ingest.read(ingest.find_sources(str(CASES / name)), DataConfig(**settings))  # type: ignore[arg-type]
+    return ingest.read(price_files.find_sources(str(CASES / name)), DataConfig(**settings))  # type: ignore[arg-type]
 
 
 def prepared(name: str, folder: Path, **settings: object) -> BarStore:

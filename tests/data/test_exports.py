@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kronos.config import DataConfig
-from kronos.data import ingest
+from kronos.data import ingest, price_files
 from kronos.data.calendar import open_days
 from kronos.errors import KitError
 
@@ -160,7 +160,7 @@ def written(template: str) -> str:
 
 
 def read(folder: Path) -> ingest.Panel:
-    return ingest.read(ingest.find_sources(str(folder)), DataConfig())
+    return ingest.read(price_files.find_sources(str(folder)), DataConfig())
 
 
 @pytest.mark.parametrize("name", READ)

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kronos.config import CleaningConfig, Config, DataConfig
-from kronos.data import blocks, competition, ingest
+from kronos.data import competition, ingest, text_pieces
 from kronos.data.prepare import prepare
 from kronos.data.publish import locked
 from kronos.data.store import BarStore
@@ -195,11 +195,11 @@ def test_the_size_of_pieces_does_not_matter(
     folder = tmp_path_factory.mktemp("pieces")
     frame = shuffled(market(seed=seed)) if mixed else market(seed=seed)
     (folder / "train.csv").write_bytes(csv_of(frame))
-    saved_size, blocks.PIECE_BYTES = blocks.PIECE_BYTES, size
+    saved_size, text_pieces.PIECE_BYTES = text_pieces.PIECE_BYTES, size
     try:
         panel = ingest.read([folder / "train.csv"])
     finally:
-        blocks.PIECE_BYTES = saved_size
+        text_pieces.PIECE_BYTES = saved_size
     plain = frame.sort("Ticker", "Date")
     np.testing.assert_array_equal(panel.values[:, 3], plain["Close"].cast(pl.Float32).to_numpy())
     assert (
@@ -213,7 +213,7 @@ def test_the_size_of_pieces_does_not_matter(
 
 def test_line_numbers_count_all_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps out: an error that names a line of the piece instead of the file."""
-    monkeypatch.setattr(blocks, "PIECE_BYTES", 500)
+    monkeypatch.setattr(text_pieces, "PIECE_BYTES", 500)
     lines = csv_of().splitlines()
     for number in (2, 60, len(lines)):
         fields = lines[number - 1].split(b",")

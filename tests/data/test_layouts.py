@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kronos.config import DataConfig
-from kronos.data import ingest
+from kronos.data import ingest, price_files
 from kronos.data.calendar import open_days
 from kronos.errors import KitError
 
@@ -177,7 +177,7 @@ def panel(seed: int, tickers: int, days: int) -> pl.DataFrame:
 def is_read_back(frame: pl.DataFrame, folder: Path, columns: dict[str, str]) -> bool:
     """Whether what comes out is the panel in every bit; False where it is refused. Anything else fails."""
     try:
-        found = ingest.read(ingest.find_sources(str(folder)), DataConfig(columns=columns))  # type: ignore[arg-type]
+        found = ingest.read(price_files.find_sources(str(folder)), DataConfig(columns=columns))  # type: ignore[arg-type]
     except KitError as error:
         assert "\n" not in str(error)
         return False

@@ -11,7 +11,7 @@ import pytest
 
 from kronos.config import Config, DataConfig
 from kronos.configfile import derived_paths
-from kronos.data import blocks, checks, ingest
+from kronos.data import blocks, checks, ingest, text_pieces
 from kronos.data.prepare import open_store, prepare
 from kronos.errors import KitError
 
@@ -97,7 +97,7 @@ def test_quoted_line_breaks_across_pieces(
     """Keeps out: a sound file refused because a piece ended inside a quoted field, when small ones of its
     kind are read.
     """
-    monkeypatch.setattr(blocks, "PIECE_BYTES", size)
+    monkeypatch.setattr(text_pieces, "PIECE_BYTES", size)
     frame = pl.concat([bars(t, seed=ord(t), Name=pl.lit('Foo\nBar "and"\r\n\nSons, Inc')) for t in "ABCD"])
     text = frame.write_csv().encode()
     path = tmp_path / f"train{suffix}"
@@ -105,16 +105,16 @@ def test_quoted_line_breaks_across_pieces(
     store = prepare(config(tmp_path, path))
     assert store.manifest["rows"] == {"read": 240, "kept": 240, "dropped": 0}
     np.testing.assert_array_equal(store.bars[:, 3], frame["Close"].cast(pl.Float32).to_numpy())
-    assert store.manifest["sources"][0]["crc32"] == blocks.crc32_of(path), "every byte is in the sum"
+    assert store.manifest["sources"][0]["crc32"] == text_pieces.crc32_of(path), "every byte is in the sum"
 
 
 def test_a_stray_quote_joins_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps out: a quote that is never closed, for which the rest of a large file is read into one piece."""
-    monkeypatch.setattr(blocks, "PIECE_BYTES", 1000)
-    monkeypatch.setattr(blocks, "LONGEST_LINE", 2000)
+    monkeypatch.setattr(text_pieces, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(text_pieces, "LONGEST_LINE", 2000)
     text = bars(n=100).write_csv()
     (tmp_path / "train.csv").write_text(text.replace("A,2020-01-02", '"A,2020-01-02', 1))
-    pieces = list(blocks.CsvSource.open(tmp_path / "train.csv")._pieces())
+    pieces = [piece.text for piece in blocks.CsvSource.open(tmp_path / "train.csv")._pieces()]
     assert b"".join(pieces).decode() == (tmp_path / "train.csv").read_text().partition("\n")[2]
     assert len(pieces) > 2 and max(map(len, pieces)) < 3300 and all(piece.endswith(b"\n") for piece in pieces)
     with pytest.raises(KitError, match=r"not readable as CSV|expected 7 fields"):
@@ -123,7 +123,7 @@ def test_a_stray_quote_joins_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_lines_are_counted_across_quoted_line_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps out: a line number that is off by every line break inside the quotes of the pieces before."""
-    monkeypatch.setattr(blocks, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(text_pieces, "PIECE_BYTES", 1000)
     text = (
         bars(Name=pl.lit("x")).write_csv().replace(",x\n", ',"Foo\nBar"\n', 20)
         + "A,2020-05-29,1,1,1,oops,1,x\n"
