@@ -25,6 +25,9 @@ LEVEL = 0.95
 MIN_EFFECTIVE = 6
 """Fewest dates without overlap for which an interval is given."""
 
+DRAWS_AT_ONCE = 32
+"""Draws that are worked out together: few enough for a processor's cache, for speed only."""
+
 FloatArray = NDArray[np.float64]
 
 
@@ -144,9 +147,13 @@ class DateBootstrap:
 
     def _replicates(self, x: FloatArray, mean: float) -> FloatArray:
         """|t| of every bootstrap draw, (draws,)."""
-        drawn = x[_draws(len(x), self.block, self.draws, self.seed)]
-        error = np.sqrt(_variance(drawn, self.block))
-        away = np.abs(drawn.mean(axis=1) - mean)
+        positions = _draws(len(x), self.block, self.draws, self.seed)
+        error, away = np.empty(len(positions)), np.empty(len(positions))
+        for first in range(0, len(positions), DRAWS_AT_ONCE):
+            part = slice(first, first + DRAWS_AT_ONCE)
+            drawn = x[positions[part]]
+            error[part] = np.sqrt(_variance(drawn, self.block))
+            away[part] = np.abs(drawn.mean(axis=1) - mean)
         still = error <= 1e-9 * math.sqrt(float(_variance(x, self.block)))
         return np.where(still, np.where(away > 0, np.inf, 0.0), away / np.where(still, 1.0, error))
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from kronos.portfolio.performance import DAYS_A_YEAR
 from kronos.portfolio.prices import PriceTable
 from kronos.portfolio.scene import Scene
-from kronos.portfolio.strategies import Daily, Deal, topk_dropout
+from kronos.portfolio.strategies import Daily, Deal
+from kronos.portfolio.topk import topk_dropout
 
 FloatArray = NDArray[np.float64]
 

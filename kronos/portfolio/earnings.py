@@ -23,7 +23,8 @@ from kronos.portfolio.portfolio_tree import tree_of, write_files
 from kronos.portfolio.prices import PriceTable
 from kronos.portfolio.scene import Scene
 from kronos.portfolio.signals import Signal, day_text, read_predictions, read_signal_file, within_universe
-from kronos.portfolio.strategies import Daily, topk_dropout
+from kronos.portfolio.strategies import Daily
+from kronos.portfolio.topk import topk_dropout
 from kronos.portfolio.universe import benchmark_returns, empty_days, universe
 from kronos.portfolio.weights import combined, quantile_targets, sleeve_targets, weighted
 
@@ -155,10 +156,7 @@ def _quantiles(scene: Scene, signal: Signal, scored: NDArray[np.int64], groups: 
     if not targets[0]:
         return {}
     free = rules_of("none")
-    parts = [
-        weighted(f"quantile {k + 1}", one, scene.prices, free, scene.days, scene.plan.deal)
-        for k, one in enumerate(targets)
-    ]
+    parts = weighted("quantile", targets, scene.prices, free, scene.days, scene.plan.deal)
     bootstrap = performance.bootstrap_of(len(parts[0].dates), scene.hold)
     means = [float(part.gross.mean() * performance.DAYS_A_YEAR) for part in parts]
     return {
@@ -172,9 +170,7 @@ def _quantiles(scene: Scene, signal: Signal, scored: NDArray[np.int64], groups: 
 def _sleeves(scene: Scene, signal: Signal, scored: NDArray[np.int64]) -> dict[str, Any]:
     """The same stocks held for exactly `hold` days in sleeves that overlap."""
     targets = sleeve_targets(signal.score, scene.plan.topk, scene.hold, scored)
-    parts = [
-        weighted("sleeve", one, scene.prices, scene.rules, scene.days, scene.plan.deal) for one in targets
-    ]
+    parts = weighted("sleeve", targets, scene.prices, scene.rules, scene.days, scene.plan.deal)
     whole = combined("sleeves", parts)
     bootstrap = performance.bootstrap_of(len(whole.dates), scene.hold)
     return {

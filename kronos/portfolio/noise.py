@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from kronos.portfolio.performance import yearly_ratio
 from kronos.portfolio.scene import Scene
 from kronos.portfolio.signal_figures import autocorrelation
-from kronos.portfolio.strategies import topk_dropout
+from kronos.portfolio.topk import topk_dropout
 
 FloatArray = NDArray[np.float64]
 
 
-def noise_like(score: FloatArray, days: NDArray[np.int64], correlation: float, seed: int) -> FloatArray:
+def noise_like(
+    score: FloatArray, days: NDArray[np.int64], correlation: float, seed: int
+) -> NDArray[np.float32]:
     """A signal (D, K) of noise with scores where `score` has any.
 
     Each ticker's noise is a first-order autoregression over the days that have scores. correlation: of a day
@@ -26,13 +28,12 @@ def noise_like(score: FloatArray, days: NDArray[np.int64], correlation: float, s
     """
     rng = np.random.default_rng(seed)
     keep = float(np.clip(np.nan_to_num(correlation), 0.0, 0.999))
-    fresh = math.sqrt(1 - keep**2)
-    found = np.full(score.shape, np.nan)
-    state = rng.standard_normal(score.shape[1], dtype=np.float32)
-    for day in days.tolist():
-        drawn = rng.standard_normal(score.shape[1], dtype=np.float32)
-        state = keep * state + fresh * drawn
-        np.copyto(found[day], state, where=np.isfinite(score[day]))
+    drawn = rng.standard_normal((1 + len(days), score.shape[1]), dtype=np.float32)
+    drawn[1:] *= math.sqrt(1 - keep**2)
+    for number in range(1, len(drawn)):
+        drawn[number] += keep * drawn[number - 1]
+    found = np.full(score.shape, np.nan, np.float32)
+    found[days] = np.where(np.isfinite(score[days]), drawn[1:], np.float32(np.nan))
     return found
 
 

@@ -13,11 +13,11 @@ import polars as pl
 
 from kronos import files
 from kronos.evaluation.significance import Interval
+from kronos.portfolio.choice import choose
 from kronos.portfolio.kept import FILE, VERSION
 from kronos.portfolio.outcome import Outcome, Report, Request
 from kronos.portfolio.scene import Scene
 from kronos.portfolio.signals import day_text
-from kronos.portfolio.strategies import choose
 
 
 def tree_of(
@@ -138,7 +138,7 @@ def _orders_csv(report: Report) -> str:
         days = outcome.signal.days
         day = int(days[days < scene.days.stop][-1])
         score = outcome.signal.score[day]
-        sell, buy = choose(score, held, scene.plan.topk, scene.plan.drop)
+        sell, buy = choose(score, np.array(held, np.int64), scene.plan.topk, scene.plan.drop)
         for ticker in [*held, *buy]:
             action = "sell" if ticker in sell else "hold"
             if ticker in buy:

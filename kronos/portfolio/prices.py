@@ -48,11 +48,12 @@ class PriceTable:
             )
         days, count = len(store.sessions), len(store.tickers)
         owner = np.repeat(np.arange(count), np.diff(store.offsets))
+        cell = store.session.astype(np.int64) * count + owner
         columns = {}
         for name in ("open", "close", "volume", "amount"):
-            table = np.full((days, count), np.nan)
-            table[store.session, owner] = store.bars[:, FEATURES.index(name)]
-            columns[name] = table
+            flat = np.full(days * count, np.nan)
+            flat[cell] = store.bars[:, FEATURES.index(name)]
+            columns[name] = flat.reshape(days, count)
         with np.errstate(divide="ignore", invalid="ignore"):
             vwap = columns["amount"] / columns["volume"]
         plausible = np.abs(np.log(vwap / columns["close"])) < 0.5

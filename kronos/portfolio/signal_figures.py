@@ -29,37 +29,73 @@ def ranks(table: FloatArray) -> FloatArray:
     """(D, K) rank of each value within its row, from 1; equal values share the mean of their ranks; NaN stays
     NaN.
     """
-    filled = np.where(np.isfinite(table), table, np.inf)
+    known = np.isfinite(table)
+    filled = np.where(known, table, np.inf)
     order = np.argsort(filled, axis=1)
-    rank = np.empty(table.shape)
-    np.put_along_axis(rank, order, np.broadcast_to(np.arange(1.0, table.shape[1] + 1), table.shape), axis=1)
     ordered = np.take_along_axis(filled, order, axis=1)
-    equal = ((ordered[:, 1:] == ordered[:, :-1]) & np.isfinite(ordered[:, 1:])).any(axis=1)
-    for row in np.flatnonzero(equal):
-        rank[row] = stats.rankdata(filled[row])
-    return np.where(np.isfinite(table), rank, np.nan)
+    place = np.broadcast_to(np.arange(1.0, table.shape[1] + 1), table.shape).copy()
+    same = (ordered[:, 1:] == ordered[:, :-1]) & np.isfinite(ordered[:, 1:])
+    tied = np.flatnonzero(same.any(axis=1))
+    place[tied] = _shared_places(same[tied])
+    rank = np.empty(table.shape)
+    np.put_along_axis(rank, order, place, axis=1)
+    return np.where(known, rank, np.nan)
 
 
-def rank_ic(score: FloatArray, prices: PriceTable, horizon: int, days: NDArray[np.int64]) -> FloatArray:
+def _shared_places(same: NDArray[np.bool_]) -> FloatArray:
+    """(D, K) places from 1 in rising order, those of a run of equal values being the mean of its first and its
+    last one.
+
+    same: (D, K - 1) whether a value is equal to the one before it.
+    """
+    count = same.shape[1] + 1
+    place = np.arange(1.0, count + 1)
+    first = np.broadcast_to(place, (len(same), count)).copy()
+    last = first.copy()
+    first[:, 1:][same] = 0
+    first = np.maximum.accumulate(first, axis=1)
+    last[:, :-1][same] = count + 1
+    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+    return (first + last) / 2
+
+
+def rank_ic(
+    score: FloatArray,
+    prices: PriceTable,
+    horizon: int,
+    days: NDArray[np.int64],
+    own: FloatArray | None = None,
+) -> FloatArray:
     """(len(days),) rank correlation of scores with the returns of the `horizon` days that begin with the next
     close.
 
-    NaN on days with fewer than five stocks that have both.
+    own: `ranks` of the days' scores, where the caller has them. NaN on days with fewer than five stocks that
+    have both.
     """
     found = np.full(len(days), np.nan)
     usable = days + 1 + horizon < len(prices.dates)
     known = days[usable]
     later = prices.close[known + 1 + horizon] / prices.close[known + 1] - 1
-    found[usable] = _correlations(score[known], later)
+    if own is not None:
+        own = own[usable]
+    found[usable] = _correlations(score[known], later, own)
     return found
 
 
-def _correlations(a: FloatArray, b: FloatArray) -> FloatArray:
+def _correlations(a: FloatArray, b: FloatArray, own: FloatArray | None = None) -> FloatArray:
     """(D,) rank correlation of each row of a with the same row of b, over the columns that both have; NaN
     below five.
+
+    own: `ranks(a)`, where the caller has them: they hold where b has all that a has.
     """
     both = np.isfinite(a) & np.isfinite(b)
-    x, y = ranks(np.where(both, a, np.nan)), ranks(np.where(both, b, np.nan))
+    if own is None:
+        x = ranks(np.where(both, a, np.nan))
+    else:
+        x = own.copy()
+        fewer = np.flatnonzero((both != np.isfinite(a)).any(axis=1))
+        x[fewer] = ranks(np.where(both[fewer], a[fewer], np.nan))
+    y = ranks(np.where(both, b, np.nan))
     count = np.maximum(both.sum(axis=1), 1)
     middle = (count[:, None] + 1) / 2  # the mean of ranks from 1 to count
     x, y = np.nan_to_num(x - middle), np.nan_to_num(y - middle)
@@ -78,10 +114,11 @@ def decay(score: FloatArray, prices: PriceTable, days: NDArray[np.int64]) -> dic
     """Rank IC by days ahead, each with its interval. days: positions of the days with scores, of which at
     most `MEASURED_DAYS`, evenly spread, are used."""
     chosen = days[:: max(1, math.ceil(len(days) / MEASURED_DAYS))]
+    own = ranks(score[chosen])
     found = {}
     for horizon in HORIZONS:
         bootstrap = DateBootstrap(tuple(chosen.tolist()), horizon)
-        found[horizon] = bootstrap.interval(rank_ic(score, prices, horizon, chosen), null=0.0)
+        found[horizon] = bootstrap.interval(rank_ic(score, prices, horizon, chosen, own), null=0.0)
     return found
 
 

@@ -41,7 +41,8 @@ from kronos.portfolio.prices import PriceTable
 from kronos.portfolio.scene import Scene
 from kronos.portfolio.signal_figures import autocorrelation
 from kronos.portfolio.signals import read_signal_file
-from kronos.portfolio.strategies import Daily, TopkDropout, topk_dropout
+from kronos.portfolio.strategies import Daily, TopkDropout
+from kronos.portfolio.topk import topk_dropout
 from kronos.portfolio.universe import benchmark_returns, universe
 from scripts.study import study_answers
 
