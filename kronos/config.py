@@ -214,7 +214,7 @@ class TrainingConfig:
     tokenizer_grad_clip: PositiveFloat = 2.0
     predictor_grad_clip: PositiveFloat = 3.0
     mixed_precision: Precision = "auto"
-    """auto: bf16 on GPUs that have it, fp16 on older ones, none on CPU."""
+    """auto: bf16 on GPUs and processors that have it in hardware, fp16 on older GPUs, else none."""
     tf32: bool = True
     """TensorFloat-32 for what stays in float32 on a GPU: ten bits of mantissa, several times the speed."""
     compile: bool = False
@@ -444,6 +444,9 @@ class InferenceConfig:
     """
     batch_size: SmallInt | None = None
     """Series forecast at once; null: as many as fit into the memory that is free. No answer depends on it."""
+    precision: Literal["auto", "float32", "bf16", "int8"] = "auto"
+    """Of the predictor's products. auto: as training.mixed_precision, where the hardware has it; bf16:
+    float32 on a processor without it; int8: integers, on a processor only."""
     cuda_graphs: bool = False
     """A GPU repeats recorded decoding steps by itself: for small networks, whose steps take longer to call
     than to compute.

@@ -218,9 +218,14 @@ def _config_of(facts: Facts) -> Config:
         pretrained_predictor=str(facts.folder / "predictor"),
     )
     config = Config(data=DataConfig(**bars), model_paths=paths, inference=InferenceConfig(**shared))
-    training = replace(config.training, mixed_precision=own.precision)
+    training, inference = config.training, config.inference
+    if own.precision == "float32" or own.precision == "int8":
+        inference = replace(inference, precision=own.precision)
+    else:
+        training = replace(training, mixed_precision=own.precision)
     return replace(
         config,
+        inference=inference,
         training=training,
         experiment=ExperimentConfig(train_tokenizer=False, train_basemodel=False),
     )

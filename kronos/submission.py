@@ -411,7 +411,7 @@ def _networks(network: NetworkAnswerer, plan: RowPlan) -> dict[str, Any]:
             "digest": network.digest,
             "trained": pair.trained,
             "device": str(forecaster.device),
-            "precision": str(forecaster.settings.autocast or torch.float32).removeprefix("torch."),
+            "precision": forecaster.settings.precision,
         },
         "tokenizer": {"path": pair.tokenizer, "digest": network.tokenizer_digest},
     }

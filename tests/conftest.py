@@ -1,4 +1,8 @@
-"""What all tests share: where real prices lie, the repository's root, and a Kaggle on loopback."""
+"""What all tests share: where real prices lie, the repository's root, and a Kaggle on loopback.
+
+The suite computes in float32 on every processor, also in the programs that tests start: `auto` would mean
+bfloat16 on some. Tests that want another precision name it, or replace `device.processor_has_bf16`.
+"""
 
 import logging
 import os
@@ -9,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from kaggle_stub import SECRETS, Stub
+
+os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX2"  # oneDNN's own limit: no instructions for bfloat16
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -182,7 +182,7 @@ class NetworkAnswerer:
             "seed": own.seed,
             "sample_count": own.sample_count,
         }
-        fixed |= {"precision": str(self.forecaster.settings.autocast), "device": self.forecaster.device.type}
+        fixed |= {"precision": self.forecaster.settings.precision, "device": self.forecaster.device.type}
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 

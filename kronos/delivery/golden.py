@@ -70,13 +70,13 @@ def forecaster_of(
     sample_count: int | None = None,
     seed: int | None = None,
     autocast: torch.dtype | None = None,
+    integers: bool = False,
     batch_size: int | None = None,
 ) -> Forecaster:
     """A forecaster that normalises and samples as the package says.
 
-    sample_count, seed: None, as the package says. autocast: the type in which the predictor computes on a
-    GPU. Networks are moved to `device` and may be shared by several forecasters. Raises KitError as
-    `Forecaster` does.
+    sample_count, seed: None, as the package says. autocast, integers: see `Settings`. Networks
+    are moved to `device` and may be shared by several forecasters. Raises KitError as `Forecaster` does.
     """
     own = facts.sampling
     settings = Settings(
@@ -94,6 +94,7 @@ def forecaster_of(
         batch_size=batch_size,
         overflow=own.overflow,
         autocast=autocast,
+        integers=integers,
         anchor=own.anchor == "last_close",
         probability=own.probability,
         enumeration=Enumeration(own.enumeration_mass, own.enumeration_pairs),

@@ -56,7 +56,7 @@ class Normalised:
 
 @dataclass(frozen=True)
 class Sampled:
-    """How paths are drawn (`InferenceConfig`), and the precision that the predictor was trained in."""
+    """How paths are drawn (`InferenceConfig`), and the precision of the answers."""
 
     temperature: Annotated[float, ">= 0"]
     top_k: Annotated[int, ">= 0"]
@@ -69,8 +69,8 @@ class Sampled:
     probability: Literal["auto", "sampled", "enumerated"]
     enumeration_mass: Annotated[float, "0 to 1"]
     enumeration_pairs: Annotated[int, "> 0"]
-    precision: Literal["auto", "no", "fp16", "bf16"]
-    """`training.mixed_precision`. On a processor it is float32, whatever it says."""
+    precision: Literal["auto", "no", "fp16", "bf16", "float32", "int8"]
+    """`inference.precision`, else `training.mixed_precision`; what a device makes of it: `pair.autocast_of`."""
 
 
 @dataclass(frozen=True)

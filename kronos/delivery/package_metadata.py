@@ -25,6 +25,7 @@ from kronos.data.store import BarStore
 from kronos.data.survey import date_text
 from kronos.delivery.package_facts import SCHEMA
 from kronos.errors import KitError
+from kronos.forecasting.pair import wanted_precision
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.normalisation import NORMALISATION_FILE, Normalisation
 from kronos.runfolder import RunFolder
@@ -149,7 +150,7 @@ def forecast_part(config: Config, store: BarStore | None, same: bool) -> dict[st
         "frequency": frequency,
         "bar_seconds": SECONDS[frequency],
         "horizon": own.horizon,
-        "sampling": sampling | {"precision": config.training.mixed_precision},
+        "sampling": sampling | {"precision": wanted_precision(config)},
     }
 
 

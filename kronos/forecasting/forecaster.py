@@ -333,7 +333,7 @@ class Forecaster:
             known = (self.model, s1, s2, self.tensor(stamps), self.tensor(future_stamps))
             if slides(s1.shape[1], future_stamps.shape[1], own.max_context):
                 return generate_reference(*known, **given)
-            return generate(*known, **given, replayed=own.cuda_graphs)
+            return generate(*known, **given, replayed=own.cuda_graphs, integers=own.integers)
 
     def decode(
         self,

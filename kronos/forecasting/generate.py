@@ -72,6 +72,7 @@ def generate(
     max_context: int,
     paths_at_once: int | None = None,
     replayed: bool = False,
+    integers: bool = False,
 ) -> Paths:
     """Sample S paths of H bars for every series, with a key/value cache.
 
@@ -79,7 +80,9 @@ def generate(
     series: (B,) int64, names each series' random numbers: equal keys give equal paths. max_context: most
     tokens that the network sees at once. paths_at_once: most paths whose cache is held at a time, None: all;
     the context runs once whatever it is. replayed: in steps that a GPU repeats by itself (`replay`); the same
-    but for rounding. Raises KitError when the window would have to slide, T + H - 1 > max_context, before any
+    but for rounding. integers: as in `Kronos.prefill`.
+
+    Raises KitError when the window would have to slide, T + H - 1 > max_context, before any
     work.
     """
     check_fits(s1.shape[1], future_stamp.shape[1], max_context)
@@ -88,7 +91,11 @@ def generate(
     with _evaluating(model):
         time = model.time_emb(future_stamp)
         state = model.prefill(
-            s1, s2, stamp, paths=passes[0].paths, steps=room, decode_rope=sampling.decode_rope
+            *(s1, s2, stamp),
+            paths=passes[0].paths,
+            steps=room,
+            decode_rope=sampling.decode_rope,
+            integers=integers,
         )
         found = []
         for first, count in passes:
@@ -147,7 +154,7 @@ def _steps(
     S).
     """
     for step, (coarse, fine) in enumerate(keys):
-        s1_logits = model.s1_logits(state.hidden)
+        s1_logits = model.decode_s1_logits(state)
         next1, sound1 = draw(s1_logits, sampling, coarse)
         s2_logits = model.decode_s2_logits(state, next1)
         next2, sound2 = draw(s2_logits, sampling, fine)

@@ -108,7 +108,11 @@ def listed(
         with forecaster.precision():
             seen = (x[:, -forecaster.settings.max_context :] for x in (s1, s2, forecaster.tensor(stamps)))
             state = forecaster.model.prefill(
-                *seen, paths=1, steps=0, decode_rope=forecaster.sampling.decode_rope
+                *seen,
+                paths=1,
+                steps=0,
+                decode_rope=forecaster.sampling.decode_rope,
+                integers=forecaster.settings.integers,
             )
             pairs = likeliest_pairs(forecaster.model, state, forecaster.sampling, enumeration)
         del state
@@ -135,7 +139,7 @@ def likeliest_pairs(model: Kronos, state: DecodeState, sampling: Sampling, enume
     Exact among the `enumeration.pairs` likeliest s1: a pair is no likelier than its s1, so the search goes
     through s1 from the likeliest on and ends when the next one could not enter the list.
     """
-    p1, sound = _probabilities(model.s1_logits(state.hidden[:, 0]), sampling)
+    p1, sound = _probabilities(model.decode_s1_logits(state)[:, 0], sampling)
     p1, order = p1.sort(dim=-1, descending=True, stable=True)
     before = p1.cumsum(dim=-1) - p1
     nothing = order[:, :0]

@@ -6,6 +6,7 @@ about them, and a `Forecaster` made of it. A predictor is never paired with a to
 trained on.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from kronos.forecasting.settings import Settings
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.training.device import pick_device, precision
 from kronos.training.folder import read_summary
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def forecaster_of(
         batch_size=own.batch_size,
         overflow=own.overflow,
         autocast=pick_autocast(config, device),
+        integers=own.precision == "int8",
         anchor=own.anchor == "last_close",
         probability=own.probability,
         enumeration=Enumeration(own.enumeration_mass, own.enumeration_pairs),
@@ -98,19 +102,34 @@ def forecaster_of(
     return Forecaster(model, tokenizer, settings, device)
 
 
+def wanted_precision(config: Config) -> str:
+    """The precision that a configuration wants for answers: `inference.precision`, else that of the training."""
+    if config.inference.precision != "auto":
+        return config.inference.precision
+    return config.training.mixed_precision
+
+
 def pick_autocast(config: Config, device: torch.device) -> torch.dtype | None:
     """The type that a configuration's predictor computes in on a device; see `autocast_of`."""
-    return autocast_of(config.training.mixed_precision, device)
+    return autocast_of(wanted_precision(config), device)
 
 
 def autocast_of(wanted: str, device: torch.device) -> torch.dtype | None:
-    """The type that a predictor computes in on a GPU, as in training; None: float32, always on the processor.
+    """The type that a predictor's answers are computed in; None: float32, and with int8.
 
-    wanted: auto, no, fp16 or bf16. Raises KitError for one that the device would only pretend to have.
+    wanted: of `inference.precision` or `training.mixed_precision`. A processor takes bf16 only where its
+    hardware has it; where bf16 was named and is not there, that is said. Raises KitError for a type that a
+    GPU would only pretend to have.
     """
-    if device.type == "cpu":
+    if wanted in ("float32", "no", "int8"):
         return None
-    return {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision(wanted, device)]
+    if device.type != "cpu":
+        return {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[precision(wanted, device)]
+    if precision("auto", device) == "bf16":
+        return torch.bfloat16
+    if wanted == "bf16":
+        log.warning("this processor has no bfloat16 (AVX512-BF16 or AMX): answers are computed in float32")
+    return None
 
 
 # -- the run folder ------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class ReplayedSteps:
     def one(self) -> None:
         """One bar of every path."""
         coarse, fine = self.keys.index_select(0, self.step)[0]
-        next1, sound1 = draw(self.model.s1_logits(self.state.hidden), self.sampling, coarse)
+        next1, sound1 = draw(self.model.decode_s1_logits(self.state), self.sampling, coarse)
         next2, sound2 = draw(self.model.decode_s2_logits(self.state, next1), self.sampling, fine)
         self.sound.logical_and_(sound1).logical_and_(sound2)
         self.tokens.index_copy_(0, self.step, torch.stack((next1, next2))[None])

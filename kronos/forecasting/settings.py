@@ -33,6 +33,8 @@ class Settings:
     """What becomes of a context that does not fit beside the horizon (see `context`)."""
     autocast: torch.dtype | None = None
     """The type of the predictor's matrix products; None: that of its weights."""
+    integers: bool = False
+    """Products of eight-bit integers in the predictor's decoding (`networks/products.py`)."""
     anchor: bool = True
     """Paths start from the true last close (see `forecaster.anchored`)."""
     published_statistics: bool = False
@@ -46,10 +48,26 @@ class Settings:
     processes: int = 1
     """That share this machine's memory."""
 
+    @property
+    def precision(self) -> str:
+        """What the predictor's products are made of: float32, bfloat16, float16 or int8."""
+        if self.integers:
+            return "int8"
+        return str(self.autocast or torch.float32).removeprefix("torch.")
+
     def check(self, device: torch.device) -> None:
         """Raise KitError for a device that cannot do what is asked of it."""
         if device.type not in ("cpu", "cuda"):  # an Apple GPU lacks float64, which adds up probabilities
             raise KitError(f"forecast: expected the device cpu or cuda, found {device.type}; set it to cpu")
+        if self.integers and device.type != "cpu":
+            raise KitError(
+                f"inference.precision: expected int8 on a processor only, found {device.type}; set it to auto"
+            )
+        if self.integers and self.overflow == "slide":
+            raise KitError(
+                "inference.precision: expected int8 with overflow: cut, found slide, which keeps no cache; set "
+                "precision to float32"
+            )
         if not self.cuda_graphs:
             return
         if device.type != "cuda":

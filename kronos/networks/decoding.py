@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kronos.networks.layers import NORM_EPSILON, Attention, RMSNorm, Rope, TransformerBlock, attend
+from kronos.networks.products import product
 
 
 def compute_type(like: Tensor) -> torch.dtype:
@@ -152,13 +153,6 @@ def paired(weight: Tensor, heads: int) -> Tensor:
     return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(weight.shape)
 
 
-def columns(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A weight (N, K) of F.linear whose columns lie together: the product of a few rows is a fifth faster on
-    a processor.
-    """
-    return weight.to(dtype).t().contiguous().t()
-
-
 def unit(x: Tensor) -> Tensor:
     """x / rms(x) in float32; (..., D)."""
     x = x.float()
@@ -169,7 +163,8 @@ def unit(x: Tensor) -> Tensor:
 class PackedAttention:
     """Projections of one `Attention` behind an optional norm, packed."""
 
-    def __init__(self, attention: Attention, dtype: torch.dtype, norm: RMSNorm | None = None) -> None:
+    def __init__(self, attention: Attention, kind: torch.dtype, norm: RMSNorm | None = None) -> None:
+        """kind: of its products, see `networks/products.py`."""
         a, scale = attention, (attention.q_proj.out_features // attention.heads) ** -0.5
         self.heads = a.heads
         query = paired(a.q_proj.weight.float() * scale, a.heads)
@@ -178,35 +173,31 @@ class PackedAttention:
         memory_bias = torch.cat((paired(a.k_proj.bias.float(), a.heads), a.v_proj.bias.float()))
         if norm is None:  # queries come from elsewhere
             self.query_weight, self.query_bias = query, query_bias
-            self.weight, self.bias = columns(memory, dtype), memory_bias.to(dtype)
+            self.inward = product(memory, memory_bias, kind)
         else:
-            self.weight = columns(torch.cat((query, memory)) * norm.weight.float(), dtype)
-            self.bias = torch.cat((query_bias, memory_bias)).to(dtype)
-        self.out_weight, self.out_bias = columns(a.out_proj.weight, dtype), a.out_proj.bias.to(dtype)
+            weight = torch.cat((query, memory)) * norm.weight.float()
+            self.inward = product(weight, torch.cat((query_bias, memory_bias)), kind)
+        self.out = product(a.out_proj.weight.float(), a.out_proj.bias.float(), kind)
 
     def project(self, x: Tensor, turn: Tensor | None) -> Tensor:
         """(B, ..., n, D), normalised, to query (behind a norm), key and value: (B, ..., n, 3 or 2, H, E),
         rotated by `turn`.
         """
-        packed = F.linear(x.to(self.weight.dtype), self.weight, self.bias).unflatten(
-            -1, (-1, self.heads, x.shape[-1] // self.heads)
-        )
+        packed = self.inward(x).unflatten(-1, (-1, self.heads, x.shape[-1] // self.heads))
         if turn is not None:
             rotate_(packed[..., :-1, :, :], turn)
         return packed
-
-    def out(self, mixed: Tensor) -> Tensor:
-        return F.linear(mixed, self.out_weight, self.out_bias)
 
 
 class PackedBlock:
     """One `TransformerBlock` in evaluation mode."""
 
-    def __init__(self, block: TransformerBlock, dtype: torch.dtype) -> None:
-        self.attention = PackedAttention(block.self_attn, dtype, block.norm1)
+    def __init__(self, block: TransformerBlock, kind: torch.dtype) -> None:
+        """kind: of its products, see `networks/products.py`."""
+        self.attention = PackedAttention(block.self_attn, kind, block.norm1)
         f, scale = block.ffn, block.norm2.weight.float()
-        self.gates = columns(torch.cat((f.w1.weight.float(), f.w3.weight.float())) * scale, dtype)
-        self.down = columns(f.w2.weight, dtype)
+        self.gates = product(torch.cat((f.w1.weight.float(), f.w3.weight.float())) * scale, None, kind)
+        self.down = product(f.w2.weight.float(), None, kind)
 
     def prefill(self, x: Tensor, turn: Tensor, last: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """The output (B, T, D) for a context, of its last position only (B, 1, D) if so wanted, and all keys
@@ -226,8 +217,8 @@ class PackedBlock:
 
     def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
         x.add_(self.attention.out(mixed))
-        gate, up = F.linear(unit(x).to(self.gates.dtype), self.gates).chunk(2, dim=-1)
-        return x.add_(F.linear(F.silu(gate, inplace=True).mul_(up), self.down))
+        gate, up = self.gates(unit(x)).chunk(2, dim=-1)
+        return x.add_(self.down(F.silu(gate, inplace=True).mul_(up)))
 
 
 class PackedStack:

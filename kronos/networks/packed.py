@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from kronos.networks.decoding import PackedAttention, PackedBlock
 from kronos.networks.layers import BlockStack
+from kronos.networks.products import Product, plain_kind, product
 
 if TYPE_CHECKING:
     from kronos.networks.predictor import Kronos
@@ -29,25 +30,37 @@ Made = TypeVar("Made")
 class PackedPredictor:
     """What `Kronos.prefill` and the steps behind it read."""
 
-    def __init__(self, network: "Kronos", dtype: torch.dtype) -> None:
-        self.blocks = [PackedBlock(block, dtype) for block in network.transformer.blocks()]
-        self.attention = PackedAttention(network.dep_layer.cross_attn, dtype)
+    def __init__(self, network: "Kronos", kind: torch.dtype) -> None:
+        self.blocks = [PackedBlock(block, kind) for block in network.transformer.blocks()]
+        self.attention = PackedAttention(network.dep_layer.cross_attn, kind)
         """the dependency layer's"""
         self.tokens = _token_tables(network)
         """(V1, D), (V2, D): a pair of tokens is embedded as the sum of a row of each"""
         coarse = network.embedding.emb_s1.weight.float()
-        self.queries = F.linear(coarse, self.attention.query_weight, self.attention.query_bias).to(dtype)
+        queries = F.linear(coarse, self.attention.query_weight, self.attention.query_bias)
+        self.queries = queries.to(plain_kind(kind))
         """(V1, D) the dependency layer's query of every s1, scaled, not rotated"""
+        self.coarse, self.fine = _heads(network, kind)
+        """states (..., D) to logits (..., V1) and (..., V2)"""
 
 
-def packed_predictor(network: "Kronos", dtype: torch.dtype) -> PackedPredictor:
-    """The predictor's weights for matrix products of that type."""
-    return _kept(network, dtype, lambda: PackedPredictor(network, dtype))
+def packed_predictor(network: "Kronos", kind: torch.dtype) -> PackedPredictor:
+    """The predictor's weights for matrix products of that kind (`networks/products.py`)."""
+    return _kept(network, kind, lambda: PackedPredictor(network, kind))
 
 
 def packed_blocks(stack: BlockStack, dtype: torch.dtype) -> list[PackedBlock]:
     """A stack's weights for matrix products of that type."""
     return _kept(stack, dtype, lambda: [PackedBlock(block, dtype) for block in stack.blocks()])
+
+
+def _heads(network: "Kronos", kind: torch.dtype) -> tuple[Product, Product]:
+    """The network's own, but for integers."""
+    coarse, fine = network.head.proj_s1, network.head.proj_s2
+    if kind != torch.int8:
+        return coarse, fine
+    first = product(coarse.weight.float(), coarse.bias.float(), kind)
+    return first, product(fine.weight.float(), fine.bias.float(), kind)
 
 
 def _token_tables(network: "Kronos") -> tuple[Tensor, Tensor]:

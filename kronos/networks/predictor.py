@@ -320,14 +320,17 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         paths: int,
         steps: int,
         decode_rope: DecodeRope = "trained",
+        integers: bool = False,
     ) -> DecodeState:
         """Run the context once and make room for `steps` more positions of `paths` sample paths per series.
 
         s1, s2: (B, T) int64; stamp: (B, T, 5). decode_rope: how the dependency layer rotates; 'trained': as
-        in training, 'original': not at all, as the published generation does.
+        in training, 'original': not at all, as the published generation does. integers: products
+        of eight-bit integers (`networks/products.py`), here and in all steps behind it.
         """
         length = s1.shape[1]
-        weights = packed_predictor(self, compute_type(self.head.proj_s1.weight))
+        kind = torch.int8 if integers else compute_type(self.head.proj_s1.weight)
+        weights = packed_predictor(self, kind)
         rope = self.dep_layer.cross_attn.rotary.table(length + steps)
         turn = rotation(rope) if decode_rope == "trained" else None
         stack = PackedStack(weights.blocks, self.transformer.rope(length + steps))
@@ -336,6 +339,11 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         keys, values = weights.attention.project(h, turn if turn is None else turn[:length]).unbind(-3)
         dependency, last = SharedPrefixCache.of(keys, values, paths, steps), h[:, -1:].clone()
         return DecodeState(stack, dependency, weights, turn, last.expand(-1, paths, -1), last)
+
+    @torch.no_grad()
+    def decode_s1_logits(self, state: DecodeState) -> Tensor:
+        """Logits (B, S, V1) of the next s1 of every path."""
+        return state.weights.coarse(state.hidden)
 
     @torch.no_grad()
     def decode_s2_logits(self, state: DecodeState, s1: Tensor) -> Tensor:
@@ -348,7 +356,7 @@ class Kronos(Pretrained[PredictorConfig], nn.Module):
         if state.turn is not None:
             rotate_(query, state.stack.rows(state.turn, back=1))
         mixed = state.weights.attention.out(state.dependency.attend(query[:, :, :, 0])).squeeze(2)
-        return self.head.proj_s2(settled(self.dep_layer.norm, state.hidden + mixed.float()))
+        return state.weights.fine(settled(self.dep_layer.norm, state.hidden + mixed.float()))
 
     @torch.no_grad()
     def decode_one(self, state: DecodeState, s1: Tensor, s2: Tensor, stamp: Tensor) -> None:

@@ -157,13 +157,17 @@ def this_cpu(processes: int) -> Device:
     second.
     """
     free = psutil.virtual_memory().available // processes
+    device = torch.device("cpu")
+    half, peak = precision("auto", device), {"fp32": matmul_rate(device, torch.float32)}
+    if half == "bf16":
+        peak["bf16"] = matmul_rate(device, torch.bfloat16)
     name = f"CPU, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
     return Device(
         name,
         free,
-        {"fp32": matmul_rate(torch.device("cpu"), torch.float32)},
+        peak,
         copy_rate(),
-        "no",
+        half,
         "cpu",
         here=True,
     )

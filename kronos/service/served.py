@@ -115,7 +115,9 @@ class Served:
                 "package the run again, or serve another version"
             )
         autocast = autocast_of(facts.sampling.precision, torch.device(device))
-        made = [forecaster_of(facts, networks, device=device, autocast=autocast) for _ in range(2)]
+        integers = facts.sampling.precision == "int8"
+        own = forecaster_of(facts, networks, device=device, autocast=autocast, integers=integers)
+        made = [own, own]
         return cls(facts, made[0], made[1], difference, golden_s)
 
     @property

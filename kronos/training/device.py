@@ -54,20 +54,41 @@ def give_accelerate(device: torch.device) -> None:
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
 
 
-def precision(wanted: str, device: torch.device) -> str:
-    """The mixed precision that `auto` means on a device: by compute capability, since older GPUs claim bf16
-    by emulation.
+WITHOUT_BF16 = (
+    "SSE41",
+    "AVX",
+    "AVX2",
+    "AVX2_VNNI",
+    "AVX2_VNNI_2",
+    "AVX512_CORE",
+    "AVX512_CORE_VNNI",
+)
+"""Values of ONEDNN_MAX_CPU_ISA, oneDNN's own limit, that leave no instructions for bfloat16."""
 
-    Raises KitError for one that the device would only pretend to have.
+
+def processor_has_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX), and its library may."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_BF16:
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def precision(wanted: str, device: torch.device) -> str:
+    """The mixed precision that `auto` means on a device, for training, planning and answers alike.
+
+    A processor has bf16 where its hardware has, else none. A GPU's is known by its compute capability, since
+    older ones claim bf16 by emulation. Raises KitError for one that a GPU would only pretend to have.
     """
     if device.type != "cuda":
         if wanted == "fp16":
             raise KitError(
                 "training.mixed_precision: expected auto, no or bf16 on a CPU, found fp16, which needs a GPU"
             )
-        if wanted == "auto":
-            return "no"
-        return wanted
+        if wanted != "auto":
+            return wanted
+        if processor_has_bf16():
+            return "bf16"
+        return "no"
     major, minor = torch.cuda.get_device_capability(device)
     if wanted == "bf16" and major < 8:
         raise KitError(

@@ -141,6 +141,7 @@ def cached_actions(forecaster: Forecaster, given: dict[str, Any], count: int) ->
         "sampling": forecaster.sampling,
         "max_context": WINDOW,
         "replayed": forecaster.settings.cuda_graphs,
+        "integers": forecaster.settings.integers,
     }
 
     def tokens(steps: int) -> None:
@@ -183,13 +184,15 @@ def least_seconds(model: Kronos, size: tuple[int, int, int, int], figures: Figur
 
 
 def measure(
-    model: Kronos, tokenizer: KronosTokenizer, shape: Shape, device: str, kind: torch.dtype, graphs: bool
+    model: Kronos,
+    tokenizer: KronosTokenizer,
+    shape: Shape,
+    device: str,
+    kind: torch.dtype,
+    settings: Settings,
 ) -> Figures:
-    """Seconds of all ways on the same context, one path and many. graphs: the cached ones by CUDA graphs."""
+    """Seconds of all ways on the same context, one path and many. settings: of the cached ones."""
     given: dict[str, Any] = inputs(model, *shape[:3], device)
-    settings = Settings(max_context=WINDOW, cuda_graphs=graphs)
-    if kind != torch.float32:
-        settings = replace(settings, autocast=kind)
     own = Forecaster(model, tokenizer, settings, torch.device(device))
     one, many = (
         cached_actions(own.using(sampling=Sampling(sample_count=n)), given, n) for n in (1, shape.paths)
@@ -290,7 +293,9 @@ def main() -> None:
     options = cli.parser(__doc__ or "")
     options.add_argument("--preset", default="mini")
     options.add_argument("--device", default="cpu")
-    options.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the predictor")
+    options.add_argument(
+        "--precision", choices=["fp32", "bf16", "int8"], default="fp32", help="of the predictor"
+    )
     for name, default in {"series": 8, "paths": 32, "many": 0, "measured": 256}.items():
         options.add_argument(f"--{name}", type=int, default=default)
     options.add_argument(
@@ -311,7 +316,10 @@ def main() -> None:
         KronosTokenizer(**bars).eval().to(given.device),
         Kronos(**tokens).eval().to(given.device),
     )
-    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[given.precision]
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}[given.precision]
+    settings = Settings(max_context=WINDOW, cuda_graphs=given.cuda_graphs, integers=given.precision == "int8")
+    if kind != torch.float32:
+        settings = replace(settings, autocast=kind)
     figures = ceiling(in_turn(ceiling_actions(given.device, kind), given.device, 8))
     print(f"{given.preset} on {given.device}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"at best {figures['gemm_gflops']} GFLOP/s and {figures['memory_gb_s']} GB/s", flush=True)
@@ -321,16 +329,13 @@ def main() -> None:
         found = summary(
             model,
             shape,
-            measure(model, tokenizer, shape, given.device, kind, given.cuda_graphs),
+            measure(model, tokenizer, shape, given.device, kind, settings),
             kind.itemsize,
         )
         report(shape, found)
         figures |= {f"{name}_{context}_{horizon}": round(value, 3) for name, value in found.items()}
     if given.many:
-        half = None if kind == torch.float32 else kind
-        forecaster = Forecaster(
-            model, tokenizer, Settings(max_context=WINDOW, autocast=half), torch.device(given.device)
-        )
+        forecaster = Forecaster(model, tokenizer, settings, torch.device(given.device))
         figures |= forward_many(forecaster, given.many, given.measured) | next_step_many(
             forecaster, given.many, given.measured
         )
