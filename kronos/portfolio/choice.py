@@ -3,16 +3,18 @@
 In: scores, what is held. Out: positions of tickers.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+Scores = NDArray[np.floating[Any]]
 LEADER_DAYS = 256
 """Days whose scores are ordered at once."""
 
 
 def choose(
-    score: FloatArray, held: NDArray[np.int64], topk: int, drop: int, free: list[int] | None = None
+    score: Scores, held: NDArray[np.int64], topk: int, drop: int, free: list[int] | None = None
 ) -> tuple[list[int], list[int]]:
     """(what to sell, in the order of `held`; what to buy, best first).
 
@@ -36,7 +38,7 @@ def choose(
     return sell, candidates[: max(len(sell) + topk - count, 0)]
 
 
-def leaders(score: FloatArray, count: int) -> NDArray[np.int64]:
+def leaders(score: Scores, count: int) -> NDArray[np.int64]:
     """(D, count) positions of the highest finite scores of each day, best first; of equal ones the first by
     name; -1 where a day has fewer.
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from kronos.portfolio.performance import DAYS_A_YEAR
 from kronos.portfolio.prices import PriceTable
 from kronos.portfolio.scene import Scene
 from kronos.portfolio.strategies import Daily, Deal
@@ -33,7 +32,7 @@ def look_ahead(scene: Scene, score: FloatArray, honest: Daily) -> float | None:
         return None
     plan = replace(scene.plan, deal="close")
     wrong = topk_dropout("look-ahead", moved, scene.prices, scene.rules, plan, scene.days)
-    return float((scene.excess(wrong) - scene.excess(honest)).mean() * DAYS_A_YEAR)
+    return float((scene.excess(wrong) - scene.excess(honest)).mean() * scene.year)
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,4 @@ def noisy_after(prices: PriceTable, day: int, deal: Deal, rng: np.random.Generat
             table = table.copy()
             table[day + 1 :] *= factor[1:]
         later[name] = table
-    return PriceTable(
-        prices.dates, prices.tickers, later["open"], close, amount, prices.factor, later["vwap"]
-    )
+    return replace(prices, open=later["open"], close=close, amount=amount, vwap=later["vwap"])

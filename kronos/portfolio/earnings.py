@@ -39,15 +39,15 @@ def run_portfolio(store: BarStore, request: Request, folder: Path) -> Report:
     done.
     """
     rules = rules_of(request.market, request.cost_bp)
-    prices = PriceTable.of_store(store)
-    raw = _signals(request, prices)
+    everything = PriceTable.of_store(store)
+    prices, raw, said = _scored_markets(request, everything)
     start = np.datetime64(request.start, "s") if request.start else None
     end = np.datetime64(request.end, "s") if request.end else None
     days = _dealt_days(prices, raw, start, end)
     raw = [_every(signal, request.every) for signal in raw]
     member = _universe(request, prices)
     signals = raw if member is None else [within_universe(signal, member) for signal in raw]
-    benchmark = benchmark_returns(request.benchmark, prices, member)[days]
+    benchmark = benchmark_returns(request.benchmark, prices, member, everything)[days]
     if np.isfinite(benchmark).sum() < 2:
         raise KitError(
             "portfolio: expected a benchmark on at least two days, found none; choose another with --benchmark"
@@ -65,7 +65,7 @@ def run_portfolio(store: BarStore, request: Request, folder: Path) -> Report:
     best = outcomes[int(np.argmax(tried))]
     curves = noise_band(scene, best.signal.score, best.signal.days, request.noise)
     wrong = look_ahead(scene, best.signal.score, best.daily)
-    lines = _lines(scene, outcomes, request, wrong, empty_days(member, days))
+    lines = said + _lines(scene, outcomes, request, wrong, empty_days(member, days))
     tree = tree_of(outcomes, scene, request, lines, curves, wrong, tried)
     report = Report(outcomes, scene, lines, tree, folder)
     write_files(report)
@@ -77,6 +77,30 @@ def _signals(request: Request, prices: PriceTable) -> list[Signal]:
     if request.signal_file:
         return [read_signal_file(request.signal_file, prices)]
     return read_predictions(Path(request.predictions), request.answer, request.signals, prices)
+
+
+def _scored_markets(request: Request, everything: PriceTable) -> tuple[PriceTable, list[Signal], list[str]]:
+    """(prices of the markets that have a score, signals laid on them, what was left out).
+
+    A day on which no market trades that a signal can hold is not a day of its portfolio.
+    """
+    signals = _signals(request, everything)
+    if everything.market is None or everything.trades is None:
+        return everything, signals, []
+    scored = np.zeros(len(everything.tickers), bool)
+    for signal in signals:
+        scored |= np.isfinite(signal.score).any(axis=0)
+    which = np.unique(everything.market[scored]).astype(np.int64)
+    if len(which) == len(everything.trades):
+        return everything, signals, []
+    prices = everything.of_markets(which)
+    tickers = len(everything.tickers) - len(prices.tickers)
+    days = len(everything.dates) - len(prices.dates)
+    line = (
+        f"markets: {tickers:,} tickers belong to markets without any score: they, and {days:,} days on which "
+        "only they trade, are left out"
+    )
+    return prices, _signals(request, prices), [line]
 
 
 def _universe(request: Request, prices: PriceTable) -> NDArray[np.bool_] | None:
@@ -112,7 +136,7 @@ def _every(signal: Signal, every: int) -> Signal:
 def _outcome(scene: Scene, signal: Signal, request: Request) -> Outcome:
     prices, days, known = scene.prices, scene.days, scene.known
     daily = topk_dropout(signal.name, signal.score, prices, scene.rules, scene.plan, days)
-    figures = performance.figures(only(daily, known), scene.benchmark[known], scene.hold)
+    figures = performance.figures(only(daily, known), scene.benchmark[known], scene.hold, scene.year)
     scored = signal.days[(signal.days >= days.start - 1) & (signal.days < days.stop - 1)]
     money = signal_figures.capacity(prices, 1 / scene.plan.topk) if request.money else {}
     facts = Facts(
@@ -158,10 +182,12 @@ def _quantiles(scene: Scene, signal: Signal, scored: NDArray[np.int64], groups: 
     free = rules_of("none")
     parts = weighted("quantile", targets, scene.prices, free, scene.days, scene.plan.deal)
     bootstrap = performance.bootstrap_of(len(parts[0].dates), scene.hold)
-    means = [float(part.gross.mean() * performance.DAYS_A_YEAR) for part in parts]
+    means = [float(part.gross.mean() * scene.year) for part in parts]
     return {
         "return a year before cost": means,
-        "highest less lowest": performance.annualised(parts[-1].gross - parts[0].gross, bootstrap),
+        "highest less lowest": performance.annualised(
+            parts[-1].gross - parts[0].gross, bootstrap, scene.year
+        ),
         "monotonicity": signal_figures.monotonicity(means),
         "curves": [np.cumsum(part.gross).tolist() for part in parts],
     }
@@ -174,13 +200,13 @@ def _sleeves(scene: Scene, signal: Signal, scored: NDArray[np.int64]) -> dict[st
     whole = combined("sleeves", parts)
     bootstrap = performance.bootstrap_of(len(whole.dates), scene.hold)
     return {
-        "return a year after cost": performance.annualised(whole.net, bootstrap),
+        "return a year after cost": performance.annualised(whole.net, bootstrap, scene.year),
         "turnover": bootstrap.interval(whole.turnover),
     }
 
 
 def _daily_ratio(scene: Scene, daily: Daily) -> float:
-    return performance.yearly_ratio(scene.excess(daily)) / math.sqrt(performance.DAYS_A_YEAR)
+    return performance.daily_ratio(scene.excess(daily))
 
 
 # -- words ---------------------------------------------------------------------------------------------------
@@ -204,7 +230,7 @@ def _lines(
         )
     if not request.money:
         lines.append("capacity: the unit of the money dealt is not known (--money): not shown")
-    years = count / performance.DAYS_A_YEAR
+    years = count / scene.year
     half = ONE_YEAR_RATIO / math.sqrt(max(years, 1e-9))
     lines.append(
         f"{years:.1f} years of days tell an information ratio to about +-{half:.1f}; one year to about +-{ONE_YEAR_RATIO}"

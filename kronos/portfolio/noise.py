@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kronos.portfolio.performance import yearly_ratio
+from kronos.portfolio.performance import daily_ratio
 from kronos.portfolio.scene import Scene
 from kronos.portfolio.signal_figures import autocorrelation
 from kronos.portfolio.topk import topk_dropout
@@ -50,7 +50,7 @@ def noise_band(scene: Scene, score: FloatArray, days: NDArray[np.int64], count: 
         noise = noise_like(score, days, correlation, seed)
         daily = topk_dropout("noise", noise, scene.prices, scene.rules, scene.plan, scene.days)
         curves.append(np.cumsum(scene.filled_excess(daily)))
-        ratios.append(yearly_ratio(scene.excess(daily)))
+        ratios.append(daily_ratio(scene.excess(daily)) * math.sqrt(scene.year))
     found = band(curves)
     return {
         "signals": count,

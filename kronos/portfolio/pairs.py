@@ -13,7 +13,7 @@ import numpy as np
 from kronos.evaluation.earned import cell
 from kronos.evaluation.significance import DateBootstrap, Interval
 from kronos.portfolio.kept import FILE, FOLDER, Kept, KeptSignal, read_portfolio
-from kronos.portfolio.performance import annualised
+from kronos.portfolio.performance import annualised, days_a_year
 
 SHOWN = ("excess before cost", "excess after cost", "information ratio", "turnover", "break-even cost")
 SAME = ("plan", "every", "market", "cost_bp", "benchmark", "pool", "least_price", "least_amount")
@@ -94,7 +94,8 @@ def paired(one: Kept, own: KeptSignal, other: Kept, their: KeptSignal) -> Interv
         values.append(np.array([by_day[day] for day in days]))
     horizon = max(one.hold, other.hold, 5)
     bootstrap = DateBootstrap(tuple(place[day] for day in days), horizon)
-    return annualised(values[0] - values[1], bootstrap)
+    year = days_a_year(np.array(days, "datetime64[D]"))
+    return annualised(values[0] - values[1], bootstrap, year)
 
 
 def _row(

@@ -20,6 +20,10 @@ from kronos.portfolio.strategies import Daily
 FloatArray = NDArray[np.float64]
 
 DAYS_A_YEAR = 252
+"""Of one exchange."""
+YEARS = ((6 / 7, 365), (0.5, 252), (0.1, 52), (0.02, 12), (0.0, 4))
+"""(share of all days on which is traded, that many days a year): a market that never closes, an exchange, bars
+of a week, a month, a quarter."""
 EULER = 0.5772156649015329
 
 
@@ -49,6 +53,16 @@ class Figure:
         return f"{value:+.2f}" if self.unit == "ratio" else f"{value:.1f}"
 
 
+def days_a_year(dates: NDArray[np.datetime64]) -> int:
+    """On how many days a year is traded, by the days (T,) themselves, sorted: 252 for an exchange, 365 where one
+    of the markets never closes, 52 for bars of a week. Less than two weeks do not tell: 252."""
+    span = int((dates[-1] - dates[0]) / np.timedelta64(1, "D")) + 1
+    if span < 14:
+        return DAYS_A_YEAR
+    share = len(dates) / span
+    return next(days for least, days in YEARS if share > least)
+
+
 def bootstrap_of(days: int, horizon: int, draws: int = 1000, seed: int = 42) -> DateBootstrap:
     """The bootstrap over T days in a row; blocks have twice the days that a position is held, at least
     ten.
@@ -56,29 +70,36 @@ def bootstrap_of(days: int, horizon: int, draws: int = 1000, seed: int = 42) -> 
     return DateBootstrap(tuple(range(days)), max(horizon, 5), draws, seed)
 
 
-def sharpe(returns: FloatArray, bootstrap: DateBootstrap, null: float | None = 0.0) -> Interval:
-    """Mean over standard deviation of daily returns, a year, with its interval. Undefined where returns do
-    not vary.
+def sharpe(
+    returns: FloatArray,
+    bootstrap: DateBootstrap,
+    null: float | None = 0.0,
+    year: int = DAYS_A_YEAR,
+) -> Interval:
+    """Mean over standard deviation of daily returns, a year of `year` days, with its interval. Undefined where
+    returns do not vary.
     """
     deviation = float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
     if deviation <= 1e-15:
         return Interval(float("nan"))
     daily = float(returns.mean()) / deviation
     z = (returns - returns.mean()) / deviation
-    scale = math.sqrt(DAYS_A_YEAR)
+    scale = math.sqrt(year)
     influence = (daily + z - daily * (z**2 - 1) / 2) * scale
     return centred(influence, daily * scale, bootstrap, null)
 
 
-def yearly_ratio(returns: FloatArray) -> float:
-    """Mean over standard deviation of daily returns, a year, without an interval; 0 where they do not vary."""
+def daily_ratio(returns: FloatArray) -> float:
+    """Mean over standard deviation of daily returns, of a day, without an interval; 0 where they do not vary."""
     deviation = float(returns.std(ddof=1))
-    return float(returns.mean()) / deviation * math.sqrt(DAYS_A_YEAR) if deviation > 0 else 0.0
+    if deviation <= 0:
+        return 0.0
+    return float(returns.mean()) / deviation
 
 
-def annualised(returns: FloatArray, bootstrap: DateBootstrap) -> Interval:
+def annualised(returns: FloatArray, bootstrap: DateBootstrap, year: int = DAYS_A_YEAR) -> Interval:
     """The mean of daily returns times the days of a year, not compounded, so that it has an interval."""
-    return scaled(bootstrap.interval(returns, null=0.0), DAYS_A_YEAR)
+    return scaled(bootstrap.interval(returns, null=0.0), year)
 
 
 def drawdown(returns: FloatArray, dates: NDArray[np.datetime64]) -> tuple[float, str, str]:
@@ -124,54 +145,55 @@ def deflated_sharpe(daily: FloatArray, tried: list[float]) -> Deflated | None:
     return Deflated(sure, count, spread)
 
 
-def figures(daily: Daily, benchmark: FloatArray, horizon: int) -> list[Figure]:
+def figures(daily: Daily, benchmark: FloatArray, horizon: int, year: int = DAYS_A_YEAR) -> list[Figure]:
     """What the portfolio earned, what it cost and how it moved. benchmark: (T,) daily returns; horizon: days
-    that a position is held."""
+    that a position is held; year: days of a year (`days_a_year`)."""
     bootstrap = bootstrap_of(len(daily.dates), horizon)
     return [
-        *_earned(daily, benchmark, bootstrap),
-        *_moved(daily, benchmark, bootstrap),
-        *_dealt(daily, benchmark, bootstrap),
+        *_earned(daily, benchmark, bootstrap, year),
+        *_moved(daily, benchmark, bootstrap, year),
+        *_dealt(daily, benchmark, bootstrap, year),
         *_positions(daily, bootstrap),
     ]
 
 
-def _earned(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap) -> list[Figure]:
-    before, after = daily.gross - benchmark, daily.net - benchmark
-    won = (after > 0).astype(float)
+def _earned(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap, year: int) -> list[Figure]:
+    own = annualised(daily.net, bootstrap, year)
+    before = annualised(daily.gross - benchmark, bootstrap, year)
+    after = annualised(daily.net - benchmark, bootstrap, year)
+    won = (daily.net > benchmark).astype(float)
     return [
-        Figure(
-            "return", annualised(daily.net, bootstrap), "share", "a year after cost: daily mean times 252"
-        ),
-        Figure("excess before cost", annualised(before, bootstrap), "share", "less the benchmark's, a year"),
-        Figure("excess after cost", annualised(after, bootstrap), "share", "less the benchmark's, a year"),
+        Figure("return", own, "share", f"a year after cost: daily mean times {year}"),
+        Figure("excess before cost", before, "share", "less the benchmark's, a year"),
+        Figure("excess after cost", after, "share", "less the benchmark's, a year"),
         Figure("days won", bootstrap.interval(won, null=0.5), "share", "days above the benchmark"),
     ]
 
 
-def _moved(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap) -> list[Figure]:
-    before, after = daily.gross - benchmark, daily.net - benchmark
-    beta, alpha = regression(daily.net, benchmark, bootstrap)
-    after_words, before_words = (
-        f"excess {when} cost over its deviation, a year" for when in ("after", "before")
-    )
+def _moved(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap, year: int) -> list[Figure]:
+    after = sharpe(daily.net - benchmark, bootstrap, year=year)
+    before = sharpe(daily.gross - benchmark, bootstrap, year=year)
+    own = sharpe(daily.net, bootstrap, year=year)
+    beta, alpha = regression(daily.net, benchmark, bootstrap, year)
+    wide = volatility(daily.net, bootstrap, year)
+    over = "cost over its deviation, a year"
     return [
-        Figure("information ratio", sharpe(after, bootstrap), "ratio", after_words),
-        Figure("information ratio before cost", sharpe(before, bootstrap), "ratio", before_words),
-        Figure("Sharpe ratio", sharpe(daily.net, bootstrap), "ratio", "return over its deviation, a year"),
-        Figure("volatility", volatility(daily.net, bootstrap), "share", "of daily returns, a year"),
+        Figure("information ratio", after, "ratio", f"excess after {over}"),
+        Figure("information ratio before cost", before, "ratio", f"excess before {over}"),
+        Figure("Sharpe ratio", own, "ratio", "return over its deviation, a year"),
+        Figure("volatility", wide, "share", "of daily returns, a year"),
         Figure("beta", beta, "ratio", "move with the benchmark"),
         Figure("alpha", alpha, "share", "return a year that beta does not explain"),
     ]
 
 
-def _dealt(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap) -> list[Figure]:
+def _dealt(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap, year: int) -> list[Figure]:
     turnover = bootstrap.interval(daily.turnover)
     held = bootstrap.interval(daily.positions.astype(float))
     cash = bootstrap.interval(daily.cash / daily.value)
     found = [
         Figure("turnover", turnover, "share", "purchases and sales a day, of the value"),
-        Figure("cost", annualised(daily.cost, bootstrap), "share", "of the value, a year"),
+        Figure("cost", annualised(daily.cost, bootstrap, year), "share", "of the value, a year"),
         Figure("held", held, "count", "stocks in the evening"),
         Figure("cash", cash, "share", "of the value, earning nothing"),
     ]
@@ -205,16 +227,18 @@ def scaled(interval: Interval, by: float) -> Interval:
     return Interval(interval.value * by, low, high, interval.p, interval.dates)
 
 
-def volatility(returns: FloatArray, bootstrap: DateBootstrap) -> Interval:
+def volatility(returns: FloatArray, bootstrap: DateBootstrap, year: int = DAYS_A_YEAR) -> Interval:
     """Standard deviation of daily returns, a year, with the interval of its influence values."""
     deviation = float(returns.std(ddof=1))
     if deviation <= 1e-15:
         return Interval(0.0)
     influence = deviation + ((returns - returns.mean()) ** 2 - deviation**2) / (2 * deviation)
-    return scaled(centred(influence, deviation, bootstrap), math.sqrt(DAYS_A_YEAR))
+    return scaled(centred(influence, deviation, bootstrap), math.sqrt(year))
 
 
-def regression(own: FloatArray, benchmark: FloatArray, bootstrap: DateBootstrap) -> tuple[Interval, Interval]:
+def regression(
+    own: FloatArray, benchmark: FloatArray, bootstrap: DateBootstrap, year: int = DAYS_A_YEAR
+) -> tuple[Interval, Interval]:
     """(beta, alpha a year): slope and rest of the portfolio's returns (T,) on the benchmark's, with the
     intervals of their influence values. Not defined where the benchmark does not move.
     """
@@ -227,7 +251,7 @@ def regression(own: FloatArray, benchmark: FloatArray, bootstrap: DateBootstrap)
     rest = own - alpha - beta * benchmark
     slope = rest * away / spread
     of_alpha = alpha + rest - benchmark.mean() * slope
-    found = scaled(centred(of_alpha, alpha, bootstrap, null=0.0), DAYS_A_YEAR)
+    found = scaled(centred(of_alpha, alpha, bootstrap, null=0.0), year)
     return centred(beta + slope, beta, bootstrap), found
 
 

@@ -37,7 +37,12 @@ def tree_of(
         "version": VERSION,
         "request": asked,
         "rules": asdict(scene.rules),
-        "days": {"count": len(dates), "first": day_text(dates[0]), "last": day_text(dates[-1])},
+        "days": {
+            "count": len(dates),
+            "first": day_text(dates[0]),
+            "last": day_text(dates[-1]),
+            "a year": scene.year,
+        },
         "dates": [day_text(day) for day in dates],
         "signals": [_signal(one, scene, ratio) for one, ratio in zip(outcomes, tried, strict=True)],
         "tried": {"signals": len(tried) + len(request.tried), "runs": 1 + request.other_runs},

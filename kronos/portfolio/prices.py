@@ -37,6 +37,10 @@ class PriceTable:
     """
     vwap: FloatArray | None = None
     """(D, K) the day's average price. None: amount and volume are not known well enough."""
+    market: NDArray[np.int16] | None = None
+    """(K,) number of each ticker's market. None: there is one, open on every day."""
+    trades: NDArray[np.bool_] | None = None
+    """(G, D) whether each market is open on each day. None: there is one, open on every day."""
 
     @classmethod
     def of_store(cls, store: BarStore) -> "PriceTable":
@@ -60,6 +64,9 @@ class PriceTable:
         known = np.isfinite(columns["close"])
         mostly = plausible[known].mean() > 0.95 if known.any() else False
         average = np.where(plausible, vwap, columns["close"]) if mostly else None
+        trades = None
+        if store.market is not None and store.ordinals is not None:
+            trades = np.diff(store.ordinals, axis=1, prepend=0) > 0
         return cls(
             store.sessions,
             list(store.tickers),
@@ -67,7 +74,39 @@ class PriceTable:
             columns["close"],
             columns["amount"],
             vwap=average,
+            market=store.market,
+            trades=trades,
         )
+
+    def of_markets(self, which: NDArray[np.int64]) -> "PriceTable":
+        """The table of the tickers of some markets on the days on which one of them is open."""
+        if self.market is None or self.trades is None:
+            return self
+        days = np.flatnonzero(self.trades[which].any(axis=0))
+        tickers = np.flatnonzero(np.isin(self.market, which))
+        part = np.ix_(days, tickers)
+        factor, vwap = self.factor, self.vwap
+        if factor is not None:
+            factor = factor[part]
+        if vwap is not None:
+            vwap = vwap[part]
+        return PriceTable(
+            self.dates[days],
+            [self.tickers[number] for number in tickers.tolist()],
+            self.open[part],
+            self.close[part],
+            self.amount[part],
+            factor,
+            vwap,
+            self.market[tickers],
+            self.trades[:, days],
+        )
+
+    def closed(self, day: int, tickers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(n,) whether the market of each ticker is closed on a day."""
+        if self.market is None or self.trades is None:
+            return np.zeros(len(tickers), bool)
+        return ~self.trades[self.market[tickers], day]
 
     @cached_property
     def last_close(self) -> FloatArray:

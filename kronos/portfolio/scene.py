@@ -4,11 +4,13 @@ In: what was asked. Out: `Scene`, which says what a portfolio earned above the b
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kronos.portfolio.exchange import Rules
+from kronos.portfolio.performance import days_a_year
 from kronos.portfolio.prices import PriceTable
 from kronos.portfolio.strategies import Daily, TopkDropout
 
@@ -26,6 +28,11 @@ class Scene:
     """Positions of the T days on which is dealt."""
     benchmark: FloatArray
     """(T,) daily returns; NaN where it is not known."""
+
+    @cached_property
+    def year(self) -> int:
+        """Days of a year on which is traded."""
+        return days_a_year(self.prices.dates)
 
     @property
     def known(self) -> NDArray[np.bool_]:

@@ -8,20 +8,17 @@ import math
 from collections import Counter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kronos.errors import KitError
-from kronos.portfolio.choice import choose, leaders
+from kronos.portfolio.choice import Scores, choose, leaders
 from kronos.portfolio.exchange import Rules, at_limits, limit_of
 from kronos.portfolio.prices import PriceTable
 from kronos.portfolio.strategies import Daily, TopkDropout, deal_prices
 
-FloatArray = NDArray[np.float64]
-
 
 def topk_dropout(
     name: str,
-    score: FloatArray,
+    score: Scores,
     prices: PriceTable,
     rules: Rules,
     plan: TopkDropout,
@@ -32,6 +29,7 @@ def topk_dropout(
     score: (D, K), known in the evening of its day. days: the days on which is dealt; the score of the day
     before the first one is used. Raises KitError when no day of them has a score before it.
     """
+    score = carried(score, prices)
     first, last, _ = days.indices(len(prices.dates))
     known = slice(max(first - 1, 0), last)
     has_score: list[bool] = [bool(row.any()) for row in np.isfinite(score[known])]
@@ -67,6 +65,24 @@ def topk_dropout(
     )
 
 
+def carried(score: Scores, prices: PriceTable) -> Scores:
+    """Scores (D, K) for the deals of the day after. While a ticker's market is closed and another one trades,
+    its score waits: it is used on the first day on which the ticker can be dealt, and not before.
+    """
+    if prices.market is None or prices.trades is None:
+        return score
+    found = score.copy()
+    for number, is_open in enumerate(prices.trades):
+        tickers = np.flatnonzero(prices.market == number)
+        for day in np.flatnonzero(~is_open[1:]) + 1:
+            own, before = found[day, tickers], found[day - 1, tickers]
+            found[day, tickers] = np.where(np.isfinite(own), own, before)
+    for number, is_open in enumerate(prices.trades):
+        closed = np.flatnonzero(~is_open[1:])
+        found[np.ix_(closed, np.flatnonzero(prices.market == number))] = np.nan
+    return found
+
+
 class _Book:
     """Cash and stocks of one account, and how a day changes them.
 
@@ -95,7 +111,7 @@ class _Book:
         self.closed_on: list[int] = []
 
     def one_day(
-        self, day: int, score: FloatArray | None = None, best: list[int] | None = None
+        self, day: int, score: Scores | None = None, best: list[int] | None = None
     ) -> tuple[float, ...]:
         """Deal by yesterday's scores, then value everything at the close. Returns one row of `Daily`.
 
@@ -120,9 +136,13 @@ class _Book:
             self.refused,
         )
 
-    def _rebalance(self, day: int, score: FloatArray, best: list[int]) -> None:
+    def _rebalance(self, day: int, score: Scores, best: list[int]) -> None:
         free = [ticker for ticker in best if ticker >= 0 and ticker not in self.bought_on]
-        sell, buy = choose(score, self.evening, self.plan.topk, self.plan.drop, free)
+        held, topk = self.evening, self.plan.topk
+        if self.prices.market is not None:  # what cannot be dealt today rests
+            resting = self.prices.closed(day, held)
+            held, topk = held[~resting], topk - int(resting.sum())
+        sell, buy = choose(score, held, topk, self.plan.drop, free)
         if sell:
             rate = self.rules.sale_cost(self.prices.dates[day])
             for ticker in sell:

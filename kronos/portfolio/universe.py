@@ -70,22 +70,34 @@ def empty_days(member: NDArray[np.bool_] | None, days: slice) -> int:
     return int((~before.any(axis=1)).sum())
 
 
-def benchmark_returns(name: str, prices: PriceTable, member: NDArray[np.bool_] | None = None) -> FloatArray:
+def benchmark_returns(
+    name: str,
+    prices: PriceTable,
+    member: NDArray[np.bool_] | None = None,
+    everything: PriceTable | None = None,
+) -> FloatArray:
     """(D,) returns of the benchmark from one day to the next; NaN on days on which it is not known.
 
     'equal': the mean return of all stocks that have a bar and belonged to the universe in the evening before;
-    a ticker of the store; or a CSV with the columns date and return (or close). Raises KitError where it is
-    none of these.
+    a ticker of the store; or a CSV with the columns date and return (or close). everything: all prices of the
+    store, where `prices` are those of some of its markets. Raises KitError where it is none of these.
     """
     if name == "equal":
         known = np.isfinite(prices.change)
+        moves = prices.change
+        if prices.market is not None and prices.trades is not None:
+            resting = ~prices.trades[prices.market].T & np.isfinite(prices.last_close)
+            moves = np.where(resting & ~known, 0.0, moves)  # its market is closed: the price stays
+            known |= resting
         if member is not None:
             known[1:] &= member[:-1]
         count = known.sum(axis=1)
-        total = prices.change.sum(axis=1, where=known)
+        total = moves.sum(axis=1, where=known)
         return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    if name in prices.tickers:
-        return _moves(prices.close[:, prices.tickers.index(name)])
+    wide = prices if everything is None else everything
+    if name in wide.tickers:
+        days = np.searchsorted(wide.dates, prices.dates)
+        return _moves(wide.close[days, wide.tickers.index(name)])
     return _benchmark_file(Path(name), prices)
 
 

@@ -168,9 +168,10 @@ def table(prices: PriceTable, signals: dict[str, Array], arguments: argparse.Nam
             print(f"| {name} | {way.name} | {line(scene, daily)} |", flush=True)
         days_with = np.flatnonzero(np.isfinite(slowest).any(axis=1))
         keep = autocorrelation(slowest, days_with).value
-        noise = [
-            dealt(scene, noise_like(slowest, days_with, keep, seed), way) for seed in range(arguments.noise)
-        ]
+        noise = []
+        for seed in range(arguments.noise):
+            like = noise_like(slowest, days_with, keep, seed)
+            noise.append(dealt(scene, like.astype(np.float64), way))
         print(f"| {arguments.noise} signals of noise | {way.name} | {noise_line(scene, noise)} |", flush=True)
 
 
@@ -209,7 +210,7 @@ def noise_line(scene: Scene, noise: list[Daily]) -> str:
     year = performance.DAYS_A_YEAR
     before = [100 * year * float(np.mean(daily.gross - scene.benchmark)) for daily in noise]
     after = [100 * year * float(np.mean(scene.excess(daily))) for daily in noise]
-    ratios = [performance.yearly_ratio(scene.excess(daily)) for daily in noise]
+    ratios = [performance.daily_ratio(scene.excess(daily)) * year**0.5 for daily in noise]
     turnover = f"{np.mean([daily.turnover.mean() for daily in noise]):.1%}".replace("%", " %")
     cells = [
         f"{np.median(values):+.{digits}f} ({min(values):+.{digits}f} to {max(values):+.{digits}f})"

@@ -390,7 +390,7 @@ def planted(folder: Path, days: int = 320, count: int = 40) -> tuple[BarStore, P
     rng = np.random.default_rng(0)
     moves = rng.normal(0, 0.02, (days, count))
     close = 30 * np.exp(np.cumsum(moves, axis=0))
-    dates = np.datetime64("2020-01-01") + np.arange(days)
+    dates = np.busday_offset("2020-01-01", np.arange(days))
     series = {}
     for k in range(count):
         bars = np.stack([close[:, k]] * 4 + [np.full(days, 1e5), 1e5 * close[:, k]], axis=1).astype(
