@@ -29,6 +29,13 @@ def main() -> None:
     arguments.add_argument(
         "--licence", default="mit", help="licence of the weights, as the hub names it (default: mit)"
     )
+    arguments.add_argument(
+        "--precision",
+        choices=["float32", "bf16", "int8"],
+        default="float32",
+        help="store the predictor's weights in half (bf16) or a quarter (int8) of the size; decisions that the "
+        "backtest fitted to the exact weights are then left out (default: float32)",
+    )
     arguments.add_argument("--push", metavar="OWNER/NAME", help="upload to this private hub repository")
     arguments.add_argument(
         "--allow-public", action="store_true", help="with --push: also to a public repository"
@@ -57,7 +64,7 @@ def main() -> None:
     if args.run:
         config = package.read_run(args.run)
         name = args.name or config.model_paths.exp_name
-        folder = package.package_model(config, args.output, name, args.version, args.licence)
+        folder = package.package_model(config, args.output, name, args.version, args.licence, args.precision)
     else:
         folder = Path(args.check or args.folder)
     print("\n".join([f"{folder}: sound", *(f"  {line}" for line in package.check_package(folder))]))

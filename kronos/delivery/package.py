@@ -42,7 +42,9 @@ from kronos.forecasting.forecaster import Forecaster
 from kronos.forecasting.pair import find_pair
 from kronos.forecasting.sampling import Sampling
 from kronos.forecasting.settings import Settings
+from kronos.networks import Kronos
 from kronos.networks.normalisation import NORMALISATION_FILE
+from kronos.networks.stored import StoredAs
 from kronos.runfolder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -57,10 +59,16 @@ def read_run(run: str | Path) -> Config:
 
 
 def package_model(
-    config: Config, output: str | Path, name: str, version: str | None = None, licence: str = "mit"
+    config: Config,
+    output: str | Path,
+    name: str,
+    version: str | None = None,
+    licence: str = "mit",
+    stored_as: StoredAs = "float32",
 ) -> Path:
     """Write the next version (or `version`) of `output`/`name` and let `latest` point to it. Returns its
-    folder.
+    folder. stored_as: how the predictor's weights are stored (`kronos.networks.stored`); the tokenizer's stay
+    float32. Rounded weights are others than those that the run's decisions rest on: these are left out.
 
     Raises KitError, with nothing written, when the run is not complete, its networks do not belong together,
     the version exists, or the finished folder does not pass `check_package`.
@@ -80,6 +88,8 @@ def package_model(
         staged = Path(holder) / "package"
         for kind, source in (("tokenizer", pair.tokenizer), ("predictor", pair.predictor)):
             _take_network(config, kind, source, staged / kind)
+        if stored_as != "float32":
+            Kronos.from_pretrained(staged / "predictor").save_pretrained(staged / "predictor", stored_as)
         _copy_decisions(config, staged)
         facts = describe(config, staged, name, str(chosen), licence)
         files.write_json(staged / METADATA, facts)

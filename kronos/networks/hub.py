@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from kronos import files, records
 from kronos.errors import KitError
 from kronos.networks.normalisation import NORMALISATION_FILE, Normalisation
+from kronos.networks.stored import StoredAs, restored, stored
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -112,8 +113,9 @@ class Pretrained(Generic[ConfigT]):
         network.eval()
         return network if dtype is None else _converted(network, dtype, weights_path)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors. Each file appears whole or not at all; other files are
+    def save_pretrained(self, folder: str | Path, stored_as: StoredAs = "float32") -> None:
+        """Write config.json and model.safetensors. stored_as: bf16 and int8 round the weights (`stored`); such
+        a file of int8 is read by this kit only. Each file appears whole or not at all; other files are
         kept.
 
         Both are written to a folder beside the target first. A new target appears by one rename; in an
@@ -123,7 +125,8 @@ class Pretrained(Generic[ConfigT]):
         """
         assert isinstance(self, nn.Module)
         target = Path(folder)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        weights = stored(state, stored_as)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(
@@ -338,7 +341,7 @@ def _rounded(count: int) -> str:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        return restored(load_file(path))
     except OSError as error:
         raise KitError(
             f"{path}: expected a readable file, found {error.strerror or error}; fix the permissions"
@@ -364,6 +367,8 @@ def _load_weights(network: nn.Module, weights: dict[str, Tensor], path: Path) ->
             if n in weights and weights[n].shape != t.shape
         ],
     )
+    bare = [n for n, t in weights.items() if t.dtype == torch.int8]  # with their scales they would be floats
+    problems += _listed("of whole numbers without their scales", bare)
     if not problems:
         problems = _listed(
             "of another value", [n for n, t in network.named_buffers() if not _same_constant(weights[n], t)]

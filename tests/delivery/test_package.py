@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hub_stub import TOKEN, HubStub
 from test_runs import add_backtest
 from tiny import tiny_config, tiny_store
@@ -17,9 +18,11 @@ from kronos import files
 from kronos.answers.decision import Decision
 from kronos.answers.findings import Evidence, Figure, Findings, path_of, read_findings
 from kronos.config import Config
+from kronos.delivery.golden import load_networks
 from kronos.delivery.package import check_package, package_model, read_run
 from kronos.delivery.registry import rollback
 from kronos.errors import KitError
+from kronos.networks.stored import StoredAs
 from kronos.training.stages import run_stage
 
 
@@ -102,6 +105,23 @@ def test_figures_of_other_weights_are_left_out(
         assert read_findings(folder, 5) == (made if there else None)
         assert ("splendid" in card) is there and ("nothing is known about its skill" in card) is not there
     assert "no backtest of these weights" in caplog.text and "of other weights; it is left out" in caplog.text
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_package_of_a_smaller_size(
+    run: Config, packaged: Path, tmp_path: Path, precision: StoredAs
+) -> None:
+    """The predictor is rounded, read by the usual loader and checked; the tokenizer keeps every bit."""
+    folder = package_model(run, tmp_path / "small", "tiny", stored_as=precision)
+    assert check_package(folder)
+    sizes = [(one / "predictor/model.safetensors").stat().st_size for one in (folder, packaged)]
+    assert (
+        sizes[0] < {"bf16": 0.7, "int8": 0.6}[precision] * sizes[1]
+    )  # names and norms weigh in so small a file
+    tokenizers = [(one / "tokenizer/model.safetensors").read_bytes() for one in (folder, packaged)]
+    assert tokenizers[0] == tokenizers[1]
+    before, after = (load_networks(one).model.state_dict() for one in (packaged, folder))
+    assert all(torch.allclose(after[name], tensor, atol=0.02) for name, tensor in before.items())
 
 
 def test_a_package_loads_with_the_kit_alone(packaged: Path, root: Path, tmp_path: Path) -> None:
