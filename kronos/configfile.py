@@ -19,7 +19,8 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kronos import guide_keys, records
-from kronos.config import PART_SHARES, Config, without_old_values
+from kronos.config import PART_SHARES, Config
+from kronos.config_gone import without_gone
 from kronos.config_rules import contradictions
 from kronos.errors import KitError
 
@@ -30,6 +31,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read, override, check and complete a configuration. Raises KitError naming every problem."""
     tree = _read(Path(path))
     problems = [p for text in overrides if (p := _override(tree, text))]
+    tree, remarks, others = without_gone(tree)
+    problems += others
+    for line in remarks:
+        _say_once(f"{path}: {line}")
     problems += _unknown_keys(tree)
     checked, wrong_types = _validate(tree)
     problems += wrong_types
@@ -217,9 +222,6 @@ def _read(path: Path) -> dict[str, Any]:
         return _from_guide(path, tree)
     if not isinstance(tree, dict) or not all(isinstance(v, dict | None) for v in tree.values()):
         raise KitError(f"{path}: expected sections ({', '.join(_sections())}) that hold key: value pairs")
-    tree, remarks = without_old_values(tree)
-    for line in remarks:
-        _say_once(f"{path}: {line}")
     return {section: dict(values or {}) for section, values in tree.items()}
 
 

@@ -61,7 +61,6 @@ def small_world(folder: Path, **settings: Any) -> tuple[Config, BarStore]:
         "evaluation__origins": 24,
         "evaluation__horizon": 3,
         "evaluation__folds": 2,
-        "evaluation__baseline_rows": 500,
     }
     store = tiny_store(folder / "store", tickers=9, days=DAYS, seed=1)
     config = tiny_config(folder, **(own | settings))

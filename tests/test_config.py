@@ -2,10 +2,12 @@
 loads.
 """
 
+import dataclasses
 import functools
 import json
 import logging
 import re
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from kronos import config as settings
 from kronos import configfile
 from kronos.config import Config, from_dict, to_dict
+from kronos.config_gone import GONE
 from kronos.errors import KitError
 
 SCRATCH = ["experiment.pre_trained=false", "data.data_path=train.csv"]
@@ -391,9 +394,51 @@ def test_a_value_that_went_is_read_and_said(
     caplog.set_level(logging.INFO)
     tree = to_dict(Config())
     tree["evaluation"]["calibration"] = old
-    assert from_dict(tree).evaluation.calibration == "auto"
-    assert f"evaluation.calibration: {old} is no longer there, auto is taken" in caplog.text
+    assert from_dict(tree) == Config()
+    assert "settings that went are left out, their values still hold: evaluation.calibration" in caplog.text
     (tmp_path / "old.yaml").write_text(f"evaluation:\n  calibration: {old}\n")
-    assert configfile.load(tmp_path / "old.yaml", SCRATCH).evaluation.calibration == "auto"
-    with pytest.raises(KitError, match=r"evaluation\.calibration"):
-        configfile.load(tmp_path / "old.yaml", [*SCRATCH, "evaluation.calibration=spline"])
+    assert configfile.load(tmp_path / "old.yaml", SCRATCH).inference.calibration == "auto"
+    with pytest.raises(
+        KitError, match=r"evaluation\.calibration: expected no such setting any more, found 'off'"
+    ):
+        configfile.load(tmp_path / "old.yaml", [*SCRATCH, "evaluation.calibration=off"])
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_a_setting_that_went_is_read_said_and_never_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """A saved run must stay readable, and a wish that nothing fulfils must not be dropped silently."""
+    caplog.set_level(logging.INFO)
+    gone, (section, key) = GONE[name], name.split(".")
+    tree = to_dict(Config())
+    assert key not in tree[section], "it is still there"
+    values = gone.values or (1,)
+    tree[section][key] = values[0]
+    assert from_dict(tree) == Config()
+    assert name in caplog.text
+    (tmp_path / "own.json").write_text(json.dumps({section: {key: values[0]}}))
+    assert configfile.load(tmp_path / "own.json", SCRATCH)
+    if not gone.values:
+        return
+    caplog.clear()
+    tree[section][key] = "something else"
+    assert from_dict(tree) == Config()
+    assert f"{name}: expected no such setting any more, found 'something else'; {gone.now}" in caplog.text
+    with pytest.raises(KitError, match="expected no such setting any more") as refused:
+        configfile.load(tmp_path / "own.json", [*SCRATCH, f"{name}=something else"])
+    assert gone.now in str(refused.value)
+
+
+def test_the_page_of_settings_is_the_codes() -> None:
+    """docs/settings.md names every setting with its default and its meaning."""
+    script = Path(__file__).resolve().parents[1] / "scripts" / "settings_page.py"
+    page = runpy.run_path(str(script))
+    text = (script.parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert text == page["page"](), "run python scripts/settings_page.py"
+    for name, kind in page["sections"]():
+        words = page["meanings"](kind)
+        for field in dataclasses.fields(kind):
+            if field.name != "cleaning":
+                assert f"* `{field.name}`: " in text
+                assert words.get(field.name), f"{name}.{field.name} has no text in the code"

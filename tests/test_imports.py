@@ -34,6 +34,11 @@ ROOMS = [
     "guide_keys",
     "cli",
     "config",
+    "config_gone",
+    "config_answers",
+    "config_training",
+    "config_data",
+    "config_types",
     "bars",
 ]
 ROOMS += ["page", "palette", "progress", "files", "records", "errors"]

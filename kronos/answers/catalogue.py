@@ -40,7 +40,7 @@ GetNetwork = Callable[[], NetworkAnswerer]
 
 def fitters(config: Config) -> list[Fitter]:
     """Everything that is fitted, simplest first."""
-    return list(fitted.fitters(config.evaluation))
+    return list(fitted.fitters(fitted.Fitting(seed=config.training.seed)))
 
 
 def names(config: Config) -> list[str]:

@@ -5,9 +5,9 @@ In: a store and the first session that may not be seen. Out: `FittedModel`, an a
 JSON and read back: coefficients, or trees as tables of nodes that a few lines of NumPy evaluate to the bits
 of scikit-learn.
 
-Every `evaluation.fit_every`-th session is an origin. A label of `horizon` days overlaps those of neighbouring
+Every fifth session is an origin (`Fitting`). A label of `horizon` days overlaps those of neighbouring
 origins, so a sample weighs 1 / (labels of its ticker that share a day with its own). No label ends on or
-after the first session that is not to be seen, less the embargo. What is learnt is the order within a date:
+after the first session that is not to be seen. What is learnt is the order within a date:
 the rank of the return (ridge), or whether it is above the date's median (logistic, boosting). The level of
 P(rise) is the decision's business.
 """
@@ -27,7 +27,6 @@ from kronos.answers.decision import of_dates
 from kronos.answers.features import NAMES, placed, ranked, raw_features
 from kronos.answers.trees import Trees, trees_of
 from kronos.bars import CLOSE
-from kronos.config import EvaluationConfig
 from kronos.data.row_places import owner_of
 from kronos.data.store import BarStore
 from kronos.errors import KitError
@@ -97,7 +96,6 @@ class Recipe:
     horizon: int
     every: int
     """Trading days between two origins."""
-    embargo: int
     samples: int
     dates: int
     effective: int
@@ -289,26 +287,33 @@ class Samples:
         return len(self.rank)
 
 
-def stride_of(store: BarStore, config: EvaluationConfig) -> int:
-    """Trading days between two origins: a multiple of `fit_every` with which a store gives at most
-    `baseline_rows` samples.
-    """
-    samples = -(-len(store) // config.fit_every)
-    return config.fit_every * -(-samples // config.baseline_rows)
+@dataclass(frozen=True)
+class Fitting:
+    """What a fit learns from, and its seed."""
+
+    every: int = 5
+    """Trading days between two origins. Labels that overlap weigh less."""
+    rows: int = 1_000_000
+    """Most samples; where a store has more, its origins lie a multiple of `every` apart."""
+    seed: int = 42
+
+
+def stride_of(store: BarStore, fitting: Fitting) -> int:
+    """Trading days between two origins: a multiple of `every` with which a store gives at most `rows` samples."""
+    samples = -(-len(store) // fitting.every)
+    return fitting.every * -(-samples // fitting.rows)
 
 
 def samples_before(
-    store: BarStore, before: int, horizon: int, config: EvaluationConfig, extra: Columns | None = None
+    store: BarStore, before: int, horizon: int, fitting: Fitting, extra: Columns | None = None
 ) -> Samples:
-    """Samples whose labels ended, an embargo before, session `before`: origin + horizon + embargo <
-    before.
-    """
-    origins = range(0, len(store.sessions), stride_of(store, config))
+    """Samples whose labels ended before session `before`: origin + horizon < before."""
+    origins = range(0, len(store.sessions), stride_of(store, fitting))
     if extra is not None:
         origins = extra.sessions.tolist()
     row, target, session, x = _labelled(store, tuple(origins), horizon)
     span = store.span_of(horizon)
-    use = session + span + store.span_of(config.embargo) < before
+    use = session + span < before
     row, target, session, x = row[use], target[use], session[use], x[use]
     if extra is not None:
         values = extra.values(store, as_rows(store, row, session, horizon))
@@ -369,7 +374,7 @@ class ModelFitter:
 
     name: str
     model: ModelKind
-    config: EvaluationConfig
+    fitting: Fitting
     extra: Columns | None = None
     kind: Kind = "fitted"
 
@@ -381,7 +386,7 @@ class ModelFitter:
         """Learn from labels that ended before session `before`. Raises TooLittle where there are too few
         dates.
         """
-        samples = samples_before(store, before, horizon, self.config, self.extra)
+        samples = samples_before(store, before, horizon, self.fitting, self.extra)
         effective = _effective(samples.session, store.span_of(horizon))
         if effective < LEAST_DATES:
             day = str(store.sessions[min(before, len(store.sessions) - 1)])[:10]
@@ -401,24 +406,23 @@ class ModelFitter:
             before=before,
             last_label=str(store.sessions[days[-1] + store.span_of(horizon)])[:10],
             horizon=horizon,
-            every=stride_of(store, self.config),
-            embargo=self.config.embargo,
+            every=stride_of(store, self.fitting),
             samples=len(samples),
             dates=len(days),
             effective=effective,
-            seed=self.config.seed,
+            seed=self.fitting.seed,
             versions=_versions(),
         )
         columns = (*NAMES, *(self.extra.names if self.extra else ()))
-        model = FITS[self.model](samples, self.config.seed)
+        model = FITS[self.model](samples, self.fitting.seed)
         if isinstance(model, Linear):
             return FittedModel(self.name, self.model, columns, recipe, linear=model, extra=self.extra)
         return FittedModel(self.name, self.model, columns, recipe, trees=model, extra=self.extra)
 
 
-def fitters(config: EvaluationConfig, extra: Columns | None = None) -> list[ModelFitter]:
+def fitters(fitting: Fitting, extra: Columns | None = None) -> list[ModelFitter]:
     """Every model that can be fitted, simplest first; with `extra` columns under names of their own."""
-    return [ModelFitter(_named(model, extra), model, config, extra) for model in MODELS]
+    return [ModelFitter(_named(model, extra), model, fitting, extra) for model in MODELS]
 
 
 def _named(model: ModelKind, extra: Columns | None) -> str:

@@ -24,7 +24,7 @@ from kronos.answers.catalogue import (
 )
 from kronos.answers.columns import NetworkColumns, remembered
 from kronos.answers.decision import z_of
-from kronos.answers.fitted import FittedModel, ModelFitter, TooLittle
+from kronos.answers.fitted import FittedModel, Fitting, ModelFitter, TooLittle
 from kronos.answers.network import NetworkAnswerer, joined, pretrained, random_init
 from kronos.answers.simple import simple_answerers
 from kronos.answers.weights import fit_weights
@@ -72,7 +72,7 @@ def ask_networks(
     ]
     changed = 0
     if control == "shuffle-labels":
-        setup = replace(setup, panel=shuffled_labels(setup.panel, setup.config.evaluation.seed))
+        setup = replace(setup, panel=shuffled_labels(setup.panel, setup.config.training.seed))
     if fresh:
         panel, noisy = _with_noise(setup, networks)
         changed = sum(_differences(one.given, noisy[one.name]) for one in asked)
@@ -90,7 +90,7 @@ def ask_networks(
 
 def _baseline_networks(config: Config, main: NetworkAnswerer) -> list[NetworkAnswerer]:
     own = config.evaluation
-    found = [random_init(main, own.seed)] if own.random_init else []
+    found = [random_init(main, config.training.seed)] if own.random_init else []
     published = pretrained(main) if own.pretrained else None
     return found + ([published] if published else [])
 
@@ -121,8 +121,7 @@ def ask_others(setup: Setup, asked: list[Contestant]) -> list[Contestant]:
         parts = [known[member] for member in members]
         words = " and ".join(members)
         found.append(_blend(setup, f"{BLEND}{name}", parts, f"mean of the ranks of {words}"))
-        if own.fitted_weights:
-            found.append(_weighted(setup, f"{WEIGHTED}{name}", parts, words))
+        found.append(_weighted(setup, f"{WEIGHTED}{name}", parts, words))
     return found
 
 
@@ -138,7 +137,8 @@ def network_fitters(setup: Setup, asked: list[Contestant]) -> list[ModelFitter]:
         return []
     given = remembered(members, setup.asked, [one.given for one in members])
     columns = NetworkColumns(given, setup.panel.sessions)
-    return [ModelFitter(name, kind, setup.config.evaluation, columns) for name, kind in WITH_NETWORK.items()]
+    fitting = Fitting(seed=setup.config.training.seed)
+    return [ModelFitter(name, kind, fitting, columns) for name, kind in WITH_NETWORK.items()]
 
 
 def _fits_with_networks(setup: Setup, asked: list[Contestant]) -> list[Contestant]:
@@ -184,8 +184,7 @@ def _weighted(setup: Setup, name: str, members: list[Contestant], words: str) ->
 def blend_weights(setup: Setup, members: list[Contestant], before: int) -> list[float]:
     """Weights of members that dates teach whose labels ended before session `before`."""
     panel = setup.panel
-    embargo = setup.store.span_of(setup.config.evaluation.embargo)
-    ended = panel.sessions + panel.span + embargo < before
+    ended = panel.sessions + panel.span < before
     rows = np.flatnonzero(ended[panel.origin])
     where = setup.place[rows]
     z = np.stack([z_of(Answer(one.given.score), setup.asked.asof)[where] for one in members], axis=1)
@@ -212,7 +211,7 @@ def _with_noise(setup: Setup, networks: list[NetworkAnswerer]) -> tuple[Panel, d
     panel, limit = setup.panel, setup.config.evaluation.tickers
     future = panel.future_close.copy()
     parts: dict[str, list[tuple[Any, Answer]]] = {network.name: [] for network in networks}
-    for place, store in noisy_futures(setup.store, panel.sessions, setup.config.evaluation.seed):
+    for place, store in noisy_futures(setup.store, panel.sessions, setup.config.training.seed):
         session = panel.sessions[place : place + 1]
         future[panel.slices()[place]] = build_panel(store, session, panel.horizon, limit).future_close
         rows = np.flatnonzero(setup.asked.asof == session[0])

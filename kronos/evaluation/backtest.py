@@ -29,7 +29,14 @@ from kronos.data.survey import date_text
 from kronos.errors import KitError
 from kronos.evaluation.asking import ask_head, ask_networks, ask_others, final_fits
 from kronos.evaluation.contest import Contestant, Judged, Setup, contest, judge, set_up
-from kronos.evaluation.origins import Boundary, boundary_of, latest, on_open_days, plan_timeline
+from kronos.evaluation.origins import (
+    CALIBRATION_SHARE,
+    Boundary,
+    boundary_of,
+    latest,
+    on_open_days,
+    plan_timeline,
+)
 from kronos.evaluation.panel import build_panel
 from kronos.evaluation.predictions import write_predictions
 from kronos.evaluation.report_tree import interval, report_tree
@@ -114,7 +121,7 @@ def run_backtest(config: Config, options: Options | None = None) -> Backtest:
             "backtest: expected rows with a bar on an as-of date and on its target, found none; choose another horizon"
         )
     own = config.evaluation
-    bootstrap = DateBootstrap(tuple(test.sessions.tolist()), test.span, own.draws, own.seed)
+    bootstrap = DateBootstrap(tuple(test.sessions.tolist()), test.span, own.draws)
     results = Results(test, [one.decided for one in judged], bootstrap, planted=config.market.generate)
     findings = _findings(setup, results, judged)
     tree = report_tree(setup, options, results, judged, networks)
@@ -267,14 +274,16 @@ def _setup(
 ) -> Setup:
     """Dates and rows."""
     own, horizon = config.evaluation, horizon_of(config, store)
+    share = CALIBRATION_SHARE
+    if config.inference.calibration == "off" or options.refit:
+        share = 0.0
     timeline = plan_timeline(
         len(store.sessions),
         boundary,
         store.span_of(horizon),
         origins=own.origins,
         every=own.every,
-        calibration_share=0.0 if own.calibration == "off" or options.refit else own.calibration_share,
-        embargo=store.span_of(own.embargo),
+        calibration_share=share,
         history=min(MIN_BARS, config.data.lookback_window),
     )
     timeline = on_open_days(timeline, store.all_open())

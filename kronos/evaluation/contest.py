@@ -213,12 +213,11 @@ def judge(setup: Setup, contestant: Contestant) -> Judged:
     date = np.searchsorted(setup.panel.sessions, setup.asked.asof)
     z = z_of(contestant.given, setup.asked.asof)
     parts, decisions, shifted = [], [], 0
-    embargo = setup.store.span_of(setup.config.evaluation.embargo)
     for block in setup.test_blocks:
         first = int(setup.panel.sessions[block[0]])
-        ended = setup.panel.sessions + setup.panel.span + embargo < first
+        ended = setup.panel.sessions + setup.panel.span < first
         decision = None
-        if setup.config.evaluation.calibration != "off":
+        if setup.config.inference.calibration != "off":
             decision = decision_from(setup, contestant, z, ended, asof=first)
         rows = np.flatnonzero((date >= block[0]) & (date <= block[-1]))
         asked, given = setup.asked.only(rows), contestant.part(rows)

@@ -21,6 +21,8 @@ from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.evaluation.significance import MIN_EFFECTIVE, DateBootstrap
 
+CALIBRATION_SHARE = 0.3
+"""Share of the days after training on which decisions are fitted first; the later ones are scored."""
 PRETRAINING_END = np.datetime64("2024-06-30")
 """The published weights are reported to have been trained on data until then: earlier dates are not out of
 sample for them.
@@ -110,15 +112,14 @@ def plan_timeline(
     *,
     origins: int,
     every: int | None = None,
-    calibration_share: float = 0.3,
-    embargo: int = 0,
+    calibration_share: float = CALIBRATION_SHARE,
     history: int = 0,
 ) -> Timeline:
     """Choose origins among `sessions` trading days. every: trading days between two of them; None: `origins`
     of them, evenly.
 
-    calibration_share: of the days after the boundary; 0: none. embargo: days between the blocks beyond the
-    horizon. history: trading days that an origin needs behind it. Raises KitError when no origin is left.
+    calibration_share: of the days after the boundary; 0: none. history: trading days that an origin needs behind
+    it. Raises KitError when no origin is left.
     """
     first, last = max(boundary.first, history), sessions - 1 - horizon
     if last < first:
@@ -129,7 +130,7 @@ def plan_timeline(
     test_first, calibrate_last = first, -1
     if calibration_share > 0:
         cut = first + int(calibration_share * (last - first))
-        later = cut + horizon + 1 + embargo
+        later = cut + horizon + 1
         if min(_effective(first, cut, horizon), _effective(later, last, horizon)) >= MIN_EFFECTIVE:
             test_first, calibrate_last = later, cut
         else:

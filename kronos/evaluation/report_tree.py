@@ -263,7 +263,7 @@ def _by_year(results: Results) -> list[dict[str, Any]]:
     found = []
     for year in np.unique(years):
         which = years == year
-        part = DateBootstrap(tuple(panel.sessions[which].tolist()), own.horizon, own.draws, own.seed)
+        part = DateBootstrap(tuple(panel.sessions[which].tolist()), own.horizon, own.draws)
         values = {f: results.per_date[results.main.name][f][which] for f in YEARLY}
         figures = {f: interval(over_dates(part, f, v)) for f, v in values.items()}
         found.append(

@@ -40,7 +40,7 @@ def by_horizon(setup: Setup, contestants: list[Contestant]) -> list[dict[str, An
             if not len(known):
                 continue
             values = _rank_ics(setup, known, terms[:, column].astype(np.float64), horizon)
-            bootstrap = DateBootstrap(tuple(known.tolist()), span, own.draws, own.seed)
+            bootstrap = DateBootstrap(tuple(known.tolist()), span, own.draws)
             interval: Interval = bootstrap.interval(values, 0.0)
             found.append({"name": one.name, "horizon": horizon, "rank_ic": interval})
     return found

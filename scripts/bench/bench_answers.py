@@ -26,9 +26,8 @@ import torch
 
 from kronos import cli
 from kronos.answers.answerer import Answerer, Rows
-from kronos.answers.fitted import as_rows, bars_on, fitters
+from kronos.answers.fitted import Fitting, as_rows, bars_on, fitters
 from kronos.answers.head import HeadAnswerer
-from kronos.config import EvaluationConfig
 from kronos.data.channels import CHANNELS, FIGURES
 from kronos.data.store import BarStore
 from kronos.forecasting.frames import Known
@@ -143,7 +142,7 @@ def backtest(store: BarStore, dates: int) -> dict[str, Any]:
     found = {"backtest_dates_measured": dates, "backtest_head_s": round(head, 1)}
     total = head
     everyone = rows_on(store, sessions)
-    for fitter in fitters(EvaluationConfig()):
+    for fitter in fitters(Fitting()):
         began = time.perf_counter()
         model = fitter.fit(store, int(sessions[-1]), HORIZON)
         fit = time.perf_counter() - began

@@ -39,7 +39,7 @@ from kronos.answers.fit import Samples, fit_decision
 from kronos.answers.history import base_rates, tie_shares
 from kronos.answers.weights import equal_weights, fit_weights
 from kronos.bars import CLOSE
-from kronos.config import Config, EvaluationConfig
+from kronos.config import Config
 from kronos.data.prepare import prepare
 from kronos.data.store import BarStore
 from kronos.errors import KitError
@@ -185,13 +185,13 @@ def simple_answers(dates: Dates) -> dict[str, Array]:
 
 def fitted_answers(dates: Dates, every: int, refit: int) -> dict[str, Array]:
     """Scores (n,) of every model fitted on each `every`-th session, and of blends of them."""
-    config = EvaluationConfig(fit_every=every, baseline_rows=10**9)
+    fitting = fitted.Fitting(every=every, rows=10**9)
     scores = {f"{model}, every {every}": np.full(len(dates.rows), np.nan) for model in fitted.MODELS}
     for block in dates.blocks(refit):
         own = np.flatnonzero(np.isin(dates.date, block))
         rows = dates.rows.only(own)
         try:
-            for fitter in fitted.fitters(config):
+            for fitter in fitted.fitters(fitting):
                 started = time.process_time()
                 model = fitter.fit(dates.store, int(dates.sessions[block[0]]), dates.horizon)
                 seconds = time.process_time() - started

@@ -31,7 +31,7 @@ from kronos.answers import fitted
 from kronos.answers.answerer import Answer
 from kronos.answers.decision import z_of
 from kronos.answers.features import NAMES
-from kronos.config import Config, EvaluationConfig
+from kronos.config import Config
 from kronos.data.prepare import prepare
 from kronos.data.store import BarStore
 from kronos.portfolio import performance
@@ -105,21 +105,21 @@ def scores_of(store: BarStore, first: str, horizon: int) -> dict[str, Any]:
     names = [*RULES, *FITS, "ridge + boosting"]
     shape = (len(store.sessions), len(store.tickers))
     found = {name: np.full(shape, np.nan, np.float32) for name in names}
-    config = EvaluationConfig(fit_every=30, baseline_rows=10**9)
+    fitting = fitted.Fitting(every=30, rows=10**9)
     years = store.sessions.astype("datetime64[Y]")
     start = np.searchsorted(store.sessions, np.datetime64(first, "s"))
     for year in np.unique(years[start:]):
         days = np.flatnonzero(years == year)
         days = days[days >= start]
         began = time.process_time()
-        for name, score in year_scores(store, days, horizon, config).items():
+        for name, score in year_scores(store, days, horizon, fitting).items():
             found[name][days] = score
         print(f"{year}: {len(days)} days, {time.process_time() - began:.0f} s of computing", flush=True)
     return found
 
 
 def year_scores(
-    store: BarStore, days: NDArray[np.int64], horizon: int, config: EvaluationConfig
+    store: BarStore, days: NDArray[np.int64], horizon: int, fitting: fitted.Fitting
 ) -> dict[str, Array]:
     """{signal: (len(days), K)} of a year's days."""
     row, date = fitted.bars_on(store, days)
@@ -127,7 +127,7 @@ def year_scores(
     ticker = np.searchsorted(store.offsets, row, side="right") - 1
     figures = fitted.known_figures(store, rows.last, rows.asof)
     scores = {name: sign * figures[:, NAMES.index(figure)] for name, (figure, sign) in RULES.items()}
-    for fitter in fitted.fitters(config):
+    for fitter in fitted.fitters(fitting):
         if fitter.name in FITS:
             model = fitter.fit(store, int(days[0]), horizon)
             scores[fitter.name] = model.answer(store, rows).score

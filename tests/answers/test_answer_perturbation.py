@@ -20,7 +20,7 @@ from kronos.answers.decision import Decision
 from kronos.answers.head import HeadAnswerer
 from kronos.answers.network import NetworkAnswerer, of_pair
 from kronos.answers.simple import simple_answerers
-from kronos.config import Config, DataConfig, DeviceConfig, EvaluationConfig, InferenceConfig
+from kronos.config import Config, DataConfig, DeviceConfig, InferenceConfig
 from kronos.data.store import BarStore
 from kronos.forecasting.pair import Pair, forecaster_of
 from kronos.networks import Kronos, KronosTokenizer
@@ -28,7 +28,7 @@ from kronos.networks import Kronos, KronosTokenizer
 HORIZON = 2
 EARLIEST = 75
 """The first day that may be the last known one: no world loses a session before it."""
-FITTING = EvaluationConfig(fit_every=1)
+FITTING = fitted.Fitting(every=1)
 
 
 def network(horizon: int) -> NetworkAnswerer:

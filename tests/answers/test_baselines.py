@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from kronos.answers.answerer import Fitter
 from kronos.answers.features import past_return
-from kronos.answers.fitted import fitters
+from kronos.answers.fitted import Fitting, fitters
 from kronos.answers.history import base_rates
 from kronos.answers.simple import ALL_RISE, DRIFT, MAJORITY, RULES, drift_probability, simple_answerers
 from kronos.config import Config, EvaluationConfig
@@ -22,7 +22,7 @@ from kronos.evaluation.controls import noisy_futures, shuffled_labels
 from kronos.evaluation.origins import Boundary, Timeline
 from kronos.evaluation.panel import build_panel
 
-CONFIG = EvaluationConfig(baseline_rows=400, folds=3)
+CONFIG = EvaluationConfig(folds=3)
 
 
 def walks(seed: int = 0, tickers: int = 12, days: int = 500, drift: float = 0.0) -> BarStore:
@@ -109,7 +109,7 @@ def test_fitted_baselines_never_see_the_future() -> None:
     bars[store.session >= 400] *= 7
     changed = BarStore(**{**vars(store), "bars": bars})
     early = ask_on(store, sessions, 5)[0].asof < 400
-    for fitter in fitters(CONFIG):
+    for fitter in fitters(Fitting()):
         before, after = answers_of(store, fitter, sessions), answers_of(changed, fitter, sessions)
         assert before[early].tobytes() == after[early].tobytes(), fitter.name
         assert not np.array_equal(before[~early], after[~early]), "the comparison can fail"
@@ -132,8 +132,8 @@ def test_a_share_that_ends_stays_among_the_ranks(drawn: int | None) -> None:
     ended = BarStore(**{**vars(store), **kept, "segments": np.stack([offsets[:-1], offsets[1:]], axis=1)})
     shorter = build_panel(ended, sessions, 5, drawn)
     assert len(shorter) == len(panel) - 1
-    own = EvaluationConfig(baseline_rows=400, tickers=drawn)
-    fitter = fitters(own)[0]
+    own = EvaluationConfig(tickers=drawn)
+    fitter = fitters(Fitting())[0]
     one, two = (contest(setup_of(s, sessions, 5, own), fitter) for s in (ended, store))
     places = [setup_of(s, sessions, 5, own).place for s in (ended, store)]
     np.testing.assert_array_equal(one.given.score[places[0]], two.given.score[places[1]][:-1])
@@ -151,8 +151,8 @@ def test_boosting_and_regression_find_a_planted_pattern() -> None:
         bars = np.stack([close, close * 1.01, close * 0.99, close, volume, volume * close], axis=1)
         series[f"t{k:02d}"] = (dates, bars.astype(np.float32))
     store = store_in_memory(series)
-    setup = setup_of(store, np.arange(330, 399, 2), 1, EvaluationConfig(baseline_rows=4000, folds=1))
-    for fitter in fitters(setup.config.evaluation):
+    setup = setup_of(store, np.arange(330, 399, 2), 1, EvaluationConfig(folds=1))
+    for fitter in fitters(Fitting()):
         found = judge(setup, contest(setup, fitter)).decided
         assert (found.pred == setup.panel.label).mean() > 0.75, fitter.name
 

@@ -78,7 +78,7 @@ def test_shuffled_labels_leave_a_constant() -> None:
     scores |= {f"random {k}": rng.standard_normal(len(setup.panel)) for k in range(6)}
     parts = setup.panel.slices()
     ranks = {name: [rankdata(score[part]) for part in parts] for name, score in scores.items()}
-    bootstrap = DateBootstrap(tuple(setup.panel.sessions.tolist()), 5, own.draws, own.seed)
+    bootstrap = DateBootstrap(tuple(setup.panel.sessions.tolist()), 5, own.draws)
     constants = 0
     for seed in range(100):
         panel = shuffled_labels(setup.panel, seed)

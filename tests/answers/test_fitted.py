@@ -12,14 +12,21 @@ from kronos.answers import fitted
 from kronos.answers.answerer import Rows, ask
 from kronos.answers.features import NAMES
 from kronos.answers.fit import Samples, fit_decision
-from kronos.answers.fitted import FittedModel, TooLittle, bars_on, fitters, overlap_weights, samples_before
+from kronos.answers.fitted import (
+    FittedModel,
+    Fitting,
+    TooLittle,
+    bars_on,
+    fitters,
+    overlap_weights,
+    samples_before,
+)
 from kronos.answers.trees import trees_of
 from kronos.bars import CLOSE
-from kronos.config import EvaluationConfig
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 
-CONFIG = EvaluationConfig()
+FITTING = Fitting()
 HORIZON, BEFORE = 5, 400
 
 
@@ -54,7 +61,7 @@ def rows_at(store: BarStore, session: int, horizon: int = HORIZON) -> Rows:
 
 
 def fit_all(store: BarStore, before: int = BEFORE, horizon: int = HORIZON) -> list[FittedModel]:
-    return [fitter.fit(store, before, horizon) for fitter in fitters(CONFIG)]
+    return [fitter.fit(store, before, horizon) for fitter in fitters(FITTING)]
 
 
 def gain(store: BarStore, session: int) -> np.ndarray:
@@ -83,14 +90,11 @@ def test_each_model_finds_what_was_planted() -> None:
 def test_no_label_reaches_the_first_session_that_is_not_to_be_seen() -> None:
     """One day too many is a leak of one day's return."""
     store = market()
-    for embargo in (0, 7):
-        own = replace(CONFIG, embargo=embargo, fit_every=1)
-        found = samples_before(store, BEFORE, HORIZON, own)
-        assert found.session.max() == BEFORE - 1 - HORIZON - embargo
-        assert (
-            fitters(own)[0].fit(store, BEFORE, HORIZON).recipe.last_label
-            == str(store.sessions[BEFORE - 1 - embargo])[:10]
-        )
+    own = Fitting(every=1)
+    found = samples_before(store, BEFORE, HORIZON, own)
+    assert found.session.max() == BEFORE - 1 - HORIZON
+    recipe = fitters(own)[0].fit(store, BEFORE, HORIZON).recipe
+    assert recipe.last_label == str(store.sessions[BEFORE - 1])[:10]
 
 
 def test_a_fit_does_not_know_what_comes_after_it() -> None:
@@ -209,7 +213,7 @@ def test_too_little_to_learn_from_is_one_line(before: int, horizon: int, found: 
     """A date without history, a horizon without labels, too few dates: no fit, and nothing that looks like
     one.
     """
-    for fitter in fitters(CONFIG):
+    for fitter in fitters(FITTING):
         with pytest.raises(
             TooLittle, match=rf"^{fitter.name}: expected labels {horizon} trading days ahead.*{found}"
         ) as error:
@@ -234,7 +238,7 @@ def test_more_columns_are_learnt_on_their_own_dates_only(tmp_path: Path) -> None
     """A network is no witness on the dates that trained it."""
     store = market(signal=0.0)
     extra = Planted(store)
-    for fitter in fitters(CONFIG, extra):
+    for fitter in fitters(FITTING, extra):
         model = fitter.fit(store, BEFORE, HORIZON)
         assert model.recipe.dates == len([s for s in extra.sessions if s + HORIZON < BEFORE])
         score, ret = model.answer(store, rows_at(store, 430)).score, gain(store, 430)

@@ -17,7 +17,7 @@ from kronos.answers.decide import decide
 from kronos.answers.decision import z_of
 from kronos.answers.findings import path_of
 from kronos.answers.fit import Samples, fit_decision
-from kronos.answers.fitted import fitters
+from kronos.answers.fitted import Fitting, fitters
 from kronos.answers.history import base_rates, tie_shares
 from kronos.answers.network import NetworkAnswerer, load_network
 from kronos.answers.simple import CONSTANTS, RULES
@@ -55,7 +55,7 @@ def test_report_says_what_was_done(world: World) -> None:
     tree = json.loads(done.path.read_text())
     names = [e["name"] for e in tree["entries"]]
     assert names[:2] == [config.model_paths.exp_name, "random-init"]
-    fits = {fitter.name for fitter in fitters(config.evaluation)}
+    fits = {fitter.name for fitter in fitters(Fitting())}
     assert {
         *CONSTANTS,
         *(rule.name for rule in RULES),

@@ -23,7 +23,6 @@ from kronos.evaluation.significance import MIN_EFFECTIVE, DateBootstrap
     origins=st.integers(1, 60),
     every=st.none() | st.integers(1, 40),
     share=st.floats(0, 0.9),
-    gap=st.integers(0, 10),
 )
 def test_blocks_never_overlap(
     sessions: int,
@@ -33,7 +32,6 @@ def test_blocks_never_overlap(
     origins: int,
     every: int | None,
     share: float,
-    gap: int,
 ) -> None:
     """A label that ends inside a later block has seen it: train + horizon < calibrate, calibrate + horizon <
     test.
@@ -47,7 +45,6 @@ def test_blocks_never_overlap(
             origins=origins,
             every=every,
             calibration_share=share,
-            embargo=gap,
             history=5,
         )
     except KitError:
@@ -59,7 +56,7 @@ def test_blocks_never_overlap(
         "not trained on, no label overlaps"
     )
     if len(found.calibrate):
-        assert found.calibrate[-1] + horizon + gap < found.test[0]
+        assert found.calibrate[-1] + horizon < found.test[0]
         assert (np.diff(found.calibrate) > 0).all()
         assert DateBootstrap(tuple(found.calibrate.tolist()), horizon).effective >= MIN_EFFECTIVE, (
             "fewer dates are luck"
@@ -166,7 +163,7 @@ def test_default_dates_lie_in_the_test_part() -> None:
 def test_dates_lie_on_days_that_every_market_is_open() -> None:
     """Keeps out: dates on Sundays only, on which shares beside coins are never asked."""
     week = np.arange(400) % 7 < 5
-    plain = plan_timeline(400, Boundary(99, 7), 7, origins=20, every=7, embargo=0)
+    plain = plan_timeline(400, Boundary(99, 7), 7, origins=20, every=7)
     moved = on_open_days(plain, week)
     assert len(moved.test) >= len(plain.test) - 1 and week[moved.test].all() and week[moved.calibrate].all()
     assert moved.test.min() >= plain.test.min() and (plain.test.max() - moved.test.max()) < 3
