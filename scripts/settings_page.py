@@ -26,7 +26,7 @@ PAGE = ROOT / "docs" / "settings.md"
 INTRODUCTION = """# Settings
 
 Every setting of a configuration file, made from the code by `python scripts/settings_page.py`. Set one in a YAML or JSON file
-(`--config FILE`), or for one run with `--set section.key=value`. A file lists only what differs from the default.
+(`--config FILE`), or for one run with `--set`, its full name, `=` and the value. A file lists only what differs from the default.
 Each line says: setting, default, (values that it takes), what it does. `null` is "not set".
 A key of the guides is read as the setting in [guide_keys.md](guide_keys.md).
 """
