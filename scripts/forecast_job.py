@@ -7,7 +7,6 @@
 The file is read and cleaned as for training. The result is JSON, or a Parquet table (--output NAME.parquet).
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -15,15 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 
 from kronos import cli
 from kronos.errors import KitError
+from kronos.service.arguments import parser
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    arguments.add_argument(
-        "--file", required=True, metavar="FILE", help="CSV or Parquet, or a prepared store"
-    )
+    arguments = parser(__doc__)
     arguments.add_argument("--tickers", default="", metavar="A,B", help="some of them (default: all)")
     arguments.add_argument(
         "--date", default="", metavar="D", help="last known day (default: the file's last)"
@@ -39,10 +34,6 @@ def main() -> int:
     arguments.add_argument("--wait", action="store_true", help="wait for the end and fetch the result")
     arguments.add_argument(
         "--output", default="", metavar="FILE", help=".json or .parquet (default: JOB.json in this folder)"
-    )
-    arguments.add_argument("--url", default="http://127.0.0.1:7070", help="of the service")
-    arguments.add_argument(
-        "--api-key", default="", metavar="FILE", help="file with the key, where one is asked for"
     )
     arguments.add_argument("--local", action="store_true", help="compute here; needs --model")
     arguments.add_argument("--model", default="", metavar="DIR", help="models/NAME/production, for --local")

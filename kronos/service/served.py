@@ -1,8 +1,8 @@
 """One packaged version, loaded once and ready to answer: from a checked request to its answer.
 
 In: a package folder. Out: `Served`. `prepare` cuts histories and dates the bars to come, `compute` makes one
-forecaster call of several callers' series, `answer` says what came of it. Each step gives the same numbers
-whoever shares the call: random numbers are keyed by series_id, a path does not depend on how many there are,
+forecaster call of several callers' series, `answer` says what came of it. Each step gives the same bits
+whoever shares the call (`apart`): random numbers are keyed by series_id, a path does not depend on how many there are,
 a step not on how many follow.
 
 Letters: B series of one request, L bars, H steps, S paths.
@@ -29,6 +29,7 @@ from kronos.forecasting.pair import autocast_of
 from kronos.forecasting.result import Forecast
 from kronos.forecasting.rows import series_keys
 from kronos.service import chances, views
+from kronos.service.apart import Share, SharedForecaster
 from kronos.service.refusals import Problem, refused
 from kronos.service.schema import PredictRequest, Series, paths_for
 
@@ -86,14 +87,11 @@ class Served:
     """A version whose networks are in memory and whose golden forecast was right."""
 
     def __init__(
-        self, facts: Facts, forecaster: Forecaster, planner: Forecaster, difference: float, golden_s: float
+        self, facts: Facts, forecaster: Forecaster, difference: float, golden_s: float
     ) -> None:
-        """planner: shares the networks; only plans memory, so that another thread may ask it. difference,
-        golden_s: from the golden forecast, and the seconds that it took.
-        """
+        """difference, golden_s: from the golden forecast, and the seconds that it took."""
         self.facts, self.forecaster = facts, forecaster
         self.difference, self.golden_s = difference, golden_s
-        self._planner = planner
         self.name, self.version, self.digest = facts.name, facts.version, facts.digest
 
     @classmethod
@@ -117,8 +115,7 @@ class Served:
         autocast = autocast_of(facts.sampling.precision, torch.device(device))
         integers = facts.sampling.precision == "int8"
         own = forecaster_of(facts, networks, device=device, autocast=autocast, integers=integers)
-        made = [own, own]
-        return cls(facts, made[0], made[1], difference, golden_s)
+        return cls(facts, own, difference, golden_s)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -134,7 +131,7 @@ class Served:
 
     def at_once(self, length: int, steps: int, paths: int) -> int:
         """Series that are computed at once, of at most so many bars, steps and paths each."""
-        planner = self._planner.using(sampling=replace(self._planner.sampling, sample_count=paths))
+        planner = self.forecaster.using(sampling=replace(self.forecaster.sampling, sample_count=paths))
         by_paths = MOST_PATHS[planner.device.type] // paths
         return max(1, min(planner.memory_plan(length, steps).series, by_paths))
 
@@ -256,10 +253,11 @@ class Served:
         """
         steps, paths = max(part.steps for part in parts), max(part.paths for part in parts)
         sampling = replace(self.forecaster.sampling, sample_count=paths, seed=parts[0].seed)
+        own, size = self.forecaster, sum(len(part.bars) for part in parts)
         # One batch whatever memory is free now: the last bits of an answer depend on the batch's shape, and a
         # chunk that is done again has to give the same bytes. It is halved only when memory runs out.
-        size = sum(len(part.bars) for part in parts)
-        forecaster = self.forecaster.using(sampling=sampling, batch_size=size)
+        settings = replace(own.settings, sampling=sampling, batch_size=size)
+        forecaster = SharedForecaster(own.model, own.tokenizer, settings, own.device, _shares(parts))
         bars = [bars for part in parts for bars in part.bars]
         stamps = [stamps for part in parts for stamps in part.stamps]
         dates = np.concatenate([_padded(part.dates, steps) for part in parts])
@@ -267,12 +265,10 @@ class Served:
         given = (bars, stamps, calendar_stamps(dates), keys)
         found = forecaster.forecast(*given).paths
         listed = forecaster.next_step(*given).prob_up if self._lists(steps) else None
-        result, first = [], 0
-        for part in parts:
-            rows = slice(first, first + len(part.bars))
-            first = rows.stop
-            own = None if listed is None else listed[rows]
-            result.append(Computed(found[rows, : part.paths, : part.steps], own))
+        result = []
+        for one in forecaster.shares:
+            own_listed = None if listed is None else listed[one.rows]
+            result.append(Computed(found[one.rows, : one.paths, : one.steps], own_listed))
         return result
 
     def shares(self, one: Prepared, other: Prepared) -> bool:
@@ -337,6 +333,16 @@ def _fits(dates: NDArray[np.datetime64], seconds: int) -> bool:
     steps, seen = np.unique(np.diff(dates).astype(np.int64), return_counts=True)
     commonest = int(steps[seen.argmax()])
     return seconds / 2 <= commonest <= 2 * seconds
+
+
+def _shares(parts: Sequence[Prepared]) -> tuple[Share, ...]:
+    """What each request has of a call, in order."""
+    found, first = [], 0
+    for part in parts:
+        rows = slice(first, first + len(part.bars))
+        found.append(Share(rows, part.paths, part.steps))
+        first = rows.stop
+    return tuple(found)
 
 
 def _padded(dates: NDArray[np.datetime64], steps: int) -> NDArray[np.datetime64]:

@@ -5,33 +5,37 @@
     python scripts/bench/bench_service.py --presets nano --requests 10000
 
 For each preset a package is made of random weights (one optimiser step). Measured, one after the other and in
-turn:
+turn; seconds of the processor stand beside those of the clock, which a busy machine stretches:
+* ready: from exec of scripts/serve.py to a healthy /health/ready, beside `import torch` alone.
 * http: one client, one series, 33 paths and 1 path: requests over HTTP minus the library on the same series.
 * batching: 32 clients of one series each, one path, against the same service with --batch-series 1.
 * horizons: the same with 32 horizons, 5 to 36.
-* ready: from exec of scripts/serve.py to a healthy /health/ready.
 * memory: of the service, before and after --requests requests.
+* storm: 2,000 requests at once: how many got which status, seconds of /health/live meanwhile.
 Every answer of batching and horizons is compared with the library's alone. The last line is JSON.
 """
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from a clone, without an installation
 
 import numpy as np
+import psutil
 
 from kronos import cli, configfile
 from kronos.config import Config
@@ -113,56 +117,101 @@ def measured(model: Path, given: argparse.Namespace) -> dict[str, Any]:
         figures[name] = value
         print(f"{model.parent.name} {name}: {json.dumps(value)}", flush=True)
 
+    say("import_torch", child([sys.executable, "-c", "import torch"]))
     begun = time.perf_counter()
-    with running(model) as url:
-        say("exec_to_ready_s", round(time.perf_counter() - begun, 2))
+    with running(model) as service:
+        say("exec_to_ready", {"s": round(time.perf_counter() - begun, 2), "cpu_s": round(service.cpu(), 2)})
         for paths in (1, 33):
-            say(f"http_{paths}_paths", http(url, served, paths, given.rounds))
+            say(f"http_{paths}_paths", http(service, served, paths, given.rounds))
         with running(model, "--batch-series", "1") as alone:
-            say("batching", batching(url, alone, served, [STEPS] * CLIENTS, given.seconds))
-            say("horizons", batching(url, alone, served, list(range(5, 5 + CLIENTS)), given.seconds))
-        say("memory", memory(url, given.requests))
+            pair = (service, alone)
+            say("batching", batching(pair, served, [STEPS] * CLIENTS, given.seconds))
+            say("horizons", batching(pair, served, list(range(5, 5 + CLIENTS)), given.seconds))
+        say("memory", memory(service, given.requests))
+        say("storm", storm(service))
     return figures
 
 
-def http(url: str, served: Served, paths: int, rounds: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class Service:
+    """A running scripts/serve.py."""
+
+    url: str
+    process: psutil.Process
+
+    def cpu(self) -> float:
+        """Seconds of the processor that it has used."""
+        used = self.process.cpu_times()
+        return float(used.user + used.system)
+
+    def ready(self) -> dict[str, Any]:
+        return dict(json.loads(get(self.url, "/health/ready")))
+
+
+def child(command: list[str]) -> dict[str, float]:
+    """Seconds of a process, from exec to its end."""
+    begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"s": round(time.perf_counter() - begun, 2), "cpu_s": round(cpu, 2)}
+
+
+def http(service: Service, served: Served, paths: int, rounds: int) -> dict[str, float]:
     """Milliseconds at the median, of the library and over HTTP, called in turn."""
     body = request_of(0, STEPS, paths)
     asked = read_request(body)
     library, over = [], []
-    for _ in range(rounds + 2):
+    for _ in range(2):
+        served.forecast(asked)
+        post(service.url, body)
+    used, own = service.cpu(), 0.0
+    for _ in range(rounds):
+        begun = time.process_time()
         library.append(timed(lambda: served.forecast(asked)))
-        over.append(timed(lambda: post(url, body)))
-    alone, through = statistics.median(library[2:]), statistics.median(over[2:])
-    added = 1000 * (through - alone)
+        own += time.process_time() - begun
+        over.append(timed(lambda: post(service.url, body)))
+    alone, through = statistics.median(library), statistics.median(over)
+    added, added_cpu = 1000 * (through - alone), 1000 * (service.cpu() - used - own) / rounds
     return {
         "library_ms": round(1000 * alone, 2),
         "http_ms": round(1000 * through, 2),
         "added_ms": round(added, 2),
         "added_share": round(added / (1000 * alone), 4),
-        "http_p99_ms": round(1000 * float(np.quantile(over[2:], 0.99)), 2),
+        "library_cpu_ms": round(1000 * own / rounds, 2),
+        "added_cpu_ms": round(added_cpu, 2),
+        "library_p99_ms": round(1000 * float(np.quantile(library, 0.99)), 2),
+        "http_p99_ms": round(1000 * float(np.quantile(over, 0.99)), 2),
     }
 
 
-def batching(url: str, alone: str, served: Served, horizons: list[int], seconds: float) -> dict[str, float]:
+def batching(
+    services: tuple[Service, Service], served: Served, horizons: list[int], seconds: float
+) -> dict[str, float]:
     """Requests per second of 32 clients, with batching and without, in turn; and the largest difference from
-    the library alone.
+    the library alone. services: with, without.
     """
     bodies = [request_of(client, steps, 1) for client, steps in enumerate(horizons)]
     expected = [served.forecast(read_request(body)) for body in bodies]
-    counts = {url: 0.0, alone: 0.0}
-    worst, latencies = 0.0, []
+    answers, used, worst = [0, 0], [0.0, 0.0], 0.0
+    latencies: list[float] = []
+    within = [0, 0]
     for _ in range(2):
-        for one in (url, alone):
-            done, difference, times = load(one, bodies, expected, seconds / 2)
-            counts[one] += done
+        for place, one in enumerate(services):
+            before = one.cpu()
+            all_times, times, difference = load(one.url, bodies, expected, seconds / 2)
+            used[place] += one.cpu() - before
+            answers[place] += len(all_times)
+            within[place] += len(times)
             worst = max(worst, difference)
-            if one == url:
+            if place == 0:
                 latencies += times
+    per_cpu = [count / cpu for count, cpu in zip(answers, used, strict=True)]
     return {
-        "batched_per_s": round(counts[url] / seconds, 2),
-        "alone_per_s": round(counts[alone] / seconds, 2),
-        "ratio": round(counts[url] / counts[alone], 2),
+        "batched_per_s": round(within[0] / seconds, 2),
+        "alone_per_s": round(within[1] / seconds, 2),
+        "ratio": round(within[0] / max(1, within[1]), 2),
+        "cpu_ratio": round(per_cpu[0] / per_cpu[1], 2),
         "p50_ms": round(1000 * statistics.median(latencies), 1),
         "largest_difference": worst,
     }
@@ -170,9 +219,14 @@ def batching(url: str, alone: str, served: Served, horizons: list[int], seconds:
 
 def load(
     url: str, bodies: list[bytes], expected: list[dict[str, Any]], seconds: float
-) -> tuple[int, float, list[float]]:
-    """Answers within `seconds` of one client per body, their largest difference, and each one's seconds."""
-    until, times, worst, lock = time.perf_counter() + seconds, [], [0.0], threading.Lock()
+) -> tuple[list[float], list[float], float]:
+    """One client per body for `seconds`: seconds of every answer, of those that came in time, and the largest
+    difference from what was expected.
+    """
+    until, lock = time.perf_counter() + seconds, threading.Lock()
+    times: list[float] = []
+    in_time: list[float] = []
+    worst = [0.0]
 
     def client(number: int) -> None:
         while time.perf_counter() < until:
@@ -182,15 +236,16 @@ def load(
             one = difference(answer, expected[number])
             with lock:
                 worst[0] = max(worst[0], one)
+                times.append(ended - begun)
                 if ended <= until:
-                    times.append(ended - begun)
+                    in_time.append(ended - begun)
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(len(bodies))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return len(times), worst[0], times
+    return times, in_time, worst[0]
 
 
 def difference(answer: dict[str, Any], expected: dict[str, Any]) -> float:
@@ -202,34 +257,75 @@ def difference(answer: dict[str, Any], expected: dict[str, Any]) -> float:
     return float((np.abs(pairs[0] - pairs[1]) / np.maximum(np.abs(pairs[1]), 1e-12)).max())
 
 
-def memory(url: str, requests: int) -> dict[str, float]:
+def memory(service: Service, requests: int) -> dict[str, float]:
     """Megabytes of the service before and after so many requests, by 8 clients."""
     bodies = [request_of(client, 2, 1) for client in range(8)]
     for body in bodies * 25:
-        post(url, body)
-    before = json.loads(get(url, "/health/ready"))["memory_mb"]
+        post(service.url, body)
+    before, used = service.ready()["memory_mb"], service.cpu()
 
     def client(body: bytes) -> None:
         for _ in range(requests // len(bodies)):
-            post(url, body)
+            post(service.url, body)
 
     threads = [threading.Thread(target=client, args=(body,)) for body in bodies]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    after = json.loads(get(url, "/health/ready"))["memory_mb"]
+    after = service.ready()["memory_mb"]
     return {
         "requests": requests,
         "before_mb": before,
         "after_mb": after,
         "growth_mb": round(after - before, 1),
+        "cpu_s": round(service.cpu() - used, 1),
+    }
+
+
+def storm(service: Service, requests: int = 2000) -> dict[str, Any]:
+    """Answers by status of so many requests at once, and /health/live meanwhile."""
+    body, lock, over = request_of(0, 2, 1), threading.Lock(), threading.Event()
+    statuses: dict[str, int] = {}
+    lives: list[float] = []
+    before = service.ready()["memory_mb"]
+
+    def ask() -> None:
+        try:
+            post(service.url, body)
+            status = "200"
+        except urllib.error.HTTPError as error:
+            status = str(error.code)
+        except OSError as error:
+            status = type(error).__name__
+        with lock:
+            statuses[status] = statuses.get(status, 0) + 1
+
+    def watch() -> None:
+        while not over.wait(0.01):
+            lives.append(timed(lambda: get(service.url, "/health/live")))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    threads = [threading.Thread(target=ask) for _ in range(requests)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    watcher.join()
+    return {
+        "statuses": statuses,
+        "live_p50_ms": round(1000 * statistics.median(lives), 1),
+        "live_p99_ms": round(1000 * float(np.quantile(lives, 0.99)), 1),
+        "live_most_ms": round(1000 * max(lives), 1),
+        "growth_mb": round(service.ready()["memory_mb"] - before, 1),
     }
 
 
 # -- what they share -----------------------------------------------------------------------------------------
 @contextmanager
-def running(model: Path, *flags: str) -> Iterator[str]:
+def running(model: Path, *flags: str) -> Iterator[Service]:
     """scripts/serve.py on a free port, ready."""
     command = [sys.executable, "-u", str(SERVE), "--model", str(model), "--port", "0", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -240,9 +336,10 @@ def running(model: Path, *flags: str) -> Iterator[str]:
             if line.startswith("ready: "):
                 url = line.split()[1]
                 break
-        if json.loads(get(url, "/health/ready"))["status"] != "healthy":
+        service = Service(url, psutil.Process(process.pid))
+        if service.ready()["status"] != "healthy":
             raise SystemExit("the service is not healthy")
-        yield url
+        yield service
     finally:
         process.terminate()
         process.wait()
