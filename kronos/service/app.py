@@ -91,7 +91,9 @@ def _predict_routes(app: FastAPI, state: State) -> None:
         """Forecast up to 256 series and wait for the answer."""
         begun = time.perf_counter()
         raw = await guard.body(request)
+        state.batcher.check_room()  # before it is parsed: that costs time and memory
         asked = await state.batcher.aside(len(raw) >> 14, read_request, raw, state.settings.limits)
+        del raw
         work = state.batcher.forecast(state.models.current, asked)
         answer = {"id": new_id("fc"), **await guard.while_connected(request, work)}
         if state.kept is not None:

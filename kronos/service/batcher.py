@@ -157,7 +157,21 @@ class Batcher:
     # -- the queue -------------------------------------------------------------------------------------------
     def _enqueue(self, served: Served, prepared: Prepared, urgent: bool) -> list[Ticket]:
         """Put a request into the queue, in parts of at most one call. Raises Refused (429) where it is full."""
-        count, waiting = len(prepared.bars), self.waiting
+        count = len(prepared.bars)
+        self.check_room(count)
+        size = self._most(served, prepared)
+        loop = asyncio.get_running_loop()
+        tickets = []
+        for first in range(0, count, size):
+            part = prepared.part(slice(first, first + size))
+            tickets.append(Ticket(served, part, loop.create_future(), size))
+        self._queues[0 if urgent else 1].extend(tickets)
+        self._wake.set()
+        return tickets
+
+    def check_room(self, count: int = 1) -> None:
+        """Raise Refused (429) where so many series would not fit into the queue."""
+        waiting = self.waiting
         if waiting + count > self.most_waiting:
             self.seen.rejected("queue full")
             seconds = min(60, max(1, math.ceil(waiting * self._per_series)))
@@ -168,15 +182,6 @@ class Batcher:
                 f"ask again in {seconds} s",
             )
             raise Refused(429, "queue_full", problem.line(), [problem], {"Retry-After": str(seconds)})
-        size = self._most(served, prepared)
-        loop = asyncio.get_running_loop()
-        tickets = []
-        for first in range(0, count, size):
-            part = prepared.part(slice(first, first + size))
-            tickets.append(Ticket(served, part, loop.create_future(), size))
-        self._queues[0 if urgent else 1].extend(tickets)
-        self._wake.set()
-        return tickets
 
     def _most(self, served: Served, prepared: Prepared) -> int:
         """Series of one call."""

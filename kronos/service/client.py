@@ -28,7 +28,7 @@ from kronos.errors import KitError
 from kronos.service import results
 from kronos.service.jobs import Jobs
 from kronos.service.kept import Kept, texts
-from kronos.service.schema import PredictRequest, parse
+from kronos.service.schema import JOB_BYTES, PredictRequest, parse
 from kronos.service.submit import JOB_LIMITS, select, submit
 from kronos.service.worker import Worker, packages
 
@@ -193,6 +193,11 @@ class Service:
         except urllib.error.HTTPError as error:
             raise KitError(f"{self.url}{path}: {_detail(error)}") from None
         except urllib.error.URLError as error:
+            if isinstance(error.reason, ConnectionResetError | BrokenPipeError) and data is not None:
+                raise KitError(
+                    f"{self.url}{path}: expected at most {JOB_BYTES >> 20} MB, found {len(data) >> 20} MB and the connection "
+                    "closed on the way; send fewer tickers (--tickers), or name tickers of the service's store"
+                ) from None
             raise KitError(
                 f"{self.url}: expected a running service, found {error.reason}; start scripts/serve.py, or use --local"
             ) from None

@@ -12,6 +12,7 @@ import logging
 import re
 import secrets
 import traceback
+from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,37 @@ OPEN = re.compile(r"/|/assets/[a-z0-9.-]+|/health/(live|ready)")
 HEALTH = re.compile(r"/health/(live|ready)|/metrics")
 
 
+class Turnstile:
+    """Lets one request in at each turn of the event loop: a thousand that come at once are parsed one by one,
+    and what is quick (health, metrics) is answered between them.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self) -> None:
+        """Return when it is this request's turn."""
+        loop = asyncio.get_running_loop()
+        mine = loop.create_future()
+        self._waiting.append(mine)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._next, loop)
+        await mine
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        mine = self._waiting.popleft()
+        if not mine.done():
+            mine.set_result(None)
+        if self._waiting:
+            loop.call_soon(self._next, loop)
+
+
 class Guard:
     """An ASGI application around another."""
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self.app, self.state = app, state
+        self.turnstile = Turnstile()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -58,6 +85,8 @@ class Guard:
         self.state.active += watched
         try:
             self._check(scope)
+            if scope["method"] in ("POST", "PUT"):
+                await self.turnstile.enter()
             await self.app(scope, self._counted(scope, receive), answer)
         except Refused as refused:
             await answer.refuse(refused)
@@ -81,7 +110,7 @@ class Guard:
         if self.state.settings.keys and not OPEN.fullmatch(scope["path"]):
             self._check_key(headers.get("authorization", ""))
         if scope["method"] in ("POST", "PUT"):
-            self._check_sent(headers)
+            self._check_sent(headers, self._most(scope))
 
     def _check_host(self, host: str) -> None:
         """Only the names that the service goes by: a page that lets its name point here is another's."""
@@ -101,7 +130,7 @@ class Guard:
             problem = Problem("Authorization", "Bearer and a key of this service", found, "send a key")
             raise Refused(401, "key", problem.line(), [problem], {"WWW-Authenticate": "Bearer"})
 
-    def _check_sent(self, headers: dict[str, str]) -> None:
+    def _check_sent(self, headers: dict[str, str], most: int) -> None:
         if self.state.draining:
             self.state.metrics.rejected.labels("draining").inc()
             raise draining()
@@ -112,17 +141,24 @@ class Guard:
             problem = Problem("Content-Type", "application/json", "another", "send plain JSON in UTF-8")
             raise Refused(415, "media_type", problem.line(), [problem])
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length[:20]) > self.state.settings.body_bytes:
-            raise self._too_large()
+        if length.isdecimal() and int(length[:20]) > most:
+            raise self._too_large(most)
 
-    def _too_large(self) -> Refused:
-        most = f"at most {self.state.settings.body_bytes:,} bytes"
-        problem = Problem("body", most, "more", "send fewer series, or a job (POST /v1/jobs)")
+    def _most(self, scope: Scope) -> int:
+        """Bytes that a body may have."""
+        own = self.state.settings
+        return own.job_bytes if scope["path"] == "/v1/jobs" else own.body_bytes
+
+    def _too_large(self, most: int) -> Refused:
+        remedy = "send fewer series, or a job (POST /v1/jobs)"
+        if most == self.state.settings.job_bytes:
+            remedy = "send several jobs, or name tickers of the service's store (--store)"
+        problem = Problem("body", f"at most {most:,} bytes", "more", remedy)
         return Refused(413, "too_large", problem.line(), [problem], {"Connection": "close"})
 
     def _counted(self, scope: Scope, receive: Receive) -> Receive:
         """`receive` that counts what arrives and waits for it no longer than `BODY_S`."""
-        loop = asyncio.get_running_loop()
+        loop, most = asyncio.get_running_loop(), self._most(scope)
         count, whole, until = 0, False, loop.time() + BODY_S
 
         async def counted() -> Message:
@@ -136,8 +172,8 @@ class Guard:
                 raise Refused(408, "slow", problem.line(), [problem], {"Connection": "close"}) from None
             count += len(message.get("body", b""))
             whole = not message.get("more_body", False)
-            if count > self.state.settings.body_bytes:
-                raise self._too_large()
+            if count > most:
+                raise self._too_large(most)
             return message
 
         return counted
@@ -184,8 +220,10 @@ def draining() -> Refused:
 
 
 async def body(request: Request) -> bytes:
-    """The bytes of a request's body, which the guard counts."""
-    return await request.body()
+    """The bytes of a request's body, which the guard counts. The request keeps none of them: a thousand may
+    wait for their answers.
+    """
+    return b"".join([part async for part in request.stream()])
 
 
 async def while_connected(request: Request, work: Awaitable[Any]) -> Any:

@@ -104,6 +104,7 @@ def router(state: State) -> APIRouter:
     """The routes."""
     routes = APIRouter()
     jobs: Jobs = state.jobs
+    one_by_one = asyncio.Lock()
     store = _store(getattr(state.settings, "store", None))
     body = {"required": True, "content": {"application/json": {"schema": inline(JobRequest)}}}
     header = {"name": "Idempotency-Key", "in": "header", "required": False}
@@ -120,7 +121,8 @@ def router(state: State) -> APIRouter:
     async def submit_job(request: Request) -> Response:
         """Take a job; it is there from the answer on, whatever happens to the service."""
         raw, given = await guard.body(request), request.headers.get("idempotency-key")
-        shown = await asyncio.to_thread(_submit, state, store, raw, given)
+        async with one_by_one:  # a large job takes ten times its bytes while it is read
+            shown = await asyncio.to_thread(_submit, state, store, raw, given)
         return State.json(shown, 202, {"Location": f"/v1/jobs/{shown['id']}"})
 
     @routes.get("/v1/jobs", operation_id="jobs")

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 WORKER = Path(__file__).resolve().parents[2] / "scripts" / "worker.py"
 BACKLOG = 4096
 """Connections that may wait to be accepted."""
+ACCEPTED = 32
+"""Connections that are accepted at one turn of the event loop: a health check waits behind no more."""
 CLOSE_S = 2
 """Seconds for connections to close after the last answer."""
 ENDS_S = 20
@@ -70,7 +72,7 @@ def configuration(state: State, port: int = 0) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(state),
         port=port,
-        backlog=BACKLOG,
+        backlog=ACCEPTED,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -138,6 +140,7 @@ class Server(uvicorn.Server):
         """Listen, and say where."""
         await super().startup(sockets)
         for one in sockets or []:
+            one.listen(BACKLOG)  # uvicorn has set it to `ACCEPTED`
             host, port = one.getsockname()[:2]
             name = f"[{host}]" if ":" in host else host
             log.info("ready: http://%s:%d (page, API; Ctrl-C ends it)", name, port)

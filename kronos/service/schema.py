@@ -32,6 +32,8 @@ from kronos.service.refusals import Problem, Refused, not_json, raise_all, refus
 LEAST_PATHS = 33
 BEYOND = 2
 """Paths that have to lie beyond each bound of an interval: with fewer a bound is one path's luck."""
+JOB_BYTES = 64 * 2**20
+"""Of the body of a job at most: about 1,000 series of 1,000 bars."""
 SMALL_BODY = 2**18
 """Bytes of a body that is not looked at before it is parsed."""
 MOST_KEYS = 50

@@ -35,6 +35,8 @@ from kronos.service.schema import PredictRequest, Series, paths_for
 
 log = logging.getLogger(__name__)
 
+KNOWN_DATES = 256
+"""Lists of dates whose next sessions are remembered: a desk's series share theirs, and so do its requests."""
 MOST_PATHS = {"cpu": 512, "cuda": 1 << 20}
 """Series x paths of one call: a processor is no faster with more, and everybody in the call waits longer."""
 
@@ -86,12 +88,11 @@ class Computed:
 class Served:
     """A version whose networks are in memory and whose golden forecast was right."""
 
-    def __init__(
-        self, facts: Facts, forecaster: Forecaster, difference: float, golden_s: float
-    ) -> None:
+    def __init__(self, facts: Facts, forecaster: Forecaster, difference: float, golden_s: float) -> None:
         """difference, golden_s: from the golden forecast, and the seconds that it took."""
         self.facts, self.forecaster = facts, forecaster
         self.difference, self.golden_s = difference, golden_s
+        self._futures: dict[tuple[str, bytes, int], NDArray[np.datetime64]] = {}
         self.name, self.version, self.digest = facts.name, facts.version, facts.digest
 
     @classmethod
@@ -150,10 +151,9 @@ class Served:
         Raises Refused (422) with every series whose dates are not known or whose horizon does not fit.
         """
         problems = self._too_long(request)
-        futures: dict[bytes, NDArray[np.datetime64]] = {}
         dates = []
         for place, series in enumerate(request.stock_data):
-            found = self._future(series, request.prediction_horizon, futures)
+            found = self._future(series, request.prediction_horizon)
             if isinstance(found, Problem):
                 problems.append(replace(found, where=f"stock_data[{place}].{found.where}"))
             else:
@@ -197,19 +197,15 @@ class Served:
         expected = f"at most {max(most, 0)}, beside {least} known bars in the model's {limit}"
         return [Problem("prediction_horizon", expected, f"{steps}", "ask for fewer steps")]
 
-    def _future(
-        self, series: Series, steps: int, known: dict[bytes, NDArray[np.datetime64]]
-    ) -> NDArray[np.datetime64] | Problem:
-        """(H,) dates of the bars to come: as given, else the next sessions of the exchange. known: found so
-        far, by dates: most series of a request share them.
-        """
+    def _future(self, series: Series, steps: int) -> NDArray[np.datetime64] | Problem:
+        """(H,) dates of the bars to come: as given, else the next sessions of the exchange."""
         if (given := series.future()) is not None:
             return given
         dates = series.dates()
         market = self.facts.market_of(series.series_id).calendar
-        key = market.encode() + dates.tobytes()
-        if key in known:
-            return known[key]
+        key = (market, dates.tobytes(), steps)
+        if (known := self._futures.get(key)) is not None:
+            return known
         if not _fits(dates, self.facts.bar_seconds):
             return Problem(
                 "timestamps",
@@ -218,11 +214,14 @@ class Served:
                 "send bars of that length, or name future_timestamps",
             )
         try:
-            known[key] = self.facts.next_sessions(dates, steps, series.series_id)
+            found = self.facts.next_sessions(dates, steps, series.series_id)
         except KitError as error:
-            found = f"none known ({error})"
-            return Problem("future_timestamps", "dates of the bars to come", found, "name them")
-        return known[key]
+            why = f"none known ({error})"
+            return Problem("future_timestamps", "dates of the bars to come", why, "name them")
+        if len(self._futures) >= KNOWN_DATES:
+            self._futures.clear()
+        self._futures[key] = found
+        return found
 
     def _warnings(self, request: PredictRequest, series: Series) -> list[str]:
         said = []

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from kronos.service.batcher import Batcher
 from kronos.service.follower import Follower
 from kronos.service.metrics import Metrics
-from kronos.service.schema import Limits
+from kronos.service.schema import JOB_BYTES, Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -38,6 +38,7 @@ class Settings:
     """SHA-256 of the keys, hexadecimal; empty: no key is asked for."""
     limits: Limits = field(default_factory=Limits)
     body_bytes: int = 16 * 2**20
+    job_bytes: int = JOB_BYTES
     drain_s: float = 25
     stuck_s: float = 300
     """A call that computes for longer makes the service not ready."""
