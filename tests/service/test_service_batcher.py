@@ -268,9 +268,7 @@ def test_a_decision_calibrates_one_series(served: Served) -> None:
     found, why = chances.decision_of(replace(facts, decisions={3: other}), 3)
     assert found is None and "temperature" in why
     plain = served.forecast(asked(1))["predictions"][0]
-    calibrated = Served(facts, served.forecaster, served._planner, 0.0, 0.0).forecast(asked(1))[
-        "predictions"
-    ][0]
+    calibrated = Served(facts, served.forecaster, 0.0, 0.0).forecast(asked(1))["predictions"][0]
     assert (plain["prob_up_calibrated"], plain["intervals_calibrated"]) == (False, False)
     assert (calibrated["prob_up_calibrated"], calibrated["intervals_calibrated"]) == (True, True)
 
