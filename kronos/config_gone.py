@@ -30,6 +30,11 @@ GONE: dict[str, Gone] = {
     "evaluation.fit_every": Gone((5,), "fitted answerers learn from every fifth trading day"),
     "evaluation.baseline_rows": Gone((1_000_000,), "a fitted answerer learns from at most 1,000,000 samples"),
     "evaluation.seed": Gone((42,), "the backtest takes training.seed"),
+    "training.decay_norms_and_biases": Gone((False,), "norms and biases never decay"),
+    "training.tokenizer_grad_clip": Gone((2.0,), "the tokenizer's gradient norm is cut at 2"),
+    "training.predictor_grad_clip": Gone((3.0,), "the predictor's gradient norm is cut at 3"),
+    "training.tf32": Gone((True,), "TF32 is on where a GPU has it; NVIDIA_TF32_OVERRIDE=0 switches it off"),
+    "distributed.use_ddp": Gone((), "several processes follow from distributed.num_processes"),
 }
 """Every setting that went, as section.key."""
 
@@ -37,12 +42,15 @@ GONE: dict[str, Gone] = {
 def without_gone(tree: Any) -> tuple[Any, list[str], list[str]]:
     """A configuration without the settings that went.
 
-    Returns (the tree, remarks, others). remarks: at most one line, with all that were left out because their value
-    changes nothing. others: a line for each that asks for something that is no longer there.
+    Returns (the tree, remarks, others). remarks: one line with all that are left out because their value holds, and
+    one for each whose value no longer matters. others: a line for each that asks for what is no longer there.
     """
     if not isinstance(tree, dict):
         return tree, [], []
-    result, left_out, others = dict(tree), [], []
+    result = dict(tree)
+    left_out: list[str] = []
+    remarks: list[str] = []
+    others: list[str] = []
     for name, gone in GONE.items():
         section, key = name.split(".")
         own = result.get(section)
@@ -50,11 +58,12 @@ def without_gone(tree: Any) -> tuple[Any, list[str], list[str]]:
             continue
         value = own[key]
         result[section] = {other: own[other] for other in own if other != key}
-        if not gone.values or value in gone.values:
+        if not gone.values:
+            remarks.append(f"{name} is left out: {gone.now}")
+        elif value in gone.values:
             left_out.append(name)
         else:
             others.append(f"{name}: expected no such setting any more, found {value!r}; {gone.now}")
-    remarks = []
     if left_out:
         remarks.append(f"settings that went are left out, their values still hold: {', '.join(left_out)}")
     return result, remarks, others

@@ -26,6 +26,9 @@ from kronos.config_types import (
     Workers,
 )
 
+TOKENIZER_GRAD_CLIP, PREDICTOR_GRAD_CLIP = 2.0, 3.0
+"""Largest gradient norms of the two stages, as in the original training."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -72,16 +75,8 @@ class TrainingConfig:
     """AdamW: how long the mean of their squares remembers."""
     adam_weight_decay: CountFloat = 0.1
     """AdamW: decay of the weights; norms and biases have none."""
-    decay_norms_and_biases: bool = False
-    """Apply the weight decay to norms and biases, too."""
-    tokenizer_grad_clip: PositiveFloat = 2.0
-    """Largest norm of its gradient."""
-    predictor_grad_clip: PositiveFloat = 3.0
-    """Largest norm of its gradient."""
     mixed_precision: Precision = "auto"
     """auto: bf16 on GPUs and processors that have it in hardware, fp16 on older GPUs, else none."""
-    tf32: bool = True
-    """TensorFloat-32 for what stays in float32 on a GPU: ten bits of mantissa, several times the speed."""
     compile: bool = False
     """torch.compile of the training pass: a minute or more at the start of every launch, faster steps after
     it.
@@ -137,8 +132,8 @@ class TrainingConfig:
     def grad_clip(self, stage: str) -> float:
         """Largest gradient norm of the stage 'tokenizer' or 'basemodel'."""
         if stage == "tokenizer":
-            return self.tokenizer_grad_clip
-        return self.predictor_grad_clip
+            return TOKENIZER_GRAD_CLIP
+        return PREDICTOR_GRAD_CLIP
 
     def most_steps(self, stage: str) -> int | None:
         """Optimiser steps after which a stage ('tokenizer', 'basemodel' or 'head') ends at the latest; None:
@@ -284,8 +279,6 @@ class DeviceConfig:
 class DistributedConfig:
     """Several processes, on one machine or several."""
 
-    use_ddp: bool = False
-    """Several processes."""
     ddp_backend: Literal["nccl", "gloo"] = "nccl"
     """Processes on CPU always use gloo."""
     num_processes: Processes = 1

@@ -35,10 +35,7 @@ def main() -> None:
 
     overrides = [*args.overrides]
     if args.num_gpus is not None:
-        overrides += [
-            f"distributed.num_processes={args.num_gpus}",
-            f"distributed.use_ddp={'true' if args.num_gpus > 1 else 'false'}",
-        ]
+        overrides.append(f"distributed.num_processes={args.num_gpus}")
     config = configfile.load(args.config, overrides)
     plan = make_plan(config, find_device(args.device, config), probing=not args.no_probe)
     print("\n".join(describe(plan)))

@@ -114,7 +114,6 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
         ),
         ("data.lookback_window=600", "max_context"),
         ("data.embargo=0", "at least predict_window"),
-        ("distributed.num_processes=2", "use_ddp"),
         ("training.batch_size=0", "expected 1 to 100000, found 0"),
         ("training.windows_per_step=0", "expected 1 to 10000000, found 0"),
         ("data.cleaning.max_gap=-1", "expected 0 to"),
@@ -139,9 +138,7 @@ def test_impossible_settings_are_refused(empty: Path, override: str, expected: s
 )
 def test_the_windows_of_a_step_are_said_once(empty: Path, beside: str, expected: str) -> None:
     """Two settings that both fix the step must not be multiplied in silence."""
-    assert expected in problems(
-        empty, *SCRATCH, "distributed.use_ddp=true", "training.windows_per_step=8", beside
-    )
+    assert expected in problems(empty, *SCRATCH, "training.windows_per_step=8", beside)
 
 
 @pytest.mark.parametrize(

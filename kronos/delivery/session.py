@@ -184,7 +184,6 @@ def _machine(output: Path, hours: float, gpus: int) -> Iterator[str]:
     yield f"evaluation.time_limit={max(SESSION_HOURS - LAST_HOURS - hours, 0.1):g}"
     yield f"device.use_cuda={'true' if gpus else 'false'}"
     yield f"distributed.num_processes={max(gpus, 1)}"
-    yield f"distributed.use_ddp={'true' if gpus > 1 else 'false'}"
 
 
 def _restore(inputs: Path, config: Config) -> None:

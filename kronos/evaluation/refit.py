@@ -70,7 +70,7 @@ def fold_config(config: Config, store: BarStore, first_session: int, number: int
         base_save_path=str(config.run_dir / "folds" / str(number)),
         finetuned_tokenizer="",
     )
-    single = replace(config.distributed, use_ddp=False, num_processes=1, num_machines=1, machine_rank=0)
+    single = replace(config.distributed, num_processes=1, num_machines=1, machine_rank=0)
     fresh = replace(config.experiment, skip_existing=True, name="")
     return configfile.derived_paths(
         replace(config, data=data, model_paths=paths, distributed=single, experiment=fresh)

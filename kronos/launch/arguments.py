@@ -187,7 +187,6 @@ def parse(words: Sequence[str], start: Path) -> Flags | None:
         overrides.append("device.use_cuda=true")
     if given.num_processes:
         overrides.append(f"distributed.num_processes={given.num_processes}")
-        overrides.append(f"distributed.use_ddp={str(int(given.num_processes) > 1).lower()}")
     config = _config_path(given.config, start)
     return Flags(
         config,

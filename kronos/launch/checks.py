@@ -26,7 +26,7 @@ def check_devices(config: Config, gpus: int, wanted: int | None = None) -> None:
         raise KitError(
             "--multi-gpu: expected GPUs, found none; use --cpu --num-processes N to train on the processor"
         )
-    if here > gpus and (wanted or (config.distributed.use_ddp and here > 1)):
+    if here > gpus and (wanted or here > 1):
         raise KitError(
             f"expected {here} GPUs on this machine, found {gpus}; ask for {gpus}, or use --cpu --num-processes {here}"
         )

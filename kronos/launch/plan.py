@@ -180,11 +180,7 @@ def plan_launch(
     if wanted is not None:
         machines = configfile.peek(path, overrides, "distributed", "num_machines")
         total = max(wanted, 1) * (machines if isinstance(machines, int) else 1)
-        overrides = [
-            *overrides,
-            f"distributed.num_processes={total}",
-            f"distributed.use_ddp={str(total > 1).lower()}",
-        ]
+        overrides = [*overrides, f"distributed.num_processes={total}"]
     config = configfile.load(path, overrides)
     if fast:
         config = configfile.load(path, [*overrides, *fast_overrides(config)])

@@ -248,13 +248,12 @@ def estimate(
     The frozen tokenizer works in float32 whatever the precision (TF32 counts as that); recomputing is another
     forward pass.
     """
-    t = config.training
-    fast, plain = device.rate(precision, t.tf32), device.rate("no", t.tf32)
+    fast, plain = device.rate(precision, tf32=True), device.rate("no", tf32=True)
     if fast is None or plain is None or not device.bandwidth:
         return None
     frozen = parts.get("frozen tokenizer", cost.Flops(0)).total
     again = 0
-    if t.use_checkpoint:
+    if config.training.use_checkpoint:
         repeated = "decoder"
         if "blocks" in parts:
             repeated = "blocks"

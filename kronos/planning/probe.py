@@ -46,7 +46,7 @@ class ProbedStage:
     ) -> None:
         self.device, self.precision = device, precision
         if device.type == "cuda":
-            allow_tf32(config.training.tf32)
+            allow_tf32(True)
         self.objective = random_objective(config, stage, networks).to(device).train()
         if config.training.use_checkpoint:
             self.objective.recompute_blocks()

@@ -186,7 +186,7 @@ class Runtime(Processes):
         kind = precision(config.training.mixed_precision, device)
         give_accelerate(device)
         if not on_cpu:
-            allow_tf32(config.training.tf32)
+            allow_tf32(True)
         handlers: list[Any] = [
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
         ]

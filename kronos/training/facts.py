@@ -139,7 +139,7 @@ def setting_facts(config: Config, stage: Stage) -> Facts:
         "plateau_factor": t.plateau_factor,
         "early_stopping_patience": t.early_stopping_patience,
         "weight_decay": t.adam_weight_decay,
-        "decay_norms_and_biases": t.decay_norms_and_biases,
+        "decay_norms_and_biases": False,  # as older runs wrote it
         "grad_clip": t.grad_clip(stage),
         "seed": t.seed,
         "betas": [t.adam_beta1, t.adam_beta2],
@@ -165,7 +165,8 @@ def length_facts(config: Config, stage: Stage) -> Facts:
     names = [f"{stage}_epochs", f"{stage}_steps", "max_steps"]
     facts: Facts = {}
     if stage == "head":
-        names += ["seed", "scheduler", "warmup_ratio", "adam_beta1", "adam_beta2", "decay_norms_and_biases"]
+        names += ["seed", "scheduler", "warmup_ratio", "adam_beta1", "adam_beta2"]
+        facts["training.decay_norms_and_biases"] = False
         for name, value in asdict(config.head).items():
             facts[f"head.{name}"] = value
         for name in ("clip", "norm_epsilon", "embargo", "train_ratio", "val_ratio", "test_ratio", *PART_DAYS):

@@ -275,7 +275,7 @@ class HeadRun(StageRun):
             "dates of an epoch": plan.epoch_samples,
         }
         facts |= {"scheduler" if k == "kind" else k: v for k, v in asdict(s.schedule).items() if k != "peak"}
-        facts |= {"betas": list(s.betas), "decay_norms_and_biases": s.decay_norms_and_biases, "seed": s.seed}
+        facts |= {"betas": list(s.betas), "decay_norms_and_biases": False, "seed": s.seed}
         return facts | {"tokenizer": self.tokenizer_digest, "trunk": self.trunk_digest}
 
     def _outdated(self, facts: dict[str, Any]) -> bool:

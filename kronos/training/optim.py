@@ -116,7 +116,6 @@ class LoopSettings:
     schedule: Schedule
     betas: tuple[float, float]
     weight_decay: float
-    decay_norms_and_biases: bool
     grad_clip: float
     seed: int
     log_interval: int
@@ -136,16 +135,12 @@ class LoopSettings:
 
 # -- which parameters learn ----------------------------------------------------------------------------------
 def build_optimizer(module: Objective, settings: LoopSettings) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn; norms and biases, which have one dimension, do not decay unless
-    that is asked for.
+    """AdamW over the parameters that learn; norms and biases, which have one dimension, do not decay.
 
     A group's `share` is what the loop multiplies the learning rate by (`Objective.rate_share`).
     Fused everywhere, because the fused step can be told on the device to leave the weights alone
     (`FiniteGuard`).
     """
-    small = 0.0
-    if settings.decay_norms_and_biases:
-        small = settings.weight_decay
     by_share: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -158,7 +153,7 @@ def build_optimizer(module: Objective, settings: LoopSettings) -> torch.optim.Ad
     for share in sorted(by_share, reverse=True):
         large, flat = by_share[share]
         groups.append({"params": large, "weight_decay": settings.weight_decay, "share": share})
-        groups.append({"params": flat, "weight_decay": small, "share": share})
+        groups.append({"params": flat, "weight_decay": 0.0, "share": share})
     return torch.optim.AdamW(groups, lr=settings.schedule.peak, betas=settings.betas, fused=True)
 
 

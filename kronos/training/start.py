@@ -53,7 +53,6 @@ def loop_settings(config: Config, stage: Stage, plan: BatchPlan) -> LoopSettings
         ),
         betas=(t.adam_beta1, t.adam_beta2),
         weight_decay=t.adam_weight_decay,
-        decay_norms_and_biases=t.decay_norms_and_biases,
         grad_clip=t.grad_clip(stage),
         seed=t.seed,
         log_interval=t.log_interval,

@@ -54,7 +54,7 @@ def config_of(given: argparse.Namespace, recompute: bool | None = None) -> Confi
         compile=given.compile,
         use_checkpoint=given.checkpoint if recompute is None else recompute,
     )
-    distributed = replace(Config().distributed, num_processes=given.processes, use_ddp=given.processes > 1)
+    distributed = replace(Config().distributed, num_processes=given.processes)
     return replace(Config(), data=data, training=training, distributed=distributed)
 
 
@@ -88,10 +88,7 @@ def plain_step(config: Config, stage: Any, networks: Networks, device: torch.dev
     """A step of the plain loop."""
     tokenizer = KronosTokenizer(**asdict(networks[0]))
     predictor = None if stage == "tokenizer" else Kronos(**asdict(networks[1]))
-    t = config.training
-    plain = PlainStage(
-        tokenizer, predictor, t.predictor_grad_clip if predictor else t.tokenizer_grad_clip
-    ).to(device)
+    plain = PlainStage(tokenizer, predictor, config.training.grad_clip(stage)).to(device)
     return lambda: plain.step(batch)
 
 

@@ -59,7 +59,7 @@ def test_a_head_and_a_final_run_in_one_launch(root: Path, tmp_path: Path) -> Non
 def test_a_final_run_that_cannot_be_made_is_refused_before_training(tmp_path: Path) -> None:
     """It would end hours later."""
     given = ["experiment.final=true", f"model_paths.base_path={tmp_path}"]
-    machines = {"num_machines": "2", "num_processes": "2", "use_ddp": "true", "main_process_port": "29500"}
+    machines = {"num_machines": "2", "num_processes": "2", "main_process_port": "29500"}
     several = [f"distributed.{key}={value}" for key, value in machines.items()]
     for more, words in ((["training.scheduler=plateau"], "found plateau"), (several, "one machine, found 2")):
         with pytest.raises(KitError, match=words):

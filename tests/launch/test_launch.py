@@ -53,7 +53,7 @@ def argument(arguments: tuple[str, ...], name: str) -> str:
 
 def test_two_cpu_processes_are_asked_for_the_way_that_works(config: str) -> None:
     """`accelerate launch --cpu --num_processes 2` silently runs one process."""
-    found = plan(config, "device.use_cuda=false", "distributed.use_ddp=true", "distributed.num_processes=2")
+    found = plan(config, "device.use_cuda=false", "distributed.num_processes=2")
     assert "--multi_gpu" in found.accelerate and "--cpu" not in found.accelerate
     assert argument(found.accelerate, "--num_processes") == "2"
     assert not found.uses_gpu
@@ -92,11 +92,11 @@ def test_the_launcher_keeps_the_users_choice_of_gpus(
     ("overrides", "gpus", "expected"),
     [
         (
-            ["distributed.use_ddp=true", "distributed.num_processes=8"],
+            ["distributed.num_processes=8"],
             2,
             "expected 8 GPUs on this machine, found 2",
         ),
-        (["distributed.use_ddp=true", "distributed.num_processes=2"], 0, "found 0"),
+        (["distributed.num_processes=2"], 0, "found 0"),
         (["device.device_id=3"], 2, "device_id"),
         (["market.generate=false"], 0, "train.csv"),
         (["market.generate=false", "data.data_path=''"], 0, "found nothing"),
@@ -141,7 +141,7 @@ def test_gpus_are_counted_on_every_machine(config: str) -> None:
         "distributed.main_process_port=29500",
     ]
     found = plan(config, *machines, gpus=4, wanted=4)
-    assert argument(found.accelerate, "--num_processes") == "8" and found.config.distributed.use_ddp
+    assert argument(found.accelerate, "--num_processes") == "8"
     assert argument(plan(config, gpus=4, wanted=1).accelerate, "--num_processes") == "1"
     for overrides, gpus in ((machines, 2), ([], 0)):
         with pytest.raises(KitError, match=f"expected 4 GPUs on this machine, found {gpus}"):

@@ -37,7 +37,7 @@ def config_of(processes: int) -> Config:
     return replace(
         config,
         data=data,
-        distributed=replace(config.distributed, num_processes=processes, use_ddp=processes > 1),
+        distributed=replace(config.distributed, num_processes=processes),
     )
 
 

@@ -96,7 +96,7 @@ def test_a_launcher_that_starts_too_few_is_caught(monkeypatch: pytest.MonkeyPatc
     """`accelerate launch --cpu --num_processes 2` starts one process without a word: twice the time,
     unnoticed.
     """
-    config = replace(Config(), distributed=DistributedConfig(num_processes=2, use_ddp=True))
+    config = replace(Config(), distributed=DistributedConfig(num_processes=2))
     assert Team.join(config, on_cpu=True) == Team(0, 1), (
         "without a launcher, one process is what was asked for"
     )

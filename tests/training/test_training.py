@@ -93,14 +93,12 @@ def test_seeds_differ_in_every_argument() -> None:
 
 
 def test_norms_and_biases_do_not_decay() -> None:
-    """Keeps out weight decay on one-dimensional parameters, unless asked for, and frozen networks in the
+    """Keeps out weight decay on one-dimensional parameters, and frozen networks in the
     optimiser.
     """
     objective = tiny_objective(Config(), "basemodel")
     schedule = Schedule("onecycle", 1, 1e-3, 0.0)
-    settings = LoopSettings("basemodel", 1, 1, schedule, (0.9, 0.95), 0.1, False, 1.0, 0, 1, 1, 1.0)
-    asked_for = build_optimizer(objective, dataclasses.replace(settings, decay_norms_and_biases=True))
-    assert [group["weight_decay"] for group in asked_for.param_groups] == [0.1, 0.1]
+    settings = LoopSettings("basemodel", 1, 1, schedule, (0.9, 0.95), 0.1, 1.0, 0, 1, 1, 1.0)
     decaying, free = build_optimizer(objective, settings).param_groups
     assert decaying["weight_decay"] == 0.1 and free["weight_decay"] == 0.0
     own = dict(objective.network().named_parameters())
