@@ -42,6 +42,8 @@ class Wanted:
     steps: int = 400
     """Optimiser steps of each stage."""
     horizon: int = 30
+    head_steps: int = 200
+    """Of the head, whose steps are of whole dates and so ten times as large."""
     paths_tickers: int = 100
     """Tickers of each date that paths are sampled for; 0: none are."""
     paths_every: int = 1
@@ -89,16 +91,18 @@ def network_config(config: Config, work: Path, store: BarStore, first: int, want
     )
 
 
-def head_scores(config: Config, store: BarStore, rows: Rows, frozen: bool) -> FloatArray:
+def head_scores(config: Config, store: BarStore, rows: Rows, wanted: Wanted, frozen: bool) -> FloatArray:
     """Scores (n,) of a head that reads the predictor's tokens, trained where it is not there yet."""
     name = "head-frozen" if frozen else "head-whole"
     own = replace(
         config,
         head=replace(config.head, inputs="tokens", frozen=frozen),
         model_paths=replace(config.model_paths, head_save_name=name),
+        training=replace(config.training, max_steps=wanted.head_steps),
     )
-    for stage in ("tokenizer", "basemodel", "head"):
-        _train(own, stage, store)
+    for stage in ("tokenizer", "basemodel"):
+        _train(config, stage, store)
+    _train(own, "head", store)
     device = pick_device(own)
     return HeadAnswerer.of_run(own, device, pick_autocast(own, device)).answer(store, rows).score
 

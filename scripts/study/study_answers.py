@@ -87,6 +87,9 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=400, metavar="N", help="of each stage (default: %(default)s)"
     )
+    parser.add_argument(
+        "--head-steps", type=int, default=200, metavar="N", help="of each head (default: %(default)s)"
+    )
     parser.add_argument("--paths-tickers", type=int, default=100, metavar="N", help="0: sample no paths")
     parser.add_argument("--paths-every", type=int, default=4, metavar="N", help="dates between sampled ones")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
@@ -367,6 +370,7 @@ def network_answers(dates: Dates, config: Config, arguments: argparse.Namespace)
     wanted = networks.Wanted(
         preset=arguments.networks,
         steps=arguments.steps,
+        head_steps=arguments.head_steps,
         horizon=dates.horizon,
         paths_tickers=arguments.paths_tickers,
         paths_every=arguments.paths_every,
@@ -374,7 +378,8 @@ def network_answers(dates: Dates, config: Config, arguments: argparse.Namespace)
     first = int(dates.sessions[dates.first])
     own = networks.network_config(config, Path(arguments.work), dates.store, first, wanted)
     print(
-        f"networks: {wanted.preset}, {wanted.steps} steps a stage, trained once on days up to {own.data.train_until}; "
+        f"networks: {wanted.preset}, {wanted.steps} steps a stage, {wanted.head_steps} a head, "
+        f"trained once on days up to {own.data.train_until}; "
         f"paths: {wanted.paths} on {wanted.paths_tickers} tickers of every {wanted.paths_every}th date"
     )
     asked = np.flatnonzero(dates.date >= dates.first)
@@ -382,7 +387,7 @@ def network_answers(dates: Dates, config: Config, arguments: argparse.Namespace)
     found: dict[str, Array] = {}
     for name, frozen in (("head, whole", False), ("head, frozen", True)):
         found[name] = np.full(len(dates.rows), np.nan)
-        found[name][asked] = networks.head_scores(own, dates.store, rows, frozen)
+        found[name][asked] = networks.head_scores(own, dates.store, rows, wanted, frozen)
     if wanted.paths_tickers:
         found["paths"] = np.full(len(dates.rows), np.nan)
         found["paths"][asked] = networks.path_scores(own, dates.store, rows, wanted)
