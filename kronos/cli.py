@@ -74,7 +74,8 @@ def day(text: str, flag: str) -> str:
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` and leave the process: its return value or 0, 2 on a user's error, 130 on Ctrl-C.
 
-    Only errors that a user can put right become one line; a bug keeps its traceback.
+    Only errors that a user can put right become one line (a package that this Python lacks is one); a bug keeps
+    its traceback.
     """
     try:
         code = main() or 0
@@ -91,6 +92,14 @@ def run(main: Callable[[], int | None]) -> None:
         if said is None:
             raise
         code = _fail(said)
+    except ModuleNotFoundError as error:
+        package = (error.name or "kronos").split(".")[0]
+        if package == "kronos":
+            raise
+        code = _fail(
+            f"{sys.executable}: expected the package {package}, found none; use the Python that the kit set up "
+            "(.venv/bin/python), or install the kit here: pip install -e ."
+        )
     leave(code)
 
 

@@ -294,7 +294,8 @@ def _check_usable(config: Config, tickers: list[str], segments: NDArray[np.int64
     zeros = _lost_zeros(unknown, tickers)
     if names and len(unknown) == len(names):
         raise KitError(
-            f"{data.test_path}: expected tickers of {_named(data.data_path)}, found none of its {len(names):,} IDs there{zeros}"
+            f"{data.test_path}: expected tickers of {_named(data.data_path)} as IDs, such as {tickers[0]!r}; found none of its "
+            f"{len(names):,} IDs there, such as {unknown[0]!r}{zeros}; write the IDs as the price file writes its tickers"
         )
     if unknown:
         remarks.append(

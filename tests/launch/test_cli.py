@@ -1,6 +1,7 @@
 """How a command ends: one line where the user can mend it, a traceback where only a programmer can."""
 
 import errno
+import importlib
 import os
 import socket
 from collections.abc import Callable
@@ -102,3 +103,12 @@ def test_other_errors_of_the_system_keep_their_traceback(tmp_path: Path) -> None
     for main in [*wrong, raising(PermissionError(errno.EACCES, "x"))]:
         with pytest.raises(OSError):
             cli.run(main)  # type: ignore[arg-type]
+
+
+def test_a_missing_package_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Another Python than the one that the kit set up. A module of the kit's own that is missing is a bug."""
+    code, line = ending(lambda: importlib.import_module("no_such_package.part"), capsys)
+    assert code == cli.EXIT_USER_ERROR and line.count("\n") == 1
+    assert "expected the package no_such_package" in line and "pip install -e ." in line
+    with pytest.raises(ModuleNotFoundError):
+        cli.run(lambda: importlib.import_module("kronos.no_such_module") and None)
