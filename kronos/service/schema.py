@@ -48,7 +48,8 @@ class Limits:
     series: int = 256
     bars: int = 2048
     steps: int = 512
-    paths: int = 400
+    paths: int = 401
+    """What a level of 0.99 takes."""
     path_bars: int = 4_000_000
     """Series x paths x steps: each is held as six numbers."""
 

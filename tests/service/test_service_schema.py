@@ -48,10 +48,11 @@ def test_paths_follow_the_level(level: float, paths: int) -> None:
 
 def test_the_level_that_fits_is_named() -> None:
     """ "Too many paths" helps nobody who asked for a level."""
-    (found,) = problems(tree(confidence_level=0.99))
-    assert found.where == "confidence_level" and "0.989" in found.expected and "401" in found.found
+    (found,) = problems(tree(confidence_level=0.995))
+    assert found.where == "confidence_level" and "at most 0.99," in found.expected and "801" in found.found
     assert paths_for(highest_level(400)) <= 400
-    assert asked(confidence_level=0.99, sample_count=99).paths == 99
+    assert asked(confidence_level=0.99).paths == 401
+    assert asked(confidence_level=0.995, sample_count=99).paths == 99
 
 
 def test_all_problems_at_once() -> None:

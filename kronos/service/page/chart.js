@@ -79,9 +79,10 @@ export function draw(place, history, prediction, actual) {
     timeScale: { borderColor: colour("grey"), timeVisible: intraday, secondsVisible: false },
     localization: { locale: document.documentElement.lang, dateFormat: "yyyy-MM-dd" },
   });
+  // Chinese screens show rises in red and falls in green.
+  const [up, down] = document.documentElement.lang.startsWith("zh") ? [colour("red"), colour("green")] : [colour("blue"), colour("red")];
   const bars = shown.addSeries(charts.CandlestickSeries, {
-    upColor: colour("blue"), downColor: colour("red"), borderVisible: false,
-    wickUpColor: colour("blue"), wickDownColor: colour("red"), priceLineVisible: false,
+    upColor: up, downColor: down, borderVisible: false, wickUpColor: up, wickDownColor: down, priceLineVisible: false,
     lastValueVisible: false,
   });
   bars.setData(candles(history));

@@ -1,7 +1,7 @@
 // What the page does: asks this service and shows what it answers. Texts go in as text, never as markup.
 import { draw } from "/assets/chart.js";
 import { BadFile, part, readPrices } from "/assets/prices.js";
-import { paintWords, stateWord, switchLanguage, word } from "/assets/words.js";
+import { paintWords, priorityWord, stateWord, switchLanguage, word } from "/assets/words.js";
 
 const EVERY_MS = 3000;
 const at = (id) => document.getElementById(id);
@@ -18,10 +18,13 @@ class Problem extends Error {
   }
 }
 
-async function ask(path, body) {
-  const headers = {};
+function keyHeaders() {
   const key = sessionStorage.getItem("key");
-  if (key) headers.Authorization = `Bearer ${key}`;
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+async function ask(path, body) {
+  const headers = keyHeaders();
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const method = body === undefined ? "GET" : "POST";
   const answer = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
@@ -56,6 +59,7 @@ function button(name, act) {
 const number = (x) => (x === null || x === undefined ? "–" : Number(x.toPrecision(6)).toLocaleString(document.documentElement.lang));
 const share = (x) => (x === null || x === undefined ? "–" : `${(100 * x).toFixed(1)} %`);
 const range = (x) => (x.low === null || x.low === undefined ? share(x.value) : `${share(x.value)} (${share(x.low)} – ${share(x.high)})`);
+const lasting = (s) => (s < 120 ? `${Math.round(s)} s` : s < 7200 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`);
 const when = (text) => text.replace("T", " ").replace("Z", "").slice(0, 16);
 
 // -- the forecast ------------------------------------------------------------------------------------
@@ -146,9 +150,9 @@ async function section(id, switched, path, paint) {
 
 function paintHistory() {
   return section("history", on.kept, "/v1/forecasts", ({ forecasts }) =>
-    table(["series", "when", "version", "from", "horizon", "level", "show"], forecasts.slice(0, 50).map((one) => [
-      one.series_id, when(one.created), one.version, when(one.last_date), String(one.horizon), share(one.confidence_level),
-      button("show", () => showKept(one.id, one.series_id)),
+    table(["series", "show", "from", "horizon", "level", "version", "when"], forecasts.slice(0, 50).map((one) => [
+      one.series_id, button("show", () => showKept(one.id, one.series_id)), when(one.last_date), String(one.horizon),
+      share(one.confidence_level), one.version, when(one.created),
     ])));
 }
 
@@ -165,36 +169,62 @@ async function showKept(id, name) {
 
 function paintJobs() {
   return section("jobs", on.jobs, "/v1/jobs", ({ jobs }) =>
-    table(["id", "state", "priority", "progress", "tries", "cancel"], jobs.slice(0, 50).map((job) => {
+    table(["state", "progress", "act", "priority", "when", "tries", "id"], jobs.slice(0, 50).map((job) => {
       const bar = document.createElement("progress");
       bar.max = job.series;
       bar.value = job.done + job.failed;
       const open = job.state === "queued" || job.state === "running";
-      const eta = open && job.eta_s ? `, ${word("seconds", Math.round(job.eta_s))}` : "";
+      const eta = open && job.eta_s ? `, ${word("left", lasting(job.eta_s))}` : "";
       const failed = job.failed ? `, ${word("failed", job.failed)}` : "";
+      const acts = { done: ["result", save], failed: ["resume", change], cancelled: ["resume", change] };
+      const [name, act] = acts[job.state] ?? ["cancel", change];
+      const state = made("td", stateWord(job.state));
+      if (job.reason) state.append(made("div", job.reason, "long fail"));
       return [
-        job.id, stateWord(job.state), String(job.priority), made("td", [bar, ` ${job.done}/${job.series}${failed}${eta}`]),
-        String(job.attempts), open ? button("cancel", () => cancel(job.id)) : "",
+        state, made("td", [bar, ` ${job.done}/${job.series}${failed}${eta}`]), button(name, () => act(job.id, name)),
+        priorityWord(job.priority), when(job.created), String(job.attempts), job.id,
       ];
     })));
 }
 
-async function cancel(id) {
+async function change(id, how) {
   try {
-    await ask(`/v1/jobs/${encodeURIComponent(id)}/cancel`, {});
+    await ask(`/v1/jobs/${encodeURIComponent(id)}/${how}`, {});
   } catch (error) {
     tell(error);
   }
   await paintJobs();
 }
 
+async function save(id) {
+  try {
+    const answer = await fetch(`/v1/jobs/${encodeURIComponent(id)}/result?format=json`, { headers: keyHeaders() });
+    if (!answer.ok) throw new Problem(answer.status, (await answer.json()).detail);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await answer.blob());
+    link.download = `${id}.json`;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  } catch (error) {
+    tell(error);
+  }
+}
+
+function promised(one) {
+  const found = one.promised?.within_date_accuracy;
+  return found && one.promised.horizon === one.horizon ? range(found) : "–";
+}
+
 function paintQuality() {
-  return section("quality", on.kept, "/v1/quality", ({ versions }) =>
-    table(["version", "dates", "accuracy", "coverage", "brier", "alert"], versions.map((one) => [
-      one.version, String(one.dates), one.accuracy ? range(one.accuracy) : "–",
-      made("td", (one.coverage ?? []).slice(-3).map((c) => made("div", `${share(c.level)}, ${word("step")} ${c.step}: ${range(c)}`))),
-      one.brier ? number(one.brier.value) : "–", made("td", one.alert ?? "", "long warn"),
-    ])));
+  return section("quality", on.kept, "/v1/quality", ({ versions }) => {
+    const figures = table(["version", "dates", "accuracy", "promised", "coverage", "brier"], versions.map((one) => [
+      one.version, String(one.dates), range(one.accuracy), promised(one),
+      made("td", one.coverage.slice(-3).map((c) => made("div", `${share(c.level)}, ${word("step")} ${c.step}: ${range(c)}`))),
+      number(one.brier.value),
+    ]));
+    const alerts = versions.filter((one) => one.alert).map((one) => made("p", `${one.version}, ${word("alert")}: ${one.alert}`, "alert warn"));
+    return made("div", [figures, ...alerts]);
+  });
 }
 
 function paintVersions() {

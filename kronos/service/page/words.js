@@ -14,11 +14,13 @@ export const WORDS = {
     within: "interval at the end", usedBars: "bars used", took: "computed in", measured: "measured coverage",
     off: "Not switched on: start the service with --state DIR.", none: "None yet.",
     when: "made", version: "version", from: "after", show: "Show", state: "state", priority: "priority",
-    progress: "progress", tries: "tries", cancel: "Cancel", dates: "dates", accuracy: "accuracy within dates",
+    progress: "progress", tries: "parts begun", cancel: "Cancel", dates: "dates", accuracy: "accuracy within dates",
     coverage: "coverage", step: "step", brier: "Brier", alert: "alert", alias: "alias", trainEnd: "trained until",
     verdict: "backtest", serves: "serves", badFile: "The file needs a header with date, open, high, low and close.",
     badRow: "Row {n} of the file is no bar: a date and numbers are expected.", tooShort: "The series has too few bars.",
-    id: "id", seconds: "{n} s left", failed: "{n} failed",
+    id: "id", left: "about {n} left", failed: "{n} failed",
+    act: "action", result: "Result", resume: "Go on", promised: "the backtest's accuracy",
+    priorities: { high: "high", normal: "normal", low: "low" },
     states: { queued: "waiting", running: "running", done: "done", failed: "failed", cancelled: "cancelled" },
   },
   zh: {
@@ -35,11 +37,13 @@ export const WORDS = {
     within: "期末区间", usedBars: "使用的根数", took: "计算用时", measured: "实测覆盖率",
     off: "未启用：请用 --state 目录 启动服务。", none: "暂无。",
     when: "时间", version: "版本", from: "起点", show: "显示", state: "状态", priority: "优先级",
-    progress: "进度", tries: "尝试次数", cancel: "取消", dates: "日期数", accuracy: "同日准确率",
+    progress: "进度", tries: "已开始的分块", cancel: "取消", dates: "日期数", accuracy: "同日准确率",
     coverage: "覆盖率", step: "步", brier: "Brier", alert: "警报", alias: "别名", trainEnd: "训练截止",
     verdict: "回测", serves: "当前服务", badFile: "文件需要表头：date、open、high、low、close。",
     badRow: "文件第 {n} 行不是一根 K 线：应为日期和数字。", tooShort: "该品种的 K 线太少。",
-    id: "编号", seconds: "还需 {n} 秒", failed: "{n} 个失败",
+    id: "编号", left: "约剩 {n}", failed: "{n} 个失败",
+    act: "操作", result: "结果", resume: "继续", promised: "回测准确率",
+    priorities: { high: "高", normal: "普通", low: "低" },
     states: { queued: "等待", running: "运行中", done: "完成", failed: "失败", cancelled: "已取消" },
   },
 };
@@ -52,6 +56,10 @@ export function word(name, n) {
 
 export function stateWord(name) {
   return WORDS[chosen].states[name] ?? name;
+}
+
+export function priorityWord(name) {
+  return WORDS[chosen].priorities[name] ?? name;
 }
 
 export function switchLanguage() {
