@@ -28,7 +28,7 @@ from kronos.answers.fitted import FittedModel, Fitting, ModelFitter, TooLittle
 from kronos.answers.network import NetworkAnswerer, joined, pretrained, random_init
 from kronos.answers.simple import simple_answerers
 from kronos.answers.weights import fit_weights
-from kronos.config import Config
+from kronos.config import Config, EvaluationConfig
 from kronos.evaluation.contest import Contestant, Setup, contest
 from kronos.evaluation.controls import noisy_futures, shuffled_labels
 from kronos.evaluation.panel import Panel, build_panel
@@ -112,9 +112,12 @@ def ask_others(setup: Setup, asked: list[Contestant]) -> list[Contestant]:
     models = [one for one in asked if one.model and one.kind != "blend"]
     if len(models) == 1:
         known[NETWORK] = models[0]
+    usual = own.blends == EvaluationConfig().blends
     for name in own.blends:
         members = members_of(f"{BLEND}{name}")
         missing = [member for member in members if member not in known]
+        if missing and usual:  # the usual list holds blends for every kind of run
+            continue
         if missing:
             log.info("blend:%s is not scored: there is no answerer %s here", name, missing[0])
             continue

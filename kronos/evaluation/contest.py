@@ -167,13 +167,14 @@ def contest(setup: Setup, source: Answerer | Fitter, only_test: bool = False, **
     parts = []
     date = np.searchsorted(setup.panel.sessions, setup.asked.asof)
     unfit = 0
+    failed: list[TooLittle] = []
     if isinstance(source, Fitter):
         for block in setup.blocks:
             rows = np.flatnonzero((date >= block[0]) & (date <= block[-1]))
             try:
                 made = source.fit(setup.store, int(setup.panel.sessions[block[0]]), setup.panel.horizon)
             except TooLittle as error:
-                log.info("%s", error)
+                failed.append(error)
                 unfit += len(rows)
                 continue
             parts.append((rows, made.answer(setup.store, setup.asked.only(rows))))
@@ -185,6 +186,8 @@ def contest(setup: Setup, source: Answerer | Fitter, only_test: bool = False, **
         rows = np.flatnonzero(date >= first)
         parts.append((rows, source.answer(setup.store, setup.asked.only(rows))))
     given = joined(parts, len(setup.asked))
+    if failed:
+        log.info("%s (the first of %d of %d fits)", failed[0], len(failed), len(setup.blocks))
     if unfit:
         given.reason[np.isnan(given.score) & (given.reason == "")] = NOTHING_LEARNT
         log.info("%s: %d rows before the first fit have no answer", source.name, unfit)

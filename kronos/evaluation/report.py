@@ -11,14 +11,22 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
 from kronos import page
 from kronos.evaluation.earned import section
-from kronos.forecasting.plot import draw_candles
-from kronos.page import draw, percent
-from kronos.palette import BLUE, GREY, INK, RED
+from kronos.evaluation.report_plots import (
+    SMOOTH,
+    plot_accuracy,
+    plot_coverage,
+    plot_entries,
+    plot_example,
+    plot_horizons,
+    plot_reliability,
+    plot_timeline,
+    plot_within,
+    plot_years,
+)
+from kronos.page import draw
 
 COLUMNS = {
     "accuracy": "accuracy",
@@ -38,10 +46,6 @@ PERCENT = {"accuracy", "within_date_accuracy", "balanced_accuracy", "predicted_r
 }
 COMPARED = ("accuracy", "within_date_accuracy", "rank_ic")
 SKILL = {1: "ok", 0: "skip", -1: "fail"}
-SMOOTH = 9
-"""Dates of the line that smooths figures per date."""
-PHASES = {"train": BLUE, "validation": "#7aa6c8", "calibrate": "#d9a441", "test": RED}
-"""Blocks of the time line that are coloured; the others are gaps."""
 
 
 def write_page(tree: dict[str, Any], path: str | Path) -> Path:
@@ -52,6 +56,9 @@ def write_page(tree: dict[str, Any], path: str | Path) -> Path:
         title=f"Backtest: {tree['title']}",
         tree=tree,
         facts=_facts(tree),
+        scored=_scored(tree),
+        explained=_explained(tree),
+        chart=_chart(tree),
         verdict=(SKILL[tree["verdict"]["skill"]], tree["verdict"]["headline"]),
         columns={name: (short, tree["figures"][name]) for name, short in COLUMNS.items()},
         rows=[_row(entry, tree["main"]) for entry in tree["entries"]],
@@ -73,12 +80,13 @@ def write_page(tree: dict[str, Any], path: str | Path) -> Path:
             for t in tree["by_third"]
         ],
         figures=list(_figures(tree)),
-        timeline=draw(lambda axes: _plot_timeline(axes, tree["timeline"]), size=(11.4, 1.6)),
+        timeline=draw(lambda axes: plot_timeline(axes, tree["timeline"]), size=(11.4, 1.6)),
         tickers=[
             (name, [_ticker(t) for t in tree["tickers"][key]])
             for name, key in (("Best", "best"), ("Worst", "worst"))
         ],
-        examples=[(_caption(e), draw(lambda axes, e=e: _plot_example(axes, e))) for e in tree["examples"]],  # type: ignore[misc]
+        right=sum(e["pred"] == e["label"] for e in tree["examples"]),
+        examples=[(_caption(e), draw(lambda axes, e=e: plot_example(axes, e))) for e in tree["examples"]],  # type: ignore[misc]
         config=json.dumps(tree["config"], indent=1),
         earned=section(tree["portfolio"]) if tree.get("portfolio") else None,
     )
@@ -102,17 +110,65 @@ def spread(name: str, interval: dict[str, Any] | None) -> str:
 
 
 def _facts(tree: dict[str, Any]) -> dict[str, str]:
+    """The five numbers of the first screen: three figures of the model, the dates, the horizon."""
     dates = tree["dates"]
     main = _entry(tree, tree["main"])["figures"]
-    shown = {COLUMNS[name]: number(name, main[name]["value"]) for name in COMPARED if name in main}
-    scored = {
-        "test dates": f"{dates['test']:,}",
-        "without overlap": f"{dates['effective']:,}",
-        "rows": f"{dates['rows']:,}",
-    }
+    shown = {}
+    for name in COMPARED:
+        value = None
+        if name in main:
+            value = main[name]["value"]
+        shown[COLUMNS[name]] = number(name, value)
+    shown["dates without overlap"] = f"{dates['effective']:,}"
+    shown["horizon"] = f"{dates['horizon']} days"
+    return shown
+
+
+def _scored(tree: dict[str, Any]) -> str:
+    """What was scored, in one sentence."""
+    dates = tree["dates"]
     return (
-        scored | {"horizon": f"{dates['horizon']} days", "from": dates["first"], "to": dates["last"]} | shown
+        f"{tree['main']} scored on {dates['test']:,} dates from {dates['first']} to {dates['last']}, "
+        f"{dates['rows']:,} rows."
     )
+
+
+def _explained(tree: dict[str, Any]) -> list[str]:
+    """What a reader of the demonstration asks: the alarm, the fits that are better, the untrained row."""
+    found = []
+    if tree["config"].get("market", {}).get("generate"):
+        found.append(
+            "This market is synthetic. A signal was planted in it, so that there is something to find and one can see "
+            "that the kit finds it. On real prices such a result would point at a mistake, hence the alarm."
+        )
+        better = _fits_that_are_better(tree)
+        if better:
+            found.append(
+                f"Better than the network here: {', '.join(better)}. A fit is given today's volume as a figure of its own, "
+                "and that is where the signal lies. The network has to learn it from whole bars in a few minutes."
+            )
+    if any(entry["name"] == "random-init" for entry in tree["entries"]):
+        found.append(
+            "random-init is the same network without training. What it scores is what training did not add."
+        )
+    return found
+
+
+def _fits_that_are_better(tree: dict[str, Any]) -> list[str]:
+    """Names of fitted answerers whose accuracy is above that of the main one, by the intervals."""
+    fits = {entry["name"] for entry in tree["entries"] if entry["kind"] == "fitted"}
+    found = []
+    for comparison in tree["comparisons"].get("accuracy", []):
+        if comparison["better"] == -1 and comparison["baseline"] in fits:
+            found.append(comparison["baseline"])
+    return found
+
+
+def _chart(tree: dict[str, Any]) -> tuple[str, Markup]:
+    """The chart of the first screen: every answerer's accuracy with its interval."""
+    text = "Accuracy of every answerer with its 95 % interval over dates; the line is 50 %."
+    height = 1.2 + 0.2 * len(tree["entries"])
+    return text, draw(lambda axes: plot_entries(axes, tree), size=(5.6, min(height, 5.0)))
 
 
 def _entry(tree: dict[str, Any], name: str) -> dict[str, Any]:
@@ -195,180 +251,30 @@ def _figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Markup]]:
         "Accuracy per date",
         f"Dots: {main} on each date; line: mean of {SMOOTH} dates; grey: the share that rose, which is what 'all rise' scores. "
         f"{'A constant answer swings this far by the market alone.' if constants else ''}",
-        draw(lambda axes: _plot_accuracy(axes, per_date, main)),
+        draw(lambda axes: plot_accuracy(axes, per_date, main)),
     )
     yield (
         "Within-date accuracy",
         "Against the date's median return, so that the market's direction does not count; 50 % knows nothing.",
-        draw(lambda axes: _plot_within(axes, per_date, main)),
+        draw(lambda axes: plot_within(axes, per_date, main)),
     )
     if any(tree["reliability"].values()):
         yield (
             "Reliability",
             "Ten bins of equally many rows by P(rise) less the date's mean, and how many rose, less the date's share; both plus "
             "the mean share of rises. 95 % bands over dates. On the line is calibrated.",
-            draw(lambda axes: _plot_reliability(axes, tree["reliability"])),
+            draw(lambda axes: plot_reliability(axes, tree["reliability"])),
         )
     yield (
         "Rank IC by year",
         "Spearman correlation of score and return within a date, its mean and 95 % interval over the dates of a year.",
-        draw(lambda axes: _plot_years(axes, tree["by_year"])),
+        draw(lambda axes: plot_years(axes, tree["by_year"])),
     )
     terms = [row for row in tree["by_horizon"] if row["name"] == main]
     if len(terms) > 1:
         text = "Rank IC of one forecast at each horizon that it speaks of, with 95 % intervals over the same dates."
-        yield "Rank IC by horizon", text, draw(lambda axes: _plot_horizons(axes, terms))
+        yield "Rank IC by horizon", text, draw(lambda axes: plot_horizons(axes, terms))
     figures = _entry(tree, main)["figures"]
     if "coverage_90" in figures:
         text = "How many closes fell inside the paths' central bands, with 95 % intervals; on the marks is honest."
-        yield "Coverage", text, draw(lambda axes: _plot_coverage(axes, figures))
-
-
-def _days(dates: list[str]) -> list[Any]:
-    return np.array(dates, dtype="datetime64[s]").astype(object).tolist()
-
-
-def _values(per_date: dict[str, Any], name: str, figure: str) -> NDArray[np.float64]:
-    values = per_date["entries"][name].get(figure) or [None] * len(
-        per_date["origins"]
-    )  # a figure that no date defines is left out
-    return np.array(values, dtype=np.float64)  # None becomes NaN
-
-
-def _dots_and_line(axes: Axes, days: list[Any], values: NDArray[np.float64]) -> None:
-    axes.plot(days, values, ".", color=BLUE, markersize=3, alpha=0.6)
-    known = np.flatnonzero(np.isfinite(values))
-    if len(known) >= SMOOTH:
-        half = SMOOTH // 2
-        smooth = np.convolve(values[known], np.full(SMOOTH, 1 / SMOOTH), "valid")
-        axes.plot([days[k] for k in known[half : half + len(smooth)]], smooth, color=BLUE, linewidth=1.2)
-
-
-def _plot_accuracy(axes: Axes, per_date: dict[str, Any], main: str) -> None:
-    days = _days(per_date["origins"])
-    axes.plot(days, np.array(per_date["true_rises"], np.float64), color=GREY, linewidth=1)
-    _dots_and_line(axes, days, _values(per_date, main, "accuracy"))
-    _half(axes)
-
-
-def _plot_within(axes: Axes, per_date: dict[str, Any], main: str) -> None:
-    values = _values(per_date, main, "within_date_accuracy")
-    _dots_and_line(axes, _days(per_date["origins"]), values)
-    _half(axes)
-    known = np.abs(values[np.isfinite(values)] - 0.5)
-    far = float(np.max(known, initial=0.02))
-    axes.set_ylim(0.5 - 1.1 * far, 0.5 + 1.1 * far)
-
-
-def _half(axes: Axes) -> None:
-    axes.axhline(0.5, color=INK, linewidth=0.6)
-    percent(axes)
-    axes.tick_params(axis="x", labelrotation=20)
-
-
-def _plot_reliability(axes: Axes, reliability: dict[str, Any]) -> None:
-    seen_at: list[float] = []
-    for name, color in (("raw", GREY), ("decided", BLUE)):
-        if not reliability.get(name):
-            continue
-        bins = [b for b in reliability[name]["bins"] if b["observed"]["value"] is not None]
-        at, seen = [b["predicted"] for b in bins], [b["observed"]["value"] for b in bins]
-        axes.errorbar(
-            at,
-            seen,
-            yerr=_errors([b["observed"] for b in bins]),
-            color=color,
-            fmt="o-",
-            markersize=3,
-            linewidth=1,
-        )
-        seen_at += at
-        ece = reliability[name]["ece"]["value"]
-        axes.plot([], [], color=color, label=f"{name}, ECE {number('', ece)}")
-    ends = [min(seen_at, default=0.0), max(seen_at, default=1.0)]
-    axes.plot(ends, ends, color=INK, linewidth=0.6)
-    axes.set_xlabel("P(rise)")
-    axes.set_ylabel("share that rose")
-    axes.legend(frameon=False)
-
-
-def _errors(intervals: list[dict[str, Any]]) -> NDArray[np.float64]:
-    """Lengths below and above the values, (2, n); 0 where there is no interval, or no value."""
-    below, above = [], []
-    for i in intervals:
-        sure = i["value"] is not None and i["low"] is not None
-        below.append(
-            max(0.0, i["value"] - i["low"]) if sure else 0.0
-        )  # rounding alone may bring an end past the value
-        above.append(max(0.0, i["high"] - i["value"]) if sure else 0.0)
-    return np.array([below, above])
-
-
-def _plot_years(axes: Axes, by_year: list[dict[str, Any]]) -> None:
-    years = [y["year"] for y in by_year]
-    values = [y["figures"]["rank_ic"] for y in by_year]
-    heights = [v["value"] if v["value"] is not None else 0.0 for v in values]
-    axes.bar(years, heights, color=BLUE, width=0.5, alpha=0.6)
-    axes.errorbar(years, heights, yerr=_errors(values), color=INK, fmt="none", linewidth=1, capsize=2)
-    axes.axhline(0, color=INK, linewidth=0.6)
-    axes.set_xticks(years, [str(year) for year in years])
-    axes.set_xlim(min(years) - 0.8, max(years) + 0.8)
-
-
-def _plot_horizons(axes: Axes, terms: list[dict[str, Any]]) -> None:
-    known = [row for row in terms if row["rank_ic"]["value"] is not None]
-    found = [row["rank_ic"] for row in known]
-    at = [row["horizon"] for row in known]
-    heights = [i["value"] for i in found]
-    axes.errorbar(at, heights, yerr=_errors(found), color=BLUE, fmt="o-", markersize=3, linewidth=1)
-    axes.axhline(0, color=INK, linewidth=0.6)
-    axes.set_xlabel("trading days ahead")
-
-
-def _plot_coverage(axes: Axes, figures: dict[str, Any]) -> None:
-    levels = [
-        level for level in (50, 80, 90) if f"coverage_{level}" in figures
-    ]  # few paths have no wide band
-    found = [figures[f"coverage_{level}"] for level in levels]
-    names = [f"{level} % band" for level in levels]
-    axes.barh(
-        names, [f["value"] for f in found], xerr=_errors(found), color=BLUE, height=0.5, alpha=0.6, ecolor=INK
-    )
-    for place, level in enumerate(levels):
-        axes.plot([level / 100] * 2, [place - 0.35, place + 0.35], color=RED, linewidth=2)
-    axes.set_xlim(0, 1)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
-
-
-def _plot_timeline(axes: Axes, blocks: list[dict[str, Any]]) -> None:
-    for place, block in enumerate(reversed(blocks)):
-        first, last = (
-            np.array([block["first"], block["last"]], dtype="datetime64[D]")
-            .astype("datetime64[s]")
-            .astype(object)
-        )
-        axes.barh(place, last - first, left=first, height=0.6, color=PHASES.get(block["name"], GREY))
-    axes.set_yticks(range(len(blocks)), [f"{b['name']} ({b['days']:,} days)" for b in reversed(blocks)])
-    axes.xaxis_date()
-
-
-def _plot_example(axes: Axes, example: dict[str, Any]) -> None:
-    """Candles of what was known (left of 0) and of what happened, over the fan of the paths."""
-    past, future = (_bars(example[key]) for key in ("history", "future"))
-    quantiles = {
-        int(q): np.array([example["last_close"], *closes])
-        for q, closes in example["forecast"]["quantiles"].items()
-    }
-    steps = np.arange(len(quantiles[50]))
-    for low, high, alpha in ((5, 95, 0.15), (25, 75, 0.3)):
-        axes.fill_between(steps, quantiles[low], quantiles[high], color=BLUE, alpha=alpha, linewidth=0)
-    axes.plot(steps, quantiles[50], color=INK, linewidth=1.2)
-    draw_candles(axes, past, np.arange(1 - len(past), 1))
-    draw_candles(axes, future, np.arange(1, len(future) + 1))
-    axes.axvline(0.5, color=GREY, linewidth=0.8)
-    axes.axhline(example["last_close"], color=GREY, linewidth=0.8, linestyle=":")
-    axes.set_xlabel("bars from the origin")
-
-
-def _bars(bars: dict[str, Any]) -> NDArray[np.float64]:
-    return np.array([bars[name] for name in ("open", "high", "low", "close")], dtype=np.float64).T
+        yield "Coverage", text, draw(lambda axes: plot_coverage(axes, figures))

@@ -33,7 +33,7 @@ from kronos.evaluation.verdict import Results
 VERSION = 2
 YEARLY = ("accuracy", "within_date_accuracy", "rank_ic", "true_rises")
 EXTREMES = 10
-EXAMPLES, EXAMPLE_PATHS, EXAMPLE_HISTORY = 4, 20, 60
+EXAMPLES, EXAMPLE_PATHS, EXAMPLE_HISTORY = 8, 20, 60
 QUANTILES = (5, 25, 50, 75, 95)
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from backtests import small_world
+from matplotlib.figure import Figure
 from test_report import Elements
 
 from kronos.evaluation.backtest import run_backtest
 from kronos.evaluation.report import number, spread, write_page
+from kronos.evaluation.report_plots import plot_reliability
 
 HOSTILE = "<script>alert('x')</script>&\"'"
 
@@ -90,6 +92,54 @@ def test_a_negative_control_and_an_alarm_say_so(tree: dict[str, Any], tmp_path: 
 def test_figures_as_people_read_them(name: str, interval: dict[str, Any], words: tuple[str, str]) -> None:
     """An interval that is missing must not look like one of width zero."""
     assert (number(name, interval["value"]), spread(name, interval)) == words
+
+
+def test_the_first_screen_is_the_verdict_five_numbers_and_one_chart(
+    html: str, tree: dict[str, Any], tmp_path: Path
+) -> None:
+    """The answer comes before tables; the demonstration says why its alarm is no alarm."""
+    first = html[html.index("<body>") : html.index("Model and baselines")]
+    assert first.count("<dt>") == 5 and first.count("<svg") == 1 and "<table" not in first
+    right = sum(e["pred"] == e["label"] for e in tree["examples"])
+    assert len(tree["examples"]) == 8 and f"{right} of 8 right" in html
+    assert "random-init is the same network without training" in first and "planted" not in first
+    changed = json.loads(json.dumps(tree))
+    changed["config"]["market"]["generate"] = True
+    for comparison in changed["comparisons"]["accuracy"]:
+        comparison["better"] = -1
+    shown = write_page(changed, tmp_path / "r.html").read_text()
+    assert (
+        "A signal was planted in it" in shown
+        and "Better than the network here: ridge, logistic, boosting" in shown
+    )
+
+
+def test_reliability_stays_between_0_and_1() -> None:
+    """P(rise) less the date's mean, plus a mean, may leave [0, 1]: an axis to 1.2 looks like a mistake."""
+    observed = [{"value": v, "low": max(v - 0.1, 0.0), "high": min(v + 0.1, 1.0)} for v in (0.0, 0.5, 1.0)]
+    bins = [{"predicted": p, "observed": o} for p, o in zip((-0.2, 0.5, 1.3), observed, strict=True)]
+    axes = Figure().subplots()
+    plot_reliability(axes, {"decided": {"bins": bins, "ece": {"value": None}}, "raw": None})
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0.0, 1.0), (0.0, 1.0))
+    for line in axes.lines:
+        assert all(0 <= x <= 1 for x in line.get_xdata())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
+@pytest.mark.parametrize("width", [390, 1366])
+def test_it_needs_no_sideways_scrolling(html: str, tmp_path: Path, width: int) -> None:
+    """On a telephone the page is as wide as the screen; wide tables scroll in boxes of their own."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here")
+    (tmp_path / "page.html").write_text(html)
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 844})
+        page.goto((tmp_path / "page.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        tables = "[...document.querySelectorAll('table')]"
+        assert page.evaluate(f"{tables}.every(table => table.closest('.scroll'))")
+        browser.close()
 
 
 @pytest.mark.slow
