@@ -31,6 +31,7 @@ def contradictions(config: Config, paths: Mapping[str, Sequence[str]]) -> list[s
     problems += _head(config)
     problems += _windows(config)
     problems += _starts(config)
+    problems += _teacher(config)
     problems += _processes(config)
     return problems
 
@@ -71,6 +72,19 @@ def _windows(config: Config) -> Iterator[str]:
         )
     if data.embargo is not None and data.embargo < data.predict_window:
         yield f"data.embargo: expected at least predict_window {data.predict_window}, found {data.embargo}"
+
+
+def _teacher(config: Config) -> Iterator[str]:
+    t = config.training
+    if t.teacher and not t.teacher_forcing:
+        yield "training.teacher: expected training.teacher_forcing: true beside it, found false"
+    if t.teacher_start and not t.teacher:
+        yield "training.teacher_start: expected training.teacher, a trained predictor, found none"
+    if t.teacher_start and config.predictor_is_pretrained:
+        yield (
+            "training.teacher_start: expected a predictor that starts from its teacher, found one that starts "
+            "from a pretrained network; set experiment.pre_trained_predictor: false"
+        )
 
 
 def _starts(config: Config) -> Iterator[str]:

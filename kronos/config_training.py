@@ -89,6 +89,13 @@ class TrainingConfig:
     """Condition the fine token on the true coarse one; false: on a sampled one, as the original training
     does.
     """
+    teacher: str = ""
+    """A trained predictor on the same tokenizer (folder or hub id): the predictor learns its probabilities of
+    both tokens, too. Empty: none."""
+    teacher_weight: Share = 0.5
+    """With a teacher: the loss is (1 - w) x cross entropy + w x divergence from the teacher."""
+    teacher_start: bool = False
+    """With a teacher: start from every second of its blocks, with its sizes; false: as the preset says."""
     history_loss_weight: CountFloat = 0.02
     """Weight of the positions inside the lookback in the predictor's loss; the predicted bars weigh 1. Those
     positions are normalised by what came after them and teach reversion that does not exist

@@ -150,6 +150,12 @@ def setting_facts(config: Config, stage: Stage) -> Facts:
             "training.teacher_forcing": t.teacher_forcing,
             "training.history_loss_weight": t.history_loss_weight,
         }
+    if stage == "basemodel" and t.teacher:  # older runs do not know it
+        facts |= {
+            "training.teacher": t.teacher,
+            "training.teacher_weight": t.teacher_weight,
+            "training.teacher_start": t.teacher_start,
+        }
     return facts
 
 

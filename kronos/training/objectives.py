@@ -187,7 +187,8 @@ class PredictorObjective(Objective):
 
     A target weighs `batch['weight']` of its bar, times `history_loss_weight` while that bar lies inside the
     lookback: those bars are normalised with statistics that saw what came after them, the predicted bars are
-    not.
+    not. With a teacher the loss is (1 - w) times that and w times the mean of both tokens' divergences from
+    the teacher's probabilities, KL(teacher || predictor); validation stays the cross entropy.
     """
 
     metric = "loss"
@@ -201,20 +202,25 @@ class PredictorObjective(Objective):
         lookback: int,
         history_loss_weight: float = 1.0,
         teacher_forcing: bool = True,
+        teacher: Kronos | None = None,
+        teacher_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.predictor = predictor
+        self.teacher, self.teacher_weight = teacher, teacher_weight
         self.tokenizer = tokenizer.requires_grad_(False).eval()
         self.lookback = lookback
         self.history_loss_weight = history_loss_weight
         self.teacher_forcing = teacher_forcing
         self._nll = predictor.nll
+        self._logits = predictor.forward
 
     def network(self) -> Kronos:
         return self.predictor
 
     def compile_training(self) -> None:
         self._nll = torch.compile(self.predictor.nll)
+        self._logits = torch.compile(self.predictor.forward)
 
     def train(self, mode: bool = True) -> "PredictorObjective":
         """Train mode of the predictor; the frozen tokenizer stays in eval mode, its tokens must not be
@@ -222,6 +228,8 @@ class PredictorObjective(Objective):
         """
         super().train(mode)
         self.tokenizer.eval()
+        if self.teacher is not None:
+            self.teacher.eval()
         return self
 
     def weight(self, batch: Batch) -> float:
@@ -229,10 +237,29 @@ class PredictorObjective(Objective):
 
     def forward(self, batch: Batch, reduce: Reduce) -> Sums:
         """Sums of one micro-batch over its T - 1 targets; `loss` carries the gradient."""
+        if self.teacher is not None:
+            return self._taught(batch, self.teacher)
         s1, s2 = self._nll(*self._tokens(batch), batch["stamp"], teacher_forcing=self.teacher_forcing)
         weight = self._target_weight(batch).type_as(s1)
         s1, s2 = _weighted(s1, weight), _weighted(s2, weight)
         return {"loss": (s1 + s2) / 2, "s1": s1.detach(), "s2": s2.detach(), "weight": weight.sum()}
+
+    def _taught(self, batch: Batch, teacher: Kronos) -> Sums:
+        """`forward` beside a teacher; `teacher` is the divergence from it."""
+        s1, s2 = self._tokens(batch)
+        given = s1[:, :-1], s2[:, :-1], batch["stamp"][:, :-1], s1[:, 1:]
+        own = self._logits(*given)
+        with torch.no_grad():
+            theirs = teacher(*given)
+        losses = _cross_entropy(own[0], s1[:, 1:]), _cross_entropy(own[1], s2[:, 1:])
+        weight = self._target_weight(batch).type_as(losses[0])
+        first, second = _weighted(losses[0], weight), _weighted(losses[1], weight)
+        apart = _divergence(own[0], theirs[0]) + _divergence(own[1], theirs[1])
+        taught = _weighted(apart, weight) / 2
+        share = self.teacher_weight
+        loss = (1 - share) * (first + second) / 2 + share * taught
+        known = {"s1": first.detach(), "s2": second.detach(), "teacher": taught.detach()}
+        return {"loss": loss, **known, "weight": weight.sum()}
 
     def evaluate(self, batch: Batch) -> Sums:
         """Validation sums of one batch: causal and teacher-forced.
@@ -277,6 +304,9 @@ class PredictorObjective(Objective):
         """Means in nats; of validation sums also perplexities, beside the 2^bits of a uniform guess."""
         values = _means({name: sums[name] for name in ("s1", "s2", "weight")})
         values = {"loss": (values["s1"] + values["s2"]) / 2, **values}
+        if "teacher" in sums:
+            own = _means({"teacher": sums["teacher"], "weight": sums["weight"]})
+            values["teacher_divergence"] = own["teacher"]
         if "history_weight" in sums:
             values["direction_accuracy"] = _means(
                 {"right": sums["direction"], "weight": sums["direction_weight"]}
@@ -312,6 +342,12 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none").view(
         target.shape
     )
+
+
+def _divergence(logits: Tensor, theirs: Tensor) -> Tensor:
+    """KL(teacher || predictor) of each position, (B, T) float32 in nats, of logits (B, T, V)."""
+    own, taught = logits.float().log_softmax(-1), theirs.float().log_softmax(-1)
+    return F.kl_div(own, taught, reduction="none", log_target=True).sum(-1)
 
 
 def _weighted(values: Tensor, weight: Tensor) -> Tensor:

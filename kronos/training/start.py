@@ -29,6 +29,7 @@ from kronos.training.facts import Stage, StageData
 from kronos.training.folder import Summary, summary_of
 from kronos.training.objectives import PredictorObjective, TokenizerObjective
 from kronos.training.optim import LoopSettings, Schedule
+from kronos.training.teacher import load_teacher, of_every_second_block
 
 
 # -- what the loop is told -----------------------------------------------------------------------------------
@@ -134,7 +135,13 @@ def build_objective(
             )
         return TokenizerObjective(KronosTokenizer(**new_tokenizer))
     bits = {"s1_bits": tokenizer.config.s1_bits, "s2_bits": tokenizer.config.s2_bits}
-    if config.predictor_is_pretrained:
+    teacher = None
+    if config.training.teacher:
+        own = tokenizer_source(config)
+        teacher = load_teacher(config, tokenizer, network_digest(tokenizer, own))
+    if teacher is not None and config.training.teacher_start:
+        predictor = of_every_second_block(teacher)
+    elif config.predictor_is_pretrained:
         source = config.model_paths.pretrained_predictor
         predictor = Kronos.from_pretrained(source, revision=config.model_paths.revision(source))
     else:
@@ -146,6 +153,8 @@ def build_objective(
         lookback=config.data.lookback_window,
         history_loss_weight=config.training.history_loss_weight,
         teacher_forcing=config.training.teacher_forcing,
+        teacher=teacher,
+        teacher_weight=config.training.teacher_weight,
     )
 
 
