@@ -41,7 +41,7 @@ def main() -> None:
     if arguments.strict:
         refuse_warnings(results)
     if arguments.report is not None:
-        from kronos.data.report import write_report  # matplotlib takes a second to load
+        from kronos.data.data_report import write_report  # matplotlib takes a second to load
 
         logging.info(
             "report: %s", write_report(store, config, arguments.report or config.run_dir / "data_report.html")

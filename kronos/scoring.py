@@ -19,7 +19,7 @@ from kronos.answers.decide import rates
 from kronos.answers.simple import ALL_FALL, ALL_RISE, MAJORITY, RULES
 from kronos.config import Config
 from kronos.data.competition import check_ids, read_answers, read_rows
-from kronos.data.market import market_path
+from kronos.data.market_files import market_path
 from kronos.data.prepare import open_store
 from kronos.data.store import BarStore
 from kronos.errors import KitError

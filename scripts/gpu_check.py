@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clon
 import numpy as np
 
 from kronos.config import Config, Precision, to_dict
-from kronos.data.store import store_from_dict
+from kronos.data.store_writer import store_from_dict
 from kronos.records import read_json
 
 ROOT = Path(__file__).resolve().parents[1]

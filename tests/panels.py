@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from kronos.bars import EpsilonKind
-from kronos.data.store import BarStore, store_from_dict, write_store
+from kronos.data.store import BarStore
+from kronos.data.store_writer import store_from_dict, write_store
 from kronos.data.windows import WindowReader, Windows
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]

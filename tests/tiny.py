@@ -8,7 +8,8 @@ import numpy as np
 
 from kronos import configfile
 from kronos.config import Config
-from kronos.data.store import BarStore, store_from_dict
+from kronos.data.store import BarStore
+from kronos.data.store_writer import store_from_dict
 
 TOKENIZER: dict[str, Any] = {
     "d_in": 6,

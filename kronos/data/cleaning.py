@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from kronos.bars import AMOUNT, CLOSE, HIGH, LOW, OPEN, VOLUME, amount_from
 from kronos.config import CleaningConfig
-from kronos.data.panel import Panel
 from kronos.data.policy import PROBLEMS, SPLIT_QUIET_BARS, SPLIT_RATIOS, SPLIT_TOLERANCE, Limits, Tally
+from kronos.data.price_panel import Panel
 from kronos.data.row_places import name_of
 from kronos.data.segments import segments_of
 from kronos.errors import KitError

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from kronos.data.panel import narrow
+from kronos.data.price_panel import narrow
 
 LOOK_ROWS = 1_000
 """Rows at the start of a piece that show whether it stands in runs."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kronos.config import Config, DataConfig
 from kronos.data import blocks, dates
-from kronos.data.columns import shown
+from kronos.data.column_roles import shown
 from kronos.data.markets import zone_of
 from kronos.data.store import MANIFEST, read_manifest
 from kronos.errors import KitError

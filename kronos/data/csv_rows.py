@@ -100,8 +100,11 @@ class Parser:
             )
         for number, fields in self._fields(text, line):
             if fields and len(fields) != len(self.names):
+                hint = ""
+                if len(fields) == len(self.names) + 1 and not fields[-1].strip():
+                    hint = f"; the rows end with {self.separator!r} and the line of names does not: add one there"
                 return KitError(
-                    f"{self.path}: line {number}: expected {len(self.names)} fields, found {len(fields)}"
+                    f"{self.path}: line {number}: expected {len(self.names)} fields, found {len(fields)}{hint}"
                 )
         return KitError(
             f"{self.path}: between line {line} and {line + text.count(chr(10))}: not readable as CSV: {one_line(error)}"

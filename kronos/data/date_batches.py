@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronos.bars import CLOSE
+from kronos.data.batch_plan import mix, permutation
 from kronos.data.row_places import owner_of
-from kronos.data.sampling import mix, permutation
 from kronos.data.splits import Part
 from kronos.data.store import BarStore
 from kronos.errors import KitError

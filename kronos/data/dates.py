@@ -23,6 +23,7 @@ _EPOCH_TEXT = r"^\d{9,10}(?:\.\d+)?$|^(?:\d{12,13}|\d{15,16}|\d{18,19})(?:\.0+)?
 _CLOCK = re.compile(r"^(.*?\d\D?)(?:([T\s]\s*)(\d{1,2}:\d{2}.*|\d{4}|\d{6}))$", re.S)
 _DAYS = {  # digits written as Y (four), d (one or two) or n (more); b: name of a month, a: of a weekday
     "Y-d-d": ["%Y-%m-%d"],
+    "Y- d- d": ["%Y- %m- %d"],
     "Y/d/d": ["%Y/%m/%d"],
     "Y.d.d": ["%Y.%m.%d"],
     "Y年d月d日": ["%Y年%m月%d日"],
@@ -47,6 +48,7 @@ _LONG_MONTHS = (
 )  # fmt: skip
 _MONTHS = {*_LONG_MONTHS, *(name[:3] for name in _LONG_MONTHS)}
 _WEEKDAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+FIRST_YEAR, LAST_YEAR = 1900, 2100
 _EARLIEST, _LATEST = 300_000_000, 4_200_000_000  # seconds: 1979 to 2103
 
 
@@ -91,12 +93,14 @@ def detect(path: Path, values: pl.Series) -> DateForm:
         raise KitError(f"{path}: expected dates, found a date column without a single value")
     example = values[0]
     body, offset = _OFFSET.subn("", example)
+    if offset and not any(DateForm(text, True, example).has_time for text in _formats(body)):
+        body, offset = example, 0  # 03-01-2023 ends like an offset
     if not offset and values.str.contains(_EPOCH_TEXT).all():
         form = DateForm(EPOCH, False, example)
         if parse(values, form).bad is None:
             return form
     forms = [DateForm(text, bool(offset), example) for text in _formats(body)]
-    if not forms or (offset and not forms[0].has_time):
+    if not forms:
         raise KitError(
             f"{path}: no parseable dates: expected YYYY-MM-DD (with or without a time), found {_short(example)}{_hint(example)}"
         )
@@ -113,6 +117,10 @@ def _hint(example: str) -> str:
     """What to do about dates that programs write and that do not say what they mean."""
     if re.fullmatch(r"\d{5}(\.\d+)?", example):
         return "; if these are Excel's day numbers, format the column as a date and save the file again"
+    if re.match(r"\d{3}[-/.]\d{1,2}[-/.]\d{1,2}$", example):
+        return "; if these are years of the Republic of China, add 1911 to them"
+    if re.match(r"\d{1,2}[-/. ](\d{1,2}|[A-Za-z]{3,9})[-/. ]\d{2}(\D|$)|\d{6}(\D|$)", example):
+        return "; write years with four digits"
     if re.search(r"\d\s*[A-Za-z]{2,}(/[A-Za-z_]+)?$", example):
         return "; cut off the name of the zone where these are the exchange's times, else write an offset (+00:00)"
     return ""
@@ -147,6 +155,23 @@ def parse(values: pl.Series, form: DateForm) -> Parsed:
     bad = present & (wall.is_null() | wrong_offset)
     moment = wall - _offsets(text) if form.offset else None
     return Parsed(wall, moment, bad.arg_max() if bad.any() else None)
+
+
+def refuse_other_years(path: Path, parsed: Parsed, form: DateForm) -> None:
+    """Raise KitError where no date is of a year from 1900 to 2100: then the years are counted from elsewhere.
+    A stray one is the data checks' matter."""
+    year = parsed.wall.dt.year().drop_nulls()
+    if not len(year) or year.is_between(FIRST_YEAR, LAST_YEAR).any():
+        return
+    remedy = "write them as YYYY-MM-DD"
+    if year[0] - 543 in range(FIRST_YEAR, LAST_YEAR):
+        remedy = "if these are Buddhist years, take off 543"
+    elif year[0] + 1911 in range(FIRST_YEAR, LAST_YEAR):
+        remedy = "if these are years of the Republic of China, add 1911 to them"
+    raise KitError(
+        f"{path}: no parseable dates: expected years {FIRST_YEAR} to {LAST_YEAR}, found {year[0]} ({_short(form.example)}); "
+        + remedy
+    )
 
 
 def _offsets(text: pl.Series) -> pl.Series:

@@ -15,21 +15,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kronos.data.columns import PRICES, ROLES, Layout, layout_of, plain, shown
+from kronos.data.column_roles import PRICES, ROLES, Layout, layout_of, plain, shown
 from kronos.errors import KitError
 
 log = logging.getLogger(__name__)
 
 HEAD_BYTES = 1 << 18
-TITLE_LINES = 5
-"""Lines before the names that may be a title."""
+TITLE_LINES = 20
+"""Lines before the names that may be a title, or terms of use."""
 KNOWN = frozenset(name for tiers in ROLES.values() for tier in tiers for name in tier)
 FEWEST_KNOWN = 3
 """So many known names make a line one of names, even if others are missing."""
 SEPARATORS = (",", ";", "\t", "|")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 _DATE = re.compile(
-    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{8}( \d{4,6})?|\d{9,10}(\.\d+)?|\d{12,13}|\d{15,16}|\d{18,19}"
+    r"\d{1,2}/\d{1,2}/\d{4}( .*)?|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?|\d{8}( \d{4,6})?"
+    r"|\d{9,10}(\.\d+)?|\d{12,13}|\d{15,16}|\d{18,19}"
 )
 _TIME = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 
@@ -54,24 +55,33 @@ def diagnose(path: Path, head: bytes, columns: Mapping[str, str | int]) -> tuple
     """
     first: list[str] = []
     nearly: dict[int, KitError] = {}
+    is_strange = False
     for encoding in _encodings(head):
         text = head.decode(encoding, errors="ignore")
         lines = text.removeprefix("\ufeff").splitlines()[: TITLE_LINES + 200]
         for separator in SEPARATORS:
             rows = [_fields(line, separator) for line in lines]
+            first = max(first, rows[0] if rows else [], key=len)
             found = (
                 _three_headers(path, rows)
                 or _with_names(path, rows, columns, nearly)
                 or _without_names(path, rows, columns)
             )
-            if found is not None and _is_sure(encoding, found[1]):
-                skipped, layout = found
-                return Form(encoding, separator, skipped), layout
-            first = max(first, rows[0] if rows else [], key=len)
+            if found is None:
+                continue
+            form, layout = Form(encoding, separator, found[0]), found[1]
+            if _is_sure(encoding, layout):
+                return form, layout
+            # A comma and one line of names: the plain reading has said which byte of which line is none of UTF-8.
+            is_strange = is_strange or (separator, form.skipped) != (PLAIN.separator, PLAIN.skipped)
+    if is_strange:
+        raise KitError(
+            f"{path}: expected UTF-8 text, found another encoding, and no name that tells which; save the file as UTF-8"
+        )
     if sum(bool(_NUMBER.fullmatch(value.strip())) for value in first) >= len(PRICES):
         raise KitError(
-            f"{path}: expected a line of column names, found {shown(first)}; add one, or number the columns: "
-            "data.columns: {date: 1, open: 2, high: 3, low: 4, close: 5, volume: 6}"
+            f"{path}: expected a line of column names, found {shown(first)}; add one, or say which column is which by its "
+            "number: data.columns: {date: 1, open: N, high: N, low: N, close: N, volume: N}"
         )
     if nearly:
         raise nearly[max(nearly)]
@@ -114,15 +124,16 @@ def _encodings(head: bytes) -> Iterator[str]:
     except UnicodeDecodeError as error:
         if error.start < len(head) - 8:
             yield "gb18030"
+            yield "cp1252"
             return
     yield "utf-8-sig"
 
 
 def _is_sure(encoding: str, layout: Layout) -> bool:
-    """Nearly every byte sequence is GB 18030; it is that for sure where column names that we know come
-    out.
+    """Nearly every byte sequence is GB 18030, or Windows' Western European; it is that for sure where column
+    names that we know come out.
     """
-    if encoding != "gb18030":
+    if encoding not in ("gb18030", "cp1252"):
         return True
     return any(not layout.names[position].isascii() for position in layout.roles.values())
 

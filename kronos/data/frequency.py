@@ -8,7 +8,7 @@ ones.
 import numpy as np
 from numpy.typing import NDArray
 
-from kronos.data.panel import Panel
+from kronos.data.price_panel import Panel
 from kronos.errors import KitError
 
 MINUTES = (1, 2, 3, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 360, 480, 720)

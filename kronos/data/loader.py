@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from kronos.bars import EpsilonKind
-from kronos.data.sampling import BatchPlan, IntArray, ScoringPlan
+from kronos.data.batch_plan import BatchPlan, IntArray, ScoringPlan
 from kronos.data.slots import Slots
 from kronos.data.store import BarStore
 from kronos.data.windows import WindowIndex, WindowReader

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kronos.config import DataConfig
 from kronos.data.calendar import ALWAYS_OPEN, FOLDER, SessionRules
-from kronos.data.panel import Panel
+from kronos.data.price_panel import Panel
 from kronos.data.row_places import owner_of
 from kronos.errors import KitError
 

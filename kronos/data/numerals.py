@@ -20,7 +20,11 @@ Marks = Literal["plain", "comma thousands", "comma decimals"]
 
 _SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12, "万": 1e4, "亿": 1e8}
 _GROUPED = r"^[+-]?\d{1,3}(?:[ \u00a0\u202f']\d{3})+(?:[.,]\d+)?$"
-_COMMA_THOUSANDS = r"^[+-]?\d{1,3}(?:,\d{3})+\.\d+$|^[+-]?\d{1,3}(?:,\d{3}){2,}$"
+_INDIAN = r"\d{1,2}(?:,\d{2})+,\d{3}"
+"""12,34,567 is 1234567."""
+_COMMA_THOUSANDS = (
+    rf"^[+-]?\d{{1,3}}(?:,\d{{3}})+\.\d+$|^[+-]?\d{{1,3}}(?:,\d{{3}}){{2,}}$|^[+-]?{_INDIAN}(?:\.\d+)?$"
+)
 _COMMA_DECIMALS = (
     r"^[+-]?\d+,\d{1,2}$|^[+-]?\d+,\d{4,}$|^[+-]?0+,\d+$|^[+-]?\d{4,},\d+$"
     r"|^[+-]?\d{1,3}(?:\.\d{3})+,\d+$|^[+-]?\d{1,3}(?:\.\d{3}){2,}$"
@@ -113,7 +117,7 @@ def _written_otherwise(text: pl.Series, marks: Marks) -> pl.Series:
         fits = body.str.contains(r"^[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)(?:,\d+)?$")
         body = body.str.replace_all(".", "", literal=True).str.replace_all(",", ".", literal=True)
     elif marks == "comma thousands":
-        fits = body.str.contains(r"^[+-]?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d*)?$|^[+-]?\.\d+$")
+        fits = body.str.contains(rf"^[+-]?(?:\d+|\d{{1,3}}(?:,\d{{3}})+|{_INDIAN})(?:\.\d*)?$|^[+-]?\.\d+$")
         body = body.str.replace_all(",", "", literal=True)
     else:
         fits = body.str.contains(r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$")

@@ -17,9 +17,10 @@ from kronos import records
 from kronos.bars import FEATURES
 from kronos.config import Config
 from kronos.data import cleaning, competition, ingest, members, policy, price_files, sources
-from kronos.data.columns import shown
+from kronos.data.column_roles import shown
 from kronos.data.publish import locked, recover
-from kronos.data.store import MANIFEST, BarStore, settings_of, writing
+from kronos.data.store import MANIFEST, BarStore, settings_of
+from kronos.data.store_writer import writing
 from kronos.data.text_pieces import crc32_of
 from kronos.errors import KitError
 
@@ -35,7 +36,7 @@ def prepare(config: Config) -> BarStore:
     """
     data = config.data
     if config.market.generate:
-        from kronos.data.market import ensure_market  # only a demonstration needs it
+        from kronos.data.market_files import ensure_market  # only a demonstration needs it
 
         ensure_market(config.market, data)
     if config.source.skip:

@@ -1,7 +1,7 @@
 """What a person should know before a long run: at most ten lines, from the counts that a store already has.
 
 In: an open store, the configuration. Out: `CheckResult`s, like those of the full checks
-(`kronos.data.checks`), without reading
+(`kronos.data.data_checks`), without reading
 a price file: under two seconds whatever the number of rows.
 """
 
@@ -10,8 +10,8 @@ import numpy as np
 from kronos.config import Config
 from kronos.data import competition
 from kronos.data.calendar import ALWAYS_OPEN, TradingCalendar
-from kronos.data.checks import CheckResult
-from kronos.data.columns import shown
+from kronos.data.check_result import CheckResult
+from kronos.data.column_roles import shown
 from kronos.data.row_places import owner_of
 from kronos.data.store import BarStore
 from kronos.data.survey import date_text

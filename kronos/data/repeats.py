@@ -9,8 +9,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from kronos.data import blocks
-from kronos.data.columns import Layout
-from kronos.data.panel import Panel
+from kronos.data.column_roles import Layout
+from kronos.data.price_panel import Panel
 from kronos.data.row_places import name_of, same_ticker
 from kronos.errors import KitError
 

@@ -41,7 +41,7 @@ def check_inputs(config: Config) -> None:
     headers only, and the two small files in whole. Raises KitError."""
     data = config.data
     if config.market.generate:
-        from kronos.data.market import check_market  # only a demonstration needs it
+        from kronos.data.market_files import check_market  # only a demonstration needs it
 
         check_market(config.market, data)
         if not Path(str(data.data_path)).exists():

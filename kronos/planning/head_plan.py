@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from kronos.config import Config
+from kronos.data.batch_plan import BatchPlan
 from kronos.data.channels import CHANNELS, FIGURES
-from kronos.data.sampling import BatchPlan
 from kronos.networks import Kronos, KronosTokenizer, cost
 from kronos.networks.head import Head
 from kronos.networks.predictor import PredictorConfig

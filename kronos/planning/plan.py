@@ -14,7 +14,7 @@ import torch
 
 from kronos import records
 from kronos.config import Config
-from kronos.data.sampling import BatchPlan
+from kronos.data.batch_plan import BatchPlan
 from kronos.data.store import MANIFEST, BarStore
 from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer, cost

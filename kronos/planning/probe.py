@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kronos.config import Config
-from kronos.data.sampling import BatchPlan
+from kronos.data.batch_plan import BatchPlan
 from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.predictor import CALENDAR_SIZES, PredictorConfig

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from kronos import files
 from kronos.config import PART_DAYS, Config
-from kronos.data.sampling import BatchPlan
+from kronos.data.batch_plan import BatchPlan
 from kronos.data.splits import Part, Splits, split_store
 from kronos.data.store import BarStore, settings_of
 from kronos.data.windows import WindowIndex, require_windows

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kronos.config import PART_DAYS, Config
+from kronos.data.batch_plan import BatchPlan
 from kronos.data.channels import CHANNELS, FIGURES
-from kronos.data.sampling import BatchPlan
 from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.head import Head

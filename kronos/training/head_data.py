@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from kronos import files
 from kronos.config import Config
+from kronos.data.batch_plan import BatchPlan, ScoringPlan
 from kronos.data.channels import ChannelReader
 from kronos.data.date_batches import DateIndex, DateReader
 from kronos.data.loader import Batch, WindowLoader
-from kronos.data.sampling import BatchPlan, ScoringPlan
 from kronos.data.splits import Part, Splits, split_store
 from kronos.data.store import BarStore
 from kronos.data.windows import WindowReader

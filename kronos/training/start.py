@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from kronos import files
 from kronos.config import Config
+from kronos.data.batch_plan import BatchPlan
 from kronos.data.loader import validation_loader, window_loader
-from kronos.data.sampling import BatchPlan
 from kronos.data.store import BarStore
 from kronos.errors import KitError
 from kronos.networks import Kronos, KronosTokenizer, check_pair

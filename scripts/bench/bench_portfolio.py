@@ -23,7 +23,8 @@ import numpy as np
 import polars as pl
 
 from kronos import cli
-from kronos.data.store import BarStore, write_store
+from kronos.data.store import BarStore
+from kronos.data.store_writer import write_store
 from kronos.portfolio.earnings import run_portfolio
 from kronos.portfolio.outcome import Request
 from kronos.portfolio.strategies import TopkDropout

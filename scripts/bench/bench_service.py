@@ -39,7 +39,7 @@ import psutil
 
 from kronos import cli, configfile
 from kronos.config import Config
-from kronos.data.store import store_from_dict
+from kronos.data.store_writer import store_from_dict
 from kronos.delivery.package import package_model
 from kronos.service.schema import PredictRequest, read_request
 from kronos.service.served import Served

@@ -28,10 +28,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from kronos import cli, configfile
 from kronos.bars import FEATURES, STAMP_FIELDS, calendar_stamps
+from kronos.data.batch_plan import BatchPlan
 from kronos.data.loader import window_loader
-from kronos.data.sampling import BatchPlan
 from kronos.data.splits import Part
-from kronos.data.store import BarStore, write_store
+from kronos.data.store import BarStore
+from kronos.data.store_writer import write_store
 from kronos.data.windows import WindowIndex
 from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.presets import preset

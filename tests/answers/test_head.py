@@ -21,7 +21,8 @@ from kronos.config import Config
 from kronos.data.channels import CHANNELS, FIGURES, ChannelReader
 from kronos.data.date_batches import DateIndex, future_returns, rank_within, rows_by_date
 from kronos.data.splits import Part
-from kronos.data.store import BarStore, store_from_dict
+from kronos.data.store import BarStore
+from kronos.data.store_writer import store_from_dict
 from kronos.errors import KitError
 from kronos.evaluation.backtest import Options, run_backtest
 from kronos.networks import Kronos, KronosTokenizer

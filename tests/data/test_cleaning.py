@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kronos.bars import AMOUNT, CLOSE, HIGH, LOW, OPEN, VOLUME
 from kronos.config import CleaningConfig
 from kronos.data import cleaning, policy
-from kronos.data.panel import Panel
+from kronos.data.price_panel import Panel
 from kronos.errors import KitError
 
 ROLES = frozenset({"ticker", "date", "open", "high", "low", "close", "volume", "split"})

@@ -18,11 +18,12 @@ import pytest
 import torch
 from panels import WEEKDAYS, random_bars, random_store, read_windows
 
+from kronos.data.batch_plan import BatchPlan
 from kronos.data.loader import Batch, MicroBatches, validation_loader, window_loader
-from kronos.data.sampling import BatchPlan
 from kronos.data.slots import Slots
 from kronos.data.splits import Part
-from kronos.data.store import BarStore, store_from_dict
+from kronos.data.store import BarStore
+from kronos.data.store_writer import store_from_dict
 from kronos.data.windows import WindowIndex
 
 LOOKBACK, PREDICT = 8, 2
@@ -290,7 +291,7 @@ if __name__ == "__main__":
 WITHOUT_SEMAPHORES = """
 import logging, resource, sys
 from kronos.data.loader import window_loader
-from kronos.data.sampling import BatchPlan
+from kronos.data.batch_plan import BatchPlan
 from kronos.data.splits import Part
 from kronos.data.store import BarStore
 from kronos.data.windows import WindowIndex
@@ -324,7 +325,7 @@ from pathlib import Path
 from panels import random_store
 from kronos import cli
 from kronos.data.loader import window_loader, worker_gone
-from kronos.data.sampling import BatchPlan
+from kronos.data.batch_plan import BatchPlan
 from kronos.data.splits import Part
 from kronos.data.store import BarStore
 from kronos.data.windows import WindowIndex

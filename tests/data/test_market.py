@@ -16,7 +16,7 @@ import pytest
 
 from kronos import files
 from kronos.config import DataConfig, MarketConfig
-from kronos.data import market
+from kronos.data import market, market_files
 from kronos.data.calendar import open_days
 from kronos.errors import KitError
 
@@ -44,7 +44,7 @@ def test_files_have_the_competitions_layout(tmp_path: Path) -> None:
     of IDs).
     """
     data = paths(tmp_path)
-    truth = market.write_market(SMALL, data)
+    truth = market_files.write_market(SMALL, data)
     train = pl.read_csv(data.data_path)
     names = [f"ticker_{i}" for i in range(1, 13)]
     assert train.columns == [
@@ -71,14 +71,14 @@ def test_files_have_the_competitions_layout(tmp_path: Path) -> None:
     sample = pl.read_csv(data.sample_submission_path)
     assert sample.columns == ["ID", "Pred"] and sample["ID"].to_list() == sorted(names)
     assert json.loads((tmp_path / "market.json").read_text()) == truth
-    assert {role: [files.digest(getattr(data, role))] for role in market.ROLES} == truth["files"]
+    assert {role: [files.digest(getattr(data, role))] for role in market_files.ROLES} == truth["files"]
     assert not list(tmp_path.glob(".*")), "no temporary files stay behind"
 
 
 def test_solution_holds_the_labels_of_the_test_day(tmp_path: Path) -> None:
     """Keeps out: labels that belong to another ticker or another day than test.csv names."""
     data = paths(tmp_path)
-    market.write_market(SMALL, data)
+    market_files.write_market(SMALL, data)
     world = market.simulate(SMALL)
     solution = dict(pl.read_csv(data.solution_path).iter_rows())
     last_close = dict(
@@ -125,7 +125,7 @@ def test_same_seed_same_bytes_and_other_seed_other_prices(tmp_path: Path) -> Non
     """Keeps out: a demo whose score cannot be reproduced."""
 
     def content(name: str, config: MarketConfig) -> dict[str, str]:
-        market.write_market(config, paths(tmp_path / name))
+        market_files.write_market(config, paths(tmp_path / name))
         return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / name).iterdir()}
 
     first = content("a", SMALL)
@@ -136,25 +136,25 @@ def test_same_seed_same_bytes_and_other_seed_other_prices(tmp_path: Path) -> Non
 def test_other_settings_rewrite_the_market_but_never_a_users_file(tmp_path: Path) -> None:
     """Keeps out: a stale market under new settings, and the loss of a user's prices to market.generate."""
     data = paths(tmp_path)
-    market.ensure_market(SMALL, data)
+    market_files.ensure_market(SMALL, data)
     written = Path(data.data_path).stat().st_mtime_ns
-    market.ensure_market(SMALL, data)
+    market_files.ensure_market(SMALL, data)
     assert Path(data.data_path).stat().st_mtime_ns == written, "an up-to-date market is kept"
-    assert market.ensure_market(replace(SMALL, days=50), data)["settings"]["days"] == 50
+    assert market_files.ensure_market(replace(SMALL, days=50), data)["settings"]["days"] == 50
     assert pl.read_csv(data.data_path).height == 12 * 50
     own = replace(data, data_path=str(tmp_path / "own.csv"))  # beside the market.json of another file
     Path(own.data_path).write_text("Ticker,Date\n")
     with pytest.raises(KitError, match="found another"):
-        market.ensure_market(SMALL, own)
+        market_files.ensure_market(SMALL, own)
     assert Path(own.data_path).read_text() == "Ticker,Date\n"
     (tmp_path / "market.json").unlink()
     before = Path(data.data_path).read_bytes()
     with pytest.raises(KitError, match="found another"):
-        market.ensure_market(SMALL, data)
+        market_files.ensure_market(SMALL, data)
     assert Path(data.data_path).read_bytes() == before
 
 
-@pytest.mark.parametrize("role", market.ROLES)
+@pytest.mark.parametrize("role", market_files.ROLES)
 @pytest.mark.parametrize("generated", [False, True])
 def test_a_users_file_is_never_written_over(tmp_path: Path, role: str, generated: bool) -> None:
     """A mistyped data_path wrote a synthetic market over the user's test.csv and sample_submission.csv and
@@ -162,12 +162,12 @@ def test_a_users_file_is_never_written_over(tmp_path: Path, role: str, generated
     """
     data = paths(tmp_path)
     if generated:
-        market.ensure_market(SMALL, data)
+        market_files.ensure_market(SMALL, data)
     own = Path(getattr(data, role))
     own.write_text("my,own\n1,2\n")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for settings in (SMALL, replace(SMALL, days=50)):
-        for act in (market.ensure_market, market.check_market):
+        for act in (market_files.ensure_market, market_files.check_market):
             with pytest.raises(
                 KitError, match=rf"data\.{role}: .*{own.name}: expected .* found another"
             ) as caught:
@@ -181,7 +181,7 @@ def test_a_mistyped_price_path_is_said_with_the_name_that_is_there(tmp_path: Pat
     data = replace(paths(tmp_path), data_path=str(tmp_path / "trian.csv"))
     (tmp_path / "train.csv").write_text("Ticker,Date\n")
     with pytest.raises(KitError, match=r"trian\.csv; .*train\.csv is there, is that meant"):
-        market.check_market(SMALL, data)
+        market_files.check_market(SMALL, data)
     assert [path.name for path in tmp_path.iterdir()] == ["train.csv"]
 
 
@@ -190,21 +190,21 @@ def test_a_record_of_before_knows_its_files(tmp_path: Path) -> None:
     them is not.
     """
     data = paths(tmp_path)
-    truth = market.ensure_market(SMALL, data)
+    truth = market_files.ensure_market(SMALL, data)
     record = tmp_path / "market.json"
     files.write_json(record, {key: value for key, value in truth.items() if key != "files"})
-    assert market.ensure_market(replace(SMALL, days=50), data)["settings"]["days"] == 50
+    assert market_files.ensure_market(replace(SMALL, days=50), data)["settings"]["days"] == 50
     files.write_json(record, {key: value for key, value in truth.items() if key != "files"})
     with pytest.raises(KitError, match="found another"):
-        market.ensure_market(SMALL, data)
+        market_files.ensure_market(SMALL, data)
 
 
 def test_a_lost_file_is_written_again(tmp_path: Path) -> None:
     """A missing test file was found out by the submission, after the training."""
     data = paths(tmp_path)
-    market.ensure_market(SMALL, data)
+    market_files.ensure_market(SMALL, data)
     Path(data.test_path).unlink()
-    market.ensure_market(SMALL, data)
+    market_files.ensure_market(SMALL, data)
     assert Path(data.test_path).is_file()
 
 
@@ -213,7 +213,7 @@ def test_a_record_of_another_shape_is_one_line(tmp_path: Path, text: str) -> Non
     """A file called market.json that is not the kit's: it is not written over either."""
     (tmp_path / "market.json").write_text(text)
     with pytest.raises(KitError, match=r"market\.json: .*expected") as caught:
-        market.ensure_market(SMALL, paths(tmp_path))
+        market_files.ensure_market(SMALL, paths(tmp_path))
     assert "\n" not in str(caught.value) and (tmp_path / "market.json").read_text() == text
 
 
@@ -222,7 +222,7 @@ import os, sys
 from dataclasses import replace
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
-from test_market import SMALL, market, paths
+from test_market import SMALL, market, market_files, paths
 take_place, left = Path.replace, int(sys.argv[4])
 
 def last(temporary, path):
@@ -233,7 +233,7 @@ def last(temporary, path):
     return take_place(temporary, path)
 
 Path.replace = last
-market.ensure_market(replace(SMALL, days=50), paths(Path(sys.argv[3])))
+market_files.ensure_market(replace(SMALL, days=50), paths(Path(sys.argv[3])))
 """
 
 
@@ -246,12 +246,12 @@ def test_a_killed_writer_leaves_no_mixture(writes: int, root: Path, tmp_path: Pa
     record's.
     """
     data = paths(tmp_path / "market")
-    market.ensure_market(SMALL, data)
-    words = [str(root), str(root / "tests"), str(tmp_path / "market"), str(writes)]
+    market_files.ensure_market(SMALL, data)
+    words = [str(root), str(root / "tests" / "data"), str(tmp_path / "market"), str(writes)]
     assert subprocess.run([sys.executable, "-c", KILLED, *words], check=False).returncode == -signal.SIGKILL
     assert Path(data.data_path).exists() is (writes == 6), "nothing, or the new ones: never the old prices"
-    truth = market.ensure_market(replace(SMALL, days=55), data)
-    market.write_market(replace(SMALL, days=55), paths(tmp_path / "fresh"))
+    truth = market_files.ensure_market(replace(SMALL, days=55), data)
+    market_files.write_market(replace(SMALL, days=55), paths(tmp_path / "fresh"))
     for path in (tmp_path / "fresh").iterdir():
         assert (tmp_path / "market" / path.name).read_bytes() == path.read_bytes(), path.name
     assert truth["settings"]["days"] == 55
@@ -261,9 +261,9 @@ WAITING = """
 import logging, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
-from test_market import SMALL, market, paths
+from test_market import SMALL, market, market_files, paths
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-market.ensure_market(SMALL, paths(Path(sys.argv[3])))
+market_files.ensure_market(SMALL, paths(Path(sys.argv[3])))
 """
 
 
@@ -271,10 +271,10 @@ def test_a_second_process_waits_for_the_market(root: Path, tmp_path: Path) -> No
     """Keeps out: one process taking away the prices that another has just written and is about to read."""
     data = paths(tmp_path)
     with files.locked(tmp_path / ".train.csv.lock", ""):
-        words = [sys.executable, "-u", "-c", WAITING, str(root), str(root / "tests"), str(tmp_path)]
+        words = [sys.executable, "-u", "-c", WAITING, str(root), str(root / "tests" / "data"), str(tmp_path)]
         second = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         assert second.stdout and "waiting" in second.stdout.readline()
-        market.write_market(SMALL, data)
+        market_files.write_market(SMALL, data)
         written = Path(data.data_path).stat().st_mtime_ns
     assert second.communicate(timeout=60)[0] == "" and second.returncode == 0
     assert Path(data.data_path).stat().st_mtime_ns == written and not list(tmp_path.glob(".*"))
@@ -284,7 +284,7 @@ def test_several_data_files_cannot_be_generated() -> None:
     """Keeps out: a traceback when data_path is a list or empty."""
     for path in ("", ["a.csv", "b.csv"]):
         with pytest.raises(KitError, match="expected the one CSV file"):
-            market.write_market(SMALL, DataConfig(data_path=path))
+            market_files.write_market(SMALL, DataConfig(data_path=path))
 
 
 # -- the truth -----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from kronos.config import CleaningConfig, Config, DataConfig
-from kronos.data import checks, competition
+from kronos.data import competition, data_checks
 from kronos.data.calendar import open_days
 from kronos.data.prepare import prepare
 from kronos.data.quick import quick_checks, refuse_warnings
@@ -200,9 +200,9 @@ def test_the_checks_count_each_tickers_own_days(mixed: BarStore, tmp_path: Path)
         lookback_window=30,
         cleaning=CleaningConfig(max_gap=0),
     )
-    evidence = checks.gather(Config(data=data))
+    evidence = data_checks.gather(Config(data=data))
     assert not evidence.problems
     for name in ("gaps", "one as-of day"):
-        assert checks.check(name, evidence).status == "ok", checks.check(name, evidence).line
-    assert "weekend" not in checks.check("dates", evidence).line
+        assert data_checks.check(name, evidence).status == "ok", data_checks.check(name, evidence).line
+    assert "weekend" not in data_checks.check("dates", evidence).line
     assert survey(mixed).worst_gaps == []

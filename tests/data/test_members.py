@@ -8,7 +8,8 @@ from panels import arrays_of, cut_segments, random_series, store_of
 
 from kronos.data import members
 from kronos.data.splits import Part
-from kronos.data.store import BarStore, write_store
+from kronos.data.store import BarStore
+from kronos.data.store_writer import write_store
 from kronos.data.windows import WindowIndex
 from kronos.errors import KitError
 from kronos.evaluation.panel import NOT_MEMBER, build_panel

@@ -11,7 +11,7 @@ import pytest
 
 from kronos.config import Config, DataConfig
 from kronos.configfile import derived_paths
-from kronos.data import blocks, checks, ingest, text_pieces
+from kronos.data import blocks, data_checks, ingest, text_pieces
 from kronos.data.prepare import open_store, prepare
 from kronos.errors import KitError
 
@@ -201,10 +201,10 @@ def test_a_row_without_a_date_adds_no_date(kind: str, tmp_path: Path) -> None:
         frame.with_columns(pl.col("Date").fill_null(" ")).write_parquet(path)
     else:
         frame.write_csv(path, quote_style="always" if "quotes" in kind else "necessary")
-    evidence = checks.gather(config(tmp_path, path))
-    found = checks.check("dates", evidence).line
+    evidence = data_checks.gather(config(tmp_path, path))
+    found = data_checks.check("dates", evidence).line
     assert found.startswith(f"dates: {DATES[0]} to {DATES[59]}, 60 dates"), found
-    assert checks.check("types", evidence).found.startswith("2 of 62 rows")
+    assert data_checks.check("types", evidence).found.startswith("2 of 62 rows")
 
 
 def test_no_row_has_both_ticker_and_date(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_no_row_has_both_ticker_and_date(tmp_path: Path) -> None:
     missing.
     """
     bars("").write_csv(tmp_path / "train.csv")
-    found = {r.name: r for r in checks.run_checks(config(tmp_path, tmp_path / "train.csv"))}
+    found = {r.name: r for r in data_checks.run_checks(config(tmp_path, tmp_path / "train.csv"))}
     assert found["types"].status == "fail" and "rows with a ticker and a date" in found["types"].found
     with pytest.raises(
         KitError, match=r"train\.csv: expected rows with a ticker and a date, found none in 60 rows"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kronos.data.sampling import BatchPlan, ScoringPlan, mix, permutation
+from kronos.data.batch_plan import BatchPlan, ScoringPlan, mix, permutation
 
 SEEDS = st.integers(-(2**63), 2**64 - 1)
 

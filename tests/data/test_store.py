@@ -18,16 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kronos.data import publish
-from kronos.data.store import (
-    ARRAYS,
-    OPTIONAL,
-    SMALL_BYTES,
-    STORE_FILES,
-    BarStore,
-    store_from_dict,
-    write_store,
-    writing,
-)
+from kronos.data.store import ARRAYS, OPTIONAL, SMALL_BYTES, BarStore
+from kronos.data.store_writer import STORE_FILES, store_from_dict, write_store, writing
 from kronos.errors import KitError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,10 +13,10 @@ import pytest
 
 from kronos.config import Config, DataConfig, MarketConfig
 from kronos.configfile import derived_paths, load
-from kronos.data import checks
-from kronos.data.market import write_market
+from kronos.data import check_result, data_checks
+from kronos.data.market_files import write_market
 
-RESULTS = pytest.StashKey[list[checks.CheckResult]]()
+RESULTS = pytest.StashKey[list[check_result.CheckResult]]()
 USER_TESTS = "test_user_files.py"
 
 
@@ -91,15 +91,15 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 
 
 @pytest.fixture(scope="session")
-def evidence(request: pytest.FixtureRequest) -> checks.Evidence:
+def evidence(request: pytest.FixtureRequest) -> check_result.Evidence:
     """The user's files, read once; the generated market where none are named."""
     if not given(request.config):
-        return checks.gather(Config(data=request.getfixturevalue("generated")))
-    return checks.gather(users_configuration(request.config))
+        return data_checks.gather(Config(data=request.getfixturevalue("generated")))
+    return data_checks.gather(users_configuration(request.config))
 
 
 @pytest.fixture
-def users_results(request: pytest.FixtureRequest) -> list[checks.CheckResult] | None:
+def users_results(request: pytest.FixtureRequest) -> list[check_result.CheckResult] | None:
     """Where the results of a user's files are collected for the summary; None where none are named."""
     return request.config.stash.setdefault(RESULTS, []) if given(request.config) else None
 

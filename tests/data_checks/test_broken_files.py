@@ -2,6 +2,7 @@
 others'.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import polars as pl
 import pytest
 
 from kronos.config import Config, DataConfig
-from kronos.data import checks
+from kronos.data import check_result, data_checks
 
 Break = Callable[[pl.DataFrame], pl.DataFrame]
 ONE = (pl.col("Ticker") == "ticker_7") & pl.int_range(pl.len()).is_between(3000, 6000)
@@ -165,8 +166,8 @@ def write(frame: pl.DataFrame, data: DataConfig, folder: Path) -> DataConfig:
     return replace(data, data_path=str(path))
 
 
-def result(name: str, data: DataConfig) -> checks.CheckResult:
-    return checks.check(name, checks.gather(Config(data=data)))
+def result(name: str, data: DataConfig) -> check_result.CheckResult:
+    return data_checks.check(name, data_checks.gather(Config(data=data)))
 
 
 @pytest.mark.parametrize("fault", PRICES)
@@ -185,7 +186,7 @@ def test_few_histories_are_warned_about_and_none_fail(generated: DataConfig) -> 
     rate.
     """
     config = Config(data=replace(generated, lookback_window=400, max_context=512))
-    assert checks.check("enough history", checks.gather(config)).status == "fail"
+    assert data_checks.check("enough history", data_checks.gather(config)).status == "fail"
     frame = pl.read_csv(generated.data_path)
     assert frame.height == 9000
 
@@ -280,7 +281,8 @@ def test_several_test_dates(generated: DataConfig, tmp_path: Path) -> None:
 def test_files_that_are_not_given_are_skipped(generated: DataConfig) -> None:
     """Keeps out: a check that counts as passed though it never ran."""
     found = {
-        r.name: r.status for r in checks.run_checks(Config(data=DataConfig(data_path=generated.data_path)))
+        r.name: r.status
+        for r in data_checks.run_checks(Config(data=DataConfig(data_path=generated.data_path)))
     }
     assert {name for name, status in found.items() if status == "skip"} == {
         "test IDs known",
@@ -292,7 +294,7 @@ def test_files_that_are_not_given_are_skipped(generated: DataConfig) -> None:
 def test_one_unreadable_file_is_one_failure(tmp_path: Path) -> None:
     """Keeps out: one error repeated under fourteen names, or a traceback."""
     data = DataConfig(data_path=str(tmp_path / "nowhere.csv"))
-    found = checks.run_checks(Config(data=data))
+    found = data_checks.run_checks(Config(data=data))
     assert [r.name for r in found if r.status == "fail"] == ["columns"]
     assert all(r.status == "skip" for r in found if r.name != "columns")
 
@@ -305,7 +307,7 @@ def test_real_prices(shared_data: Path) -> None:
         data = DataConfig(
             data_path=str(base / "train.csv"), test_path=str(base / "test.csv"), sample_submission_path=sample
         )
-        return {r.name: r.status for r in checks.run_checks(Config(data=data))}
+        return {r.name: r.status for r in data_checks.run_checks(Config(data=data))}
 
     tidy = statuses("sp500", str(shared_data / "sp500" / "sample_submission.csv"))
     assert set(tidy.values()) <= {"ok", "warn"}
@@ -316,9 +318,14 @@ def test_real_prices(shared_data: Path) -> None:
 
 
 def run_pytest(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, without the plugins that it does not need: they load for seconds."""
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/data_checks", *arguments]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_timeout"]
+    alone = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return subprocess.run(
+        [*command, "tests/data_checks", *arguments],
+        cwd=root, env=alone, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
 
 
 def test_the_documented_command_on_clean_files(generated: DataConfig) -> None:
@@ -336,7 +343,8 @@ def test_the_documented_command_on_clean_files(generated: DataConfig) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "14 passed" in done.stdout
     assert all(
-        any(line.startswith(f"ok   {name}:") for line in done.stdout.splitlines()) for name in checks.CHECKS
+        any(line.startswith(f"ok   {name}:") for line in done.stdout.splitlines())
+        for name in data_checks.CHECKS
     )
 
 
@@ -356,22 +364,7 @@ def test_a_configuration_says_lookback_calendar_and_paths(generated: DataConfig,
     (tmp_path / "c.yaml").write_text(
         f"data: {{data_path: {tmp_path}/train.csv, lookback_window: 20}}\nexperiment: {{pre_trained: false}}\n"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        str(Path(__file__).parent),
-        "-k",
-        "history",
-    ]
-    done = subprocess.run(
-        [*command, "--config", str(tmp_path / "c.yaml")], capture_output=True, text=True, check=False
-    )
+    done = run_pytest("-q", "-k", "history", "--config", str(tmp_path / "c.yaml"))
     assert done.returncode == 0 and "enough history" in done.stdout, done.stdout
-    without = subprocess.run(
-        [*command, "--data", str(tmp_path / "train.csv")], capture_output=True, text=True, check=False
-    )
+    without = run_pytest("-q", "-k", "history", "--data", str(tmp_path / "train.csv"))
     assert without.returncode == 1 and "no ticker has 257 bars" in without.stdout, without.stdout

@@ -7,13 +7,15 @@ at first.
 
 import pytest
 
-from kronos.data import checks
+from kronos.data import check_result, data_checks
 
 
-@pytest.mark.parametrize("name", checks.CHECKS)
-def test_check(name: str, evidence: checks.Evidence, users_results: list[checks.CheckResult] | None) -> None:
+@pytest.mark.parametrize("name", data_checks.CHECKS)
+def test_check(
+    name: str, evidence: check_result.Evidence, users_results: list[check_result.CheckResult] | None
+) -> None:
     """Keeps out: training on files that nobody has looked at, and false alarms on clean ones."""
-    result = checks.check(name, evidence)
+    result = data_checks.check(name, evidence)
     if users_results is None:
         assert result.status == "ok", result.line
         return

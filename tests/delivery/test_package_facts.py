@@ -16,7 +16,7 @@ from kronos import files
 from kronos.answers.decision import Decision
 from kronos.answers.findings import Evidence, Figure, Findings
 from kronos.config import to_dict
-from kronos.data.store import store_from_dict
+from kronos.data.store_writer import store_from_dict
 from kronos.delivery.golden import GATE, forecaster_of, golden_difference, load_networks
 from kronos.delivery.package import package_model
 from kronos.delivery.package_facts import Facts, Market, read_facts

@@ -35,7 +35,8 @@ from kronos.config import (
 )
 from kronos.data.calendar import open_days
 from kronos.data.competition import read_rows
-from kronos.data.store import BarStore, store_from_dict
+from kronos.data.store import BarStore
+from kronos.data.store_writer import store_from_dict
 from kronos.errors import KitError
 from kronos.evaluation.backtest import Options, run_backtest
 from kronos.forecasting.decide import TIE_PRIOR

@@ -24,7 +24,8 @@ from kronos.answers.simple import CONSTANTS, RULES
 from kronos.bars import CLOSE
 from kronos.config import Config
 from kronos.data.splits import split_sessions
-from kronos.data.store import BarStore, write_store
+from kronos.data.store import BarStore
+from kronos.data.store_writer import write_store
 from kronos.errors import KitError
 from kronos.evaluation.asking import ENSEMBLE
 from kronos.evaluation.backtest import Options, run_backtest

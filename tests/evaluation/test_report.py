@@ -12,11 +12,12 @@ import polars as pl
 import pytest
 
 from kronos.config import Config, DataConfig, ExperimentConfig, MarketConfig
-from kronos.data.checks import CHECKS
-from kronos.data.market import write_market
+from kronos.data.data_checks import CHECKS
+from kronos.data.data_report import write_report
+from kronos.data.market_files import write_market
 from kronos.data.prepare import prepare
-from kronos.data.report import write_report
-from kronos.data.store import BarStore, store_from_dict
+from kronos.data.store import BarStore
+from kronos.data.store_writer import store_from_dict
 from kronos.data.survey import survey
 
 HOSTILE = "<script>alert('x')</script>&\"'"

@@ -15,7 +15,8 @@ from backtests import changed, finished_run, small_world
 from tiny import tiny_config
 
 from kronos.config import Config, to_dict
-from kronos.data.store import BarStore, store_from_dict
+from kronos.data.store import BarStore
+from kronos.data.store_writer import store_from_dict
 from kronos.errors import KitError
 from kronos.outlook.ahead import STALE, look_ahead, standing_out, usual_moves
 from kronos.outlook.ahead_page import manifest, write_outlook

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kronos.data.store import BarStore, store_from_dict
+from kronos.data.store import BarStore
+from kronos.data.store_writer import store_from_dict
 from kronos.portfolio.earnings import run_portfolio
 from kronos.portfolio.exchange import rules_of
 from kronos.portfolio.outcome import Report, Request

@@ -12,7 +12,8 @@ import pytest
 from tiny import tiny_config, tiny_store
 
 from kronos.config import PART_DAYS, Config
-from kronos.data.store import BarStore, settings_of, write_store
+from kronos.data.store import BarStore, settings_of
+from kronos.data.store_writer import write_store
 from kronos.errors import KitError
 from kronos.training.stages import run_stage
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from kronos import page
 from kronos.config import Config
-from kronos.data.checks import CheckResult, run_checks
+from kronos.data.check_result import CheckResult
+from kronos.data.data_checks import run_checks
 from kronos.data.policy import PROBLEMS
 from kronos.data.store import BarStore
 from kronos.data.survey import WORST, Survey, date_text, survey

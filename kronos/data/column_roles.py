@@ -19,18 +19,27 @@ Tiers = tuple[tuple[str, ...], ...]
 TICKS = ("tick volume", "tickvol", "tickvolume")
 """Names of a count of price changes, which stands in for a volume where there is none (MetaTrader)."""
 OTHERS = {
-    "open": ("eröffnung", "eröffn.", "erster", "apertura", "abertura", "ouv.", "otwarcie", "始値", "시가"),
+    "date": ("datum", "fecha", "дата", "tarih", "日付", "日付け", "일자", "날짜", "交易日"),
+    "open": (
+        "eröffnung", "eröffn.", "erster", "apertura", "abertura", "ouv.", "otwarcie", "откр.", "açılış", "始値", "시가",
+        "開盤價", "開盤",
+    ),
     "high": (
-        "hoch", "tageshoch", "máximo", "máxima", "massimo", "plus haut", "hoog", "najwyzszy", "najwyższy", "高値", "고가",
+        "hoch", "tageshoch", "máximo", "máxima", "massimo", "plus haut", "hoog", "najwyzszy", "najwyższy", "max.", "макс.",
+        "yüksek", "高値", "고가", "最高價", "高",
     ),
     "low": (
-        "tief", "tagestief", "mínimo", "mínima", "minimo", "plus bas", "laag", "najnizszy", "najniższy", "安値", "저가",
+        "tief", "tagestief", "mínimo", "mínima", "minimo", "plus bas", "laag", "najnizszy", "najniższy", "min.", "мин.",
+        "düşük", "安値", "저가", "最低價", "低",
     ),
-    "close": ("schluss", "schlusskurs", "cierre", "zamkniecie", "zamknięcie", "clôture", "終値", "종가"),
-    "last": ("zuletzt", "último", "ultimo", "dernier", "laatste"),
-    "volume": ("wolumen", "stücke", "stuecke", "出来高", "거래량"),
+    "close": (
+        "schluss", "schlusskurs", "cierre", "zamkniecie", "zamknięcie", "clôture", "終値", "종가", "收盤價", "收盤",
+    ),
+    "last": ("zuletzt", "último", "ultimo", "dernier", "laatste", "ostatnio", "цена", "şimdi"),
+    "volume": ("wolumen", "wol.", "stücke", "stuecke", "объём", "hac.", "出来高", "거래량", "交易量", "成交股數"),
 }  # fmt: skip
-"""Names in German, Spanish, Portuguese, Italian, French, Dutch, Polish, Japanese and Korean exports."""
+"""Names in German, Spanish, Portuguese, Italian, French, Dutch, Polish, Russian, Turkish, Japanese, Korean and
+traditional Chinese exports."""
 
 ROLES: dict[str, Tiers] = {
     "ticker": (
@@ -38,15 +47,15 @@ ROLES: dict[str, Tiers] = {
         (
             "code", "ts code", "stock code", "security code", "securities code", "securitiescode", "instrument", "secid",
             "sec id", "wind code", "order book id", "代码", "stock symbol", "ticker symbol", "trading symbol",
-            "tradingsymbol", "instrument id", "ric", "tic", "stock", "asset id",
+            "tradingsymbol", "instrument id", "instrument name", "ric", "tic", "stock", "asset id", "tckrsymb",
         ),
         ("name", "asset", "pair", "coin", "security", "company", "股票名称", "名称"),
     ),
     "date": (
         (
             "date", "timestamps", "timestamp", "datetime", "date time", "trade date", "tradedate", "trading date", "日期",
-            "交易日期", "datum", "fecha", "gmt time", "local time", "dtyyyymmdd", "price date", "datadate", "day",
-            "日付", "일자", "날짜", "window start", "date1",
+            "交易日期", "gmt time", "local time", "dtyyyymmdd", "price date", "datadate", "day", "window start",
+            "date1", "date/time", "exchange date", "traddt", "begins at", "time key", *OTHERS["date"],
         ),
         ("data",),
         ("time", "时间", "交易时间", "open time", "opentime", "bar time", "candle begin time"),
@@ -54,12 +63,25 @@ ROLES: dict[str, Tiers] = {
         ("d", "t"),
     ),
     "time": (("time", "时间", "交易时间", "time of day"),),
-    "open": (("open", "开盘", "开盘价", "open price", "opening price", *OTHERS["open"]), ("o",)),
-    "high": (("high", "最高", "最高价", "high price", "day high", *OTHERS["high"]), ("h",)),
-    "low": (("low", "最低", "最低价", "low price", "day low", *OTHERS["low"]), ("l",)),
+    "open": (
+        ("open", "开盘", "开盘价", "open price", "opening price", *OTHERS["open"]),
+        ("px open", "price open", "opnpric"),
+        ("o",),
+    ),
+    "high": (
+        ("high", "最高", "最高价", "high price", "day high", *OTHERS["high"]),
+        ("px high", "price high", "hghpric"),
+        ("h",),
+    ),
+    "low": (
+        ("low", "最低", "最低价", "low price", "day low", *OTHERS["low"]),
+        ("px low", "price low", "lwpric"),
+        ("l",),
+    ),
     "close": (
         ("close", "收盘", "收盘价", "close price", "closing price", *OTHERS["close"]),
-        ("price", "last", "close/last", "last price", "最新价", *OTHERS["last"]),
+        ("price close", "clspric"),
+        ("price", "last", "close/last", "last price", "px last", "最新价", *OTHERS["last"]),
         ("c",),
     ),
     "volume": (
@@ -68,14 +90,16 @@ ROLES: dict[str, Tiers] = {
             "volume traded", "total traded quantity", "shares traded",
             *OTHERS["volume"], "ttl trd qnty",
         ),
-        ("volumen",),  # of German brokers: the money, beside "Stücke"
+        # "Volumen" of German brokers is the money where "Stücke" stands beside it.
+        ("volumen", "px volume", "tottrdqty", "ttltradgvol", "number of shares", "no.of shares"),
         (*TICKS, "base volume"),
         ("v",),
     ),
     "amount": (
         (
             "amount", "成交额", "成交金额", "amt", "money", "quote volume", "quote asset volume", "quote av", "turnover value",
-            "traded value", "trade value",
+            "traded value", "trade value", "成交金額", "tottrdval", "ttltrfval", "turnovervalue", "total turnover",
+            "total turnover (rs.)",
         ),
         ("turnover",),
     ),
@@ -128,10 +152,10 @@ class Layout:
 
 
 def plain(name: str) -> str:
-    """A name as the tables have it: lower case, without <>, _, a leading '1. ', a trailing currency, unit or
+    """A name as the tables have it: lower case, without <>, $, _, a leading '1. ', a trailing currency, unit or
     star, or Yahoo's explanation of its closes.
     """
-    text = re.sub(r"[\s_\-]+", " ", name.strip().strip("<>*").lower()).strip()
+    text = re.sub(r"[\s_\-]+", " ", name.strip().strip("<>*$").lower()).strip()
     text = re.sub(r"^\d+[a-z]?\. ", "", text)
     text = re.sub(r"\s*[(（](元|股|手)[)）]$", "", text)
     text = re.sub(r"^((?:adj )?close) .*price adjusted for splits.*", r"\1", text)
@@ -160,7 +184,6 @@ def layout_of(path: Path, names: Sequence[str], columns: Mapping[str, str | int]
     missing = [role for role in REQUIRED if role not in roles]
     if missing:
         raise _missing(path, names, missing, roles)
-    _refuse_same_name(path, names)
     return Layout(tuple(names), roles, mapped)
 
 
@@ -226,7 +249,9 @@ def _missing(path: Path, names: Sequence[str], missing: Sequence[str], roles: Ma
     """The line for columns that nobody knows: what is missing, what is there, and the mapping to write."""
     free = [name for position, name in enumerate(names) if position not in roles.values() and name]
     remedy = ""
-    if free:  # none of them is proposed by name: a pasted guess would be read as prices
+    if "id" in [plain(name) for name in names] and len(names) <= 3:
+        remedy = "; a test file or a submission? data.data_path is to name the price file alone"
+    elif free:  # none of them is proposed by name: a pasted guess would be read as prices
         pairs = ", ".join(f"{role}: NAME" for role in missing)
         remedy = f"; where the file has it under another name: data.columns: {{{pairs}}}"
     plural = "s" * (len(missing) > 1)
