@@ -98,7 +98,7 @@ def _plot_excess(axes: Axes, tree: dict[str, Any]) -> None:
     for colour, signal in zip(LINES, drawn(tree), strict=False):
         axes.plot(days, signal["summed excess by day"], color=colour, linewidth=1.2, label=signal["name"])
     axes.axhline(0, color=INK, linewidth=0.6)
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="best")
     axes.tick_params(axis="x", labelrotation=20)
     percent(axes)
 
@@ -118,9 +118,11 @@ def cell(figure: dict[str, Any]) -> str:
 
 
 def shown(value: float | None, unit: str) -> str:
-    """A number in its unit; 'share' in per cent."""
+    """A number in its unit: 'share' in per cent with its sign, 'part' in per cent."""
     if value is None:
         return "not defined"
+    if unit == "part":
+        return f"{value:.1%}".replace("%", " %")
     if unit == "share":
         return f"{value:+.1%}".replace("%", " %")
     return f"{value:+.2f}" if unit == "ratio" else f"{value:.1f}"

@@ -44,12 +44,14 @@ class NoiseCheck:
     changed: int
     """Days of them on which something was dealt otherwise, or a day before had another result."""
 
-    def line(self, name: str, market: str) -> str:
+    def line(self, market: str) -> str:
         """The finding, as a line of the report."""
         if not self.changed:
-            return f"{name}: future noise: noise after the deals of {self.checked} days changed none of them"
-        why = " (qlib decides by the whole day's move)" if market == "qlib" else ""
-        return f"{name}: LEAK: noise after a deal changed the deals of {self.changed} of {self.checked} days{why}"
+            return f"future noise: noise after the deals of {self.checked} days changed none of them"
+        why = ""
+        if market == "qlib":
+            why = " (qlib decides by the whole day's move)"
+        return f"LEAK: noise after a deal changed the deals of {self.changed} of {self.checked} days{why}"
 
 
 def future_noise(
@@ -90,7 +92,7 @@ def _inside(score: FloatArray, member: NDArray[np.bool_] | None) -> FloatArray:
 
 def _same(one: Daily, other: Daily) -> bool:
     """Whether both dealt the same on all days, and had the same results on all but the last."""
-    if one.last_targets != other.last_targets or not np.array_equal(one.gross[:-1], other.gross[:-1]):
+    if one.held_at_end != other.held_at_end or not np.array_equal(one.gross[:-1], other.gross[:-1]):
         return False
     columns = ("cost", "turnover", "cash", "positions", "refused")
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in columns)

@@ -5,7 +5,6 @@ to hold next) and `portfolio.html`. What does not fit (days without a benchmark,
 counted and said.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,9 @@ from kronos.portfolio.strategies import Daily
 from kronos.portfolio.topk import topk_dropout
 from kronos.portfolio.universe import benchmark_returns, empty_days, universe
 from kronos.portfolio.weights import combined, quantile_targets, sleeve_targets, weighted
+from kronos.portfolio.words import lines_of
 
 FloatArray = NDArray[np.float64]
-
-ONE_YEAR_RATIO = 2.2
-"""Half the width of a 95 % interval of an information ratio from one year of days (docs/portfolio.md)."""
 
 
 def run_portfolio(store: BarStore, request: Request, folder: Path) -> Report:
@@ -65,7 +62,7 @@ def run_portfolio(store: BarStore, request: Request, folder: Path) -> Report:
     best = outcomes[int(np.argmax(tried))]
     curves = noise_band(scene, best.signal.score, best.signal.days, request.noise)
     wrong = look_ahead(scene, best.signal.score, best.daily)
-    lines = said + _lines(scene, outcomes, request, wrong, empty_days(member, days))
+    lines = said + lines_of(outcomes, scene, request, wrong, empty_days(member, days), curves)
     tree = tree_of(outcomes, scene, request, lines, curves, wrong, tried)
     report = Report(outcomes, scene, lines, tree, folder)
     write_files(report)
@@ -207,55 +204,3 @@ def _sleeves(scene: Scene, signal: Signal, scored: NDArray[np.int64]) -> dict[st
 
 def _daily_ratio(scene: Scene, daily: Daily) -> float:
     return performance.daily_ratio(scene.excess(daily))
-
-
-# -- words ---------------------------------------------------------------------------------------------------
-def _lines(
-    scene: Scene, outcomes: list[Outcome], request: Request, wrong: float | None, empty: int
-) -> list[str]:
-    """What a reader has to know, each once."""
-    count, signals = len(scene.benchmark), len(outcomes)
-    lines = [line for outcome in outcomes for line in outcome.signal.lines]
-    if scene.rules.name == "CN" and scene.prices.factor is None:
-        lines.append(
-            "CN: the store does not know what was dealt before splits: lots of 100 are lots of adjusted shares"
-        )
-    if missing := int((~scene.known).sum()):
-        lines.append(
-            f"benchmark: {missing:,} of {count:,} days have no value: they are left out of every comparison"
-        )
-    if empty:
-        lines.append(
-            f"universe: {empty:,} of {count:,} days have no stock that may be held: nothing is bought"
-        )
-    if not request.money:
-        lines.append("capacity: the unit of the money dealt is not known (--money): not shown")
-    years = count / scene.year
-    half = ONE_YEAR_RATIO / math.sqrt(max(years, 1e-9))
-    lines.append(
-        f"{years:.1f} years of days tell an information ratio to about +-{half:.1f}; one year to about +-{ONE_YEAR_RATIO}"
-    )
-    if wrong is not None:
-        lines.append(
-            f"dealing at the same close that the score needs (a mistake) would have added {wrong:+.1%} a year"
-        )
-    tried, runs = signals + len(request.tried), 1 + request.other_runs
-    if tried > 1:
-        of = f"{tried} signals of {runs} runs" if runs > 1 else f"{tried} signals"
-        lines.append(f"{of} were tried: the best is flattered; read its deflated Sharpe ratio")
-    for outcome in outcomes:
-        lines += _own_lines(outcome, scene.rules.name)
-    return list(dict.fromkeys(lines))
-
-
-def _own_lines(outcome: Outcome, market: str) -> list[str]:
-    """Of one signal: orders that were not dealt, what the control found."""
-    lines = []
-    if outcome.daily.refused.sum():
-        reasons = ", ".join(f"{count:,} {name}" for name, count in sorted(outcome.daily.reasons.items()))
-        lines.append(
-            f"{outcome.signal.name}: {int(outcome.daily.refused.sum()):,} orders were not dealt ({reasons})"
-        )
-    if outcome.check is not None:
-        lines.append(outcome.check.line(outcome.signal.name, market))
-    return lines

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronos.errors import KitError
+from kronos.evaluation.earned import about, headline
 from kronos.evaluation.significance import Interval
 from kronos.portfolio.controls import NoiseCheck
 from kronos.portfolio.performance import Deflated, Figure
@@ -60,6 +61,15 @@ class Request:
     """How many runs these come from."""
 
     def __post_init__(self) -> None:
+        if self.signal_file and (self.answer or self.signals):
+            raise KitError(
+                "--signal-file: expected a file or parts of the backtest's predictions (--answer, --signal), found both; "
+                "leave one of them out"
+            )
+        if self.start and self.end and np.datetime64(self.start) > np.datetime64(self.end):
+            raise KitError(
+                f"--start, --end: expected a first day and a later last one, found {self.start} and {self.end}; exchange them"
+            )
         if self.every < 1:
             raise KitError(f"--every: expected a number of days of at least 1, found {self.every}")
         if self.quantiles < 2:
@@ -97,6 +107,11 @@ class Outcome:
     deflated: Deflated | None = None
     check: NoiseCheck | None = None
 
+    def last_scored(self, scene: Scene) -> int:
+        """Position of the last day with scores, up to the last day that is dealt."""
+        days = self.signal.days
+        return int(days[days < scene.days.stop][-1])
+
 
 @dataclass(frozen=True, eq=False)
 class Report:
@@ -114,10 +129,11 @@ class Report:
         return any(outcome.check is not None and outcome.check.changed > 0 for outcome in self.outcomes)
 
     def table(self) -> str:
-        """The figures that decide, one line a signal."""
+        """What was dealt, the verdict, and the figures that decide, one line a signal."""
         shown = ("excess before cost", "excess after cost", "information ratio", "turnover")
         width = max(len(outcome.signal.name) for outcome in self.outcomes) + 2
-        lines = [" " * width + "".join(f"{name:<28}" for name in shown)]
+        lines = [about(self.tree), headline(self.tree)[1], ""]
+        lines += [" " * width + "".join(f"{name:<28}" for name in shown)]
         for outcome in self.outcomes:
             found = {figure.name: figure for figure in outcome.figures}
             cells = "".join(f"{found[name].words():<28}" for name in shown)

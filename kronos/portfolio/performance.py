@@ -34,7 +34,8 @@ class Figure:
     name: str
     interval: Interval
     unit: str
-    """'share' (shown in per cent), 'ratio', 'days', 'count' or 'money'."""
+    """'share' (per cent, with its sign), 'part' (per cent, never below 0), 'ratio', 'basis points', 'days' or
+    'count'."""
     meaning: str
 
     def words(self) -> str:
@@ -50,6 +51,8 @@ class Figure:
     def _number(self, value: float) -> str:
         if self.unit == "share":
             return f"{value:+.1%}"
+        if self.unit == "part":
+            return f"{value:.1%}"
         return f"{value:+.2f}" if self.unit == "ratio" else f"{value:.1f}"
 
 
@@ -166,7 +169,7 @@ def _earned(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap, year:
         Figure("return", own, "share", f"a year after cost: daily mean times {year}"),
         Figure("excess before cost", before, "share", "less the benchmark's, a year"),
         Figure("excess after cost", after, "share", "less the benchmark's, a year"),
-        Figure("days won", bootstrap.interval(won, null=0.5), "share", "days above the benchmark"),
+        Figure("days won", bootstrap.interval(won, null=0.5), "part", "days above the benchmark"),
     ]
 
 
@@ -181,7 +184,7 @@ def _moved(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap, year: 
         Figure("information ratio", after, "ratio", f"excess after {over}"),
         Figure("information ratio before cost", before, "ratio", f"excess before {over}"),
         Figure("Sharpe ratio", own, "ratio", "return over its deviation, a year"),
-        Figure("volatility", wide, "share", "of daily returns, a year"),
+        Figure("volatility", wide, "part", "of daily returns, a year"),
         Figure("beta", beta, "ratio", "move with the benchmark"),
         Figure("alpha", alpha, "share", "return a year that beta does not explain"),
     ]
@@ -192,10 +195,10 @@ def _dealt(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap, year: 
     held = bootstrap.interval(daily.positions.astype(float))
     cash = bootstrap.interval(daily.cash / daily.value)
     found = [
-        Figure("turnover", turnover, "share", "purchases and sales a day, of the value"),
-        Figure("cost", annualised(daily.cost, bootstrap, year), "share", "of the value, a year"),
+        Figure("turnover", turnover, "part", "purchases and sales a day, of the value"),
+        Figure("cost", annualised(daily.cost, bootstrap, year), "part", "of the value, a year"),
         Figure("held", held, "count", "stocks in the evening"),
-        Figure("cash", cash, "share", "of the value, earning nothing"),
+        Figure("cash", cash, "part", "of the value, earning nothing"),
     ]
     if daily.turnover.mean() > 0:
         even = scaled(bootstrap.ratio(daily.gross - benchmark, daily.turnover), 1e4)
@@ -216,7 +219,7 @@ def _positions(daily: Daily, bootstrap: DateBootstrap) -> list[Figure]:
     of = "of the positions that were closed"
     return [
         Figure("holding", bootstrap.ratio(held, closed), "days", of),
-        Figure("positions won", bootstrap.ratio(won, closed), "share", f"{of}, before cost"),
+        Figure("positions won", bootstrap.ratio(won, closed), "part", f"{of}, before cost"),
     ]
 
 

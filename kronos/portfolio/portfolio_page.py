@@ -64,7 +64,8 @@ def _facts(tree: dict[str, Any], signal: dict[str, Any]) -> dict[str, str]:
     names = ("excess after cost", "excess before cost", "turnover")
     found = {"days": f"{tree['days']['count']:,}"}
     for name in names:
-        found[name] = shown(signal["figures"][name]["value"], "share")
+        figure = signal["figures"][name]
+        found[name] = shown(figure["value"], figure["unit"])
     found["largest drawdown"] = shown(signal["facts"]["largest drawdown"]["value"], "share")
     return found
 
@@ -100,7 +101,7 @@ def _more(tree: dict[str, Any]) -> Iterator[Line]:
     yield "overlapping sleeves", "return a year after cost, each stock held for exactly the days", sleeves
     words = "one order as a share of the money dealt in a stock on a median day"
     for account in facts[0]["capacity"]:
-        yield f"capacity, {account}", words, [shown(f["capacity"][account], "share") for f in facts]
+        yield f"capacity, {account}", words, [shown(f["capacity"][account], "part") for f in facts]
 
 
 def _of_the_signal(facts: list[dict[str, Any]]) -> Iterator[Line]:
@@ -183,9 +184,7 @@ def _plot_quantiles(axes: Axes, tree: dict[str, Any], curves: list[list[float]])
     shades = np.linspace(0.35, 1.0, len(curves))
     for number, (curve, shade) in enumerate(zip(curves, shades, strict=True), start=1):
         axes.plot(days_of(tree), curve, color=BLUE, alpha=shade, linewidth=1.1, label=f"{number}")
-    axes.legend(
-        frameon=False, loc="upper left", ncols=len(curves), title="lowest to highest", title_fontsize=8
-    )
+    axes.legend(frameon=False, loc="best", ncols=len(curves), title="lowest to highest", title_fontsize=8)
     axes.tick_params(axis="x", labelrotation=20)
     percent(axes)
 

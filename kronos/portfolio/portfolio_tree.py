@@ -135,27 +135,63 @@ def _days_csv(report: Report) -> str:
 
 
 def _orders_csv(report: Report) -> str:
-    """What the last scores of each signal, up to the last day, ask for on the next trading day."""
-    scene, rows = report.scene, []
-    place = {ticker: number for number, ticker in enumerate(scene.prices.tickers)}
+    """What each signal asks for on the next trading day, one line for each stock that is held or wanted."""
+    rows = []
     for outcome in report.outcomes:
-        held = [place[ticker] for ticker, _ in outcome.daily.last_targets]
-        days = outcome.signal.days
-        day = int(days[days < scene.days.stop][-1])
-        score = outcome.signal.score[day]
-        sell, buy = choose(score, np.array(held, np.int64), scene.plan.topk, scene.plan.drop)
-        for ticker in [*held, *buy]:
-            action = "sell" if ticker in sell else "hold"
-            if ticker in buy:
-                action = "buy"
-            value = float(score[ticker]) if np.isfinite(score[ticker]) else None
-            name = scene.prices.tickers[ticker]
-            rows.append((outcome.signal.name, day_text(scene.prices.dates[day]), name, action, value))
+        rows += orders(outcome, report.scene)
     schema = {
         "signal": pl.String,
         "known": pl.String,
         "ticker": pl.String,
         "action": pl.String,
+        "shares": pl.Float64,
+        "value": pl.Float64,
         "score": pl.Float64,
     }
     return pl.DataFrame(rows, schema=schema, orient="row").write_csv()
+
+
+Order = tuple[str, str, str, str, float | None, float, float | None]
+"""(signal, day of the score, ticker, action, shares that are held, value, score)"""
+
+
+def orders(outcome: Outcome, scene: Scene) -> list[Order]:
+    """What the last scores up to the last day ask for, on the next trading day.
+
+    The value of what is held is that at its last close; of what is to be bought, the money for it. Scores that
+    were dealt already ask for nothing: what is held rests until there are newer ones.
+    """
+    prices, plan = scene.prices, scene.plan
+    place = {ticker: number for number, ticker in enumerate(prices.tickers)}
+    holdings = {place[one.ticker]: one for one in outcome.daily.held_at_end}
+    held = np.array(list(holdings), np.int64)
+    day = outcome.last_scored(scene)
+    score, close = outcome.signal.score[day], prices.last_close[scene.days.stop - 1]
+    sell: list[int] = []
+    buy: list[int] = []
+    if day == scene.days.stop - 1:
+        sell, buy = choose(score, held, plan.topk, plan.drop)
+    known = day_text(prices.dates[day])
+    rows: list[Order] = []
+    money = float(outcome.daily.cash[-1])
+    for ticker, one in holdings.items():
+        value, action = one.shares * close.item(ticker), "hold"
+        if ticker in sell and day + 1 - one.bought_on >= plan.hold:
+            action = "sell"
+            money += value
+        rows.append(
+            (outcome.signal.name, known, one.ticker, action, one.shares, value, _number(score[ticker]))
+        )
+    for ticker in buy:
+        value = money * scene.rules.invested / len(buy)
+        if scene.rules.round_lot(value / close.item(ticker), 1.0) * close.item(ticker) <= 1e-5:
+            continue  # where a sale has to wait, there may be no money
+        name = prices.tickers[ticker]
+        rows.append((outcome.signal.name, known, name, "buy", None, value, _number(score[ticker])))
+    return rows
+
+
+def _number(value: float) -> float | None:
+    if not np.isfinite(value):
+        return None
+    return float(value)

@@ -33,7 +33,7 @@ class Signal:
     score: FloatArray
     """(D, K) higher is better; NaN where a ticker has no score. Known after the day's close."""
     lines: list[str] = field(default_factory=list)
-    """What was left out, and why, in words."""
+    """What was left out, and why, in words, without the name."""
 
     @property
     def days(self) -> NDArray[np.int64]:
@@ -147,7 +147,7 @@ def align(name: str, table: pl.DataFrame, prices: PriceTable, where: str) -> Sig
     if "deal" in table.columns:
         dates, score, late = _evening_before(table, score, prices, where)
     day = _places(dates.cast(pl.Datetime("ms")), prices.dates.astype("datetime64[ms]"), -1)
-    lines = _left_out(where, prices, dates, column, day, score, late)
+    lines = _left_out(prices, dates, column, day, score, late)
     kept = (day >= 0) & (column >= 0) & np.isfinite(score)
     if not kept.any():
         raise KitError(
@@ -191,7 +191,6 @@ def _evening_before(
 
 
 def _left_out(
-    where: str,
     prices: PriceTable,
     dates: pl.Series,
     column: NDArray[np.int64],
@@ -207,9 +206,9 @@ def _left_out(
         "are dated in the future of their deal": late,
         "lie on days without any price": ((day < 0) & ~later).sum(),
         "are of tickers without prices": (column < 0).sum(),
-        "are not numbers": (~np.isfinite(score)).sum() - late,
+        "are empty or no numbers": (~np.isfinite(score)).sum() - late,
     }
-    return [f"{where}: {count:,} scores {what}: not used" for what, count in counts.items() if count]
+    return [f"{count:,} scores {what}: not used" for what, count in counts.items() if count]
 
 
 def within_universe(signal: Signal, member: NDArray[np.bool_]) -> Signal:
@@ -222,7 +221,7 @@ def within_universe(signal: Signal, member: NDArray[np.bool_]) -> Signal:
         raise KitError(
             f"{signal.name}: expected a score inside the universe on some day, found none; widen the universe"
         )
-    line = f"{signal.name}: {outside.sum():,} scores lie outside the universe of their day: not used"
+    line = f"{outside.sum():,} scores lie outside the universe of their day: not used"
     return Signal(signal.name, kept, [*signal.lines, line])
 
 

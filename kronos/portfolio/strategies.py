@@ -40,6 +40,16 @@ class TopkDropout:
             )
 
 
+@dataclass(frozen=True)
+class Holding:
+    """A stock that is held."""
+
+    ticker: str
+    shares: float
+    bought_on: int
+    """Position of the day in the price table."""
+
+
 @dataclass(frozen=True, eq=False)
 class Daily:
     """What a portfolio did on each of T days. Shares are of the value in the evening before."""
@@ -68,8 +78,8 @@ class Daily:
     """Return of each position that was closed, before cost."""
     closed_on: list[int] = field(default_factory=list)
     """Position among the T days of the day on which each of them was closed."""
-    last_targets: list[tuple[str, float]] = field(default_factory=list)
-    """(ticker, shares) held at the end."""
+    held_at_end: list[Holding] = field(default_factory=list)
+    """In the order in which they were bought."""
 
     @property
     def net(self) -> FloatArray:

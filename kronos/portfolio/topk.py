@@ -13,7 +13,7 @@ from kronos.errors import KitError
 from kronos.portfolio.choice import Scores, choose, leaders
 from kronos.portfolio.exchange import Rules, at_limits, limit_of
 from kronos.portfolio.prices import PriceTable
-from kronos.portfolio.strategies import Daily, TopkDropout, deal_prices
+from kronos.portfolio.strategies import Daily, Holding, TopkDropout, deal_prices
 
 
 def topk_dropout(
@@ -61,7 +61,7 @@ def topk_dropout(
         held_days=book.held_days,
         position_returns=book.position_returns,
         closed_on=[day - first for day in book.closed_on],
-        last_targets=[(prices.tickers[ticker], float(book.shares[ticker])) for ticker in book.held],
+        held_at_end=book.holdings(),
     )
 
 
@@ -135,6 +135,14 @@ class _Book:
             len(self.held),
             self.refused,
         )
+
+    def holdings(self) -> list[Holding]:
+        """What is held now."""
+        found = []
+        for ticker in self.held:
+            name, shares = self.prices.tickers[ticker], self.shares.item(ticker)
+            found.append(Holding(name, shares, self.bought_on[ticker]))
+        return found
 
     def _rebalance(self, day: int, score: Scores, best: list[int]) -> None:
         free = [ticker for ticker in best if ticker >= 0 and ticker not in self.bought_on]
@@ -214,7 +222,7 @@ class _Book:
         shares = self._affordable(self.rules.round_lot(money / price, factor), price, factor)
         worth = shares * price
         if worth <= 1e-5:
-            return self._refuse("less than a lot")
+            return self._refuse("less than a lot" if self.rules.lot else "no cash")
         cost = max(worth * self.rules.buy_cost, self.rules.least_cost)
         self.cash -= worth + cost
         self.spent += cost

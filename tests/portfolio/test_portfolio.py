@@ -23,10 +23,12 @@ from kronos.portfolio.earnings import run_portfolio
 from kronos.portfolio.exchange import at_limits, limit_of, rules_of, stamp_duty
 from kronos.portfolio.kept import money_of, tries_of_others
 from kronos.portfolio.noise import noise_like
-from kronos.portfolio.outcome import Request
+from kronos.portfolio.outcome import Outcome, Request
+from kronos.portfolio.portfolio_tree import orders
 from kronos.portfolio.prices import PriceTable
+from kronos.portfolio.scene import Scene
 from kronos.portfolio.signal_figures import autocorrelation
-from kronos.portfolio.signals import align, read_signal_file
+from kronos.portfolio.signals import Signal, align, read_signal_file
 from kronos.portfolio.strategies import TopkDropout
 from kronos.portfolio.topk import topk_dropout
 from kronos.portfolio.universe import benchmark_returns, universe
@@ -184,7 +186,7 @@ def test_nothing_is_bought_at_the_upper_limit_of_the_dealt_price() -> None:
     prices = PriceTable(dates, ["SH600000", "SH600001"], open_, close, close)
     score = np.array([[2.0, 1.0]] * 3)
     made = topk_dropout("x", score, prices, rules_of("CN"), TopkDropout(2, 1, 1, 1e6), slice(1, 2))
-    assert [name for name, _ in made.last_targets] == ["SH600001"], (
+    assert [one.ticker for one in made.held_at_end] == ["SH600001"], (
         "SH600000 opened at its limit, SH600001 only closed there"
     )
     assert made.reasons == {"upper limit": 1}
@@ -420,10 +422,47 @@ def test_a_planted_signal_beats_the_band_of_noise(tmp_path: Path) -> None:
     assert days[0] == "date,signal,return,cost,turnover,benchmark,positions,cash,refused"
     assert len(days) - 1 == tree["days"]["count"] == len(report.outcomes[0].daily.dates)
     orders = (tmp_path / "out" / "orders.csv").read_text().splitlines()
-    assert orders[0] == "signal,known,ticker,action,score"
+    assert orders[0] == "signal,known,ticker,action,shares,value,score"
     assert {line.split(",")[3] for line in orders[1:]} <= {"buy", "sell", "hold"}
     page = (tmp_path / "out" / "portfolio.html").read_text()
     assert "earned more than the benchmark" in page and not re.search(r'(src|href)="http', page)
+
+
+@pytest.mark.parametrize("hold", [0, 4])
+def test_the_orders_are_what_is_dealt_on_the_next_day(hold: int) -> None:
+    """One day more of the same prices: what is held then is what the orders hold and buy."""
+    rng = np.random.default_rng(4)
+    close = 20 * np.exp(np.cumsum(rng.normal(0, 0.02, (60, 20)), axis=0))
+    dates = np.busday_offset("2022-01-03", np.arange(60)).astype("datetime64[s]")
+    prices = PriceTable(dates, [f"T{k:02d}" for k in range(20)], close, close, close)
+    score = rng.normal(size=close.shape)
+    signal, plan = Signal("x", score), TopkDropout(6, 3, hold, 1e6)
+    for stop in range(30, 59):
+        days = slice(1, stop)
+        scene = Scene(prices, FREE, plan, days, np.zeros(stop - 1))
+        daily = topk_dropout("x", score, prices, FREE, plan, days)
+        asked = orders(Outcome(signal, daily, [], None), scene)  # type: ignore[arg-type]
+        later = topk_dropout("x", score, prices, FREE, plan, slice(1, stop + 1))
+        after = {ticker for _, _, ticker, action, *_ in asked if action != "sell"}
+        assert after == {one.ticker for one in later.held_at_end}
+        bought = {one.ticker: one.shares for one in later.held_at_end if one.bought_on == stop}
+        for _, known, ticker, action, shares, value, _ in asked:
+            assert known == str(dates[stop - 1])[:10]
+            assert (shares is None) is (action == "buy")
+            if action == "buy":
+                assert value == pytest.approx(
+                    bought[ticker] * close[stop, prices.tickers.index(ticker)], rel=0.1
+                )
+
+
+def test_old_scores_ask_for_nothing(tmp_path: Path) -> None:
+    """The last scores were dealt already: all is held, and a line says so."""
+    store, path = planted(tmp_path, days=80, count=12)
+    request = Request(signal_file=str(path), plan=TopkDropout(3, 1, 1, 1e6), noise=1)
+    report = run_portfolio(store, request, tmp_path / "out")
+    rows = (tmp_path / "out/orders.csv").read_text().splitlines()[1:]
+    assert len(rows) == 3 and {row.split(",")[3] for row in rows} == {"hold"}
+    assert any("what is held rests" in line for line in report.lines)
 
 
 def test_the_script_needs_only_prices_and_a_file(root: Path, tmp_path: Path) -> None:
@@ -475,7 +514,7 @@ def test_scores_that_do_not_fit_are_counted(tmp_path: Path) -> None:
         "1 scores are dated after the last price",
         "days without any price",
         "tickers without prices",
-        "not numbers",
+        "empty or no numbers",
     ):
         assert part in text
 
@@ -494,7 +533,7 @@ def test_a_score_dated_in_the_future_of_its_deal_is_counted(tmp_path: Path) -> N
     path.write_text("\n".join(["date,ticker,score,deal", *rows]))
     signal = read_signal_file(path, prices)
     assert signal.score[3, 0] == 1.5 and signal.score[5, 1] == 2.5 and np.isfinite(signal.score).sum() == 2
-    assert signal.lines == [f"--signal-file {path}: 2 scores are dated in the future of their deal: not used"]
+    assert signal.lines == ["2 scores are dated in the future of their deal: not used"]
 
 
 @pytest.mark.parametrize(
@@ -555,6 +594,13 @@ def test_bad_requests_are_one_line_and_write_nothing(tmp_path: Path) -> None:
     for said, request in wrong.items():
         with pytest.raises(KitError, match=said):
             run_portfolio(store, request, out)
+    for said, asked in (
+        ("found both", {"signal_file": "a.csv", "answer": "ridge"}),
+        ("found both", {"signal_file": "a.csv", "signals": ("last",)}),
+        ("found 2021-01-02 and 2021-01-01", {"start": "2021-01-02", "end": "2021-01-01"}),
+    ):
+        with pytest.raises(KitError, match=said):
+            Request(**asked)  # type: ignore[arg-type]
     for name in ("every", "quantiles"):
         with pytest.raises(KitError, match=f"--{name}: expected"):
             Request(**{name: 0})
@@ -562,6 +608,17 @@ def test_bad_requests_are_one_line_and_write_nothing(tmp_path: Path) -> None:
         with pytest.raises(KitError, match="--"):
             TopkDropout(topk, drop, hold, account)
     assert not out.exists()
+
+
+def test_a_topk_that_chooses_nothing_is_said(tmp_path: Path) -> None:
+    store, path = planted(tmp_path, days=40, count=8)
+    for topk, said in ((8, True), (7, False)):
+        request = Request(signal_file=str(path), plan=TopkDropout(topk, 1, 1, 1e6), noise=0)
+        report = run_portfolio(store, request, tmp_path / "out")
+        line = (
+            f"--topk {topk}: a day has scores of 8 stocks (median): all of them are held, nothing is chosen"
+        )
+        assert (line in report.lines) is said
 
 
 def test_days_without_a_benchmark_are_counted_and_left_out(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_at_a_weekend_a_share_is_neither_sold_nor_bought() -> None:
     score = np.array([[3.0, 2, 1, 0], [3, 1, 2, 9], [np.nan] * 3 + [9], [np.nan] * 3 + [9], [3, 2, 1, 9]])
     made = topk_dropout("x", score, prices, rules_of("none"), TopkDropout(2, 1, 0, 1000), slice(1, 5))
     assert made.turnover[1] == made.turnover[2] == 0, "the book is full of shares, which rest"
-    assert made.turnover[3] > 0 and [name for name, _ in made.last_targets] == ["A", "Z"]
+    assert made.turnover[3] > 0 and [one.ticker for one in made.held_at_end] == ["A", "Z"]
     assert made.reasons == {}
 
 
