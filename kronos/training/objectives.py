@@ -305,8 +305,8 @@ class PredictorObjective(Objective):
         values = _means({name: sums[name] for name in ("s1", "s2", "weight")})
         values = {"loss": (values["s1"] + values["s2"]) / 2, **values}
         if "teacher" in sums:
-            own = _means({"teacher": sums["teacher"], "weight": sums["weight"]})
-            values["teacher_divergence"] = own["teacher"]
+            apart = _means({"teacher": sums["teacher"], "weight": sums["weight"]})
+            values["teacher_divergence"] = apart["teacher"]
         if "history_weight" in sums:
             values["direction_accuracy"] = _means(
                 {"right": sums["direction"], "weight": sums["direction_weight"]}
