@@ -79,18 +79,22 @@ class Config:
     # -- one owner per path ----------------------------------------------------------------------------------
     @property
     def run_dir(self) -> Path:
+        """The run's folder."""
         return Path(self.model_paths.base_save_path)
 
     @property
     def tokenizer_dir(self) -> Path:
+        """Folder of the tokenizer's stage."""
         return self.run_dir / self.model_paths.tokenizer_save_name
 
     @property
     def basemodel_dir(self) -> Path:
+        """Folder of the predictor's stage."""
         return self.run_dir / self.model_paths.basemodel_save_name
 
     @property
     def head_dir(self) -> Path:
+        """Folder of the head's stage."""
         return self.run_dir / self.model_paths.head_save_name
 
     def stage_dir(self, stage: str) -> Path:
@@ -106,6 +110,7 @@ class Config:
 
     @property
     def resolved_path(self) -> Path:
+        """File of the resolved configuration."""
         return self.run_dir / "pipeline_config.json"
 
     @property
@@ -133,11 +138,13 @@ class Config:
 
     @property
     def tokenizer_is_pretrained(self) -> bool:
+        """Whether the tokenizer starts from published weights."""
         own = self.experiment.pre_trained_tokenizer
         return self.experiment.pre_trained if own is None else own
 
     @property
     def predictor_is_pretrained(self) -> bool:
+        """Whether the predictor starts from published weights."""
         own = self.experiment.pre_trained_predictor
         return self.experiment.pre_trained if own is None else own
 

@@ -142,3 +142,24 @@ def test_no_module_edits_the_search_path(root: Path) -> None:
     """Only scripts, which may run from a bare clone, may do so."""
     for path in (root / "kronos").rglob("*.py"):
         assert "sys.path" not in path.read_text(encoding="utf-8")
+
+
+def public_functions(
+    body: list[ast.stmt], owner: str = ""
+) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """(name, definition) of the public functions of a module and of its public classes."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body, f"{node.name}.")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            yield f"{owner}{node.name}", node
+
+
+def test_every_public_function_says_what_it_does(root: Path) -> None:
+    """Who calls it reads its docstring, not its body."""
+    silent = []
+    for path in sorted((root / "kronos").rglob("*.py")):
+        for name, node in public_functions(ast.parse(path.read_text(encoding="utf-8")).body):
+            if not ast.get_docstring(node):
+                silent.append(f"{path.relative_to(root)}: {name}")
+    assert not silent

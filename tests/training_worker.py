@@ -221,7 +221,7 @@ def wait(children: list[int]) -> list[int]:
 def run_killed(config: Config, stage: str, kills: int, seed: int) -> list[str]:
     """Run a stage and SIGKILL all its processes, `kills` times, then let it end.
 
-    Every third kill comes at any moment from the start on, the others soon after the sitting has saved
+    Every third kill comes at any moment from the start on, the others soon after the run has saved
     something new, so that the run moves on. Returns the summary's status and the checkpoints that each kill
     left.
     """
@@ -243,7 +243,7 @@ def run_killed(config: Config, stage: str, kills: int, seed: int) -> list[str]:
         summary = read_summary(folder)
         seen.append(f"{summary['status'] if summary else 'none'} {saved(folder)}")
     if any(wait(spawn(config.distributed.num_processes, lambda rank: _sit(config, stage, store)))):
-        raise SystemExit("the last sitting failed")
+        raise SystemExit("the last start failed")
     return seen
 
 

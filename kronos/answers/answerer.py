@@ -107,7 +107,8 @@ class Answerer(Protocol):
         ...
 
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> Kind:
+        """What kind of answerer it is."""
 
     @property
     def simplicity(self) -> int:
@@ -135,10 +136,12 @@ class Fitter(Protocol):
         ...
 
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> Kind:
+        """What kind of answerer it is."""
 
     @property
-    def simplicity(self) -> int: ...
+    def simplicity(self) -> int:
+        """Place in the order from simple to complex; lower is simpler."""
 
     def fit(self, store: BarStore, before: int, horizon: int) -> Answerer:
         """An answerer that has learnt only from labels that ended before session `before` (a position in the

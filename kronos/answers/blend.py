@@ -26,6 +26,7 @@ class Blend:
 
     @property
     def simplicity(self) -> int:
+        """Place in the order from simple to complex; lower is simpler."""
         return SIMPLICITY["blend"] + min(len(self.members), 9)
 
     def answer(self, store: BarStore, rows: Rows) -> Answer:

@@ -201,14 +201,17 @@ class Refitted:
 
     @property
     def name(self) -> str:
+        """The fitter's name."""
         return self.fitter.name
 
     @property
     def kind(self) -> Kind:
+        """What kind of answerer it is."""
         return self.fitter.kind
 
     @property
     def simplicity(self) -> int:
+        """Place in the order from simple to complex; lower is simpler."""
         return self.fitter.simplicity
 
     def answer(self, store: BarStore, rows: Rows) -> Answer:

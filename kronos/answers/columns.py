@@ -35,6 +35,7 @@ class NetworkColumns:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
         found = []
         for answerer in self.answerers:
             found += [f"{label(answerer.kind)} {name}" for name in COLUMNS[answerer.kind]]

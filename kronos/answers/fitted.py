@@ -55,7 +55,8 @@ class Columns(Protocol):
     """More columns beside the figures: what a network says about the same rows, one (N, k) array."""
 
     @property
-    def names(self) -> tuple[str, ...]: ...
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
 
     @property
     def sessions(self) -> IntArray:
@@ -120,6 +121,7 @@ class FittedModel:
 
     @property
     def simplicity(self) -> int:
+        """Place in the order from simple to complex; lower is simpler."""
         return _simplicity(self.model, self.extra)
 
     def answer(self, store: BarStore, rows: Rows) -> Answer:
@@ -380,6 +382,7 @@ class ModelFitter:
 
     @property
     def simplicity(self) -> int:
+        """Place in the order from simple to complex; lower is simpler."""
         return _simplicity(self.model, self.extra)
 
     def fit(self, store: BarStore, before: int, horizon: int) -> FittedModel:

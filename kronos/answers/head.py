@@ -96,6 +96,7 @@ class HeadAnswerer:
 
     @property
     def simplicity(self) -> int:
+        """Place in the order from simple to complex; lower is simpler."""
         return SIMPLICITY[self.kind]
 
     @property

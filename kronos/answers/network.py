@@ -87,10 +87,12 @@ class NetworkAnswerer:
 
     @property
     def kind(self) -> Kind:
+        """What kind of answerer it is."""
         return "enumeration" if enumerates(self.config.inference.probability, self.horizon) else "paths"
 
     @property
     def simplicity(self) -> int:
+        """Place in the order from simple to complex; lower is simpler."""
         return SIMPLICITY[self.kind]
 
     def key(self, horizon: int) -> dict[str, Any]:

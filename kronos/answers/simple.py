@@ -40,6 +40,7 @@ class Constant:
 
     @property
     def simplicity(self) -> int:
+        """Place in the order from simple to complex; lower is simpler."""
         return SIMPLICITY["constant"]
 
     def answer(self, store: BarStore, rows: Rows) -> Answer:
@@ -64,6 +65,7 @@ class Rule:
 
     @property
     def simplicity(self) -> int:
+        """Place in the order from simple to complex; lower is simpler."""
         return SIMPLICITY["rule"]
 
     def answer(self, store: BarStore, rows: Rows) -> Answer:
@@ -88,6 +90,7 @@ class Drift:
 
     @property
     def simplicity(self) -> int:
+        """Place in the order from simple to complex; lower is simpler."""
         return SIMPLICITY["rule"] + 1
 
     def answer(self, store: BarStore, rows: Rows) -> Answer:

@@ -151,6 +151,7 @@ class BatchPlan:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
         return -(-self.epoch_samples // self.step_samples)
 
     @property
@@ -218,6 +219,7 @@ class ScoringPlan:
 
     @property
     def total_steps(self) -> int:
+        """Batches of each process."""
         return -(-self.chosen // (self.batch_size * self.processes))
 
     def positions(self, step: int, micro: int, rank: int) -> tuple[IntArray, NDArray[np.bool_]]:

@@ -88,6 +88,7 @@ class SessionRules:
         return np.busday_count(first + day, last + day, holidays=self.closed)
 
     def unknown(self, day: np.datetime64) -> KitError:
+        """The error about a day outside the days that are known."""
         return KitError(
             f"trading days of {self.name}: expected a date from {self.first} to {self.last}, found {day}; choose another "
             "data.calendar or refresh the frozen one with scripts/freeze_calendars.py"

@@ -75,6 +75,7 @@ class Market:
 
     @property
     def tickers(self) -> list[str]:
+        """Names of the stocks."""
         return [f"ticker_{i + 1}" for i in range(self.config.tickers)]
 
     @property

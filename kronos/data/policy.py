@@ -74,16 +74,19 @@ class Tally:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, problem: str, found: int | np.integer, **done: int | np.integer) -> None:
+        """Count what was found of a problem, and what became of it."""
         row = self.counts.setdefault(problem, {"found": 0, "repaired": 0, "dropped": 0, "excluded": 0})
         for name, number in {"found": found, **done}.items():
             row[name] += int(number)
 
     def merge(self, other: "Tally") -> None:
+        """Add another tally's counts."""
         for problem, row in other.counts.items():
             self.add(problem, **row)
 
     @property
     def dropped(self) -> int:
+        """Rows that were left out."""
         return sum(row["dropped"] for row in self.counts.values())
 
 
@@ -100,6 +103,7 @@ class Limits:
 
     @classmethod
     def of(cls, config: CleaningConfig, frequency: str) -> "Limits":
+        """A configuration's limits, the paper's where it gives none."""
         paper = PAPER[nearest_in_paper(frequency)]
         return cls(
             actions=config,

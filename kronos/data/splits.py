@@ -48,6 +48,7 @@ class Splits:
 
     @property
     def parts(self) -> tuple[Part, ...]:
+        """Training, validation and, where there is one, test."""
         return (self.train, self.validation) + ((self.test,) if self.test else ())
 
     def describe(self, sessions: NDArray[np.datetime64]) -> str:

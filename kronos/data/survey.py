@@ -53,10 +53,12 @@ class Survey:
 
     @property
     def changes(self) -> int:
+        """Closes that have one before them."""
         return int(self.changes_per_date.sum())
 
     @property
     def rises(self) -> int:
+        """Closes above the one before."""
         return int(self.rises_per_date.sum())
 
 

@@ -44,11 +44,13 @@ class Summed:
         self.handle, self.crc32 = handle, 0
 
     def read(self, size: int = -1) -> bytes:
+        """The next bytes, which also go into the checksum."""
         data = self.handle.read(size)
         self.crc32 = zlib.crc32(data, self.crc32)
         return data
 
     def readline(self, size: int = -1) -> bytes:
+        """The next line, which also goes into the checksum."""
         data = self.handle.readline(size)
         self.crc32 = zlib.crc32(data, self.crc32)
         return data

@@ -99,10 +99,12 @@ def number(value: float | None) -> float | None:
 
 
 def numbers(values: Sequence[float] | NDArray) -> list[float | None]:
+    """Finite floats, None in place of the others."""
     return [number(float(v)) for v in values]
 
 
 def interval(i: Interval) -> dict[str, Any]:
+    """An interval as JSON."""
     return {
         "value": number(i.value),
         "low": number(i.low),
@@ -113,6 +115,7 @@ def interval(i: Interval) -> dict[str, Any]:
 
 
 def texts(dates: NDArray[np.datetime64]) -> list[str]:
+    """Dates as text."""
     return [date_text(d) for d in dates]
 
 

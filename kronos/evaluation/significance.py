@@ -242,6 +242,7 @@ class Comparison:
 
     @property
     def words(self) -> str:
+        """The comparison in words."""
         return {
             1: f"better than {self.baseline}",
             0: f"no evidence against {self.baseline}",

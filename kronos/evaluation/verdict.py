@@ -47,6 +47,7 @@ class Results:
 
     @property
     def main(self) -> Decided:
+        """The answerer that the report is about."""
         return self.entries[0]
 
     @cached_property
@@ -81,6 +82,7 @@ class Results:
 
     @property
     def within(self) -> Interval:
+        """The main answerer's within-date accuracy."""
         return self.overall[self.main.name].get("within_date_accuracy", Interval(float("nan")))
 
     @property
@@ -91,6 +93,7 @@ class Results:
     # -- words -----------------------------------------------------------------------------------------------
     @property
     def headline(self) -> str:
+        """The verdict in one sentence."""
         dates, effective = self.panel.dates, self.bootstrap.effective
         within = f"within-date accuracy {_percent(self.within)}"
         if dates == 1:

@@ -54,6 +54,7 @@ class MemoryPlan:
 
     @property
     def bytes(self) -> int:
+        """Bytes that the forecast needs."""
         return self.series * self.series_bytes + self.fixed_bytes
 
     def __str__(self) -> str:

@@ -49,6 +49,7 @@ class Request:
 
     @property
     def horizon(self) -> int:
+        """Bars to forecast."""
         return self.future_stamps.shape[1]
 
     @property

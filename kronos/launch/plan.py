@@ -80,6 +80,7 @@ class LaunchPlan:
 
     @property
     def several_machines(self) -> bool:
+        """Whether more than one machine trains."""
         return self.config.distributed.num_machines > 1
 
     @property

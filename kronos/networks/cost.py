@@ -71,6 +71,7 @@ class Flops:
 
     @property
     def total(self) -> int:
+        """Operations of both passes."""
         return self.forward + self.backward
 
     def __add__(self, other: "Flops") -> "Flops":

@@ -76,10 +76,12 @@ class SharedPrefixCache:
 
     @property
     def own_keys(self) -> Tensor:
+        """Keys of each path's own steps."""
         return self.own[0]
 
     @property
     def own_values(self) -> Tensor:
+        """Values of each path's own steps."""
         return self.own[1]
 
     def append(self, keys_values: Tensor) -> None:

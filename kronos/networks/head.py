@@ -83,10 +83,12 @@ class HeadSettings:
 
     @property
     def reads_tokens(self) -> bool:
+        """Whether it reads states of the predictor."""
         return self.inputs in ("tokens", "both")
 
     @property
     def reads_bars(self) -> bool:
+        """Whether it reads bars as channels."""
         return self.inputs in ("bars", "both")
 
 

@@ -33,6 +33,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., d) over its root mean square, times the weights."""
         if fused.norm_applies(x):
             return cast(Tensor, fused.RMSNormFunction.apply(x, self.weight, NORM_EPSILON))
         if x.dtype == self.weight.dtype == torch.float32:
@@ -60,6 +61,7 @@ class Dropout(nn.Dropout):
         self.place = next(_PLACES)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x with a share of its numbers set to 0 in training; same shape."""
         if self.training and self.p > 0 and x.device.type == "cpu":
             return fused.dropout(x, self.p, self.place)
         return super().forward(x)
@@ -202,6 +204,7 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(dropout_p)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., d)."""
         return self.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)))
 
 
@@ -234,6 +237,7 @@ class TransformerBlock(nn.Module):
         self.ffn = FeedForward(width, ff_dim, ffn_dropout_p)
 
     def forward(self, x: Tensor, rope: Rope) -> Tensor:
+        """(B, T, d) -> (B, T, d)."""
         normed = _for_products(self.norm1(x))
         keys, values = self.self_attn.keys_values(normed, rope)
         x = x + self.self_attn(normed, keys, values, rope)
@@ -248,6 +252,7 @@ class BlockStack(nn.ModuleList):
     the same gradients, bit for bit, for less memory and about a third more time."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, d) -> (B, T, d) through all blocks."""
         if len(self) == 0:
             return x
         rope = self.rope(x.shape[1])
@@ -257,6 +262,7 @@ class BlockStack(nn.ModuleList):
         return x
 
     def blocks(self) -> Iterator[TransformerBlock]:
+        """The blocks, first to last."""
         return cast(Iterator[TransformerBlock], iter(self))
 
     def rope(self, length: int) -> Rope:

@@ -79,6 +79,7 @@ class TokenEmbedding(nn.Module):
         self.scale = width**0.5
 
     def forward(self, s1: Tensor, s2: Tensor) -> Tensor:
+        """s1, s2 (B, T) int64 -> (B, T, d)."""
         return self.fusion_proj(torch.cat((self.emb_s1(s1), self.emb_s2(s2)), dim=-1) * self.scale)
 
 
@@ -97,6 +98,7 @@ class FixedEmbedding(nn.Module):
         )
 
     def forward(self, index: Tensor) -> Tensor:
+        """index (...,) int64 -> (..., d)."""
         return self.emb(index)
 
 
@@ -110,6 +112,7 @@ class CalendarEmbedding(nn.Module):
             setattr(self, f"{name}_embed", kind(size, width))
 
     def forward(self, stamp: Tensor) -> Tensor:
+        """stamp (B, T, 5) -> (B, T, d)."""
         fields = stamp.long().unbind(-1)
         embedded = [
             getattr(self, f"{name}_embed")(index) for name, index in zip(CALENDAR_SIZES, fields, strict=True)
@@ -128,6 +131,7 @@ class DependencyLayer(nn.Module):
         self.norm = RMSNorm(width)
 
     def forward(self, h: Tensor, query: Tensor) -> Tensor:
+        """h and query (B, T, d) -> (B, T, d)."""
         rope = self.cross_attn.rotary.table(h.shape[1])
         keys, values = self.cross_attn.keys_values(h, rope)
         x = h + self.cross_attn(query, keys, values, rope)

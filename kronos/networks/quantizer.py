@@ -66,6 +66,7 @@ class QuantizerTerms:
         )
 
     def detach(self) -> "QuantizerTerms":
+        """The same numbers without gradients."""
         return QuantizerTerms(
             self.commitment.detach(), self.entropy.detach(), self.probability.detach(), self.weight.detach()
         )

@@ -43,6 +43,7 @@ class Load:
 
     @property
     def narrow(self) -> int:
+        """Bytes of a number in the products."""
         return 2 if self.mixed else WIDE
 
 
@@ -85,6 +86,7 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """Bytes of all parts."""
         return self.weights + self.optimizer + self.frozen + self.step
 
 
@@ -205,6 +207,7 @@ def segment(kept: int, matrices: int, learned: int, workspace: int, load: Load) 
 def block_segment(
     c: TokenizerConfig | PredictorConfig, positions: int, load: Load, stream: int = WIDE
 ) -> Segment:
+    """What one transformer block keeps for the backward pass."""
     dropouts = (c.ffn_dropout_p, c.attn_dropout_p, c.resid_dropout_p)
     block = positions * _block(c.d_model, c.ff_dim, c.n_heads, dropouts, load, stream)
     matrices = 4 * c.d_model**2 + 3 * c.d_model * c.ff_dim

@@ -29,6 +29,7 @@ Networks = tuple[TokenizerConfig, PredictorConfig]
 
 
 def reads_bars(config: Config) -> bool:
+    """Whether the head reads bars as channels."""
     return config.head.inputs in ("bars", "both")
 
 

@@ -49,6 +49,7 @@ class Ticket:
 
     @property
     def series(self) -> int:
+        """Series that were asked about."""
         return len(self.prepared.bars)
 
 

@@ -27,6 +27,7 @@ class Problem:
     remedy: str
 
     def line(self) -> str:
+        """The problem in one line."""
         return f"{self.where}: expected {self.expected}, found {self.found}; {self.remedy}"
 
 
@@ -60,6 +61,7 @@ class Refused(KitError):
 
 
 def not_json() -> Refused:
+    """The refusal of a body that is not JSON."""
     problem = Problem("body", "JSON in UTF-8", "something else", "send application/json")
     return Refused(400, "not_json", problem.line(), [problem])
 

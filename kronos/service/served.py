@@ -62,6 +62,7 @@ class Prepared:
 
     @property
     def steps(self) -> int:
+        """Bars to forecast."""
         return self.dates.shape[1]
 
     @property

@@ -62,9 +62,9 @@ class Progress:
     skipped: Annotated[int, ">= 0"] = 0
     """Optimiser steps that the loss scaler of fp16 left out."""
     seconds: float = 0.0
-    """Spent in the loop, over all sittings."""
+    """Spent in the loop, over all interrupted parts of the run."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Settings and digests that must not change between two sittings."""
+    """Settings and digests that must not change between two starts of one run."""
 
 
 @dataclass

@@ -112,6 +112,7 @@ def allow_tf32(allowed: bool) -> None:
 
 
 def check_gpus(config: Config) -> None:
+    """Raises KitError where this machine has fewer GPUs than processes."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", config.distributed.num_processes))
     found = torch.cuda.device_count()
     if found < here:
@@ -143,6 +144,7 @@ def check_compiler(device: torch.device) -> None:
 
 
 def cannot_compile(error: Exception) -> KitError:
+    """The error of a machine on which torch.compile does not work."""
     return KitError(
         f"training.compile: expected torch.compile to work on this machine, found: {first_line(error)}; install a C++ compiler "
         "(g++, or name one in CXX), or set training.compile=false"

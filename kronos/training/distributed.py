@@ -73,6 +73,7 @@ class StopRequest:
 
     @property
     def asked(self) -> bool:
+        """Whether someone asked to stop, or the launcher is gone."""
         return self.signal != 0 or (self.launched and os.getppid() != self._parent)
 
     def install(self) -> None:

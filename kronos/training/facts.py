@@ -74,6 +74,7 @@ class StageData:
 
     @property
     def train_part(self) -> Part:
+        """The days that train."""
         return self.train.part
 
 

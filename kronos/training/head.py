@@ -68,9 +68,11 @@ class HeadObjective(Objective):
         self.shown = ("loss", "rank_loss", "sign_loss", f"rank_ic_{asked}", f"within_date_{asked}")
 
     def network(self) -> Head:
+        """The network that learns."""
         return self.head
 
     def compile_training(self) -> None:
+        """Use torch.compile for the training pass."""
         self.head.forward = torch.compile(self.head.forward)  # type: ignore[method-assign]
 
     def rate_share(self, name: str) -> float:

@@ -60,6 +60,7 @@ def all_horizons(config: Config) -> list[int]:
 
 
 def reads_tokens(config: Config) -> bool:
+    """Whether the head reads states of the predictor."""
     return config.head.inputs in ("tokens", "both")
 
 
@@ -108,6 +109,7 @@ class HeadData:
 
     @property
     def train_part(self) -> Part:
+        """The days that train."""
         return self.splits.train
 
 

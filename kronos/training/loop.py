@@ -71,6 +71,7 @@ class Trainer:
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of resumable states."""
         return self.folder / "checkpoints"
 
     # -- one optimiser step ----------------------------------------------------------------------------------

@@ -96,13 +96,16 @@ class TokenizerObjective(Objective):
         self._reconstruct = tokenizer.forward
 
     def network(self) -> KronosTokenizer:
+        """The network that learns."""
         return self.tokenizer
 
     def compile_training(self) -> None:
         # Random numbers as without compiling: `joint`, which is not compiled, has to see the same dropout.
+        """Use torch.compile for the training pass."""
         self._reconstruct = torch.compile(self.tokenizer.forward, options={"fallback_random": True})
 
     def weight(self, batch: Batch) -> float:
+        """Sum of a batch's target weights."""
         return float(batch["weight"].sum(dtype=torch.float64))
 
     def joint(self, batch: Batch) -> Tensor:
@@ -216,9 +219,11 @@ class PredictorObjective(Objective):
         self._logits = predictor.forward
 
     def network(self) -> Kronos:
+        """The network that learns."""
         return self.predictor
 
     def compile_training(self) -> None:
+        """Use torch.compile for the training pass."""
         self._nll = torch.compile(self.predictor.nll)
         self._logits = torch.compile(self.predictor.forward)
 
@@ -233,6 +238,7 @@ class PredictorObjective(Objective):
         return self
 
     def weight(self, batch: Batch) -> float:
+        """Sum of a batch's target weights."""
         return float(self._target_weight(batch).sum(dtype=torch.float64))
 
     def forward(self, batch: Batch, reduce: Reduce) -> Sums:

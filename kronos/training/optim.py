@@ -130,6 +130,7 @@ class LoopSettings:
 
     @property
     def total_steps(self) -> int:
+        """Optimiser steps of the stage."""
         return self.schedule.total_steps
 
 

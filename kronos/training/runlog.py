@@ -46,7 +46,7 @@ class RunLog(AbstractContextManager["RunLog"]):
     """Lines, bar and metrics file of one stage. On processes other than the main one it does nothing.
 
     folder: the stage's. progress: where the run starts, and whether the validation of that step is behind it.
-    trackers: opens those that are asked for. Records of what is still to come, left by a sitting that was cut
+    trackers: opens those that are asked for. Records of what is still to come, left by a run that was cut
     off after its last checkpoint,
     are removed: a step appears once.
     """
@@ -155,6 +155,7 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
+        """Forget everything."""
         self.sums: dict[str, Any] = {}
         self.steps = self.windows = 0
         self.started = time.monotonic()
@@ -290,7 +291,7 @@ class Trackers:
         return tracker
 
     def replay(self, metrics: Path) -> None:
-        """Give TensorBoard what earlier sittings recorded. A killed run's event file lacks its last points
+        """Give TensorBoard what the run recorded before it was interrupted. A killed run's event file lacks its last points
         and has some of
         steps that will come again, so it is not continued but written anew: every step is there once."""
         if not metrics.is_file():

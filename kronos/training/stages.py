@@ -153,13 +153,16 @@ class StageRun:
 
     @property
     def best_model(self) -> Path:
+        """Folder of the stage's best network."""
         return self.folder / "best_model"
 
     @property
     def metrics(self) -> Path:
+        """File of the stage's figures."""
         return self.folder / "metrics.jsonl"
 
     def run(self) -> Status:
+        """Train the stage to its end, or to a stop. Returns how it ended."""
         self.runtime.on_main(lambda: check_installed(self.config.training.trackers))
         tokenizer, self.tokenizer_digest = self._frozen_tokenizer()
         self.facts = self._facts() | self.runtime.on_main(self._start_facts)

@@ -222,7 +222,7 @@ def moving(folder: Path, processes: int, begun: int) -> Config:
     )
 
 
-class Sitting:
+class LaunchedRun:
     """One start of kaggle/train_stage.py, as train_kaggle.sh starts it: in a process group of its own."""
 
     def __init__(self, config: Config, stage: str) -> None:
@@ -294,19 +294,19 @@ def test_asked_to_stop_it_saves_and_leaves_nothing_running(
     config = resumable(
         tmp_path / "stopped", processes, **long, training__log_interval=20, training__checkpoint_steps=20
     )
-    sitting = Sitting(config, "tokenizer")
-    sitting.wait_for_checkpoint()
+    launched = LaunchedRun(config, "tokenizer")
+    launched.wait_for_checkpoint()
     with pytest.raises(KitError, match="another run is training in this folder"):
         RunLock(config.run_dir).acquire()
-    trainers = sitting.trainers()
+    trainers = launched.trainers()
     assert len(trainers) == processes
     if processes == 1:
-        os.killpg(sitting.process.pid, number)  # as a terminal does
-        output = sitting.end()
+        os.killpg(launched.process.pid, number)  # as a terminal does
+        output = launched.end()
     else:
         os.kill(trainers[1], number)  # one rank only: the others have to agree
-        output = sitting.end()
-        assert sitting.process.returncode == 0, output
+        output = launched.end()
+        assert launched.process.returncode == 0, output
     summary = read_summary(config.tokenizer_dir)
     assert summary is not None and summary["status"] == "interrupted", output
     assert (config.tokenizer_dir / "checkpoints" / f"step_{summary['step']:09d}").is_dir()
@@ -325,10 +325,10 @@ def test_trainers_of_a_launcher_that_is_gone_save_and_leave(
     config = resumable(
         tmp_path / "orphans", processes, training__tokenizer_epochs=400, training__max_steps=1500
     )
-    sitting = Sitting(config, "tokenizer")
-    sitting.wait_for_checkpoint()
-    os.kill(sitting.process.pid, number)
-    output = sitting.end()
+    launched = LaunchedRun(config, "tokenizer")
+    launched.wait_for_checkpoint()
+    os.kill(launched.process.pid, number)
+    output = launched.end()
     summary = read_summary(config.tokenizer_dir)
     assert summary is not None and summary["status"] == "interrupted" and 0 < summary["step"] < 1500, output
 
@@ -343,24 +343,24 @@ def test_an_error_with_loader_workers_running_ends_the_process(tmp_path: Path) -
         training__max_steps=1500,
         training__num_workers=1,
     )
-    sitting = Sitting(config, "tokenizer")
-    sitting.wait_for_checkpoint()
+    launched = LaunchedRun(config, "tokenizer")
+    launched.wait_for_checkpoint()
     checkpoints = config.tokenizer_dir / "checkpoints"
     checkpoints.rename(tmp_path / "moved away")
     checkpoints.write_text("in the way of the next checkpoint")
-    output = sitting.end()
-    assert sitting.process.returncode != 0 and output.count("could not write the checkpoint") == 1, output
+    output = launched.end()
+    assert launched.process.returncode != 0 and output.count("could not write the checkpoint") == 1, output
 
 
 def test_a_process_that_dies_ends_the_others_with_one_clear_line(tmp_path: Path) -> None:
     """Keeps out ranks that wait for ever for one that the system killed."""
     tiny_store(tmp_path / "store")
     config = resumable(tmp_path / "dies", 2, training__tokenizer_epochs=400, training__max_steps=1500)
-    sitting = Sitting(config, "tokenizer")
-    sitting.wait_for_checkpoint()
-    os.kill(sitting.trainers()[1], signal.SIGKILL)
-    output = sitting.end()
-    assert sitting.process.returncode != 0
+    launched = LaunchedRun(config, "tokenizer")
+    launched.wait_for_checkpoint()
+    os.kill(launched.trainers()[1], signal.SIGKILL)
+    output = launched.end()
+    assert launched.process.returncode != 0
     assert output.count("error: tokenizer: another process of this run ended early") == 1, output
     assert "[rank0]" not in output, output
     summary = read_summary(config.tokenizer_dir)

@@ -36,7 +36,7 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_tensorboard_has_every_step_once_also_after_a_resume(
     store: BarStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keeps out curves that jump back in time, and points that a stopped sitting never wrote to its event
+    """Keeps out curves that jump back in time, and points that a stopped run never wrote to its event
     file.
     """
     config = tiny_config(tmp_path, training__trackers=["tensorboard"], experiment__skip_existing=True)

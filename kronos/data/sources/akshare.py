@@ -37,14 +37,17 @@ class Akshare(BaseSource):
     adjustments = ("qfq", "hfq", "none")
 
     def facts(self, asked: Asked) -> Facts:
+        """Units, currency, adjustment and time zone of this source."""
         volume = "shares (Eastmoney's lots x 100)"
         return Facts(volume, "CNY", A_SHARE_LEVELS[asked.adjust], "Asia/Shanghai")
 
     def check(self, asked: Asked) -> None:
+        """Refuse at once what this source cannot give. Raises KitError."""
         only_a_shares(asked, a_share, "600519 or sz000001")
         needed("akshare", "akshare")
 
     def download_data(self, asked: Asked) -> None:
+        """Ask for the prices and keep the answers as they came. Raises KitError where too much fails."""
         akshare = needed("akshare", "akshare")
         for symbol in asked.each():
             keep_asked(
@@ -52,6 +55,7 @@ class Akshare(BaseSource):
             )
 
     def process_raw_data(self, asked: Asked) -> Iterable[Table]:
+        """The kept answers as tables of bars, one after another."""
         for symbol, path in asked.kept(f"{span(asked)}.csv"):
             frame = read_kept(path)
             date = "日期" if "日期" in frame.columns else "时间"

@@ -38,9 +38,11 @@ class Baostock(BaseSource):
     adjustments = ("hfq", "qfq", "none")
 
     def facts(self, asked: Asked) -> Facts:
+        """Units, currency, adjustment and time zone of this source."""
         return Facts("shares", "CNY", A_SHARE_LEVELS[asked.adjust], "Asia/Shanghai")
 
     def check(self, asked: Asked) -> None:
+        """Refuse at once what this source cannot give. Raises KitError."""
         settings = asked.settings
         if settings.pool and (settings.pool != INDEX or asked.symbols):
             raise KitError(
@@ -52,6 +54,7 @@ class Baostock(BaseSource):
         needed("baostock", "baostock")
 
     def download_data(self, asked: Asked) -> None:
+        """Ask for the prices and keep the answers as they came. Raises KitError where too much fails."""
         baostock = needed("baostock", "baostock")
         answer = baostock.login()
         if answer.error_code != "0":
@@ -88,6 +91,7 @@ class Baostock(BaseSource):
         return found
 
     def pool(self, asked: Asked) -> pl.DataFrame | None:
+        """Members of the asked index with the days on which they were in it; None: none is asked for."""
         if not asked.settings.pool:
             return None
         members = self._members(asked)
@@ -104,6 +108,7 @@ class Baostock(BaseSource):
         )
 
     def process_raw_data(self, asked: Asked) -> Iterable[Table]:
+        """The kept answers as tables of bars, one after another."""
         suspended = 0
         for symbol, path in asked.kept(f"{span(asked)}.json"):
             frame = pl.DataFrame(_rows(path.read_bytes()))

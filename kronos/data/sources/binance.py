@@ -40,6 +40,7 @@ class Binance(BaseSource):
     wants = "source.symbols: binance expects pairs such as BTCUSDT,ETHUSDT, found none"
 
     def facts(self, asked: Asked) -> Facts:
+        """Units, currency, adjustment and time zone of this source."""
         return Facts(
             "base currency (BTC of BTCUSDT)",
             "quote currency (USDT of BTCUSDT)",
@@ -48,6 +49,7 @@ class Binance(BaseSource):
         )
 
     def download_data(self, asked: Asked) -> None:
+        """Ask for the prices and keep the answers as they came. Raises KitError where too much fails."""
         for symbol in asked.each():
             self._download(asked, symbol)
 
@@ -91,6 +93,7 @@ class Binance(BaseSource):
         return asked.fetcher.get(url, check=check)
 
     def process_raw_data(self, asked: Asked) -> Iterable[Table]:
+        """The kept answers as tables of bars, one after another."""
         for symbol in asked.symbols:
             if symbol in asked.failed:
                 continue

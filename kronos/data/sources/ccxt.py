@@ -36,9 +36,11 @@ class Ccxt(BaseSource):
     wants = "source.symbols: ccxt expects pairs such as BTC/USDT,ETH/USDT, found none"
 
     def facts(self, asked: Asked) -> Facts:
+        """Units, currency, adjustment and time zone of this source."""
         return Facts("base currency", "quote currency", "none: coins have no splits", "UTC")
 
     def check(self, asked: Asked) -> None:
+        """Refuse at once what this source cannot give. Raises KitError."""
         ccxt = needed("ccxt", "ccxt")
         known = list(getattr(ccxt, "exchanges", []))
         if asked.settings.path not in known:
@@ -47,6 +49,7 @@ class Ccxt(BaseSource):
             )
 
     def download_data(self, asked: Asked) -> None:
+        """Ask for the prices and keep the answers as they came. Raises KitError where too much fails."""
         ccxt = needed("ccxt", "ccxt")
         exchange = getattr(ccxt, asked.settings.path)({"enableRateLimit": True})
         errors = (*USUAL_ERRORS, ccxt.BaseError)
@@ -54,6 +57,7 @@ class Ccxt(BaseSource):
             keep_asked(asked, symbol, f"{span(asked)}.json", errors, partial(_pages, asked, exchange, symbol))
 
     def process_raw_data(self, asked: Asked) -> Iterable[Table]:
+        """The kept answers as tables of bars, one after another."""
         seconds = SECONDS[asked.settings.frequency]
         if asked.settings.frequency == "monthly":
             seconds = LONGEST_MONTH

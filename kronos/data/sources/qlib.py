@@ -46,6 +46,7 @@ class Qlib(BaseSource):
     wants = ""
 
     def facts(self, asked: Asked) -> Facts:
+        """Units, currency, adjustment and time zone of this source."""
         return Facts(
             volume="adjusted; the community's folder counts lots of 100 shares, Qlib's own one shares",
             money="CNY, adjusted; price x volume is in hundreds of yuan in the community's folder",
@@ -54,6 +55,7 @@ class Qlib(BaseSource):
         )
 
     def check(self, asked: Asked) -> None:
+        """Refuse at once what this source cannot give. Raises KitError."""
         folder = Path(asked.settings.path or USUAL).expanduser()
         if folder.is_file() and folder.name.lower().endswith((*ZIPS, *TARS)):
             return
@@ -83,6 +85,7 @@ class Qlib(BaseSource):
         aside.replace(target)
 
     def inputs(self, asked: Asked) -> list[Path]:
+        """Files that the table is made from."""
         folder = self._folder(asked)
         if folder.is_relative_to(asked.raw):
             return []
@@ -94,6 +97,7 @@ class Qlib(BaseSource):
         ]
 
     def process_raw_data(self, asked: Asked) -> Iterable[Table]:
+        """The kept answers as tables of bars, one after another."""
         folder = self._folder(asked)
         codes = self._codes(asked, folder)
         dates = read_calendar(folder, _step(asked))
@@ -113,6 +117,7 @@ class Qlib(BaseSource):
         yield pl.DataFrame({"ticker": names, "date": dates.astype("datetime64[ms]")[day], **columns})
 
     def pool(self, asked: Asked) -> pl.DataFrame | None:
+        """Members of the asked index with the days on which they were in it; None: none is asked for."""
         intervals = self._instruments(asked, self._folder(asked))
         codes = [code for code, _, _ in intervals]
         return pl.DataFrame(
@@ -124,6 +129,7 @@ class Qlib(BaseSource):
         )
 
     def benchmark(self, asked: Asked) -> pl.DataFrame | None:
+        """The index's own closes; None where the folder has none."""
         folder, code = self._folder(asked), BENCHMARKS.get(asked.settings.pool, "")
         if not code or not (folder / "features" / code.lower()).is_dir():
             return None

@@ -55,6 +55,7 @@ class Sina(BaseSource):
     )
 
     def facts(self, asked: Asked) -> Facts:
+        """Units, currency, adjustment and time zone of this source."""
         done = A_SHARE_LEVELS[asked.adjust] + FACTOR[asked.adjust]
         if _all_chinese(asked):
             return Facts("shares", "CNY", done, "Asia/Shanghai")
@@ -62,6 +63,7 @@ class Sina(BaseSource):
         return Facts("shares", "USD", done + unsaid, "America/New_York")
 
     def check(self, asked: Asked) -> None:
+        """Refuse at once what this source cannot give. Raises KitError."""
         chinese = _all_chinese(asked)
         if not chinese and asked.settings.frequency != "daily":
             raise KitError(
@@ -71,6 +73,7 @@ class Sina(BaseSource):
             raise KitError(f"source.adjust: sina has no factors of US stocks, found {asked.adjust}; set none")
 
     def download_data(self, asked: Asked) -> None:
+        """Ask for the prices and keep the answers as they came. Raises KitError where too much fails."""
         for symbol in asked.each():
             code = a_share(symbol)
             if code is None:
@@ -94,6 +97,7 @@ class Sina(BaseSource):
                 )
 
     def process_raw_data(self, asked: Asked) -> Iterable[Table]:
+        """The kept answers as tables of bars, one after another."""
         full = 0
         for symbol, path in asked.kept(_suffix(asked)):
             if symbol in asked.failed:  # its factors did not come

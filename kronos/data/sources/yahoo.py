@@ -38,6 +38,7 @@ class Yahoo(BaseSource):
     adjustments = ("qfq", "none")
 
     def facts(self, asked: Asked) -> Facts:
+        """Units, currency, adjustment and time zone of this source."""
         done = {
             "qfq": "for splits and dividends, to the last day's level",
             "none": "for splits, not for dividends",
@@ -47,9 +48,11 @@ class Yahoo(BaseSource):
         )
 
     def check(self, asked: Asked) -> None:
+        """Refuse at once what this source cannot give. Raises KitError."""
         needed("yfinance", "yahoo")
 
     def download_data(self, asked: Asked) -> None:
+        """Ask for the prices and keep the answers as they came. Raises KitError where too much fails."""
         yfinance = needed("yfinance", "yahoo")
         settings = asked.settings
         after_end = (
@@ -70,6 +73,7 @@ class Yahoo(BaseSource):
             keep_asked(asked, symbol, f"{span(asked)}.csv", USUAL_ERRORS, ask)
 
     def process_raw_data(self, asked: Asked) -> Iterable[Table]:
+        """The kept answers as tables of bars, one after another."""
         for symbol, path in asked.kept(f"{span(asked)}.csv"):
             frame = read_kept(path)
             names = {name: name.strip().lower() for name in frame.columns}
