@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 from test_forecaster import inputs, make, some
+from tiny import tiny_config, tiny_store
 
 from kronos.config import Config
 from kronos.errors import KitError
-from kronos.forecasting.pair import autocast_of, pick_autocast
+from kronos.forecasting.pair import autocast_of, find_pair, load_forecaster, pick_autocast
 from kronos.networks import products
 from kronos.networks.products import FloatProduct, IntegerProduct, product, rounded_rows
 from kronos.planning import devices
 from kronos.planning.devices import this_cpu
 from kronos.training import device
 from kronos.training.device import precision, processor_has_bf16
+from kronos.training.stages import run_stage
 
 CPU = torch.device("cpu")
 
@@ -91,6 +94,24 @@ def test_bfloat16_answers_are_near(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = make().next_step(**given).prob_up
     half = make(autocast=torch.bfloat16).next_step(**given).prob_up
     np.testing.assert_allclose(half, exact, atol=0.02)
+
+
+def test_a_run_on_a_processor_with_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both stages and an answer, as `auto` makes them there; here the products are emulated."""
+    monkeypatch.setattr(device, "processor_has_bf16", lambda: True)
+    config = tiny_config(tmp_path, training__max_steps=2)
+    store = tiny_store(tmp_path / "store")
+    with caplog.at_level(logging.INFO):
+        for stage in ("tokenizer", "basemodel"):
+            assert run_stage(config, stage, store) == "complete"  # type: ignore[arg-type]
+    assert "precision bf16" in caplog.text
+    own = load_forecaster(config, find_pair(config))
+    assert own.settings.precision == "bfloat16"
+    given = inputs(length=12, horizon=1)
+    found, exact = own.next_step(**given).prob_up, own.using(autocast=None).next_step(**given).prob_up
+    np.testing.assert_allclose(found, exact, atol=0.05)
 
 
 # -- products of integers ------------------------------------------------------------------------------------
