@@ -72,7 +72,6 @@ def head_config(folder: Path, processes: int = 1, **settings: Any) -> Config:
         "inference__horizon": 3,
         "data__embargo": 3,
         "distributed__num_processes": processes,
-        "distributed__use_ddp": processes > 1,
     }
     return tiny_config(folder, **{**base, **settings})
 

@@ -63,7 +63,6 @@ def config_of(folder: Path, frame: pl.DataFrame, asked: str, **settings: Any) ->
         "training__samples_per_epoch": 32,
         "evaluation__origins": 12,
         "evaluation__random_init": False,
-        "evaluation__calibration_share": 0.3,
         "inference__sample_count": 4,
     }
     return tiny_config(folder, **base | settings)

@@ -131,7 +131,7 @@ from kronos.training.distributed import explained
 from kronos.training.distributed import Runtime
 
 def act(rank):
-    runtime = Runtime.start(tiny_config(Path("."), distributed__num_processes=2, distributed__use_ddp=True))
+    runtime = Runtime.start(tiny_config(Path("."), distributed__num_processes=2))
     hasty = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=1))
     if rank:
         return time.sleep(4)

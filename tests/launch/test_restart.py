@@ -144,7 +144,7 @@ def test_settings_that_learn_something_else_are_refused_before_anything_is_touch
         },
         {"training__use_checkpoint": True, "training__trackers": []},
         {"training__batch_size": 2, "training__accumulation_steps": 2},
-        {"training__batch_size": 1, "distributed__num_processes": 4, "distributed__use_ddp": True},
+        {"training__batch_size": 1, "distributed__num_processes": 4},
     ],
 )
 def test_what_changes_no_weight_may_change(complete: Path, settings: dict[str, Any]) -> None:
@@ -369,7 +369,6 @@ def cut(folder: Path, batch: int, accumulation: int, processes: int) -> Config:
         training__batch_size=batch,
         training__accumulation_steps=accumulation,
         distributed__num_processes=processes,
-        distributed__use_ddp=processes > 1,
     )
 
 

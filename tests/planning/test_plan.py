@@ -126,7 +126,7 @@ def test_a_batch_that_cannot_fit_is_refused_with_one_that_can(tmp_path: Path) ->
 )
 def test_micro_batches_follow_from_the_windows_of_a_step(tmp_path: Path, processes: int, line: str) -> None:
     """A step of 96 windows is planned as it is trained on GPUs: each has its share, rounded up."""
-    spread = {"distributed__num_processes": processes, "distributed__use_ddp": processes > 1}
+    spread = {"distributed__num_processes": processes}
     plan = planned(tmp_path, training__windows_per_step=96, **spread)
     assert line in describe(plan)[0]
 

@@ -36,7 +36,7 @@ CASES = {
 }
 
 def act(case, rank):
-    both = {"distributed__num_processes": 2, "distributed__use_ddp": True}
+    both = {"distributed__num_processes": 2}
     config = tiny_config(folder, **both, **(CASES[case] if rank else {}))
     if case == "version" and rank:
         facts.kit_version = lambda: "another"

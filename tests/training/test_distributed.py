@@ -23,7 +23,6 @@ def cut(folder: Path, batch: int, accumulation: int, processes: int, **settings:
         training__batch_size=batch,
         training__accumulation_steps=accumulation,
         distributed__num_processes=processes,
-        distributed__use_ddp=processes > 1,
         **settings,
     )
 

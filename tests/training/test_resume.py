@@ -41,7 +41,6 @@ def resumable(folder: Path, processes: int = 1, **settings: Any) -> Config:
         "training__teacher_forcing": False,
         "experiment__skip_existing": True,
         "distributed__num_processes": processes,
-        "distributed__use_ddp": processes > 1,
         "data__store": str(folder.parent / "store"),
     }
     return tiny_config(folder, **{**base, **settings})
@@ -127,7 +126,7 @@ OPTIONS: dict[tuple[str, int], dict[str, Any]] = {
         "training__early_stopping_patience": 5,
     },
     ("basemodel", 1): {"training__scheduler": "cosine", "training__use_checkpoint": True},
-    ("tokenizer", 2): {"training__decay_norms_and_biases": True},
+    ("tokenizer", 2): {"training__warmup_ratio": 0.5},
     ("basemodel", 2): {"training__scheduler": "plateau", "training__early_stopping_patience": 20},
 }
 """Settings that are not the default, spread over the cases: a resumed run has to find the same rate and the
@@ -217,7 +216,6 @@ def moving(folder: Path, processes: int, begun: int) -> Config:
         inference__horizon=2,
         data__embargo=2,
         distributed__num_processes=processes,
-        distributed__use_ddp=processes > 1,
         data__store=str(folder.parent / "store"),
     )
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tiny import PREDICT, PREDICTOR, TOKENIZER, tiny_config, tiny_store
 from training_worker import tiny_objective
 
-from kronos import files
+from kronos import config_training, files
 from kronos.config import Config, to_dict
 from kronos.data.store import BarStore
 from kronos.errors import KitError
@@ -394,14 +394,17 @@ def test_runs_without_a_digest_of_their_start_are_told_by_its_name() -> None:
 
 
 def test_worse_than_the_pretrained_start_is_reported(
-    store: BarStore, tmp_path: Path, pretrained: dict[str, Any], caplog: pytest.LogCaptureFixture
+    store: BarStore,
+    tmp_path: Path,
+    pretrained: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Keeps out a fine-tuned network that is worse than what it started from: best_model is the start then,
     and that is said.
     """
-    config = tiny_config(
-        tmp_path, **pretrained, training__tokenizer_learning_rate=0.5, training__tokenizer_grad_clip=1e9
-    )
+    monkeypatch.setattr(config_training, "TOKENIZER_GRAD_CLIP", 1e9)
+    config = tiny_config(tmp_path, **pretrained, training__tokenizer_learning_rate=0.5)
     run_stage(config, "tokenizer", store)
     summary = summary_of(config.tokenizer_dir)
     assert summary["start_value"] == summary["best"]["value"] and summary["best"]["step"] == 0
@@ -606,7 +609,7 @@ def test_fewer_processes_than_asked_is_one_clear_error(store: BarStore, tmp_path
     """Keeps out the launcher's silent change: `accelerate launch --cpu --num_processes 2` starts one
     process.
     """
-    config = tiny_config(tmp_path, distributed__num_processes=2, distributed__use_ddp=True)
+    config = tiny_config(tmp_path, distributed__num_processes=2)
     launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
     done = script(config, "tokenizer", *launch, "--mixed_precision", "no", "--dynamo_backend", "no")
     assert done.returncode != 0 and done.stderr.count("error: expected 2 processes") == 1
@@ -617,9 +620,7 @@ def test_missing_gpus_are_one_clear_error(store: BarStore, tmp_path: Path) -> No
     """Keeps out two independent rank-0 programs that write the same files, which accelerate starts without
     GPUs.
     """
-    config = tiny_config(
-        tmp_path, distributed__num_processes=2, distributed__use_ddp=True, device__use_cuda=True
-    )
+    config = tiny_config(tmp_path, distributed__num_processes=2, device__use_cuda=True)
     launch = (
         "-m",
         "accelerate.commands.launch",
