@@ -87,6 +87,7 @@ def future_noise(
 
 
 def _inside(score: FloatArray, member: NDArray[np.bool_] | None) -> FloatArray:
+    """The scores (D, K) of members alone."""
     return score if member is None else np.where(member, score, np.nan)
 
 

@@ -71,6 +71,7 @@ def run_portfolio(store: BarStore, request: Request, folder: Path) -> Report:
 
 # -- what is asked -------------------------------------------------------------------------------------------
 def _signals(request: Request, prices: PriceTable) -> list[Signal]:
+    """The signals of the file, or of the predictions."""
     if request.signal_file:
         return [read_signal_file(request.signal_file, prices)]
     return read_predictions(Path(request.predictions), request.answer, request.signals, prices)
@@ -101,6 +102,7 @@ def _scored_markets(request: Request, everything: PriceTable) -> tuple[PriceTabl
 
 
 def _universe(request: Request, prices: PriceTable) -> NDArray[np.bool_] | None:
+    """(D, K) who may be held, by the pool and the floors that were asked for."""
     return universe(prices, request.pool, request.least_price, request.least_amount)
 
 
@@ -131,6 +133,7 @@ def _every(signal: Signal, every: int) -> Signal:
 
 # -- what comes out ------------------------------------------------------------------------------------------
 def _outcome(scene: Scene, signal: Signal, request: Request) -> Outcome:
+    """One signal dealt, with its figures and facts."""
     prices, days, known = scene.prices, scene.days, scene.known
     daily = topk_dropout(signal.name, signal.score, prices, scene.rules, scene.plan, days)
     figures = performance.figures(only(daily, known), scene.benchmark[known], scene.hold, scene.year)
@@ -203,4 +206,5 @@ def _sleeves(scene: Scene, signal: Signal, scored: NDArray[np.int64]) -> dict[st
 
 
 def _daily_ratio(scene: Scene, daily: Daily) -> float:
+    """Mean over standard deviation of the excess, of a day."""
     return performance.daily_ratio(scene.excess(daily))

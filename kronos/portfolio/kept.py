@@ -49,6 +49,8 @@ class Kept:
 
 @dataclass(frozen=True)
 class _Written:
+    """The parts of portfolio.json that are read."""
+
     version: int
     dates: list[str]
     signals: list[dict[str, Any]]
@@ -57,6 +59,8 @@ class _Written:
 
 @dataclass(frozen=True)
 class _Source:
+    """The part of source.json that is read."""
+
     money: str = ""
 
 

@@ -101,6 +101,7 @@ def paired(one: Kept, own: KeptSignal, other: Kept, their: KeptSignal) -> Interv
 def _row(
     name: str, one: tuple[str, KeptSignal], other: tuple[str, KeptSignal], difference: Interval
 ) -> dict[str, str]:
+    """One line of the table: what both earned, and their difference."""
     row = {"signal": name}
     for run, signal in (one, other):
         row[run] = cell(signal.figures["excess after cost"])

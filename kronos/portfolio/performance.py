@@ -49,6 +49,7 @@ class Figure:
         return f"{shown} [{self._number(found.low)}, {self._number(found.high)}]"
 
     def _number(self, value: float) -> str:
+        """A value in the unit of the figure."""
         if self.unit == "share":
             return f"{value:+.1%}"
         if self.unit == "part":
@@ -161,6 +162,7 @@ def figures(daily: Daily, benchmark: FloatArray, horizon: int, year: int = DAYS_
 
 
 def _earned(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap, year: int) -> list[Figure]:
+    """Returns and excess."""
     own = annualised(daily.net, bootstrap, year)
     before = annualised(daily.gross - benchmark, bootstrap, year)
     after = annualised(daily.net - benchmark, bootstrap, year)
@@ -174,6 +176,7 @@ def _earned(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap, year:
 
 
 def _moved(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap, year: int) -> list[Figure]:
+    """Ratios, volatility, beta and alpha."""
     after = sharpe(daily.net - benchmark, bootstrap, year=year)
     before = sharpe(daily.gross - benchmark, bootstrap, year=year)
     own = sharpe(daily.net, bootstrap, year=year)
@@ -191,6 +194,7 @@ def _moved(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap, year: 
 
 
 def _dealt(daily: Daily, benchmark: FloatArray, bootstrap: DateBootstrap, year: int) -> list[Figure]:
+    """Turnover, cost, stocks held, cash."""
     turnover = bootstrap.interval(daily.turnover)
     held = bootstrap.interval(daily.positions.astype(float))
     cash = bootstrap.interval(daily.cash / daily.value)

@@ -61,6 +61,7 @@ def write_page(tree: dict[str, Any], path: str | Path) -> Path:
 
 
 def _facts(tree: dict[str, Any], signal: dict[str, Any]) -> dict[str, str]:
+    """What stands in the boxes at the top."""
     names = ("excess after cost", "excess before cost", "turnover")
     found = {"days": f"{tree['days']['count']:,}"}
     for name in names:
@@ -105,6 +106,7 @@ def _more(tree: dict[str, Any]) -> Iterator[Line]:
 
 
 def _of_the_signal(facts: list[dict[str, Any]]) -> Iterator[Line]:
+    """Rank IC, autocorrelation and exposures."""
     words = "rank correlation of the score with the return of so many days that begin with the next close"
     for days in facts[0]["rank IC by days ahead"]:
         values = [_ratio(fact["rank IC by days ahead"][days]) for fact in facts]
@@ -117,6 +119,7 @@ def _of_the_signal(facts: list[dict[str, Any]]) -> Iterator[Line]:
 
 
 def _of_groups(groups: list[dict[str, Any]]) -> Iterator[Line]:
+    """Quantile portfolios."""
     spreads, steps = [], []
     for group in groups:
         spreads.append(cell(group["highest less lowest"] | {"unit": "share"}) if group else "–")
@@ -126,6 +129,7 @@ def _of_groups(groups: list[dict[str, Any]]) -> Iterator[Line]:
 
 
 def _ratio(figure: dict[str, Any]) -> str:
+    """A figure with three digits and its interval."""
     if figure["value"] is None:
         return "not defined"
     if figure["low"] is None:
@@ -134,6 +138,7 @@ def _ratio(figure: dict[str, Any]) -> str:
 
 
 def _deflated(found: dict[str, Any] | None) -> str:
+    """The deflated Sharpe ratio and its number of tries."""
     return "one try" if found is None else f"{found['probability']:.2f} of {found['tried']} tries"
 
 
@@ -172,6 +177,7 @@ def _figures(tree: dict[str, Any]) -> Iterator[tuple[str, str, Markup]]:
 
 
 def _plot_falls(axes: Axes, tree: dict[str, Any]) -> None:
+    """How far below its peak each portfolio stood."""
     for colour, signal in zip(LINES, drawn(tree), strict=False):
         curve = 1 + np.array(signal["compounded by day"])
         peak = np.maximum.accumulate(np.maximum(curve, 1.0))
@@ -181,6 +187,7 @@ def _plot_falls(axes: Axes, tree: dict[str, Any]) -> None:
 
 
 def _plot_quantiles(axes: Axes, tree: dict[str, Any], curves: list[list[float]]) -> None:
+    """One curve for each quantile, the highest darkest."""
     shades = np.linspace(0.35, 1.0, len(curves))
     for number, (curve, shade) in enumerate(zip(curves, shades, strict=True), start=1):
         axes.plot(days_of(tree), curve, color=BLUE, alpha=shade, linewidth=1.1, label=f"{number}")
@@ -190,6 +197,7 @@ def _plot_quantiles(axes: Axes, tree: dict[str, Any], curves: list[list[float]])
 
 
 def _plot_decay(axes: Axes, tree: dict[str, Any]) -> None:
+    """Rank IC by days ahead."""
     horizons = list(tree["signals"][0]["facts"]["rank IC by days ahead"])
     for place, (colour, signal) in enumerate(zip(LINES, drawn(tree), strict=False)):
         found = [signal["facts"]["rank IC by days ahead"][horizon] for horizon in horizons]
@@ -200,6 +208,7 @@ def _plot_decay(axes: Axes, tree: dict[str, Any]) -> None:
 
 
 def _plot_exposure(axes: Axes, tree: dict[str, Any]) -> None:
+    """Exposures of each signal."""
     names = list(tree["signals"][0]["facts"]["exposure"])
     for place, (colour, signal) in enumerate(zip(LINES, drawn(tree), strict=False)):
         found = [signal["facts"]["exposure"][name] for name in names]
@@ -219,6 +228,7 @@ def _plot_intervals(axes: Axes, found: list[dict[str, Any]], shift: float, colou
 
 
 def _plot_turnover(axes: Axes, tree: dict[str, Any]) -> None:
+    """Turnover, mean of 20 days."""
     for colour, signal in zip(LINES, drawn(tree), strict=False):
         values = np.array(signal["turnover by day"])
         width = min(20, len(values))

@@ -116,6 +116,7 @@ def write_files(report: Report) -> None:
 
 
 def _days_csv(report: Report) -> str:
+    """One line for each day of each signal."""
     tables = []
     for outcome in report.outcomes:
         daily = outcome.daily
@@ -192,6 +193,7 @@ def orders(outcome: Outcome, scene: Scene) -> list[Order]:
 
 
 def _number(value: float) -> float | None:
+    """The value; None where there is none."""
     if not np.isfinite(value):
         return None
     return float(value)

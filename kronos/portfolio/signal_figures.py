@@ -105,6 +105,7 @@ def _correlations(a: FloatArray, b: FloatArray, own: FloatArray | None = None) -
 
 
 def _correlation(x: FloatArray, y: FloatArray) -> float:
+    """Correlation of x and y, (n,); NaN where one of them does not vary."""
     x, y = x - x.mean(), y - y.mean()
     scale = math.sqrt(float((x**2).sum() * (y**2).sum()))
     return float((x * y).sum() / scale) if scale > 0 else float("nan")

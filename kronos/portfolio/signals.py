@@ -113,11 +113,12 @@ def chosen_columns(columns: Sequence[str], answer: str, signals: Sequence[str], 
         if not own and signal in there:
             own = [signal]
         if not own:
-            forms = sorted(
-                {name.removeprefix(f"{one}.") for one in owners for name in there if _of(name, one)}
-            )
+            forms: set[str] = set()
+            for one in owners:
+                forms.update(name.removeprefix(f"{one}.") for name in there if _of(name, one))
+            known = ", ".join(sorted(forms) + there)
             raise KitError(
-                f"{where}: expected one of the signals {', '.join(forms + there)}, found --signal {signal}; choose one of them"
+                f"{where}: expected one of the signals {known}, found --signal {signal}; choose one of them"
             )
         found += own
     return list(dict.fromkeys(found))
@@ -130,6 +131,7 @@ def _of(column: str, answer: str) -> bool:
 
 
 def _is_form(column: str, columns: Sequence[str]) -> bool:
+    """Whether a column is a form of any answer among the columns."""
     return any(_of(column, other) for other in columns)
 
 

@@ -145,6 +145,7 @@ class _Book:
         return found
 
     def _rebalance(self, day: int, score: Scores, best: list[int]) -> None:
+        """Sell and buy by the scores (K,) of the evening before."""
         free = [ticker for ticker in best if ticker >= 0 and ticker not in self.bought_on]
         held, topk = self.evening, self.plan.topk
         if self.prices.market is not None:  # what cannot be dealt today rests
@@ -247,5 +248,6 @@ class _Book:
         return self.rules.round_lot(min(most, shares), factor)
 
     def _refuse(self, reason: str) -> None:
+        """Count an order that is not dealt."""
         self.refused += 1
         self.reasons[reason] += 1

@@ -44,6 +44,7 @@ def universe(
 
 
 def _pool(path: Path, prices: PriceTable) -> NDArray[np.bool_]:
+    """(D, K) membership as a CSV says it. Raises KitError."""
     if not path.is_file():
         raise KitError(
             f"--pool {path}: expected a CSV with the columns ticker, first, last, found no file; correct the path"

@@ -158,6 +158,7 @@ def combined(name: str, parts: list[Daily]) -> Daily:
     before = np.concatenate([[1.0], value[:-1]])
 
     def mean(column: str) -> FloatArray:
+        """Of a column, weighted by what each part was worth in the morning."""
         shares = [
             morning / len(parts) / before * getattr(part, column)
             for morning, part in zip(mornings, parts, strict=True)
