@@ -1,6 +1,7 @@
 """What a precision means on a device, decided in one place; products of integers."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from test_forecaster import inputs, make, some
 from tiny import tiny_config, tiny_store
 
@@ -96,6 +98,15 @@ def test_bfloat16_answers_are_near(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(half, exact, atol=0.02)
 
 
+@pytest.fixture
+def own_accelerate() -> Iterator[None]:
+    """accelerate keeps the first precision of a process: neither earlier tests nor later ones may meet it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("own_accelerate")
 def test_a_run_on_a_processor_with_bfloat16(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
