@@ -298,6 +298,7 @@ def executed(base: Path) -> dict[str, list[object]]:
     return {
         "kaggle/prepare_data.py": [*config, "--report"],
         "scripts/plan_run.py": [*config, "--no-probe"],
+        "scripts/settings_page.py": ["--check"],
         "scripts/run_backtest.py": config,
         "scripts/run_portfolio.py": [*config, "--topk", "3", "--drop", "1", "--output", base / "portfolio"],
         "scripts/make_submission.py": [*config, "--output", base / "s.csv"],
