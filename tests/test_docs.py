@@ -31,6 +31,7 @@ PLACEHOLDERS = {
 MADE = ("runs/", "/")  # configurations that a run leaves
 RUN_ELSEWHERE = {
     "scripts/check.sh": "this test runs in it",
+    "scripts/settings_page.py": "tests/test_config.py",
     "scripts/gpu_check.sh": "tests/planning/test_gpu_check.py",
     "scripts/download_data.py": "tests/delivery/test_download.py",
     "scripts/bundle_offline.py": "tests/delivery/test_bundle.py",
