@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,9 @@ def _fork(world: int, rank: int, port: int, action: Callable[[int], None]) -> in
             os.environ.update({name: str(value) for name, value in names.items()}, MASTER_ADDR="127.0.0.1")
         action(rank)
         code = 0
+    except Exception:
+        traceback.print_exc()  # os._exit would swallow it
+        raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
