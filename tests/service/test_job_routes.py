@@ -51,6 +51,16 @@ def job(service: Local, **more: Any) -> dict[str, Any]:
     return dict(answer.json())
 
 
+def test_a_job_may_be_larger_than_a_request(service: Local, tmp_path: Path) -> None:
+    """1,000 series of 256 bars are 16 MB, which is all that a request may send."""
+    body = json.dumps(tree(4)).encode()
+    with local(tiny_models(), folder=tmp_path, body_bytes=len(body) - 1, job_bytes=len(body)) as small:
+        assert small.post("/v1/predict", body).status_code == 413
+        assert small.post("/v1/jobs", body).status_code == 202
+        refused = small.post("/v1/jobs", body + b" ")
+        assert refused.status_code == 413 and "several jobs" in refused.json()["detail"]
+
+
 def test_a_job_from_submit_to_result(service: Local) -> None:
     name = job(service)["id"]
     assert service.get(f"/v1/jobs/{name}").json()["state"] == "queued"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import requests
-from services import JSON, Process, asked, point, process, series, tiny_models, tree, wait_for
+from services import JSON, ROOT, Process, asked, point, process, series, tiny_models, tree, wait_for
 
 from kronos.errors import KitError
 from kronos.service.batcher import Batcher
@@ -24,6 +24,15 @@ from kronos.service.served import Served
 
 SLOW = 30
 """Series of a request that takes several calls."""
+
+
+def test_the_start_waits_for_nothing_that_it_does_not_need() -> None:
+    """SciPy's statistics, scikit-learn and pandas take longer to import than all else but torch."""
+    names = ("run", "jobs_routes", "quality_routes")
+    code = f"import sys, {', '.join(f'kronos.service.{name}' for name in names)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    late = {"scipy.stats", "sklearn", "pandas", "polars", "matplotlib", "accelerate", "celery"}
+    assert not late & set(done.stdout.split())
 
 
 def copied(folder: Path) -> Path:
