@@ -103,6 +103,7 @@ PATHS = {
         "base_save_path",
         "finetuned_tokenizer",
     ),
+    "training": ("teacher",),
 }
 """The settings that name files and folders. Nobody else expands ~ in them."""
 

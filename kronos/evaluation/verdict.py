@@ -102,9 +102,12 @@ class Results:
             return f"Too few dates to tell: {dates}, of which {effective} do not overlap ({within})."
         word = {1: "Evidence of skill", 0: "No evidence of skill", -1: "Worse than chance"}[self.skill]
         if self.suspicious:
-            word = "Too good to be believed, see the alarm"
-            if self.planted:
+            if self.planted and self.skill == 1:
                 word = "The planted signal is found, stronger than any on real prices"
+            elif self.planted:
+                word = f"{word}; other answerers find the planted signal"
+            else:
+                word = "Too good to be believed, see the alarm"
         return f"{word}: {within} over {dates} dates ({effective} without overlap), {self.panel.horizon} trading days ahead."
 
     @property
@@ -139,13 +142,26 @@ class Results:
             if own is not None and own.excludes(best) > 0:
                 text = f"{NAMED[figure]} {_shown(figure, own)} excludes {_short(figure, best)}"
                 found.append(f"{text}, more than the fits reach on the same rows")
-            for e in self.entries:
-                i = self.overall[e.name].get(figure)
-                if i is not None and i.excludes(limit) > 0:
-                    found.append(
-                        f"{NAMED[figure]} of {e.name}, {_shown(figure, i)}, lies above {_short(figure, limit)}"
-                    )
+            found += self.above(figure, limit)
         return found
+
+    def above(self, figure: str, limit: float) -> list[str]:
+        """One line for the answerers whose whole interval of a figure lies above a limit: the highest, and how
+        many more; no line where there is none.
+        """
+        names = []
+        for e in self.entries:
+            i = self.overall[e.name].get(figure)
+            if i is not None and i.excludes(limit) > 0:
+                names.append(e.name)
+        if not names:
+            return []
+        highest = max(names, key=lambda name: self.overall[name][figure].value)
+        more = ""
+        if len(names) > 1:
+            more = f", and that of {len(names) - 1} more"
+        shown = _shown(figure, self.overall[highest][figure])
+        return [f"{NAMED[figure]} of {highest}, {shown}{more}, lies above {_short(figure, limit)}"]
 
     def fitted(self, figure: str) -> list[float]:
         """What fits on the past, other than the main entry, reach in a figure."""

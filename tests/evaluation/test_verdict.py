@@ -64,7 +64,17 @@ def test_a_leak_in_the_data_lifts_all(main: float, fit: float) -> None:
     assert lines["lines"][0].startswith("LEAK ALARM") and not lines["expected"] and len(lines["lines"]) > 3
     assert alarm_lines(found.suspicious, planted=True)["expected"]
     planted = replace(found, planted=True)
-    assert planted.headline.startswith("The planted signal is found"), "a newcomer's demo is no leak"
+    if main:
+        assert planted.headline.startswith("The planted signal is found"), "a newcomer's demo is no leak"
+    else:
+        assert planted.headline.startswith("No evidence of skill; other answerers find the planted signal")
+
+
+def test_the_alarm_names_the_highest_and_counts_the_others() -> None:
+    """Twelve answerers in one sentence were read by nobody."""
+    absolute = [line for line in results(60, 60, 0.4, 0.5).suspicious if "lies above" in line]
+    assert len(absolute) == 2 and all("of boosting, " in line for line in absolute)
+    assert all(", and that of 1 more, lies above" in line for line in absolute)
 
 
 @pytest.mark.parametrize(
