@@ -175,7 +175,7 @@ def test_an_interrupted_backtest_goes_on(world: World, monkeypatch: pytest.Monke
     network = replace(load_network(config, 3), cache=config.run_dir / "cache")
     rows, _ = ask_on(store, np.array([150, 160]), 3)
     first = network.answer(store, rows)
-    monkeypatch.setattr(network.forecaster, "_batch", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(type(network.forecaster), "_batch", lambda *_: pytest.fail("computed again"))
     again = network.answer(store, rows)
     for name, value in vars(first).items():
         assert np.asarray(value).tobytes() == np.asarray(getattr(again, name)).tobytes(), name

@@ -62,7 +62,18 @@ def test_the_table_and_what_a_network_adds(root: Path, tmp_path: Path) -> None:
         "head.horizons": "[5]",
     }
     networks = [word for key, value in tiny.items() for word in ("--set", f"{key}={value}")]
-    networks += ["--networks", "nano", "--steps", "2", "--paths-tickers", "3", "--paths-every", "6"]
+    networks += [
+        "--networks",
+        "nano",
+        "--steps",
+        "2",
+        "--head-steps",
+        "2",
+        "--paths-tickers",
+        "3",
+        "--paths-every",
+        "6",
+    ]
     done = study(root, tmp_path, "--scores", str(tmp_path / "known.npz"), *networks)
     assert done.returncode == 0, done.stderr
     rows: dict[str, list[str]] = {}
@@ -76,7 +87,7 @@ def test_the_table_and_what_a_network_adds(root: Path, tmp_path: Path) -> None:
         and within["features, 0.5 of it"] > 55
     )
     assert "weighted ridge + boosting, every 5" in rows and "weights in the end: " in done.stdout
-    assert "networks: nano, 2 steps a stage, trained once on days up to 2016-" in done.stdout
+    assert "networks: nano, 2 steps a stage, 2 a head, trained once on days up to 2016-" in done.stdout
     for name in ("head, whole", "head, frozen", "paths"):
         assert re.search(rf"^{name}: \d+ dates", done.stdout, flags=re.M), name
     assert "auto, by earlier dates" in rows and "all fall" in rows

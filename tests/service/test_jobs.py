@@ -378,7 +378,7 @@ FULL = """
 import sys
 from kronos.service.database import DiskFull
 from kronos.service.jobs import Jobs
-from tests.test_jobs import OPTIONS, MODEL, Echo, series
+from tests.service.test_jobs import OPTIONS, MODEL, Echo, series
 from kronos.service.worker import Models, Worker
 jobs = Jobs(sys.argv[1])
 ids, refused = [], 0

@@ -119,7 +119,7 @@ BAD_SETTINGS = [
         ("prediction_horizon", 512), ("prediction_horizon", 1.5), ("prediction_horizon", "9"),
         ("prediction_horizon", 10**30), ("prediction_horizon", True), ("confidence_level", 0),
         ("confidence_level", 1), ("confidence_level", 0.999), ("confidence_level", "0.9"), ("sample_count", 0),
-        ("sample_count", 401), ("seed", -1), ("seed", 2**63), ("deadline_s", 0), ("deadline_s", 601),
+        ("sample_count", 402), ("seed", -1), ("seed", 2**63), ("deadline_s", 0), ("deadline_s", 601),
         ("model", "../../x"), ("stock_data", []), ("stock_data", None), ("stock_data", {}),
         ("stock_data", [None]), ("stock_data", [[]]), ("stock_data", [series("A", 5)] * 2),
     ]
