@@ -151,7 +151,7 @@ def test_yaml_and_the_kits_own_files_are_as_before(tmp_path: Path) -> None:
         configfile.load(wrong)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_commands_of_the_page_run(root: Path, tmp_path: Path) -> None:
     """The page's JSON under its name, on a generated market: the launcher plans it, the data are prepared.
 

@@ -61,7 +61,7 @@ def right(origins: Origins, belief: Belief) -> Estimate:
     return beliefs.mean((belief.prob_up[:, -1] > 0.5) == origins.rise[:, -1], origins.date)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_is_learned_from_a_random_walk(root: Path, tmp_path: Path) -> None:
     """Keeps out reversion taught by bars whose normalisation saw their future, and a leak, which shows as a
     right direction.
@@ -81,7 +81,7 @@ def test_nothing_is_learned_from_a_random_walk(root: Path, tmp_path: Path) -> No
     assert beliefs.slope(change - TAUGHT * origins.level, origins.level, origins.date).t < -LIMIT
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_planted_signal_is_found(planted: tuple[Config, BarStore]) -> None:
     """Keeps out a loss that protects from false patterns by learning nothing."""
     config, store = planted
@@ -92,7 +92,7 @@ def test_a_planted_signal_is_found(planted: tuple[Config, BarStore]) -> None:
     assert accuracy.value < best + LIMIT * accuracy.error  # better than possible is a leak
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_backtest_finds_the_planted_signal(planted: tuple[Config, BarStore]) -> None:
     """Keeps out a backtest that says 'no evidence' whatever it is shown, and one that finds skill where
     labels are shuffled.
@@ -119,7 +119,7 @@ def test_a_backtest_finds_the_planted_signal(planted: tuple[Config, BarStore]) -
         assert found.results.skill <= 0 and not found.failed_control, control
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_portfolio_of_the_network_beats_luck_and_the_rules(
     planted: tuple[Config, BarStore], tmp_path: Path
 ) -> None:

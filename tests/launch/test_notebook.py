@@ -109,7 +109,7 @@ def execute(root: Path, top: Path, **values: str) -> str:
     return "".join([*(o.get("text", "") for o in outputs), *shown])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_notebook_goes_on_where_its_last_version_stopped(root: Path, kaggle: Path) -> None:
     """The time limit ends the first version without a submission; the second, with its output attached,
     finishes. The profile is one that the bundle took along, and no bar fills the page."""

@@ -129,6 +129,7 @@ def test_demo_market_from_nothing_to_a_scored_submission(root: Path, tmp_path: P
     assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
+@pytest.mark.long
 def test_real_prices_on_two_processes(root: Path, tmp_path: Path, shared_data: Path) -> None:
     """Real CSVs in the competition's layout, two real gloo ranks, a sample to match."""
     folder = shared_data / "sp500"
