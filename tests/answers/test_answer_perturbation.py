@@ -131,6 +131,7 @@ def test_no_answerer_knows_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1500)
 def test_a_thousand_futures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Quick answerers in every world; of the seven that fit or draw, one a world: over 140 worlds each."""
     compared = compare(range(1000), monkeypatch, in_turn=True)
