@@ -26,60 +26,6 @@ ROUNDING = 1e-5
 """Relative: adjusted prices carry the rounding of their factors."""
 
 
-MANY_ZERO_PRICES = 0.10
-MANY_JUMPS = 0.01
-MANY_TICKERS = 0.5
-MANY_UNCHANGED = 0.2
-BALANCE_WARN, BALANCE_FAIL = 0.15, 0.3
-"""Distance of a year's share of rises from one half."""
-BALANCE_CHANGES = 1000
-"""Years with fewer changes are not judged."""
-ROUNDING = 1e-5
-"""Relative: adjusted prices carry the rounding of their factors."""
-
-
-MANY_JUMPS = 0.01
-MANY_TICKERS = 0.5
-MANY_UNCHANGED = 0.2
-BALANCE_WARN, BALANCE_FAIL = 0.15, 0.3
-"""Distance of a year's share of rises from one half."""
-BALANCE_CHANGES = 1000
-"""Years with fewer changes are not judged."""
-ROUNDING = 1e-5
-"""Relative: adjusted prices carry the rounding of their factors."""
-
-
-MANY_TICKERS = 0.5
-MANY_UNCHANGED = 0.2
-BALANCE_WARN, BALANCE_FAIL = 0.15, 0.3
-"""Distance of a year's share of rises from one half."""
-BALANCE_CHANGES = 1000
-"""Years with fewer changes are not judged."""
-ROUNDING = 1e-5
-"""Relative: adjusted prices carry the rounding of their factors."""
-
-
-MANY_UNCHANGED = 0.2
-BALANCE_WARN, BALANCE_FAIL = 0.15, 0.3
-"""Distance of a year's share of rises from one half."""
-BALANCE_CHANGES = 1000
-"""Years with fewer changes are not judged."""
-ROUNDING = 1e-5
-"""Relative: adjusted prices carry the rounding of their factors."""
-
-
-BALANCE_WARN, BALANCE_FAIL = 0.15, 0.3
-"""Distance of a year's share of rises from one half."""
-BALANCE_CHANGES = 1000
-"""Years with fewer changes are not judged."""
-ROUNDING = 1e-5
-"""Relative: adjusted prices carry the rounding of their factors."""
-
-
-ROUNDING = 1e-5
-"""Relative: adjusted prices carry the rounding of their factors."""
-
-
 def ohlc_order(evidence: Evidence) -> Finding:
     """High is the highest and Low the lowest of the four prices; only among rows whose prices are all
     positive.

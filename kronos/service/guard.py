@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 BODY_S = 30
 """Seconds in which a body has to arrive."""
-KEY_BYTES = 32
 HEADERS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "x-content-type-options": "nosniff",

@@ -241,7 +241,6 @@ def numbers(values: Mapping[str, float], shown: Sequence[str]) -> str:
 
 
 # -- trackers ------------------------------------------------------------------------------------------------
-log = logging.getLogger(__name__)
 
 EVENTS = "tensorboard"
 """Folder of the event files in the stage's folder."""
@@ -316,7 +315,6 @@ class Trackers:
 
 
 # -- the picture ---------------------------------------------------------------------------------------------
-log = logging.getLogger(__name__)
 
 PICTURE = "loss.png"
 
