@@ -26,6 +26,7 @@ from kronos.evaluation.report_plots import (
     plot_within,
     plot_years,
 )
+from kronos.evaluation.wording import PERCENT, number, spread
 from kronos.page import draw
 
 COLUMNS = {
@@ -41,9 +42,6 @@ COLUMNS = {
     "coverage_90": "90 % band",
 }
 """Figures of the table and their short names; the others stand in report.json."""
-PERCENT = {"accuracy", "within_date_accuracy", "balanced_accuracy", "predicted_rises", "true_rises"} | {
-    f"coverage_{level}" for level in (50, 80, 90)
-}
 COMPARED = ("accuracy", "within_date_accuracy", "rank_ic")
 SKILL = {1: "ok", 0: "skip", -1: "fail"}
 
@@ -94,21 +92,6 @@ def write_page(tree: dict[str, Any], path: str | Path) -> Path:
 
 
 # -- text ----------------------------------------------------------------------------------------------------
-def number(name: str, value: float | None) -> str:
-    """A figure as people write it: shares in per cent; a dash for one that is not defined."""
-    if value is None or not np.isfinite(value):
-        return "–"
-    return f"{value:.1%}".replace("%", " %") if name in PERCENT else f"{value:.3f}"
-
-
-def spread(name: str, interval: dict[str, Any] | None) -> str:
-    """The interval beside a figure, without units; empty where there is none."""
-    if not interval or interval["low"] is None:
-        return ""
-    scale, digits = (100, 1) if name in PERCENT else (1, 3)
-    return f"{interval['low'] * scale:.{digits}f} to {interval['high'] * scale:.{digits}f}"
-
-
 def _facts(tree: dict[str, Any]) -> dict[str, str]:
     """The five numbers of the first screen: three figures of the model, the dates, the horizon."""
     dates = tree["dates"]

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from kronos.evaluation.wording import number
 from kronos.forecasting.plot import draw_candles
 from kronos.page import percent
 from kronos.palette import BLUE, GREY, INK, RED
@@ -104,10 +105,7 @@ def plot_reliability(axes: Axes, reliability: dict[str, Any]) -> None:
         )
         seen_at += at
         ece = reliability[name]["ece"]["value"]
-        shown = "–"
-        if ece is not None:
-            shown = f"{ece:.3f}"
-        axes.plot([], [], color=color, label=f"{name}, ECE {shown}")
+        axes.plot([], [], color=color, label=f"{name}, ECE {number('ece', ece)}")
     ends = [min(seen_at, default=0.0), max(seen_at, default=1.0)]
     axes.plot(ends, ends, color=INK, linewidth=0.6)
     for limits, change in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):

@@ -79,6 +79,19 @@ class TokenizerLoss(NamedTuple):
     quantizer: Tensor
 
 
+def quantizer_of(c: TokenizerConfig) -> BinarySphericalQuantizer:
+    """The quantizer that a tokenizer's configuration describes."""
+    return BinarySphericalQuantizer(
+        c.s1_bits,
+        c.s2_bits,
+        beta=c.beta,
+        gamma0=c.gamma0,
+        gamma=c.gamma,
+        zeta=c.zeta,
+        group_size=c.group_size,
+    )
+
+
 class KronosTokenizer(Pretrained[TokenizerConfig], nn.Module):
     """Causal transformer auto-encoder around a binary spherical quantiser.
 
@@ -100,17 +113,8 @@ class KronosTokenizer(Pretrained[TokenizerConfig], nn.Module):
         self.embed = nn.Linear(c.d_in, c.d_model)
         self.encoder = BlockStack(self._block() for _ in range(c.n_enc_layers - 1))
         self.quant_embed = nn.Linear(c.d_model, c.s1_bits + c.s2_bits)
-        quantizer = BinarySphericalQuantizer(
-            c.s1_bits,
-            c.s2_bits,
-            beta=c.beta,
-            gamma0=c.gamma0,
-            gamma=c.gamma,
-            zeta=c.zeta,
-            group_size=c.group_size,
-        )
         self.tokenizer = nn.ModuleDict(
-            {"bsq": quantizer}
+            {"bsq": quantizer_of(c)}
         )  # published checkpoints name its buffers tokenizer.bsq.*
         self.post_quant_embed_pre = nn.Linear(c.s1_bits, c.d_model)
         self.post_quant_embed = nn.Linear(c.s1_bits + c.s2_bits, c.d_model)

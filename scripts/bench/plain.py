@@ -22,6 +22,7 @@ from kronos.networks import Kronos, KronosTokenizer
 from kronos.networks.layers import NORM_EPSILON, ROPE_BASE
 from kronos.networks.predictor import DEPENDENCY_HEADS, CalendarEmbedding, TokenHead
 from kronos.networks.quantizer import BinarySphericalQuantizer
+from kronos.networks.tokenizer import quantizer_of
 
 
 class PlainNorm(nn.Module):
@@ -124,16 +125,7 @@ class PlainTokenizer(nn.Module):
             nn.Linear(c.s1_bits, c.d_model),
             nn.Linear(bits, c.d_model),
         )
-        quantizer = BinarySphericalQuantizer(
-            c.s1_bits,
-            c.s2_bits,
-            beta=c.beta,
-            gamma0=c.gamma0,
-            gamma=c.gamma,
-            zeta=c.zeta,
-            group_size=c.group_size,
-        )
-        self.tokenizer = nn.ModuleDict({"bsq": quantizer})
+        self.tokenizer = nn.ModuleDict({"bsq": quantizer_of(c)})
         self.load_state_dict(network.state_dict())
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
