@@ -65,12 +65,16 @@ def next_command(plan: LaunchPlan, submission: Path | None, start: Path) -> str:
 
 
 def python(start: Path) -> str:
-    """How a shell calls this interpreter: the one that has the packages."""
+    """How a shell calls this interpreter: the one that has the packages.
+
+    A virtual environment's interpreter is a link to the one that it was made from, which lacks them: the
+    folders are compared, too.
+    """
+    path = Path(sys.executable)
     for name in ("python", "python3"):
         found = shutil.which(name)
-        if found and Path(found).samefile(sys.executable):
+        if found and Path(found).samefile(path) and Path(found).parent.samefile(path.parent):
             return name
-    path = Path(sys.executable)
     return str(path.relative_to(ROOT)) if start == ROOT and path.is_relative_to(ROOT) else str(path)
 
 

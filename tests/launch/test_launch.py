@@ -553,6 +553,24 @@ def test_a_printed_command_names_the_python_that_runs(
     assert ending.python(tmp_path) == sys.executable
 
 
+def test_the_python_that_a_venv_was_made_from_is_another_one(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A venv's python is a link to it, and yet only one of the two has the packages: a newcomer whose Python
+    made .venv was told to type `python`.
+    """
+    base, made = tmp_path / "base", tmp_path / "venv"
+    for folder in (base, made):
+        folder.mkdir()
+    (base / "python").touch(mode=0o755)
+    (made / "python").symlink_to(base / "python")
+    monkeypatch.setattr(sys, "executable", str(made / "python"))
+    monkeypatch.setenv("PATH", str(base))
+    assert ending.python(root) == str(made / "python")
+    monkeypatch.setenv("PATH", f"{made}:{base}")
+    assert ending.python(root) == "python"
+
+
 def test_what_became_of_the_trainers_is_an_exit_code(monkeypatch: Any) -> None:
     """accelerate's and torch's own tracebacks stood below the line that matters."""
     late, early = (
