@@ -42,7 +42,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         checked = _one_way_to_cut(checked, tree)
         problems += list(_out_of_range(checked)) or contradictions(checked, PATHS)
     if problems or checked is None:
-        raise KitError(f"{path}: " + "; ".join(problems))
+        where = str(path)
+        if overrides:
+            where += " and the command line"
+        raise KitError(f"{where}: " + "; ".join(problems))
     return derived_paths(checked)
 
 
