@@ -25,9 +25,11 @@ def load_teacher(config: Config, tokenizer: KronosTokenizer, digest: str) -> Kro
     teacher = Kronos.from_pretrained(source, revision=config.model_paths.revision(source))
     check_pair(tokenizer, teacher)
     summary = None
-    if Path(source).expanduser().is_dir():
-        summary = read_summary(Path(source).expanduser().parent)
-    known = summary["tokenizer_digest"] if summary is not None else None
+    if Path(source).is_dir():
+        summary = read_summary(Path(source).parent)
+    known = None
+    if summary is not None:
+        known = summary["tokenizer_digest"]
     if known is not None and known[:12] != digest[:12]:
         raise KitError(
             f"training.teacher: expected a predictor of this run's tokenizer ({digest[:12]}), found one of another "
